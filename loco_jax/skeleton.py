@@ -1,0 +1,31 @@
+"""The joints of JTA, the 14 of them that LoCO uses, and the limbs between those."""
+
+JTA_JOINTS = (
+    "head_top", "head_center", "neck",
+    "right_clavicle", "right_shoulder", "right_elbow", "right_wrist",
+    "left_clavicle", "left_shoulder", "left_elbow", "left_wrist",
+    "spine0", "spine1", "spine2", "spine3", "spine4",
+    "right_hip", "right_knee", "right_ankle",
+    "left_hip", "left_knee", "left_ankle",
+)  # fmt: skip
+
+# Indices of LoCO's joints among JTA's, in LoCO's order.
+FROM_JTA = (0, 2, 4, 5, 6, 8, 9, 10, 16, 17, 18, 19, 20, 21)
+
+JOINTS = tuple(JTA_JOINTS[i] for i in FROM_JTA)
+NUM_JOINTS = len(JOINTS)
+NUM_JTA_JOINTS = len(JTA_JOINTS)
+
+
+def _limbs(*names: tuple[str, str]) -> tuple[tuple[int, int], ...]:
+    return tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in names)
+
+
+# Pairs of indices into JOINTS, for drawing.
+LIMBS = _limbs(
+    ("head_top", "neck"),
+    ("neck", "right_shoulder"), ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"),
+    ("neck", "left_shoulder"), ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
+    ("neck", "right_hip"), ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
+    ("neck", "left_hip"), ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
+)  # fmt: skip
