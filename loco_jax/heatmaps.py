@@ -1,0 +1,77 @@
+"""Joints to volumetric heatmaps, on the device (method section 2)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def cube_side(sigma: float) -> int:
+    """Odd side, in voxels, of the cube outside of which a joint's Gaussian is cut to zero: 5 sigma, rounded up to odd."""
+    side = math.ceil(5 * sigma)
+    return side + 1 - side % 2
+
+
+def render(
+    voxels: jax.Array,
+    present: jax.Array,
+    shape: tuple[int, int, int],
+    sigma: float = 2.0,
+    subvoxel: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+) -> jax.Array:
+    """Heatmaps `[J, H, W, D]` with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
+
+    One windowed scatter: only the voxels of the joints' cubes are computed and written, whatever the volume's size.
+
+    Args:
+      voxels: `[P, J, 3]` continuous (row, column, bin), inside the volume or not. P may be 0.
+      present: `[P, J]` bool. Absent joints, and joints whose voxel is not finite, leave no trace.
+      shape: the volume's rows, columns, bins (H, W, D).
+      sigma: of the Gaussian, in voxels; a number known when tracing, since it sizes the cubes.
+      subvoxel: centre the Gaussian on the continuous voxel instead of the rounded one.
+      dtype: of the heatmaps; the Gaussian itself is computed in float32.
+    """
+    if voxels.ndim != 3 or voxels.shape[-1] != 3 or present.shape != voxels.shape[:2]:
+        raise ValueError(f"want voxels [P, J, 3] and present [P, J]; have {voxels.shape} and {present.shape}")
+    if not sigma > 0:
+        raise ValueError(f"sigma={sigma} must be positive")
+    num_people, num_joints, _ = voxels.shape
+    heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
+    if num_people == 0:
+        return heatmaps_JxHxWxD
+
+    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
+    present_PxJ = present & jnp.isfinite(voxels).all(axis=-1)
+    far = max(shape) + 2.0 * cube_side(sigma)
+    voxels_PxJx3 = jnp.clip(jnp.where(present_PxJ[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
+    rounded_PxJx3 = jnp.round(voxels_PxJx3).astype(jnp.int32)
+    centre_PxJx3 = voxels_PxJx3 if subvoxel else rounded_PxJx3.astype(jnp.float32)
+
+    # Each axis has a window that always lies inside the volume; the cube is cut to it by zeros.
+    half = cube_side(sigma) // 2
+    window = tuple(min(2 * half + 1, size) for size in shape)
+    limit = np.array(shape) - window
+    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, limit)
+    factors = []
+    for axis, side in enumerate(window):
+        at = start_PxJx3[..., axis, None] + jnp.arange(side)
+        in_cube = jnp.abs(at - rounded_PxJx3[..., axis, None]) <= half
+        # Beyond the cube exp(-inf) is an exact zero.
+        factors.append(jnp.where(in_cube, -jnp.square((at - centre_PxJx3[..., axis, None]) / sigma), -jnp.inf))
+    rows, columns, bins = factors
+    exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
+    cubes_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0).astype(dtype)
+
+    joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints)[None, :, None], (num_people, num_joints, 1))
+    return lax.scatter_max(
+        heatmaps_JxHxWxD,
+        jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
+        cubes_PxJxRxCxB,
+        lax.ScatterDimensionNumbers(
+            update_window_dims=(2, 3, 4), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2, 3)
+        ),
+        mode="promise_in_bounds",
+    )
