@@ -1,0 +1,52 @@
+"""What can be trained. A task says how to start, what to minimise, what to predict and how to score it."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from ml_collections import ConfigDict
+
+from loco_jax.data.frames import Frames
+
+
+class Task(Protocol):
+    """All that the training and evaluation loops know of a task. Methods are pure; those on arrays run under jit."""
+
+    stages: int  # of training, one after the other; the loop moves on when the loss no longer falls
+
+    def init(self, key: jax.Array) -> Any:
+        """New parameters."""
+
+    def describe(self) -> str:
+        """One line for the log: the network, its size, its volume."""
+
+    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """The scalar to minimise and further scalars to log, over a batch."""
+
+    def predict(self, params: Any, frames: Frames, key: jax.Array) -> Any:
+        """What the network finds in a batch: arrays with a leading batch axis."""
+
+    def score(self, predicted: Any, frames: Frames) -> list[Any]:
+        """A record for each frame of a batch; NumPy arrays in."""
+
+    def summary(self, records: list[Any]) -> dict[str, Any]:
+        """The scores of many frames' records, as JSON."""
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
+        """The few numbers of a summary that go into curves and progress lines."""
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        """A summary as Markdown, beside the poster's figures."""
+
+    def picture(self, predicted: Any, frames: Frames, index: int) -> Any:
+        """A matplotlib Figure of frame `index` of a batch; NumPy arrays in."""
+
+
+def create(config: ConfigDict) -> Task:
+    """The task a config names. Raises ValueError if there is none of that name."""
+    from loco_jax.tasks import vha  # tasks import this module's protocol
+
+    kinds = {"vha": vha.create}
+    if config.task not in kinds:
+        raise ValueError(f"config.task={config.task!r}; there are {', '.join(kinds)}")
+    return kinds[config.task](config)

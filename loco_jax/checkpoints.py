@@ -1,0 +1,117 @@
+"""Checkpoints of a run: the training state, the data's position and the schedule, by Orbax; the config beside them.
+
+A workdir belongs to one config. Fields that only say how long to run, or how often to look, may change between runs.
+"""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+
+CONFIG_FILE = "config.json"
+FREE_FIELDS = ("max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or belongs to another config."""
+
+
+class Checkpoints:
+    """The checkpoints in `workdir/checkpoints`, newest last; saving goes on in the background.
+
+    Use as a context manager: leaving it waits for the saves under way.
+    """
+
+    def __init__(self, workdir: str, keep: int = 2):
+        self.folder = epath.Path(workdir).expanduser().absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True),
+            item_names=("state", "position"),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """Starts saving; `position` is JSON: where the data and the schedule are. A step that is saved already stays."""
+        if step == self.latest:
+            return
+        # A copy, because the next step may reuse the state's memory before the save in the background has read it.
+        state = jax.tree.map(jnp.copy, state)
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
+        """Step, state and position of the newest checkpoint.
+
+        `like` is a state of arrays, or of `jax.ShapeDtypeStruct` with shardings, that says shapes and places.
+        Raises CheckpointError if there is none, or if it does not fit.
+        """
+        step = self.latest
+        if step is None:
+            raise CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), position=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax raises many kinds
+            raise CheckpointError(
+                f"{self.folder / str(step)}: cannot be read as a checkpoint of this config: {error}\n"
+                "If it is damaged, remove that folder to go on from the one before; else use another --workdir."
+            ) from error
+        return step, restored.state, restored.position
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Writes the config beside a new run's checkpoints, or checks that an old run had the same.
+
+    Raises CheckpointError naming every field that differs.
+    """
+    folder = epath.Path(workdir).expanduser()
+    ours = json.loads(config.to_json_best_effort())
+    path = folder / CONFIG_FILE
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
+        differences = [
+            f"  {name}: {old!r} there, {new!r} now"
+            for name, old, new in _differences(theirs, ours)
+            if name not in FREE_FIELDS
+        ]
+        if differences:
+            raise CheckpointError(
+                f"{folder}: holds a run of another config:\n" + "\n".join(differences) + "\n"
+                "Give the same config to go on with it, or another --workdir to start anew."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ours, indent=2, sort_keys=True) + "\n")
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if old == new else [(name, old, new)]

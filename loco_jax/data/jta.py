@@ -1,0 +1,703 @@
+"""JTA (Joint Track Auto) as a TFDS data set: JTA's annotation files in, ArrayRecord out, no TensorFlow.
+
+    python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
+
+reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. The intrinsics are JTA's, unless
+`JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy say
+otherwise.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import gc
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from absl import app, flags, logging
+
+from loco_jax import camera as cameras
+from loco_jax.camera import Camera
+from loco_jax.skeleton import NUM_JTA_JOINTS
+
+VERSION = "1.0.0"
+NUM_FRAMES = 900
+MAX_PEOPLE = 64
+CAMERA_FILE = "camera.json"
+
+# A process takes as long to start as to read one real sequence or two, of some 25 MB each.
+_BYTES_PER_WORKER = 50_000_000
+
+# The ten numbers of a row.
+FIELDS = ("frame", "person_id", "joint_type", "x2d", "y2d", "x3d", "y3d", "z3d", "occluded", "self_occluded")
+
+
+class Selection(NamedTuple):
+    """A split: the folder under `annotations` that it is read from, and the frames that it takes of each sequence."""
+
+    folder: str
+    frames: range
+
+
+# The paper's selections (method section 1).
+SPLITS = {
+    "train_vha": Selection("train", range(10, NUM_FRAMES + 1, 10)),
+    "train": Selection("train", range(1, NUM_FRAMES + 1, 5)),
+    "validation": Selection("val", range(10, NUM_FRAMES + 1, 10)),
+    "test": Selection("test", range(10, NUM_FRAMES + 1, 10)),
+}
+FOLDERS = ("train", "val", "test")
+
+
+class AnnotationError(ValueError):
+    """JTA's files are not as they should be; the message names the file, the row, the field and the way out."""
+
+
+class People(NamedTuple):
+    """The people in some frames of a sequence, by ascending frame and then id; N counts people over all those frames.
+
+    Attributes:
+      frame: `[N]` int32, from 1.
+      id: `[N]` int64.
+      pixels: `[N, 22, 2]` float32, x right and y down from the top left corner; 0 where not present.
+      joints: `[N, 22, 3]` float32, metres in camera coordinates; 0 where not present.
+      present: `[N, 22]` bool, whether the joint is annotated.
+      occluded: `[N, 22]` bool, hidden by something else.
+      self_occluded: `[N, 22]` bool, hidden by the person itself.
+    """
+
+    frame: np.ndarray
+    id: np.ndarray
+    pixels: np.ndarray
+    joints: np.ndarray
+    present: np.ndarray
+    occluded: np.ndarray
+    self_occluded: np.ndarray
+
+
+# ---- Reading JTA's files
+
+
+def read_sequence(path: os.PathLike, frames: Sequence[int], max_people: int = MAX_PEOPLE) -> People:
+    """The people in the given `frames` of the annotation file at `path`. Every row is checked, also of other frames.
+
+    Raises:
+      AnnotationError: the file is not JTA's format, or one of `frames` has more than `max_people` people.
+    """
+    path = pathlib.Path(path)
+    table = _load_table(path)
+    _check_values(path, table)
+    rows = np.lexsort((table[:, 2], table[:, 1], table[:, 0]))  # by frame, person, joint
+    table = table[rows]
+    _check_duplicates(path, table, rows)
+    used = np.isin(table[:, 0], np.asarray(frames))
+    table, rows = table[used], rows[used]
+    starts = np.flatnonzero(np.any(np.diff(table[:, :2], axis=0, prepend=-1) != 0, axis=1))  # a person's first row
+    _check_crowding(path, table[starts, 0], rows[starts], max_people)
+    return _group(table, starts)
+
+
+def _load_table(path: pathlib.Path) -> np.ndarray:
+    """The file's rows as numbers `[R, 10]` float64."""
+    try:
+        text = path.read_bytes()
+        with _no_garbage_collection():
+            rows = json.loads(text)
+    except OSError as error:
+        raise AnnotationError(
+            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
+    if not isinstance(rows, list):
+        raise AnnotationError(f"{path}: holds a {type(rows).__name__}, not a list of rows; get the file again")
+    if not rows:
+        return np.zeros((0, len(FIELDS)))
+    try:
+        table = np.array(rows)
+    except ValueError:  # rows of different lengths
+        table = np.zeros(0)
+    regular = table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf"
+    # NumPy takes true for 1, so look for it in the text.
+    if regular and b"true" not in text and b"false" not in text:
+        return table.astype(np.float64)
+    return _load_odd_rows(path, rows)
+
+
+def _load_odd_rows(path: pathlib.Path, rows: list) -> np.ndarray:
+    """The slow way, for rows that NumPy does not see as a table of numbers: finds the first one that is wrong."""
+    for i, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(FIELDS):
+            length = f"{len(row)} values" if isinstance(row, list) else f"a {type(row).__name__}"
+            raise _bad_row(path, i, None, f"has {length}, not the {len(FIELDS)} numbers {', '.join(FIELDS)}")
+        for field, value in zip(FIELDS, row):
+            if type(value) not in (int, float):
+                raise _bad_row(path, i, field, f"{json.dumps(value)} is not a number; write the number")
+    huge = 1e300  # integers beyond float64: infinite is what the checks of values take them for
+    return np.array([[float(v) if abs(v) < huge else math.inf for v in row] for row in rows])
+
+
+@contextlib.contextmanager
+def _no_garbage_collection():
+    """Collecting while half a million small lists are made doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _check_values(path: pathlib.Path, table: np.ndarray) -> None:
+    """Raises AnnotationError for the first value that its field does not allow."""
+    finite = np.abs(table) < np.finfo(np.float32).max  # NaN compares false
+    for column, field in enumerate(FIELDS):
+        _check_column(path, table, field, finite[:, column], "is not a finite number; correct it or leave the row out")
+    frame, person, joint, occluded, self_occluded = table[:, (0, 1, 2, 8, 9)].T
+    # Beyond 2^53 neighbouring ids are one float.
+    whole = (person == np.rint(person)) & (np.abs(person) < 2**53)
+    _check_column(path, table, "person_id", whole, "is not an integer; correct it")
+    ranges = {"frame": (frame, 1, NUM_FRAMES), "joint_type": (joint, 0, NUM_JTA_JOINTS - 1)}
+    for field, (values, first, last) in ranges.items():
+        good = (values == np.rint(values)) & (values >= first) & (values <= last)
+        _check_column(path, table, field, good, f"is not an integer from {first} to {last}; correct it")
+    for field, values in {"occluded": occluded, "self_occluded": self_occluded}.items():
+        _check_column(path, table, field, (values == 0) | (values == 1), "is neither 0 nor 1; correct it")
+
+
+def _check_column(path: pathlib.Path, table: np.ndarray, field: str, good: np.ndarray, problem: str) -> None:
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        value = table[bad[0], FIELDS.index(field)]
+        raise _bad_row(path, bad[0], field, f"{value:.10g} {problem}", others=bad.size - 1)
+
+
+def _check_duplicates(path: pathlib.Path, table: np.ndarray, rows: np.ndarray) -> None:
+    """Raises AnnotationError where two rows (`rows` are their numbers in the file) are the same joint."""
+    same = np.flatnonzero(~np.any(np.diff(table[:, :3], axis=0), axis=1))
+    if same.size:
+        i = same[0]
+        frame, person, joint = table[i, :3].astype(int)
+        what = f"joint {joint} of person {person} in frame {frame} is there twice, also in row {rows[i]}; leave one out"
+        raise _bad_row(path, rows[i + 1], "joint_type", what, others=same.size - 1)
+
+
+def _check_crowding(path: pathlib.Path, frame: np.ndarray, rows: np.ndarray, max_people: int) -> None:
+    """Raises AnnotationError for too many people; `frame` and first row of each person, in order."""
+    frames, firsts, counts = np.unique(frame, return_index=True, return_counts=True)
+    crowded = np.flatnonzero(counts > max_people)
+    if crowded.size:
+        i = crowded[0]
+        what = f"frame {int(frames[i])} has {counts[i]} people, more than max_people={max_people}"
+        remedy = f"prepare with --max_people={counts.max()} or more"
+        raise _bad_row(path, rows[firsts[i] + max_people], "person_id", f"{what}; {remedy}", others=crowded.size - 1)
+
+
+def _bad_row(path: pathlib.Path, row: int, field: str | None, problem: str, others: int = 0) -> AnnotationError:
+    where = f"row {row} (the first is 0)" + (f", {field}:" if field else "")
+    more = f" (and {others} more like it)" if others else ""
+    return AnnotationError(f"{path}: {where} {problem}{more}")
+
+
+def _group(table: np.ndarray, starts: np.ndarray) -> People:
+    """`table` `[R, 10]` sorted by frame, person, joint; `starts` `[N]` the first row of each person in each frame."""
+    person = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(table)))
+    joint = table[:, 2].astype(int)
+
+    def spread(values: np.ndarray, dtype) -> np.ndarray:
+        out = np.zeros((len(starts), NUM_JTA_JOINTS, *values.shape[1:]), dtype)
+        out[person, joint] = values
+        return out
+
+    return People(
+        frame=table[starts, 0].astype(np.int32),
+        id=table[starts, 1].astype(np.int64),
+        pixels=spread(table[:, 3:5], np.float32),
+        joints=spread(table[:, 5:8], np.float32),
+        present=spread(np.ones(len(table)), bool),
+        occluded=spread(table[:, 8], bool),
+        self_occluded=spread(table[:, 9], bool),
+    )
+
+
+def load_people(path: os.PathLike) -> People:
+    """What `np.savez(path, **people._asdict())` stored."""
+    with np.load(path) as arrays:
+        return People(**arrays)
+
+
+def find_sequences(jta_dir: os.PathLike) -> dict[str, dict[int, pathlib.Path]]:
+    """Annotation files by folder (train, val, test) and sequence number, ascending.
+
+    Raises:
+      AnnotationError: a folder is missing or has no `seq_N.json`; the message names all such folders.
+    """
+    annotations = pathlib.Path(jta_dir) / "annotations"
+    found, problems = {}, []
+    for folder in FOLDERS:
+        paths = (annotations / folder).glob("seq_*.json")
+        numbered = [(int(m[1]), path) for path in paths if (m := re.fullmatch(r"seq_(0|[1-9]\d*)\.json", path.name))]
+        found[folder] = dict(sorted(numbered))
+        if not (annotations / folder).is_dir():
+            problems.append(f"{annotations / folder}: there is no such folder")
+        elif not numbered:
+            problems.append(f"{annotations / folder}: holds no seq_N.json")
+    if problems:
+        hint = "jta_dir must be the folder that holds JTA's annotations/train, annotations/val and annotations/test"
+        raise AnnotationError("\n  ".join([f"JTA is not complete in {jta_dir}:", *problems, hint]))
+    return found
+
+
+def read_camera(jta_dir: os.PathLike) -> Camera:
+    """The intrinsics in pixels that `camera.json` in `jta_dir` gives, or JTA's where there is no such file.
+
+    Raises:
+      AnnotationError: the file is not the four numbers fx, fy, cx, cy, finite, the first two positive.
+    """
+    path = pathlib.Path(jta_dir) / CAMERA_FILE
+    if not path.exists():
+        return cameras.JTA
+    remedy = 'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise AnnotationError(f"{path}: not JSON ({error}); {remedy}") from error
+    if not isinstance(values, dict) or sorted(values) != sorted(Camera._fields):
+        raise AnnotationError(f"{path}: must hold exactly {', '.join(Camera._fields)}; {remedy}")
+    for field, value in values.items():
+        if type(value) not in (int, float):
+            raise AnnotationError(f"{path}: {field}: {json.dumps(value)} is not a number; {remedy}")
+    try:
+        return check_camera(Camera(**values))
+    except ValueError as error:
+        raise AnnotationError(f"{path}: {error}; {remedy}") from error
+
+
+def check_camera(camera: Camera) -> Camera:
+    """`camera` as Python floats. ValueError unless all are finite and fx and fy are positive."""
+    camera = Camera(*(float(value) for value in camera))
+    for field, value in camera._asdict().items():
+        if not math.isfinite(value) or (field in ("fx", "fy") and value <= 0):
+            raise ValueError(f"{field}: {value} is not a {'positive ' if field in ('fx', 'fy') else ''}finite number")
+    return camera
+
+
+# ---- The data set
+
+
+class Jta(tfds.core.GeneratorBasedBuilder):
+    """One example a frame, ordered by sequence and frame; frames with nobody are there too.
+
+    Features:
+      sequence, frame: integers; frames count from 1.
+      camera: fx, fy, cx, cy in pixels, float32.
+      people: P people by ascending id. `id` [P] int64, `pixels` [P, 22, 2] and `joints` [P, 22, 3] float32 (metres),
+        `present`, `occluded` and `self_occluded` [P, 22] bool, as in `People`.
+
+    TFDS keeps at most 1 GB of a split in memory while it writes, the rest on disk.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="poses", description="People's joints and the camera.")]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds JTA's annotations/{train,val,test}/seq_N.json"
+
+    def __init__(
+        self,
+        *,
+        camera: Camera | None = None,
+        max_people: int = MAX_PEOPLE,
+        skip_bad: bool = False,
+        num_workers: int = 0,
+        **kwargs: Any,
+    ):
+        """See `prepare` for the arguments; `kwargs` are those of TFDS, among them `config` and `data_dir`."""
+        self._camera = camera
+        self._max_people = max_people
+        self._skip_bad = skip_bad
+        self._num_workers = num_workers
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def array(shape, dtype):
+            # As bytes: much quicker to read than as numbers of a protocol buffer.
+            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+
+        joints = (None, NUM_JTA_JOINTS)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Joint Track Auto: people in virtual streets, with their joints in 2D and 3D.",
+            homepage="https://aimagelab.ing.unimore.it/imagelab/page.asp?IdPage=25",
+            features=tfds.features.FeaturesDict(
+                {
+                    "sequence": np.int32,
+                    "frame": np.int32,
+                    "camera": {field: np.float32 for field in Camera._fields},
+                    "people": {
+                        "id": array((None,), np.int64),
+                        "pixels": array((*joints, 2), np.float32),
+                        "joints": array((*joints, 3), np.float32),
+                        "present": array(joints, np.bool_),
+                        "occluded": array(joints, np.bool_),
+                        "self_occluded": array(joints, np.bool_),
+                    },
+                }
+            ),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        jta_dir = pathlib.Path(dl_manager.manual_dir)
+        files = find_sequences(jta_dir)
+        camera = resolve_camera(jta_dir, self._camera)
+        self._scratch = tempfile.TemporaryDirectory(dir=self.data_dir_root, prefix=".jta_scratch_")
+        # All is read and checked before anything is written, and a train file once for both of its splits.
+        read, bad = _read_all(files, pathlib.Path(self._scratch.name), self._max_people, self._num_workers)
+        _check_bad(files, read, bad, self._skip_bad)
+        self.info.metadata.update(
+            source=_describe_source(jta_dir, files),
+            camera=camera._asdict(),
+            left_out=bad,
+            splits={split: _total(split, read[SPLITS[split].folder].values()) for split in SPLITS},
+        )
+        return {split: self._generate_examples(split, read[SPLITS[split].folder], camera) for split in SPLITS}
+
+    def _generate_examples(self, split: str, read: Mapping[int, "_Read"], camera: Camera) -> Iterator:
+        frames = SPLITS[split].frames
+        for number, (path, _) in _with_bar(read.items(), f"Writing {split}", len(read)):
+            people = load_people(path)
+            firsts, ends = (np.searchsorted(people.frame, frames, side) for side in ("left", "right"))
+            for frame, first, end in zip(frames, firsts, ends):
+                # Keys are what TFDS sorts by.
+                yield (
+                    number * (NUM_FRAMES + 1) + frame,
+                    {
+                        "sequence": number,
+                        "frame": frame,
+                        "camera": camera._asdict(),
+                        "people": {k: v[first:end] for k, v in people._asdict().items() if k != "frame"},
+                    },
+                )
+
+    def _post_download_and_prepare_hook(self) -> None:
+        self._scratch.cleanup()
+
+
+class _Read(NamedTuple):
+    """A sequence after reading: where its `People` are, and per split of its folder how many there are."""
+
+    path: pathlib.Path
+    counts: dict[str, dict[str, int]]
+
+
+def _read_all(
+    files: Mapping[str, Mapping[int, pathlib.Path]], scratch: pathlib.Path, max_people: int, num_workers: int
+) -> tuple[dict[str, dict[int, _Read]], list[str]]:
+    """Reads every file, however many are bad: what was read, by folder and number, and what is wrong with the rest."""
+    wanted = [(folder, number) for folder in files for number in files[folder]]
+    paths = [files[folder][number] for folder, number in wanted]
+    outs = [scratch / f"{folder}_{number}.npz" for folder, number in wanted]
+    folders = [folder for folder, _ in wanted]
+    read, bad = {folder: {} for folder in files}, []
+    worth = sum(path.stat().st_size for path in paths) // _BYTES_PER_WORKER
+    with _mapper(min(num_workers, worth)) as mapper:
+        results = mapper(functools.partial(_read_to_file, max_people=max_people), folders, paths, outs)
+        for result, (folder, number) in zip(_with_bar(results, "Reading", len(paths)), wanted):
+            if isinstance(result, str):
+                bad.append(result)
+            else:
+                read[folder][number] = result
+    return read, bad
+
+
+def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, max_people: int) -> _Read | str:
+    """Puts the frames that any split takes of a sequence into `out`. A bad file's message is returned, not raised."""
+    selections = {split: s.frames for split, s in SPLITS.items() if s.folder == folder}
+    try:
+        people = read_sequence(path, sorted(set().union(*selections.values())), max_people)
+    except AnnotationError as error:
+        return str(error)
+    np.savez(out, **people._asdict())
+    return _Read(out, {split: _count(people, frames) for split, frames in selections.items()})
+
+
+def _count(people: People, frames: Sequence[int]) -> dict[str, int]:
+    used = np.isin(people.frame, np.asarray(frames))
+    most = np.bincount(people.frame[used], minlength=1).max()
+    joints = people.present[used].sum()
+    return {"frames": len(frames), "people": int(used.sum()), "joints": int(joints), "most_people": int(most)}
+
+
+def _total(split: str, read: Iterable[_Read]) -> dict[str, int]:
+    counts = [sequence.counts[split] for sequence in read]
+    total = {key: sum(count[key] for count in counts) for key in ("frames", "people", "joints")}
+    return {"sequences": len(counts), **total, "most_people": max(count["most_people"] for count in counts)}
+
+
+@contextlib.contextmanager
+def _mapper(num_workers: int):
+    """A `map` that works in so many processes beside this one, or in this one for less than two."""
+    if num_workers < 2:
+        yield map
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
+    with concurrent.futures.ProcessPoolExecutor(num_workers, spawn) as pool:
+        yield pool.map
+
+
+def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: list[str], skip_bad: bool) -> None:
+    """Raises AnnotationError naming all bad files, unless they may be skipped and leave something in each folder."""
+    empty = [folder for folder in files if not read[folder]]
+    if not bad or (skip_bad and not empty):
+        return
+    total = sum(len(paths) for paths in files.values())
+    lines = [f"{len(bad)} of {total} annotation files are bad, nothing was prepared:", *bad]
+    if empty:
+        lines.append(f"No good sequence is left in annotations/{', annotations/'.join(empty)}.")
+    else:
+        lines.append("Mend them, or prepare the other files with --skip_bad.")
+    raise AnnotationError("\n  ".join(lines))
+
+
+def _with_bar(items: Iterable, what: str, total: int) -> Iterable:
+    """`items`, with a progress bar if standard error is a terminal."""
+    return tqdm.tqdm(items, what, total, leave=False, unit=" sequences", disable=None, dynamic_ncols=True)
+
+
+# ---- Preparing and loading
+
+
+class Prepared(NamedTuple):
+    """A data set on disk.
+
+    Attributes:
+      folder: where it is.
+      splits: per split the counts `sequences`, `frames`, `people`, `joints` and `most_people` (in one frame).
+      camera: the intrinsics in pixels.
+      left_out: per bad file that was skipped, what is wrong with it.
+      reused: whether it was there already.
+    """
+
+    folder: pathlib.Path
+    splits: dict[str, dict[str, int]]
+    camera: Camera
+    left_out: list[str]
+    reused: bool
+
+
+def prepare(
+    jta_dir: os.PathLike,
+    data_dir: os.PathLike,
+    *,
+    camera: Camera | None = None,
+    max_people: int = MAX_PEOPLE,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    num_workers: int = 0,
+) -> Prepared:
+    """Turns JTA's annotation files into ArrayRecord files under `data_dir`. What is there stays until all is well.
+
+    Args:
+      jta_dir: holds `annotations/{train,val,test}/seq_N.json`.
+      data_dir: is made where missing; the data set goes into its `jta/poses`.
+      camera: intrinsics in pixels; None for those of `read_camera`.
+      max_people: more people in a frame are an error.
+      skip_bad: leave bad files out instead of refusing all.
+      overwrite: replace what was prepared before; without, the same source is reused and another one refused.
+      num_workers: how many processes may read; fewer do if there is little to read, and below two, this one does.
+
+    Raises:
+      AnnotationError: missing folders, or bad files, all of them listed.
+      FileExistsError: `data_dir` holds a JTA prepared from something else.
+    """
+    jta_dir, data_dir = pathlib.Path(jta_dir).resolve(), pathlib.Path(data_dir).resolve()
+    files = find_sequences(jta_dir)
+    camera = resolve_camera(jta_dir, camera)
+    target = _folder(data_dir)
+    if _is_prepared(target) and not overwrite:
+        _check_same(target, _describe_source(jta_dir, files), camera, max_people, skip_bad)
+        return _describe_prepared(target, reused=True)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".jta_preparing_") as work, _quiet_tfds():
+        options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
+        builder = Jta(config="poses", data_dir=work, **options)
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
+        _replace(target, pathlib.Path(builder.data_dir), pathlib.Path(work) / "old")
+    return _describe_prepared(target, reused=False)
+
+
+def load(data_dir: os.PathLike, split: str) -> Sequence[dict[str, Any]]:
+    """The examples of a prepared split as a random access source of NumPy arrays (see `Jta` for the features).
+
+    Args:
+      data_dir: what `prepare` was given.
+      split: a name in `SPLITS`, or a part of one as TFDS writes it, such as `train[:10%]`.
+
+    Raises:
+      FileNotFoundError: nothing is prepared there; the message has the command that does it.
+      ValueError: there is no such split, or no example in it.
+    """
+    target = _folder(pathlib.Path(data_dir))
+    if not _is_prepared(target):
+        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}"
+        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    if split.partition("[")[0] not in SPLITS:
+        raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
+    with _quiet_tfds():
+        source = tfds.builder_from_directory(target).as_data_source(split)
+    if not len(source):
+        raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
+    return source
+
+
+def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
+    """`camera`, or where it is None that of `read_camera`, checked. ValueError if it makes no sense."""
+    return read_camera(jta_dir) if camera is None else check_camera(camera)
+
+
+def _folder(data_dir: pathlib.Path) -> pathlib.Path:
+    return data_dir / "jta" / "poses" / VERSION
+
+
+def _is_prepared(target: pathlib.Path) -> bool:
+    return (target / "dataset_info.json").exists()  # what TFDS writes last
+
+
+def _metadata(target: pathlib.Path) -> dict[str, Any]:
+    with _quiet_tfds():
+        return dict(tfds.builder_from_directory(target).info.metadata)
+
+
+def _describe_source(jta_dir: pathlib.Path, files: Mapping[str, Mapping[int, pathlib.Path]]) -> dict[str, str]:
+    """What tells whether annotation files are those of an earlier run, without reading them."""
+    digest = hashlib.sha256()
+    for path in (path for numbered in files.values() for path in numbered.values()):
+        status = path.stat()
+        digest.update(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"jta_dir": str(jta_dir), "files": digest.hexdigest()}
+
+
+def _check_same(target: pathlib.Path, source: dict, camera: Camera, max_people: int, skip_bad: bool) -> None:
+    """Raises FileExistsError where a new run would not give what is in `target`."""
+    old = _metadata(target)
+    most_people = max(split["most_people"] for split in old["splits"].values())
+    if old["source"]["jta_dir"] != source["jta_dir"]:
+        difference = f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
+    elif old["source"]["files"] != source["files"]:
+        difference = "was prepared before the annotation files changed"
+    elif old["camera"] != camera._asdict():
+        difference = f"was prepared with the camera {old['camera']}, not {camera._asdict()}"
+    elif old["left_out"] and not skip_bad:
+        difference = f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
+    elif most_people > max_people:
+        difference = f"has up to {most_people} people in a frame, more than max_people={max_people}"
+    else:
+        return
+    raise FileExistsError(f"{target} {difference}; replace it with --overwrite, or choose another --data_dir")
+
+
+def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
+    metadata = _metadata(target)
+    return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused)
+
+
+def _replace(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
+    """Puts `new` at `target`. What was there moves to `old`, or back if this fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        new.rename(target)
+        return
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+
+
+@contextlib.contextmanager
+def _quiet_tfds():
+    """TFDS prints, logs and draws bars of its own."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+# ---- The command
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
+    flags.DEFINE_string("data_dir", None, "Folder for the prepared data set.", required=True)
+    flags.DEFINE_bool("skip_bad", False, "Leave bad annotation files out, and say which.")
+    flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
+    flags.DEFINE_integer("max_people", MAX_PEOPLE, "More people in a frame are an error.", lower_bound=1)
+    flags.DEFINE_integer("num_workers", min(os.cpu_count() or 1, 8), "Most processes that read.", lower_bound=0)
+    for field, value in cameras.JTA._asdict().items():
+        flags.DEFINE_float(field, None, f"Intrinsic in pixels (default: {CAMERA_FILE} of jta_dir, or {value:g}).")
+
+
+def _camera_from_flags(values: flags.FlagValues) -> Camera:
+    given = {field: values[field].value for field in Camera._fields if values[field].value is not None}
+    return read_camera(values.jta_dir)._replace(**given)
+
+
+def _report(prepared: Prepared, seconds: float) -> str:
+    done = "Already prepared" if prepared.reused else f"Prepared in {seconds:.1f} s"
+    columns = ("sequences", "frames", "people", "joints")
+    camera = ", ".join(f"{field} {value:g}" for field, value in prepared.camera._asdict().items())
+    lines = [f"{done}: {prepared.folder}", f"camera: {camera}"]
+    lines.append(f"{'split':12}" + "".join(f"{column:>12}" for column in columns))
+    for split, counts in prepared.splits.items():
+        lines.append(f"{split:12}" + "".join(f"{counts[column]:12,}" for column in columns))
+    if prepared.left_out:
+        lines.append("\n  ".join([f"Left out {len(prepared.left_out)} bad file(s):", *prepared.left_out]))
+    if prepared.reused:
+        lines.append("Prepare it again with --overwrite.")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
+    values = flags.FLAGS
+    start = time.time()
+    try:
+        prepared = prepare(
+            values.jta_dir,
+            values.data_dir,
+            camera=_camera_from_flags(values),
+            max_people=values.max_people,
+            skip_bad=values.skip_bad,
+            overwrite=values.overwrite,
+            num_workers=values.num_workers,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(_report(prepared, time.time() - start))
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)

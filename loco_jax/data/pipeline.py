@@ -1,0 +1,130 @@
+"""From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from loco_jax.camera import Camera
+from loco_jax.data.frames import Frames
+from loco_jax.skeleton import FROM_JTA, NUM_JOINTS
+
+
+def read_jta(
+    data_dir: os.PathLike,
+    split: str,
+    batch_size: int,
+    max_people: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    repeat: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+) -> grain.DatasetIterator:
+    """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B, without pictures.
+
+    With `repeat` it never ends, for training: every epoch has another order and leaves out what does not fill a batch
+    on every process. Without, for evaluation, each frame comes exactly once; the last batches are padded, and
+    `is_real(frames)` tells the frames from the padding. All processes get the same number of batches.
+
+    `get_state()` of the iterator is a dict that JSON can hold; after `set_state()` an iterator made with the same
+    arguments goes on with the very same batches.
+
+    Args:
+      data_dir: where `python -m loco_jax.data.jta` put it.
+      split: `train_vha`, `train`, `validation`, `test`, or a part as in `train[:10%]`.
+      batch_size: B, of this process.
+      max_people: P; a frame with more is an error.
+      seed: of the shuffling, 0 to 2^32 - 1.
+      shuffle: otherwise by sequence and frame.
+      repeat: for training; otherwise one pass.
+      process_index, process_count: which part of each epoch is for this process; the parts are disjoint.
+      num_workers: processes that read ahead; with 0, threads of this one do.
+
+    Raises:
+      FileNotFoundError: nothing is prepared there; the message has the command that does it.
+      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating, a frame
+        with more than `max_people` people, named by sequence and frame.
+    """
+    from loco_jax.data import jta  # takes half a second, which those who only want the crowd need not wait
+
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} is not one of 0 to process_count - 1 = {process_count - 1}")
+    for name, value, least in (("batch_size", batch_size, 1), ("max_people", max_people, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
+    records = jta.load(data_dir, split)
+    global_batch = batch_size * process_count
+    if repeat and len(records) < global_batch:
+        raise ValueError(
+            f"split {split!r} has {len(records)} frames, too few for batch_size={batch_size} on each of "
+            f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
+        )
+    padded_length = -(-len(records) // global_batch) * global_batch
+    source = _JtaFrames(records, max_people, len(records) if repeat else padded_length)
+    dataset = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    # The same number of frames for everyone, so that no process is an epoch ahead of another.
+    dataset = dataset[process_index : len(source) - len(source) % process_count : process_count]
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    if repeat:
+        dataset = dataset.repeat()
+    # Records are small: a few threads and batches ahead are enough.
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    if num_workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(stream)
+
+
+def is_real(frames: Frames) -> Any:
+    """Which frames of a batch `[B]` are frames, bool; the others fill the last batch of an evaluation.
+
+    Padding has nobody in it, and the camera of the last frame with its focal lengths negated: impossible, yet finite
+    whatever is computed from it.
+    """
+    return frames.camera.fx > 0
+
+
+class _JtaFrames:
+    """A random access source of `Frames` without batch axis; past the records come frames of padding."""
+
+    def __init__(self, records: Sequence[dict[str, Any]], max_people: int, length: int):
+        self._records = records
+        self._max_people = max_people
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Frames:
+        last = len(self._records) - 1
+        frames = _to_frames(self._records[min(int(index), last)], self._max_people)
+        return frames if index <= last else _as_padding(frames)
+
+    def __repr__(self) -> str:  # a name in Grain's messages
+        return f"JTA({self._length} frames)"
+
+
+def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
+    people = example["people"]
+    count = len(people["id"])
+    if count > max_people:
+        raise ValueError(
+            f"JTA sequence {example['sequence']}, frame {example['frame']} has {count} people, more than "
+            f"max_people={max_people}; raise it to {count} or more"
+        )
+    joints = np.zeros((max_people, NUM_JOINTS, 3), np.float32)
+    present = np.zeros((max_people, NUM_JOINTS), bool)
+    joints[:count] = people["joints"][:, FROM_JTA]
+    present[:count] = people["present"][:, FROM_JTA]
+    return Frames(joints, present, Camera(*(np.float32(example["camera"][field]) for field in Camera._fields)))
+
+
+def _as_padding(frames: Frames) -> Frames:
+    camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
+    return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera)

@@ -1,0 +1,239 @@
+"""Precision, recall and F1 of found joints: who is matched with whom, and what that is worth (method section 6).
+
+On the host, in NumPy. Points are rows of (joint type, three coordinates), in metres or in voxels as the caller likes:
+thresholds and errors have the same unit. Distances are taken in float64, whatever comes in, so whole voxels compare
+exactly; a float32 coordinate counts as the number it stores (0.4 is stored as 0.400000006, beyond a threshold of 0.4).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+# Metres from the camera, for scores by distance; JTA's joints are 0 to 100 m away.
+BAND_EDGES = (0.0, 10.0, 20.0, 30.0, 40.0, 60.0, 100.0)
+
+
+class Scores(NamedTuple):
+    """Of one frame, or of many: counts summed, the rest the mean over frames."""
+
+    tp: int
+    fp: int
+    fn: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Bands(NamedTuple):
+    """Counts by the true joint's distance from the camera, `[B]` each; add them up to pool frames."""
+
+    true: np.ndarray
+    found: np.ndarray
+    error_sum: np.ndarray
+
+
+class BandScores(NamedTuple):
+    """Scores by the true joint's distance from the camera, `[B]` each; NaN where there is nothing to divide by."""
+
+    true: np.ndarray
+    found: np.ndarray
+    recall: np.ndarray
+    error: np.ndarray
+
+
+def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> Scores:
+    """Scores of one frame, over all its joint types (method section 6).
+
+    A frame with nothing predicted and nothing true scores 1; with one of the two empty, 0.
+
+    Args:
+      predicted: `[N, 4]` joint type and three coordinates, in any order.
+      true: `[M, 4]` the same.
+      threshold: the greatest distance of a pair, inclusive, in the coordinates' unit.
+      matching: "hungarian" or "nearest", see `match`.
+
+    Raises:
+      ValueError: as `match` does.
+    """
+    tp = len(match(predicted, true, threshold, matching))
+    return _scores(tp, fp=len(predicted) - tp, fn=len(true) - tp)
+
+
+def batch_scores(
+    predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], threshold: float, matching: str = "hungarian"
+) -> list[Scores]:
+    """`joint_scores` of every frame of a batch, for `mean_scores` to sum up.
+
+    Raises:
+      ValueError: as `match` does, or when there are not as many frames predicted as true.
+    """
+    if len(predicted) != len(true):
+        raise ValueError(f"{len(predicted)} predicted frames, but {len(true)} true ones")
+    return [joint_scores(p, t, threshold, matching) for p, t in zip(predicted, true)]
+
+
+def mean_scores(frames: Sequence[Scores]) -> Scores:
+    """Counts summed; precision, recall and F1 the mean over frames, as published, and not those of the summed counts.
+
+    Raises:
+      ValueError: without any frame.
+    """
+    if not frames:
+        raise ValueError("there is no mean over no frames")
+    counts = (sum(getattr(frame, name) for frame in frames) for name in ("tp", "fp", "fn"))
+    means = (
+        math.fsum(getattr(frame, name) for frame in frames) / len(frames) for name in ("precision", "recall", "f1")
+    )
+    return Scores(*counts, *means)
+
+
+def match(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> np.ndarray:
+    """Pairs of joints of the same type, at most `threshold` apart (method section 6).
+
+    "hungarian": the most pairs, and among those choices the least total distance.
+    "nearest", the published protocol, one round of proposals: every true joint proposes to its nearest prediction, if
+    that is within the threshold; every prediction keeps its nearest proposer; the others stay unmatched. Among equally
+    near ones the first in order wins, both times.
+
+    Args:
+      predicted: `[N, 4]` joint type and three coordinates, in any order.
+      true: `[M, 4]` the same.
+      threshold: the greatest distance of a pair, inclusive, in the coordinates' unit.
+      matching: "hungarian" or "nearest".
+
+    Returns:
+      `[K, 2]` indices into `predicted` and `true`, in the order of `true`.
+
+    Raises:
+      ValueError: for points not of shape `[N, 4]` (a bare `[]` is fine), that are not finite or whose types are not
+        whole numbers; a threshold that is negative or not finite; an unknown matching.
+    """
+    predicted, true = _points(predicted, "predicted"), _points(true, "true")
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold={threshold} must be finite and not negative")
+    if matching not in _MATCHINGS:
+        raise ValueError(f"matching={matching!r} must be one of {', '.join(_MATCHINGS)}")
+    pairs = [np.zeros((0, 2), np.intp)]
+    for p, t in _same_type(predicted, true):
+        rows, columns = _MATCHINGS[matching](cdist(predicted[p, 1:], true[t, 1:]), float(threshold))
+        pairs.append(np.stack([p[rows], t[columns]], axis=-1))
+    pairs = np.concatenate(pairs)
+    return pairs[np.argsort(pairs[:, 1])]
+
+
+def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray) -> np.ndarray:
+    """Distances `[K]` between the joints of `pairs[K, 2]`, in the coordinates' unit; `match` made the pairs.
+
+    Raises:
+      ValueError: for points that `match` would not take.
+    """
+    predicted, true = _points(predicted, "predicted"), _points(true, "true")
+    return np.linalg.norm(predicted[pairs[:, 0], 1:] - true[pairs[:, 1], 1:], axis=-1)
+
+
+def bands(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray, edges: Sequence[float] = BAND_EDGES) -> Bands:
+    """One frame's true joints, those found and the sum of their errors, by distance of the true joint from the camera.
+
+    Spurious predictions have no true joint, so there is recall by distance and no precision.
+
+    Args:
+      predicted: `[N, 4]` joint type and position in metres, in camera coordinates.
+      true: `[M, 4]` the same.
+      pairs: `[K, 2]` what `match` says of the two.
+      edges: `B + 1` ascending distances in metres; a band includes its lower edge, the last band its upper one too.
+        Joints outside all bands are not counted.
+
+    Raises:
+      ValueError: for points that `match` would not take, or edges that do not ascend.
+    """
+    errors = matched_errors(predicted, true, pairs)
+    distances = np.linalg.norm(_points(true, "true")[:, 1:], axis=-1)
+    found = distances[pairs[:, 1]]
+    return Bands(
+        true=np.histogram(distances, edges)[0],
+        found=np.histogram(found, edges)[0],
+        error_sum=np.histogram(found, edges, weights=errors)[0],
+    )
+
+
+def band_scores(frames: Sequence[Bands]) -> BandScores:
+    """Recall and mean error in metres by distance, over all frames' joints together: one frame fills few bands.
+
+    Raises:
+      ValueError: without any frame.
+    """
+    if not frames:
+        raise ValueError("there are no bands of no frames")
+    true, found, error_sum = (np.sum(counts, axis=0) for counts in zip(*frames))
+    return BandScores(true, found, recall=_ratio(found, true), error=_ratio(error_sum, found))
+
+
+def _scores(tp: int, fp: int, fn: int) -> Scores:
+    if tp + fp + fn == 0:
+        return Scores(0, 0, 0, 1.0, 1.0, 1.0)
+    return Scores(tp, fp, fn, tp / max(tp + fp, 1), tp / max(tp + fn, 1), 2 * tp / (2 * tp + fp + fn))
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full(len(b), np.nan), where=b > 0)
+
+
+def _points(points: ArrayLike, name: str) -> np.ndarray:
+    points = np.asarray(points, np.float64)
+    if points.shape == (0,):  # an empty list knows no columns
+        return points.reshape(0, 4)
+    if points.ndim != 2 or points.shape[1] != 4:
+        raise ValueError(f"{name} has shape {points.shape}, not [N, 4]: joint type and three coordinates")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name} has values that are not finite")
+    if (points[:, 0] % 1).any():
+        raise ValueError(f"{name} has joint types, in its first column, that are not whole numbers")
+    return points
+
+
+def _same_type(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices into `predicted` and `true`, ascending, for every joint type that both have."""
+    for joint_type in np.intersect1d(predicted[:, 0], true[:, 0]):
+        yield np.flatnonzero(predicted[:, 0] == joint_type), np.flatnonzero(true[:, 0] == joint_type)
+
+
+def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs among `distances[N, M]`.
+
+    Where a row and a column allow only each other, they are a pair. The rest is one assignment problem, its distances
+    scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, and hardly more than that:
+    so the number of pairs comes first, and no digits of the distances are lost beside the penalty.
+    """
+    allowed = distances <= threshold
+    partners, suitors = allowed.sum(axis=1), allowed.sum(axis=0)
+    alone = allowed & (partners == 1)[:, None] & (suitors == 1)
+    rows, columns = np.nonzero(alone)
+    open_rows = np.flatnonzero((partners > 0) & ~alone.any(axis=1))
+    if not len(open_rows):
+        return rows, columns
+    open_columns = np.flatnonzero((suitors > 0) & ~alone.any(axis=0))
+    rest = np.ix_(open_rows, open_columns)
+    scale = distances[rest].max(initial=0, where=allowed[rest]) or 1.0
+    penalty = min(len(open_rows), len(open_columns)) + 1.0
+    costs = np.full(allowed[rest].shape, penalty)
+    np.divide(distances[rest], scale, out=costs, where=allowed[rest])
+    r, c = linear_sum_assignment(costs)
+    real = allowed[rest][r, c]
+    return np.concatenate([rows, open_rows[r[real]]]), np.concatenate([columns, open_columns[c[real]]])
+
+
+def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (predictions) and columns (true joints) of the pairs among `distances[N, M]`."""
+    columns = np.flatnonzero(distances.min(axis=0) <= threshold)
+    rows = distances[:, columns].argmin(axis=0)
+    by_distance = np.argsort(distances[rows, columns], kind="stable")  # equally near proposers stay in order
+    rows, first = np.unique(rows[by_distance], return_index=True)
+    return rows, columns[by_distance[first]]
+
+
+_MATCHINGS = {"hungarian": _hungarian, "nearest": _nearest}

@@ -1,0 +1,326 @@
+"""The one training loop, for any task."""
+
+import functools
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorboardX
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from loco_jax import checkpoints, evaluate, tasks
+from loco_jax.data import pipeline
+from loco_jax.data.frames import Frames
+from loco_jax.tasks import Task
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was saved before is intact."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes, replicated over the devices.
+
+    Attributes:
+      step: steps done, int32.
+      params: the network's parameters.
+      opt_state: the optimiser's.
+      ema: moving average of the parameters, or None.
+      sums: of the logged scalars since the last log line, and their `count`.
+      bad_step: the first step whose loss was not finite; 0 while there is none.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    sums: dict[str, jax.Array]
+    bad_step: jax.Array
+
+    @property
+    def best_params(self) -> Any:
+        """What to evaluate and release: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+class Plateau:
+    """Says when the loss has stopped falling, so that the next stage may begin (method section 3)."""
+
+    def __init__(self, patience: int, least_gain: float):
+        self._patience, self._least_gain = patience, least_gain
+        self.state = {"best": math.inf, "waited": 0}
+
+    def reached(self, loss: float) -> bool:
+        """Whether `patience` losses in a row were no better than the best by the part `least_gain`; then starts over."""
+        if loss < self.state["best"] * (1 - self._least_gain):
+            self.state = {"best": loss, "waited": 0}
+        else:
+            self.state = {**self.state, "waited": self.state["waited"] + 1}
+        if self.state["waited"] < self._patience:
+            return False
+        self.state = {"best": math.inf, "waited": 0}
+        return True
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """All devices in a row over the batch. Raises ValueError if the batch cannot be split evenly among them."""
+    devices = jax.devices()
+    if batch_size % len(devices):
+        raise ValueError(
+            f"config.data.batch_size={batch_size} does not divide among {len(devices)} devices; "
+            f"give a multiple of {len(devices)}"
+        )
+    return Mesh(np.array(devices), ("batch",))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of `config.optimizer`, its learning rate over `config.steps`."""
+    c = config.optimizer
+    if c.schedule == "constant":
+        rate = optax.warmup_constant_schedule(0.0, c.learning_rate, c.warmup)
+    elif c.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1))
+    else:
+        raise ValueError(f"config.optimizer.schedule={c.schedule!r}; there are constant, cosine")
+    rules = {"adam": optax.adam, "muon": optax.contrib.muon}
+    if c.name not in rules:
+        raise ValueError(f"config.optimizer.name={c.name!r}; there are {', '.join(rules)}")
+    clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
+    return optax.chain(clip, rules[c.name](rate))
+
+
+def init_state(task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Frames) -> TrainState:
+    """The state before the first step; the same config gives the same. `like` is a batch, or its shapes."""
+    params = task.init(jax.random.key(config.seed))
+    ema = jax.tree.map(jnp.copy, params) if config.ema else None
+    _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
+    sums = {name: jnp.float32(0) for name in ("loss", *logged, "grad_norm", "count")}
+    return TrainState(jnp.int32(0), params, optimizer.init(params), ema, sums, jnp.int32(0))
+
+
+def train_step(
+    state: TrainState,
+    frames: Frames,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    stage: int,
+    seed: int,
+    ema: float,
+) -> TrainState:
+    """One step on a batch. Pure; randomness comes from the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
+    (loss, logged), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frames, key, stage)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    logged = {"loss": loss, **logged, "grad_norm": optax.global_norm(grads), "count": jnp.float32(1)}
+    averages = state.ema
+    if ema:
+        # The young average forgets faster, or it would remember the random start.
+        keep = jnp.minimum(ema, (1 + step) / (10 + step))
+        averages = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, averages, params)
+    bad = ~jnp.isfinite(logged["loss"] + logged["grad_norm"])
+    return state.replace(
+        step=step,
+        params=params,
+        opt_state=opt_state,
+        ema=averages,
+        sums={name: state.sums[name] + value for name, value in logged.items()},
+        bad_step=jnp.where((state.bad_step == 0) & bad, step, state.bad_step),
+    )
+
+
+def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains until `config.steps`, `config.max_minutes` or a signal, and returns the last evaluation's summary.
+
+    Goes on from the newest checkpoint in `workdir` if there is one. Raises TrainingError on a loss that is not finite,
+    CheckpointError if the workdir belongs to another config, ValueError for a config that makes no sense.
+    """
+    started = time.monotonic()
+    mesh = make_mesh(config.data.batch_size)
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    task, optimizer = tasks.create(config), make_optimizer(config)
+    source = pipeline.training_stream(config, split)
+    checkpoints.claim(workdir, config)
+    folder = epath.Path(workdir).expanduser()
+
+    step_fn = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
+    frames_like = source.like()
+    state = jax.device_put(init_state(task, optimizer, config, frames_like), replicated)
+    plateau, stage = Plateau(config.plateau.patience, config.plateau.least_gain), 0
+
+    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved, _Log(folder) as log:
+        if saved.latest is not None:
+            step, state, position = saved.restore(state)
+            source.set_state(position["data"])
+            stage, plateau.state = position["stage"], position["plateau"]
+            say(f"{folder}: going on from step {step}")
+        step = int(state.step)
+
+        def compile_step(stage: int):
+            jitted = jax.jit(functools.partial(step_fn, stage=stage), donate_argnums=0, out_shardings=replicated)
+            return jitted.lower(state, frames_like).compile()
+
+        say(task.describe())
+        do_step = compile_step(stage)
+        for line in _cost(do_step, config):
+            say(line)
+        drain = jax.jit(_drain, donate_argnums=0, out_shardings=replicated).lower(state).compile()
+        evaluator = evaluate.Evaluator(task, config, mesh, config.data.validation_split)
+
+        def save() -> None:
+            _check_finite(state, saved, folder)
+            position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
+            saved.save(step, state, position)
+
+        summary, stop = {}, _StopSignal()
+        bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True, disable=config.quiet)
+        since, logged_step = time.monotonic(), step
+        with stop, bar, jax.transfer_guard("disallow"):
+            while step < config.steps:
+                state = do_step(state, next(source))
+                step += 1
+                bar.update()
+                last = step == config.steps
+                if step % config.log_every == 0 or last:
+                    state, means = drain(state)
+                    means = {name: float(value) for name, value in jax.device_get(means).items()}
+                    _check_finite(state, saved, folder)
+                    now = time.monotonic()
+                    rate = (step - logged_step) * config.data.batch_size / (now - since)
+                    since, logged_step = now, step
+                    log.write(step, {**means, "frames_per_second": rate, "stage": stage})
+                    bar.set_postfix_str(f"loss {means['loss']:.4g}, {rate:.3g} frames/s")
+                    if stage + 1 < task.stages and plateau.reached(means["loss"]):
+                        stage += 1
+                        say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
+                        do_step = compile_step(stage)
+                out_of_time = config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
+                if last or step % config.checkpoint_every == 0 or stop.requested or out_of_time:
+                    save()
+                if stop.requested or out_of_time:
+                    break
+                if last or (config.eval_every and step % config.eval_every == 0):
+                    summary = evaluator.run(state.best_params, config.eval_frames)
+                    log.write(step, {f"validation/{k}": v for k, v in task.headline(summary).items()})
+                    since = time.monotonic()
+        saved.wait()
+        if step < config.steps:
+            why = stop.name or f"config.max_minutes={config.max_minutes}"
+            say(f"{folder}: stopped by {why} at step {step}, which is saved; the same command goes on from there")
+        else:
+            say(f"{folder}: {step} steps done")
+    return summary
+
+
+def _drain(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The means of the logged scalars, and the state with their sums at zero again."""
+    count = jnp.maximum(state.sums["count"], 1)
+    means = {name: total / count for name, total in state.sums.items() if name != "count"}
+    return state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums)), means
+
+
+def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epath.Path) -> None:
+    bad_step = int(jax.device_get(state.bad_step))
+    if bad_step:
+        kept = "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
+        raise TrainingError(
+            f"{folder}: loss or gradient was not finite at step {bad_step}; {kept}. "
+            "Lower config.optimizer.learning_rate or config.optimizer.clip_norm, or train in float32."
+        )
+
+
+def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
+    """What the run costs, in words; on a CPU with the way out."""
+    flops = (step.cost_analysis() or {}).get("flops", 0.0)
+    lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {config.steps:,} steps to do."]
+    if jax.default_backend() == "cpu":
+        seconds = flops / _matmul_rate()
+        lines.append(
+            f"On this CPU a step takes {seconds:.2g} s or more, so the run {_duration(seconds * config.steps)} or more."
+        )
+        if config.scale == "full":
+            lines.append(
+                "The demo scale trains in minutes: "
+                f"--config=configs/vha{config.model.level}.py:variant=patch,scale=demo"
+            )
+    return lines
+
+
+def _matmul_rate() -> float:
+    """Operations a second of this machine's matrix product, the best of three."""
+    size = 1024
+    a = jnp.ones((size, size))
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+class _StopSignal:
+    """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second one kills."""
+
+    def __init__(self):
+        self.name = ""
+        self._old = {}
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> "_StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._old[number])
+
+
+class _Log:
+    """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it."""
+
+    def __init__(self, folder: epath.Path):
+        self._path = folder / "log.jsonl"
+        self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._curves.close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._curves.add_scalar(name, value, step)
+        self._curves.flush()
