@@ -1,6 +1,7 @@
 """The pinhole camera: metres to pixels and back.
 
-Axes as in JTA: x right, y down, z forward, in metres from the camera's centre; pixels from the picture's top left corner.
+Axes as in JTA: x right, y down, z forward, in metres from the camera's centre; pixels from the picture's top left
+corner.
 """
 
 from typing import NamedTuple

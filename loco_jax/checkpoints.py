@@ -47,7 +47,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Starts saving; `position` is JSON: where the data and the schedule are. A step that is saved already stays."""
+        """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays."""
         if step == self.latest:
             return
         # A copy, because the next step may reuse the state's memory before the save in the background has read it.
@@ -66,19 +66,35 @@ class Checkpoints:
         `like` is a state of arrays, or of `jax.ShapeDtypeStruct` with shardings, that says shapes and places.
         Raises CheckpointError if there is none, or if it does not fit.
         """
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), position=ocp.args.JsonRestore())
+        step, restored = self._restore(args)
+        return step, restored.state, restored.position
+
+    def restore_params(self, like: Any, sharding: jax.sharding.Sharding, averaged: bool) -> tuple[int, Any]:
+        """Step and parameters (or their moving average) of the newest checkpoint, without the rest of its state.
+
+        `like` are shapes and types. Raises CheckpointError if there is none, or if it does not fit.
+        """
+        like = {"ema" if averaged else "params": like}
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+        args = ocp.args.PyTreeRestore(
+            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+        )
+        step, restored = self._restore(ocp.args.Composite(state=args))
+        return step, next(iter(restored.state.values()))
+
+    def _restore(self, args: ocp.args.Composite) -> tuple[int, Any]:
         step = self.latest
         if step is None:
             raise CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), position=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(step, args=args)
+            return step, self._manager.restore(step, args=args)
         except Exception as error:  # Orbax raises many kinds
             raise CheckpointError(
                 f"{self.folder / str(step)}: cannot be read as a checkpoint of this config: {error}\n"
                 "If it is damaged, remove that folder to go on from the one before; else use another --workdir."
             ) from error
-        return step, restored.state, restored.position
 
 
 def claim(workdir: str, config: ConfigDict) -> None:

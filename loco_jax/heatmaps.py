@@ -9,7 +9,7 @@ from jax import lax
 
 
 def cube_side(sigma: float) -> int:
-    """Odd side, in voxels, of the cube outside of which a joint's Gaussian is cut to zero: 5 sigma, rounded up to odd."""
+    """Odd side, in voxels, of the cube to which a joint's Gaussian is cut: 5 sigma, rounded up to odd."""
     side = math.ceil(5 * sigma)
     return side + 1 - side % 2
 

@@ -56,9 +56,32 @@ def find_peaks(heatmaps: jax.Array, threshold: float = 0.1, max_peaks: int = 128
         lambda state: ~state[-1], dense, (ids_JxK, scores_JxK, count_J, complete)
     )
     voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, heatmaps.shape[1:]), axis=-1)
-    offsets_JxKx3 = _parabola(heatmaps, voxels_JxKx3) if subvoxel else 0.0
-    found = (scores_JxK != 0)[..., None]
-    return Peaks(jnp.where(found, voxels_JxKx3 + offsets_JxKx3, 0.0).astype(jnp.float32), scores_JxK, count_J)
+    whole = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
+    return whole._replace(voxels=whole.voxels + subvoxel_offsets(heatmaps, whole)) if subvoxel else whole
+
+
+def subvoxel_offsets(heatmaps: jax.Array, peaks: Peaks) -> jax.Array:
+    """How far `[J, K, 3]`, in voxels, the tops of log-parabolas are from whole-voxel `peaks` of `heatmaps[J, H, W, D]`.
+
+    What `find_peaks` adds with `subvoxel`; 0 in empty places.
+    """
+    shape = jnp.asarray(heatmaps.shape[1:])
+    joints = jnp.arange(heatmaps.shape[0])[:, None]
+    voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
+
+    def log_at(voxels):
+        values = heatmaps[joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]].astype(jnp.float32)
+        return jnp.log(jnp.where(values > 0, values, jnp.nan))
+
+    centre, offsets = log_at(voxels_JxKx3), []
+    for axis in range(3):
+        step = jnp.eye(3, dtype=jnp.int32)[axis]
+        before, after = (log_at(jnp.clip(voxels_JxKx3 + s * step, 0, shape - 1)) for s in (-1, 1))
+        curvature = before - 2 * centre + after
+        offset = jnp.clip(0.5 * (before - after) / jnp.where(curvature < 0, curvature, jnp.nan), -1, 1)
+        on_border = (voxels_JxKx3[..., axis] == 0) | (voxels_JxKx3[..., axis] == shape[axis] - 1)
+        offsets.append(jnp.where(on_border | jnp.isnan(offset) | (peaks.scores <= 0), 0.0, offset))
+    return jnp.stack(offsets, axis=-1)
 
 
 def _sparse_peaks(heatmaps, threshold, max_peaks):
@@ -207,23 +230,3 @@ def _pool(x, pick, outside):
         before, after = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
         x = pick(x, pick(before, after))
     return x
-
-
-def _parabola(heatmaps, voxels_JxKx3):
-    """Offsets `[J, K, 3]` from peaks to the tops of the log-parabolas along each axis."""
-    shape = jnp.asarray(heatmaps.shape[1:])
-    joints = jnp.arange(heatmaps.shape[0])[:, None]
-
-    def log_at(voxels):
-        values = heatmaps[joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]].astype(jnp.float32)
-        return jnp.log(jnp.where(values > 0, values, jnp.nan))
-
-    centre, offsets = log_at(voxels_JxKx3), []
-    for axis in range(3):
-        step = jnp.eye(3, dtype=jnp.int32)[axis]
-        before, after = (log_at(jnp.clip(voxels_JxKx3 + s * step, 0, shape - 1)) for s in (-1, 1))
-        curvature = before - 2 * centre + after
-        offset = jnp.clip(0.5 * (before - after) / jnp.where(curvature < 0, curvature, jnp.nan), -1, 1)
-        on_border = (voxels_JxKx3[..., axis] == 0) | (voxels_JxKx3[..., axis] == shape[axis] - 1)
-        offsets.append(jnp.where(on_border | jnp.isnan(offset), 0.0, offset))
-    return jnp.stack(offsets, axis=-1)

@@ -12,16 +12,15 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tensorboardX
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from loco_jax import checkpoints, evaluate, tasks
-from loco_jax.data import pipeline
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
 
@@ -64,7 +63,7 @@ class Plateau:
         self.state = {"best": math.inf, "waited": 0}
 
     def reached(self, loss: float) -> bool:
-        """Whether `patience` losses in a row were no better than the best by the part `least_gain`; then starts over."""
+        """Whether `patience` losses in a row were not better than the best by `least_gain` of it; then starts over."""
         if loss < self.state["best"] * (1 - self._least_gain):
             self.state = {"best": loss, "waited": 0}
         else:
@@ -73,17 +72,6 @@ class Plateau:
             return False
         self.state = {"best": math.inf, "waited": 0}
         return True
-
-
-def make_mesh(batch_size: int) -> Mesh:
-    """All devices in a row over the batch. Raises ValueError if the batch cannot be split evenly among them."""
-    devices = jax.devices()
-    if batch_size % len(devices):
-        raise ValueError(
-            f"config.data.batch_size={batch_size} does not divide among {len(devices)} devices; "
-            f"give a multiple of {len(devices)}"
-        )
-    return Mesh(np.array(devices), ("batch",))
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -151,10 +139,10 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     CheckpointError if the workdir belongs to another config, ValueError for a config that makes no sense.
     """
     started = time.monotonic()
-    mesh = make_mesh(config.data.batch_size)
+    mesh = streams.make_mesh(config.data.batch_size)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     task, optimizer = tasks.create(config), make_optimizer(config)
-    source = pipeline.training_stream(config, split)
+    source = streams.training_stream(config, split)
     checkpoints.claim(workdir, config)
     folder = epath.Path(workdir).expanduser()
 
@@ -237,7 +225,9 @@ def _drain(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
 def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epath.Path) -> None:
     bad_step = int(jax.device_get(state.bad_step))
     if bad_step:
-        kept = "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
+        kept = (
+            "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
+        )
         raise TrainingError(
             f"{folder}: loss or gradient was not finite at step {bad_step}; {kept}. "
             "Lower config.optimizer.learning_rate or config.optimizer.clip_norm, or train in float32."

@@ -83,7 +83,7 @@ DEMO = Crowd(
     mean_people=5.0,
     most_people=8,
     max_distance=25.0,
-    typical_distance=7.0,
+    typical_distance=5.0,
     camera_height=(1.0, 5.0),
     look_distance=(6.0, 15.0),
 )
@@ -147,6 +147,7 @@ def sample_sequence(key: jax.Array, crowd: Crowd, num_frames: int, fps: float = 
     people, present_P = _sample_people(key_people, crowd, view)
     times_T = jnp.arange(num_frames, dtype=jnp.float32) / fps
     world_TxPxJx3 = jax.vmap(lambda time: jax.vmap(_pose, (0, None))(people, time))(times_T)
+    world_TxPxJx3 = jax.lax.optimization_barrier(world_TxPxJx3)  # or XLA poses everybody once per output axis
     offset_3 = jnp.stack([0.0, 0.0, view.height])
     # Elementwise, as a matrix product may run at lower precision on an accelerator: at 100 m that costs decimetres.
     joints_TxPxJx3 = jnp.sum(view.rotation * (world_TxPxJx3 - offset_3)[..., None, :], axis=-1)
@@ -371,13 +372,23 @@ _PERSONAL_SPACE = 0.6  # metres between two bodies
 _CHEST_HEIGHT = 0.9  # metres; what is put into the picture
 
 
+def _uniforms(key, shape):
+    """Uniform in [0, 1). The barrier keeps XLA from drawing them anew in every kernel that reads them."""
+    return jax.lax.optimization_barrier(jax.random.uniform(key, shape))
+
+
+def _normals(key, shape):
+    """Standard normal, cut off at 2."""
+    return jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2.0, 2.0, shape))
+
+
 def _pick(uniform, shares):
     """The index `[...]` drawn by `uniform[...]` from `shares[..., N]`, which add up to 1."""
     return jnp.sum(uniform[..., None] >= jnp.cumsum(shares, axis=-1)[..., :-1], axis=-1)
 
 
 def _sample_view(key, crowd: Crowd) -> _View:
-    height, aim, roll, tilt = jax.random.uniform(key, (4,))
+    height, aim, roll, tilt = _uniforms(key, (4,))
     low, high = crowd.camera_height
     height = low + (high - low) * height
     near, far = crowd.look_distance
@@ -428,10 +439,11 @@ def _ground_limits(crowd: Crowd, view: _View):
 
 
 def _sample_places(key, crowd: Crowd, view: _View, limits):
-    """Ground positions `[P, 2]` in the picture: a uniform column, and a distance."""
+    """Ground positions `[P, 2]`: a uniform column of the picture, and a distance."""
     _, farthest, low, high = limits
-    column_P, distance_P = jax.random.uniform(key, (2, crowd.max_people))
+    column_P, distance_P = _uniforms(key, (2, crowd.max_people))
     distance_P = _sample_distance(distance_P, low, high, crowd.typical_distance, crowd.max_distance)
+    column_P = 1.06 * column_P - 0.03  # some stand across the picture's edge
     slope_P = (column_P * crowd.volume.image_size[1] - crowd.camera.cx) / crowd.camera.fx
     # The azimuth at which a point at that ground distance, pitched into the camera, has x / z = slope.
     ahead_P = slope_P * jnp.cos(view.pitch)
@@ -446,21 +458,23 @@ def _keep_apart(places_Px2, present_P, nearest, farthest):
     pairs_PxP = present_P[:, None] & present_P & ~jnp.eye(len(present_P), dtype=bool)
 
     def push(_, places_Px2):
-        apart_PxPx2 = places_Px2[:, None] - places_Px2
-        distance_PxP = jnp.sqrt(jnp.sum(apart_PxPx2**2, axis=-1) + 1e-6)
-        overlap_PxP = jnp.where(pairs_PxP, jnp.maximum(_PERSONAL_SPACE - distance_PxP, 0.0), 0.0)
-        places_Px2 = places_Px2 + 0.5 * jnp.sum((overlap_PxP / distance_PxP)[..., None] * apart_PxPx2, axis=1)
-        radius_Px1 = jnp.sqrt(jnp.sum(places_Px2**2, axis=-1, keepdims=True) + 1e-6)
-        return places_Px2 * jnp.clip(radius_Px1, nearest, farthest) / radius_Px1
+        x_P, y_P = places_Px2[:, 0], places_Px2[:, 1]
+        x_PxP, y_PxP = x_P[:, None] - x_P, y_P[:, None] - y_P
+        closeness_PxP = jax.lax.rsqrt(x_PxP**2 + y_PxP**2 + 1e-6)
+        # Each of the two goes half the way that is missing.
+        step_PxP = jnp.where(pairs_PxP, jnp.maximum(0.5 * (_PERSONAL_SPACE * closeness_PxP - 1.0), 0.0), 0.0)
+        x_P, y_P = x_P + jnp.sum(step_PxP * x_PxP, axis=1), y_P + jnp.sum(step_PxP * y_PxP, axis=1)
+        radius_P = jnp.sqrt(x_P**2 + y_P**2 + 1e-6)
+        return jnp.stack([x_P, y_P], axis=-1) * (jnp.clip(radius_P, nearest, farthest) / radius_P)[:, None]
 
-    return jax.lax.fori_loop(0, 16, push, places_Px2)
+    return jax.lax.fori_loop(0, 8, push, places_Px2)
 
 
 def _sample_bodies(key, num_people: int) -> tuple[_Body, jax.Array]:
-    """Bodies and statures `[P]`: women and men 1.47 to 1.94 m, and some children from 1.05 m."""
+    """Bodies and statures `[P]`: women and men 1.50 to 1.90 m, and some children 1.05 to 1.45 m."""
     key_kind, key_size = jax.random.split(key)
-    kind_P, age_P = jax.random.uniform(key_kind, (2, num_people))
-    varied_6xP = jax.random.truncated_normal(key_size, -2.5, 2.5, (6, num_people))
+    kind_P, age_P = _uniforms(key_kind, (2, num_people))
+    varied_6xP = _normals(key_size, (6, num_people))
     child_P = kind_P < 0.07
     adult_P = jnp.where(kind_P < 0.53, 1.63 + 0.065 * varied_6xP[0], 1.76 + 0.07 * varied_6xP[0])
     stature_P = jnp.where(child_P, 1.05 + 0.4 * age_P, adult_P)
@@ -500,8 +514,8 @@ def _sample_groups(key, crowd: Crowd, count) -> _Groups:
     """Groups of 1 to 5 for `count` people: side by side, or standing in a circle."""
     P = crowd.max_people
     key_uniform, key_normal = jax.random.split(key)
-    size_P, activity_P, circle_P, turn_P, kind_P, spin_P, street_P = jax.random.uniform(key_uniform, (7, P))
-    speed_P, veer_P, *jitter_2xP = jax.random.truncated_normal(key_normal, -2.0, 2.0, (4, P))
+    size_P, activity_P, circle_P, turn_P, kind_P, spin_P, street_P = _uniforms(key_uniform, (7, P))
+    speed_P, veer_P, *jitter_2xP = _normals(key_normal, (4, P))
 
     # Groups fill the list of people one after the other. Here an index is a group's.
     shares_5 = _GROUP_RATE ** np.arange(1, 6) / np.array([math.factorial(n) for n in range(1, 6)])
@@ -555,15 +569,15 @@ def _sample_people(key, crowd: Crowd, view: _View) -> tuple[_Person, jax.Array]:
     P = crowd.max_people
     key_count, key_groups, key_places, key_bodies, key_uniform, key_normal = jax.random.split(key, 6)
     shares = _people_shares(crowd.min_people, crowd.mean_people, crowd.most_people)
-    count = crowd.min_people + _pick(jax.random.uniform(key_count), shares)
+    count = crowd.min_people + _pick(_uniforms(key_count, ()), shares)
     present_P = jnp.arange(P) < count
     groups = _sample_groups(key_groups, crowd, count)
     limits = _ground_limits(crowd, view)
     places_Px2 = _sample_places(key_places, crowd, view, limits)[groups.group] + groups.offset
     body, stature_P = _sample_bodies(key_bodies, P)
-    uniform_16xP = jax.random.uniform(key_uniform, (16, P))
+    uniform_16xP = _uniforms(key_uniform, (16, P))
     phase_P, pose_P, hand_P, knee_P, bend_P, *idle_11xP = uniform_16xP
-    varied_18xP = jax.random.truncated_normal(key_normal, -2.0, 2.0, (18, P))
+    varied_18xP = _normals(key_normal, (18, P))
     walk_P, run_P, sit_P = (groups.activity == a for a in (_WALK, _RUN, _SIT))
 
     # Strides: walking, step length and step rate both grow with the root of the speed (Grieve & Gear 1966); running,

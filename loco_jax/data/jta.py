@@ -19,9 +19,11 @@ import multiprocessing
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -124,7 +126,7 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
     if not isinstance(rows, list):
-        raise AnnotationError(f"{path}: holds a {type(rows).__name__}, not a list of rows; get the file again")
+        raise AnnotationError(f"{path}: of type {type(rows).__name__}, not a list of rows; get the file again")
     if not rows:
         return np.zeros((0, len(FIELDS)))
     try:
@@ -142,8 +144,9 @@ def _load_odd_rows(path: pathlib.Path, rows: list) -> np.ndarray:
     """The slow way, for rows that NumPy does not see as a table of numbers: finds the first one that is wrong."""
     for i, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(FIELDS):
-            length = f"{len(row)} values" if isinstance(row, list) else f"a {type(row).__name__}"
-            raise _bad_row(path, i, None, f"has {length}, not the {len(FIELDS)} numbers {', '.join(FIELDS)}")
+            found = f"has {len(row)} values" if isinstance(row, list) else f"is of type {type(row).__name__}"
+            wanted = f"not a list of the {len(FIELDS)} numbers {', '.join(FIELDS)}"
+            raise _bad_row(path, i, None, f"{found}, {wanted}; correct it or leave it out")
         for field, value in zip(FIELDS, row):
             if type(value) not in (int, float):
                 raise _bad_row(path, i, field, f"{json.dumps(value)} is not a number; write the number")
@@ -153,7 +156,7 @@ def _load_odd_rows(path: pathlib.Path, rows: list) -> np.ndarray:
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-    """Collecting while half a million small lists are made doubles the time."""
+    """Looking for garbage while half a million small lists are made adds half to the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -245,21 +248,25 @@ def find_sequences(jta_dir: os.PathLike) -> dict[str, dict[int, pathlib.Path]]:
     """Annotation files by folder (train, val, test) and sequence number, ascending.
 
     Raises:
-      AnnotationError: a folder is missing or has no `seq_N.json`; the message names all such folders.
+      AnnotationError: a folder is missing, has no `seq_N.json`, or one with a wrong name; the message names them all.
     """
     annotations = pathlib.Path(jta_dir) / "annotations"
     found, problems = {}, []
     for folder in FOLDERS:
-        paths = (annotations / folder).glob("seq_*.json")
-        numbered = [(int(m[1]), path) for path in paths if (m := re.fullmatch(r"seq_(0|[1-9]\d*)\.json", path.name))]
-        found[folder] = dict(sorted(numbered))
+        numbered = {}
+        for path in (annotations / folder).glob("seq_*.json"):
+            if match := re.fullmatch(r"seq_(0|[1-9]\d*)\.json", path.name):
+                numbered[int(match[1])] = path
+            else:
+                problems.append(f"{path}: is not called seq_N.json, N a plain number; rename or remove it")
+        found[folder] = dict(sorted(numbered.items()))
         if not (annotations / folder).is_dir():
             problems.append(f"{annotations / folder}: there is no such folder")
         elif not numbered:
             problems.append(f"{annotations / folder}: holds no seq_N.json")
     if problems:
         hint = "jta_dir must be the folder that holds JTA's annotations/train, annotations/val and annotations/test"
-        raise AnnotationError("\n  ".join([f"JTA is not complete in {jta_dir}:", *problems, hint]))
+        raise AnnotationError("\n  ".join([f"no complete JTA in {jta_dir}:", *problems, hint]))
     return found
 
 
@@ -269,7 +276,7 @@ def read_camera(jta_dir: os.PathLike) -> Camera:
     Raises:
       AnnotationError: the file is not the four numbers fx, fy, cx, cy, finite, the first two positive.
     """
-    path = pathlib.Path(jta_dir) / CAMERA_FILE
+    path = pathlib.Path(jta_dir).expanduser() / CAMERA_FILE
     if not path.exists():
         return cameras.JTA
     remedy = 'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
@@ -295,6 +302,20 @@ def check_camera(camera: Camera) -> Camera:
         if not math.isfinite(value) or (field in ("fx", "fy") and value <= 0):
             raise ValueError(f"{field}: {value} is not a {'positive ' if field in ('fx', 'fy') else ''}finite number")
     return camera
+
+
+def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
+    """Moves `new` to `target`. What was there moves to `old`, or back if this fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        new.rename(target)
+        return
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
 
 
 # ---- The data set
@@ -333,27 +354,24 @@ class Jta(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        def array(shape, dtype):
-            # As bytes: much quicker to read than as numbers of a protocol buffer.
-            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
+        array = tfds.features.Tensor
         joints = (None, NUM_JTA_JOINTS)
         return tfds.core.DatasetInfo(
             builder=self,
             description="Joint Track Auto: people in virtual streets, with their joints in 2D and 3D.",
-            homepage="https://aimagelab.ing.unimore.it/imagelab/page.asp?IdPage=25",
+            homepage="https://github.com/fabbrimatteo/JTA-Dataset",
             features=tfds.features.FeaturesDict(
                 {
                     "sequence": np.int32,
                     "frame": np.int32,
                     "camera": {field: np.float32 for field in Camera._fields},
                     "people": {
-                        "id": array((None,), np.int64),
-                        "pixels": array((*joints, 2), np.float32),
-                        "joints": array((*joints, 3), np.float32),
-                        "present": array(joints, np.bool_),
-                        "occluded": array(joints, np.bool_),
-                        "self_occluded": array(joints, np.bool_),
+                        "id": array(shape=(None,), dtype=np.int64),
+                        "pixels": array(shape=(*joints, 2), dtype=np.float32),
+                        "joints": array(shape=(*joints, 3), dtype=np.float32),
+                        "present": array(shape=joints, dtype=np.bool_),
+                        "occluded": array(shape=joints, dtype=np.bool_),
+                        "self_occluded": array(shape=joints, dtype=np.bool_),
                     },
                 }
             ),
@@ -365,9 +383,10 @@ class Jta(tfds.core.GeneratorBasedBuilder):
         jta_dir = pathlib.Path(dl_manager.manual_dir)
         files = find_sequences(jta_dir)
         camera = resolve_camera(jta_dir, self._camera)
-        self._scratch = tempfile.TemporaryDirectory(dir=self.data_dir_root, prefix=".jta_scratch_")
+        scratch = tempfile.mkdtemp(dir=self.data_dir_root, prefix=".jta_scratch_")
+        self._clean_up = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         # All is read and checked before anything is written, and a train file once for both of its splits.
-        read, bad = _read_all(files, pathlib.Path(self._scratch.name), self._max_people, self._num_workers)
+        read, bad = _read_all(files, pathlib.Path(scratch), self._max_people, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
         self.info.metadata.update(
             source=_describe_source(jta_dir, files),
@@ -395,7 +414,7 @@ class Jta(tfds.core.GeneratorBasedBuilder):
                 )
 
     def _post_download_and_prepare_hook(self) -> None:
-        self._scratch.cleanup()
+        self._clean_up()
 
 
 class _Read(NamedTuple):
@@ -468,7 +487,7 @@ def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: l
     total = sum(len(paths) for paths in files.values())
     lines = [f"{len(bad)} of {total} annotation files are bad, nothing was prepared:", *bad]
     if empty:
-        lines.append(f"No good sequence is left in annotations/{', annotations/'.join(empty)}.")
+        lines.append(f"Mend them: no good sequence is left in annotations/{', annotations/'.join(empty)}.")
     else:
         lines.append("Mend them, or prepare the other files with --skip_bad.")
     raise AnnotationError("\n  ".join(lines))
@@ -525,7 +544,7 @@ def prepare(
       AnnotationError: missing folders, or bad files, all of them listed.
       FileExistsError: `data_dir` holds a JTA prepared from something else.
     """
-    jta_dir, data_dir = pathlib.Path(jta_dir).resolve(), pathlib.Path(data_dir).resolve()
+    jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     files = find_sequences(jta_dir)
     camera = resolve_camera(jta_dir, camera)
     target = _folder(data_dir)
@@ -537,7 +556,7 @@ def prepare(
         options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
         builder = Jta(config="poses", data_dir=work, **options)
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
-        _replace(target, pathlib.Path(builder.data_dir), pathlib.Path(work) / "old")
+        replace_folder(target, pathlib.Path(builder.data_dir), pathlib.Path(work) / "old")
     return _describe_prepared(target, reused=False)
 
 
@@ -552,17 +571,17 @@ def load(data_dir: os.PathLike, split: str) -> Sequence[dict[str, Any]]:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
       ValueError: there is no such split, or no example in it.
     """
-    target = _folder(pathlib.Path(data_dir))
+    target = _folder(pathlib.Path(data_dir).expanduser())
     if not _is_prepared(target):
         command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}"
         raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
     if split.partition("[")[0] not in SPLITS:
         raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
     with _quiet_tfds():
-        source = tfds.builder_from_directory(target).as_data_source(split)
-    if not len(source):
-        raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
-    return source
+        builder = tfds.builder_from_directory(target)
+        if not builder.info.splits[split].num_examples:
+            raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
+        return builder.as_data_source(split)
 
 
 def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
@@ -614,20 +633,6 @@ def _check_same(target: pathlib.Path, source: dict, camera: Camera, max_people: 
 def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
     metadata = _metadata(target)
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused)
-
-
-def _replace(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
-    """Puts `new` at `target`. What was there moves to `old`, or back if this fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        new.rename(target)
-        return
-    target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
 
 
 @contextlib.contextmanager

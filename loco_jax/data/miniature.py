@@ -24,10 +24,9 @@ from absl import app, flags, logging
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
+from loco_jax.data.jta import CAMERA_FILE, NUM_FRAMES, check_camera, replace_folder
 
-NUM_FRAMES = 900
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
-CAMERA_FILE = "camera.json"
 
 
 class Numbering(NamedTuple):
@@ -66,13 +65,13 @@ def write(
       FileExistsError: `output` is in use.
     """
     _check_arguments(sequences, seed)
-    output = pathlib.Path(output).resolve()
+    output = pathlib.Path(output).expanduser().resolve()
     _check_free(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}_") as work:
         new = pathlib.Path(work) / "new"
         new.mkdir()
-        (new / CAMERA_FILE).write_text(json.dumps(_plain(crowd.camera)._asdict()) + "\n")
+        (new / CAMERA_FILE).write_text(json.dumps(check_camera(crowd.camera)._asdict()) + "\n")
         jobs = [(split, i) for split, count in sequences.items() for i in range(count)]
         for split, i in tqdm.tqdm(jobs, "Writing", leave=False, unit=" sequences", disable=None, dynamic_ncols=True):
             folder, first, step, most = NUMBERS[split]
@@ -80,9 +79,7 @@ def write(
             path = new / "annotations" / folder / f"seq_{first + step * i}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(sequence_text(scene, crowd))
-        if output.exists():
-            output.rename(pathlib.Path(work) / "old")
-        new.rename(output)
+        replace_folder(output, new, pathlib.Path(work) / "old")
 
 
 def sequence_text(scene: Scene, crowd: Crowd) -> str:
@@ -92,7 +89,7 @@ def sequence_text(scene: Scene, crowd: Crowd) -> str:
     Only joints beside or behind the camera are left out: they have no pixel.
     """
     joints = np.asarray(scene.joints, np.float64).round(4)  # as written, so that the pixels fit
-    pixels, in_front = _project(_plain(crowd.camera), joints)
+    pixels, in_front = _project(check_camera(crowd.camera), joints)
     in_view = np.asarray(crowd.volume.in_view(crowd.camera, joints.astype(np.float32)))
     written = (np.asarray(scene.present) & in_view.any(axis=-1))[..., None] & in_front
     frame, person, joint = np.nonzero(written)
@@ -113,10 +110,6 @@ def _project(camera: Camera, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray
     in_front = joints[..., 2] > 0
     rays = joints[..., :2] / np.where(in_front, joints[..., 2], 1)[..., None]
     return rays * [camera.fx, camera.fy] + [camera.cx, camera.cy], in_front
-
-
-def _plain(camera: Camera) -> Camera:
-    return Camera(*(float(value) for value in camera))
 
 
 def _check_arguments(sequences: dict[str, int], seed: int) -> None:
@@ -167,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
         write(values.output, sequences, crowd, seed=values.seed, overwrite=values.overwrite)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    camera = ", ".join(f"{field} {value:g}" for field, value in _plain(crowd.camera)._asdict().items())
+    camera = ", ".join(f"{field} {value:g}" for field, value in check_camera(crowd.camera)._asdict().items())
     counts = ", ".join(f"{split} {count}" for split, count in sequences.items())
     print(f"Wrote a miniature JTA in {time.time() - start:.1f} s: {values.output}")
     print(f"{sum(sequences.values())} sequences ({counts}) of {NUM_FRAMES} frames")

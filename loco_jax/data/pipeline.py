@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from loco_jax.camera import Camera
 from loco_jax.data.frames import Frames
@@ -77,6 +78,8 @@ def read_jta(
     # Records are small: a few threads and batches ahead are enough.
     stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if num_workers:
+        if not flags.FLAGS.is_parsed():  # as in a notebook; Grain asks for flags of its own
+            flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(stream)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def code_shape(shape: tuple[int, int, int], level: int) -> tuple[int, int, int]:
-    """The code's grid (h, w, d) for a volume of (H, W, D) voxels: each halved `level` times, a rest of depth dropped."""
+    """The code's grid (h, w, d) of a volume (H, W, D): each halved `level` times, a rest of depth dropped."""
     rows, columns, bins = shape
     cell = 2**level
     return -(-rows // cell), -(-columns // cell), bins // cell
@@ -105,37 +105,48 @@ class PatchVHA(nn.Module):
         self.decoder = [Block(self.width, self.dtype) for _ in range(self.dec_blocks or self.blocks)]
         self.norm = nn.RMSNorm(dtype=self.dtype)
         self.fold_out = nn.Dense(
-            self.num_joints * cell**3, dtype=self.dtype, bias_init=nn.initializers.constant(-5.0),
-            kernel_init=nn.initializers.normal(0.02)
+            self.num_joints * cell**3,
+            dtype=self.dtype,
+            bias_init=nn.initializers.constant(-5.0),
+            kernel_init=nn.initializers.normal(0.02),
         )
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
-        cell = 2**self.level
-        x = _pad_to_cells(heatmaps, cell, depth=True)
-        b, j, H, W, D = x.shape
-        x = x.reshape(b, j, H // cell, cell, W // cell, cell, D // cell, cell)
-        x = x.transpose(0, 6, 2, 4, 1, 3, 5, 7).reshape(b, D // cell, H // cell, W // cell, j * cell**3)
-        x = self.fold_in(x.astype(self.dtype))
+        return self.encode_cells(fold(heatmaps, 2**self.level))
+
+    def decode(self, code: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        cells = nn.sigmoid(self.decode_cells(code))
+        x = unfold(cells, 2**self.level)
+        return x if size is None else x[:, :, : size[0], : size[1]]
+
+    def encode_cells(self, cells):
+        x = self.fold_in(cells.astype(self.dtype))
         for block in self.encoder:
             x = block(x)
         return jnp.moveaxis(self.to_code(x)[..., 0], 1, -1)
 
-    def logits(self, code, size=None):
-        cell = 2**self.level
+    def decode_cells(self, code):
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None].astype(self.dtype))
         for block in self.decoder:
             x = block(x)
-        x = self.fold_out(self.norm(x))
-        b, d, h, w, _ = x.shape
-        x = x.reshape(b, d, h, w, self.num_joints, cell, cell, cell).transpose(0, 4, 2, 5, 3, 6, 1, 7)
-        x = x.reshape(b, self.num_joints, h * cell, w * cell, d * cell)
-        return x if size is None else x[:, :, : size[0], : size[1]]
-
-    def decode(self, code, size=None):
-        return nn.sigmoid(self.logits(code, size))
+        return self.fold_out(self.norm(x))
 
     def __call__(self, heatmaps):
         return self.decode(self.encode(heatmaps), heatmaps.shape[2:4])
+
+
+def fold(heatmaps, cell):
+    x = _pad_to_cells(heatmaps, cell, depth=True)
+    b, j, H, W, D = x.shape
+    x = x.reshape(b, j, H // cell, cell, W // cell, cell, D // cell, cell)
+    return x.transpose(0, 6, 2, 4, 1, 3, 5, 7).reshape(b, D // cell, H // cell, W // cell, j * cell**3)
+
+
+def unfold(x, cell):
+    b, d, h, w, c = x.shape
+    j = c // cell**3
+    x = x.reshape(b, d, h, w, j, cell, cell, cell).transpose(0, 4, 2, 5, 3, 6, 1, 7)
+    return x.reshape(b, j, h * cell, w * cell, d * cell)
 
 
 class Block(nn.Module):

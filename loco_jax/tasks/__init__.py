@@ -20,7 +20,9 @@ class Task(Protocol):
     def describe(self) -> str:
         """One line for the log: the network, its size, its volume."""
 
-    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    def loss(
+        self, params: Any, frames: Frames, key: jax.Array, stage: int
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The scalar to minimise and further scalars to log, over a batch."""
 
     def predict(self, params: Any, frames: Frames, key: jax.Array) -> Any:

@@ -1,0 +1,78 @@
+"""What all Volumetric Heatmap Autoencoders share; vha1.py, vha2.py and vha3.py set the level."""
+
+from ml_collections import ConfigDict
+
+ARGUMENTS = {"scale": ("full", "demo"), "variant": ("published", "patch")}
+
+
+def parse(arg: str) -> dict[str, str]:
+    """The options in "variant=patch,scale=demo"; the first of each if absent. Raises ValueError for another."""
+    options = {name: values[0] for name, values in ARGUMENTS.items()}
+    for part in filter(None, (arg or "").split(",")):
+        name, _, value = part.partition("=")
+        if value not in ARGUMENTS.get(name, ()):
+            known = "; ".join(f"{n}={'|'.join(v)}" for n, v in ARGUMENTS.items())
+            raise ValueError(f"config argument {part!r} is not known; there are {known}")
+        options[name] = value
+    return options
+
+
+def get_config(level: int, arg: str = "") -> ConfigDict:
+    """The experiment VHA(level) at a scale and of a variant."""
+    options = parse(arg)
+    demo, patch = options["scale"] == "demo", options["variant"] == "patch"
+    c = ConfigDict()
+    c.task = "vha"
+    c.name = "_".join([f"vha{level}", *(["patch"] if patch else []), *(["demo"] if demo else [])])
+    c.scale = options["scale"]
+    c.seed = 0
+
+    # The voxel grid. The paper's; at demo scale, pictures a quarter as wide and the same bins up to 25 m.
+    c.volume = ConfigDict()
+    c.volume.image_size = (270, 480) if demo else (1080, 1920)
+    c.volume.stride = 8
+    c.volume.depth_bins = 80 if demo else 316
+    c.volume.max_distance = 25.0 if demo else 100.0
+
+    c.model = ConfigDict()
+    c.model.level = level
+    c.model.variant = options["variant"]
+    c.model.width = 64  # channels inside, patch only
+    c.model.blocks = 2  # a side, patch only
+    c.model.dtype = "float32"  # of the arithmetic; bfloat16 on GPUs
+    c.model.positive_weight = 0.0  # the loss counts 1 + this * target times
+    c.model.code_noise = 0.2 if patch else 0.0  # in training, up to this part of the code's deviation
+
+    # The published recipe begins with fat Gaussians, and halves them when the loss no longer falls.
+    c.sigmas = (2.0,) if patch else (8.0, 4.0, 2.0)
+    c.plateau = ConfigDict()
+    c.plateau.patience = 20  # log lines without a gain
+    c.plateau.least_gain = 0.005  # of the best loss
+
+    c.data = ConfigDict()
+    c.data.source = "crowd"  # or "jta"
+    c.data.dir = ""  # of a prepared JTA
+    c.data.batch_size = 2 if patch else 1  # over all devices
+    c.data.max_people = 64  # of a JTA frame
+    c.data.validation_split = "validation"
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adam"  # or "muon"
+    c.optimizer.learning_rate = 4e-3 if patch else 1e-4
+    c.optimizer.schedule = "cosine" if patch else "constant"
+    c.optimizer.warmup = 50 if patch else 0
+    c.optimizer.clip_norm = 1.0
+    c.ema = 0.0  # decay of the parameters' moving average; 0 for none
+
+    c.steps = 600 if demo else 200_000
+    c.max_minutes = 0.0  # stop and save after this many; 0 for no limit
+    c.log_every = 20 if demo else 100
+    c.checkpoint_every = 200 if demo else 1000
+    c.keep_checkpoints = 2
+    c.eval_every = 200 if demo else 5000
+    c.eval_frames = 16 if demo else 64  # of the validation split, while training
+    c.test_frames = 128 if demo else 1024  # of the test split, with --mode=eval
+    c.pictures = 3
+    c.max_peaks = 32 if demo else 128  # a joint type
+    c.quiet = False  # no progress bars
+    return c

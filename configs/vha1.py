@@ -1,0 +1,9 @@
+"""VHA(1): depth, height and width halved 1 time. Arguments: scale=full|demo, variant=published|patch."""
+
+from ml_collections import ConfigDict
+
+from configs import vha
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return vha.get_config(1, arg)

@@ -1,0 +1,157 @@
+"""Batches of `Frames` on the devices: the crowd, made there, or JTA, read by the pipeline and sent there.
+
+A stream is an endless iterator with a position that JSON can hold. Frames are split over the batch axis.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from loco_jax import skeleton
+from loco_jax.camera import Camera
+from loco_jax.data import crowd as crowds
+from loco_jax.data import pipeline
+from loco_jax.data.frames import Frames
+from loco_jax.volume import Volume
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """All devices in a row over the batch. Raises ValueError if the batch cannot be split evenly among them."""
+    devices = jax.devices()
+    if batch_size % len(devices):
+        raise ValueError(
+            f"config.data.batch_size={batch_size} does not divide among {len(devices)} devices; "
+            f"give a multiple of {len(devices)}"
+        )
+    return Mesh(np.array(devices), ("batch",))
+
+
+def crowd_frame(key: jax.Array, crowd: crowds.Crowd) -> Frames:
+    """One frame of the crowd, without batch axis: LoCO's 14 joints."""
+    scene = crowds.sample_scene(key, crowd)
+    joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]
+    present_PxJ = jnp.broadcast_to(scene.present[:, None], joints_PxJx3.shape[:2])
+    return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)))
+
+
+class CrowdStream:
+    """Endless batches of one of the crowd's splits, in order, starting at scene `first`."""
+
+    def __init__(self, crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding, first: int = 0):
+        self._batch_size, self._first, self._batches = batch_size, first, 0
+        self._place = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+        def make(index: jax.Array) -> Frames:
+            keys = jax.vmap(functools.partial(crowds.scene_key, split))(index + jnp.arange(batch_size))
+            return jax.vmap(functools.partial(crowd_frame, crowd=crowd))(keys)
+
+        # Compiled here and now, so that an iterator never compiles.
+        index = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._place)
+        self._make = jax.jit(make, out_shardings=sharding).lower(index).compile()
+        self._like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make, index)
+        )
+
+    def like(self) -> Frames:
+        """Shapes, types and shardings of a batch."""
+        return self._like
+
+    def __iter__(self) -> "CrowdStream":
+        return self
+
+    def __next__(self) -> Frames:
+        index = self._first + self._batches * self._batch_size
+        self._batches += 1
+        return self._make(jax.device_put(np.int32(index % 2**31), self._place))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"batches": self._batches}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches = state["batches"]
+
+
+class JtaStream:
+    """Endless batches of a prepared JTA, shuffled."""
+
+    def __init__(self, reader: Iterator[Frames], sharding: NamedSharding):
+        self._reader, self._sharding = reader, sharding
+        start = reader.get_state()
+        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), next(reader))
+        reader.set_state(start)
+
+    def like(self) -> Frames:
+        """Shapes, types and shardings of a batch."""
+        return self._like
+
+    def __iter__(self) -> "JtaStream":
+        return self
+
+    def __next__(self) -> Frames:
+        return jax.device_put(next(self._reader), self._sharding)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._reader.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._reader.set_state(state)
+
+
+def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream | JtaStream:
+    """The stream that `config.data` names. Raises ValueError for an unknown source, FileNotFoundError without data."""
+    c = config.data
+    if _source(config) == "crowd":
+        # Seeds start far from each other; the train split has 2^31 - 2^21 scenes.
+        first = zlib.crc32(str(config.seed).encode()) % 2**30 if config.seed else 0
+        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first)
+    split = {"vha": "train_vha"}.get(config.task, "train")
+    reader = pipeline.read_jta(c.dir, split, c.batch_size, c.max_people, seed=config.seed)
+    return JtaStream(reader, sharding)
+
+
+def evaluation_batches(
+    config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
+) -> Iterator[tuple[Frames, np.ndarray]]:
+    """The first `num_frames` of a split ("validation" or "test"; of JTA at most all), each once, in order.
+
+    Yields batches and which of their frames count `[B]`, bool: the last batch may be longer than needed.
+    """
+    if _source(config) == "crowd":
+        stream = CrowdStream(crowd_of(config), split, batch_size, sharding)
+        for start in range(0, num_frames, batch_size):
+            yield next(stream), np.arange(start, start + batch_size) < num_frames
+        return
+    reader = pipeline.read_jta(config.data.dir, split, batch_size, config.data.max_people, shuffle=False, repeat=False)
+    for start, frames in zip(range(0, num_frames, batch_size), reader):
+        real = pipeline.is_real(frames) & (np.arange(start, start + batch_size) < num_frames)
+        yield jax.device_put(frames, sharding), real
+
+
+def crowd_of(config: ConfigDict) -> crowds.Crowd:
+    """The crowd of a config's scale, seen through its volume. Raises ValueError for an unknown scale."""
+    scales = {"full": crowds.FULL, "demo": crowds.DEMO}
+    if config.scale not in scales:
+        raise ValueError(f"config.scale={config.scale!r}; there are {', '.join(scales)}")
+    return dataclasses.replace(scales[config.scale], volume=volume_of(config))
+
+
+def volume_of(config: ConfigDict) -> Volume:
+    """The voxel grid of `config.volume`."""
+    v = config.volume
+    return Volume(tuple(v.image_size), v.stride, v.depth_bins, v.max_distance)
+
+
+def _source(config: ConfigDict) -> str:
+    if config.data.source not in ("crowd", "jta"):
+        raise ValueError(f"config.data.source={config.data.source!r}; there are crowd, jta")
+    if config.data.source == "jta" and not config.data.dir:
+        raise ValueError("config.data.source=jta needs --config.data.dir, where python -m loco_jax.data.jta put it")
+    return config.data.source

@@ -1,0 +1,96 @@
+"""The one evaluation loop, and what it leaves behind: results.json, a table, pictures."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from loco_jax import checkpoints, tasks
+from loco_jax.data import streams
+from loco_jax.tasks import Task
+
+
+class Evaluator:
+    """Scores parameters on one split, batch by batch over all devices; compiled once, at the first run."""
+
+    def __init__(self, task: Task, config: ConfigDict, mesh: Mesh, split: str, thorough: bool = False):
+        self._task, self._config, self._split_name, self._thorough = task, config, split, thorough
+        self._sharding = NamedSharding(mesh, PartitionSpec("batch"))
+        self._batch_size = mesh.size
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+
+        def predict(params, frames, number):
+            # Each device takes its own frames; peaks are found without any talk between devices.
+            key = jax.random.fold_in(jax.random.key(number), jax.lax.axis_index("batch"))
+            return task.predict(params, frames, key, thorough)
+
+        batch, whole = PartitionSpec("batch"), PartitionSpec()
+        self._predict = jax.jit(
+            jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
+        )
+
+    def run(self, params: Any, num_frames: int, pictures: epath.Path | None = None) -> dict[str, Any]:
+        """The task's summary over the split's first `num_frames` frames.
+
+        Into the folder `pictures`, if given, goes a picture of each of the first `config.pictures` frames.
+        """
+        records, drawn = [], 0
+        batches = streams.evaluation_batches(
+            self._config, self._split_name, self._batch_size, num_frames, self._sharding
+        )
+        bar = tqdm(total=num_frames, unit="frame", desc=self._split_name, leave=False, disable=self._config.quiet)
+        with bar:
+            for number, (frames, real) in enumerate(batches):
+                # The batch's number is its random seed: the same noise at every evaluation.
+                seed = jax.device_put(np.int32(number), self._replicated)
+                predicted, frames = jax.device_get((self._predict(params, frames, seed), frames))
+                scored = self._task.score(predicted, frames)
+                for index, record in enumerate(scored):
+                    if not real[index]:
+                        continue
+                    records.append(record)
+                    if pictures is not None and drawn < self._config.pictures:
+                        figure = self._task.picture(predicted, frames, index)
+                        with (pictures / f"frame_{drawn}.png").open("wb") as file:
+                            figure.savefig(file, format="png")
+                        drawn += 1
+                bar.update(int(real.sum()))
+        return self._task.summary(records)
+
+
+def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
+    """Scores the newest checkpoint of `workdir` on the test split; files go to `workdir/eval`.
+
+    Writes results.json, table.md and pictures. Raises CheckpointError if there is no checkpoint of this config.
+    """
+    folder = epath.Path(workdir).expanduser()
+    if not (folder / checkpoints.CONFIG_FILE).exists():
+        raise checkpoints.CheckpointError(f"{folder}: no run here; train first, or give the right --workdir")
+    checkpoints.claim(workdir, config)
+    mesh, task = streams.make_mesh(config.data.batch_size), tasks.create(config)
+    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+        like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
+    say(task.describe())
+    say(f"{folder}: step {step}, {config.test_frames} frames of the test split")
+    out = folder / "eval"
+    out.mkdir(parents=True, exist_ok=True)
+    summary = Evaluator(task, config, mesh, "test", thorough=True).run(params, config.test_frames, out)
+    data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
+    summary = {"data": f"{data}, test split", "step": step, **summary}
+    write_results(out, summary, task.table(summary))
+    say(task.table(summary))
+    say(f"Table, results.json and pictures: {out}")
+    return summary
+
+
+def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
+    """results.json and table.md into the folder `out`."""
+    (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "table.md").write_text(table + "\n")

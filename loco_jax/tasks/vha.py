@@ -1,0 +1,291 @@
+"""Training and scoring of the Volumetric Heatmap Autoencoders (method section 3)."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton
+from loco_jax.data import streams
+from loco_jax.data.frames import Frames
+from loco_jax.models import vha
+from loco_jax.volume import Volume
+
+THRESHOLDS = (0, 1, 2)  # voxels
+NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
+
+
+class Found(NamedTuple):
+    """What comes back from the code, a batch of it.
+
+    Attributes:
+      code: `[B, h, w, d]` without noise.
+      peaks: `[B, N, J, K, ...]` whole voxels, for N levels of noise on the code.
+      points: `[B, J, K, 3]` metres: the sub-voxel positions of the peaks without noise.
+      true_voxels: `[B, P, J, 3]` rounded voxels of the true joints.
+      true_present: `[B, P, J]` which of those are targets.
+    """
+
+    code: jax.Array
+    peaks: peaks.Peaks
+    points: jax.Array
+    true_voxels: jax.Array
+    true_present: jax.Array
+
+
+class Record(NamedTuple):
+    """One frame's scores.
+
+    Attributes:
+      scores: by (matching, part of noise, threshold in voxels).
+      bands: of the joints found within 2 voxels, by distance from the camera, errors in metres.
+      code_std, code_mean: of the frame's code.
+      overflow: whether there were more peaks than `max_peaks`.
+    """
+
+    scores: dict[tuple[str, float, int], metrics.Scores]
+    bands: metrics.Bands
+    code_mean: float
+    code_std: float
+    overflow: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class VhaTask:
+    """Heatmaps from joints, through a code, to heatmaps again.
+
+    Attributes:
+      volume: the voxel grid.
+      network: `VHA` or `PatchVHA`.
+      sigmas: of the target's Gaussians in voxels, one a stage of training.
+      positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
+      code_noise: in training, each frame's code gets Gaussian noise of a random part, up to this, of its deviation.
+      max_peaks: K.
+    """
+
+    volume: Volume
+    network: nn.Module
+    sigmas: tuple[float, ...]
+    positive_weight: float
+    code_noise: float
+    max_peaks: int
+
+    @property
+    def stages(self) -> int:
+        return len(self.sigmas)
+
+    def init(self, key: jax.Array) -> Any:
+        """New parameters; their shapes do not depend on the grid, so a small one does."""
+        cells = 2 ** (self.network.level + 1)
+        heatmaps_1xJxHxWxD = jnp.zeros((1, skeleton.NUM_JOINTS, cells, cells, self.volume.depth_bins))
+        return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
+
+    def describe(self) -> str:
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        parameters = sum(x.size for x in jax.tree.leaves(shapes))
+        code = vha.code_shape(self.volume.shape, self.network.level)
+        ratio = skeleton.NUM_JOINTS * np.prod(self.volume.shape) / np.prod(code)
+        return (
+            f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; heatmaps "
+            f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
+        )
+
+    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
+        target_BxJxHxWxD, num_joints = self._heatmaps(frames, self.sigmas[stage])
+        if isinstance(self.network, vha.PatchVHA):
+            return self._patch_loss(params, target_BxJxHxWxD, num_joints, key)
+        code = self.network.apply(params, target_BxJxHxWxD, method="encode")
+        noisy = self._add_noise(code, key)
+        found = self.network.apply(params, noisy, target_BxJxHxWxD.shape[2:4], method="decode")
+        target = target_BxJxHxWxD.astype(jnp.float32)
+        error = jnp.square(found.astype(jnp.float32) - target)
+        if self.positive_weight:
+            error = error * (1 + self.positive_weight * target)
+        return jnp.mean(error), _code_statistics(code)
+
+    def _patch_loss(self, params, target_BxJxHxWxD, num_joints, key):
+        # Compared as cells: the same numbers without unfolding them. The barrier keeps XLA from folding them twice.
+        cells = lax.optimization_barrier(vha.fold(target_BxJxHxWxD, 2**self.network.level))
+        code = self.network.apply(params, cells, method="encode_cells")
+        logits = self.network.apply(params, self._add_noise(code, key), method="decode_cells").astype(jnp.float32)
+        target = cells.astype(jnp.float32)
+        entropy = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+        weighted = entropy * (1 + self.positive_weight * target)
+        return jnp.sum(weighted) / jnp.maximum(num_joints, 1), _code_statistics(code)
+
+    def _add_noise(self, code_Bxhxwxd, key):
+        if not self.code_noise:
+            return code_Bxhxwxd
+        part_key, noise_key = jax.random.split(key)
+        part = self.code_noise * jax.random.uniform(part_key, (code_Bxhxwxd.shape[0],))
+        return _with_noise(code_Bxhxwxd, part, noise_key)
+
+    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
+        """Encodes, decodes and finds peaks; if `thorough`, also with noise on the code. Frames go one by one."""
+        noises = NOISES if thorough else NOISES[:1]
+
+        def one(args):
+            frame, key = args
+            voxels, present = self._targets(frame)
+            heatmaps_1xJxHxWxD = self._render(voxels, present, self.sigmas[-1])[None]
+            code = self.network.apply(params, heatmaps_1xJxHxWxD, method="encode").astype(jnp.float32)
+
+            def back(noise):
+                noisy = _with_noise(code, noise[None], key)
+                found = self.network.apply(params, noisy, self.volume.shape[:2], method="decode")[0]
+                found = found[..., : self.volume.depth_bins]
+                top = peaks.find_peaks(found, max_peaks=self.max_peaks)
+                return top, top.voxels + peaks.subvoxel_offsets(found, top)
+
+            tops, refined = lax.map(back, jnp.array(noises))
+            points = self.volume.to_camera(frame.camera, refined[0])
+            return Found(code[0], tops, points, jnp.round(voxels), present)
+
+        return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
+
+    def _heatmaps(self, frames, sigma):
+        """Target heatmaps `[B, J, H, W, D]` in the network's type, and how many joints are in them."""
+
+        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self._targets)(frames)
+        render = functools.partial(self._render, sigma=sigma)
+        return jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ), jnp.sum(present_BxPxJ)
+
+    def _targets(self, frame):
+        """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
+        present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
+        return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
+
+    def _render(self, voxels_PxJx3, present_PxJ, sigma):
+        return heatmaps.render(voxels_PxJx3, present_PxJ, self.volume.shape, sigma, dtype=self.network.dtype)
+
+    def score(self, predicted: Found, frames: Frames) -> list[Record]:
+        """A record for each frame; NumPy arrays in."""
+        return [self._score(*_frame(predicted, frames, i)) for i in range(len(frames.present))]
+
+    def _score(self, found: Found, frame: Frames) -> Record:
+        true = _typed(found.true_voxels, found.true_present)
+        scores = {}
+        for n in range(len(found.peaks.scores)):
+            rows = _rows(found.peaks.voxels[n], found.peaks.scores[n])
+            for matching in ("hungarian", "nearest"):
+                for threshold in THRESHOLDS:
+                    scores[matching, NOISES[n], threshold] = metrics.joint_scores(rows, true, threshold, matching)
+        rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
+        pairs = metrics.match(rows, true, THRESHOLDS[-1])
+        points = _rows(found.points, found.peaks.scores[0])
+        true_points = _typed(frame.joints, found.true_present)
+        bands = metrics.bands(points, true_points, pairs, band_edges(self.volume))
+        overflow = bool((found.peaks.count[0] > found.peaks.scores.shape[-1]).any())
+        return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
+
+    def summary(self, records: list[Record]) -> dict[str, Any]:
+        """Mean scores over frames, localisation errors in cm, recall and error by distance, the code's statistics."""
+        scores = {}
+        for key in records[0].scores:
+            matching, noise, threshold = key
+            mean = metrics.mean_scores([r.scores[key] for r in records])
+            scores.setdefault(matching, {}).setdefault(f"noise {noise:g}", {})[f"{threshold} vx"] = mean._asdict()
+        bands = metrics.band_scores([r.bands for r in records])
+        edges = band_edges(self.volume)
+        total_error = sum(r.bands.error_sum.sum() for r in records)
+        total_found = sum(r.bands.found.sum() for r in records)
+        return {
+            "network": f"{type(self.network).__name__}({self.network.level})",
+            "frames": len(records),
+            "scores": scores,
+            "error_cm": 100 * float(total_error / total_found) if total_found else None,
+            "by_distance": [
+                {
+                    "metres": [edges[i], edges[i + 1]],
+                    "joints": int(bands.true[i]),
+                    "recall": _json(bands.recall[i]),
+                    "error_cm": _json(100 * bands.error[i]),
+                }
+                for i in range(len(edges) - 1)
+            ],
+            "code": {
+                "mean": float(np.mean([r.code_mean for r in records])),
+                "std": float(np.mean([r.code_std for r in records])),
+            },
+            "frames_with_too_many_peaks": sum(r.overflow for r in records),
+        }
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
+        clean = summary["scores"]["hungarian"]["noise 0"]
+        return {f"f1_{t}vx": clean[f"{t} vx"]["f1"] for t in THRESHOLDS}
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        return report.vha_table(summary)
+
+    def picture(self, predicted: Found, frames: Frames, index: int) -> Figure:
+        found, _ = _frame(predicted, frames, index)
+        rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
+        name = f"{type(self.network).__name__}({self.network.level})"
+        true = _typed(found.true_voxels, found.true_present)
+        return draw.projections(self.volume, true, rows, found.code, title=f"{name}, frame {index}")
+
+
+def create(config: ConfigDict) -> VhaTask:
+    """The task of a config. Raises ValueError for an unknown variant or type."""
+    m = config.model
+    volume = streams.volume_of(config)
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if m.dtype not in dtypes:
+        raise ValueError(f"config.model.dtype={m.dtype!r}; there are {', '.join(dtypes)}")
+    if m.variant == "published":
+        network = vha.VHA(m.level, volume.depth_bins, dtype=dtypes[m.dtype])
+    elif m.variant == "patch":
+        network = vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
+    else:
+        raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
+    return VhaTask(volume, network, tuple(config.sigmas), m.positive_weight, m.code_noise, config.max_peaks)
+
+
+def band_edges(volume: Volume) -> list[float]:
+    """Metres between the bands of distance that scores are told apart by: those of `metrics` that the volume has."""
+    return [e for e in metrics.BAND_EDGES if e < volume.max_distance] + [volume.max_distance]
+
+
+def _with_noise(code_Bxhxwxd, part_B, key):
+    """Gaussian noise of a part of each frame's standard deviation; no gradient, or a larger code would be its cure."""
+    deviation = lax.stop_gradient(jnp.std(code_Bxhxwxd.astype(jnp.float32), axis=(1, 2, 3)))
+    noise = jax.random.normal(key, code_Bxhxwxd.shape) * (part_B * deviation)[:, None, None, None]
+    return code_Bxhxwxd + noise.astype(code_Bxhxwxd.dtype)
+
+
+def _code_statistics(code):
+    code = code.astype(jnp.float32)
+    return {"code_mean": jnp.mean(code), "code_std": jnp.mean(jnp.std(code, axis=(1, 2, 3)))}
+
+
+def _frame(predicted, frames, index):
+    return jax.tree.map(lambda x: x[index], (predicted, frames))
+
+
+def _rows(voxels_JxKx3: np.ndarray, scores_JxK: np.ndarray) -> np.ndarray:
+    """Rows (joint type, voxel) of the places that are not empty."""
+    types, places = np.nonzero(scores_JxK > 0)
+    return np.concatenate([types[:, None], voxels_JxKx3[types, places]], axis=1).astype(np.float64)
+
+
+def _typed(values_PxJx3: np.ndarray, present_PxJ: np.ndarray) -> np.ndarray:
+    """Rows (joint type, three coordinates) of the joints that are present."""
+    people, types = np.nonzero(present_PxJ)
+    return np.concatenate([types[:, None], values_PxJx3[people, types]], axis=1).astype(np.float64)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
