@@ -19,7 +19,8 @@ def main(argv: list[str]) -> None:
     from loco_jax import checkpoints, evaluate, train  # after the flags, so that --help is quick
 
     config = _CONFIG.value
-    logging.set_verbosity(max(logging.get_verbosity() - 1, logging.FATAL))
+    if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
+        logging.set_verbosity(logging.WARNING)
     run = train.train if _MODE.value == "train" else evaluate.evaluate
     try:
         run(config, _WORKDIR.value or f"runs/{config.name}")

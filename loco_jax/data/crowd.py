@@ -372,23 +372,13 @@ _PERSONAL_SPACE = 0.6  # metres between two bodies
 _CHEST_HEIGHT = 0.9  # metres; what is put into the picture
 
 
-def _uniforms(key, shape):
-    """Uniform in [0, 1). The barrier keeps XLA from drawing them anew in every kernel that reads them."""
-    return jax.lax.optimization_barrier(jax.random.uniform(key, shape))
-
-
-def _normals(key, shape):
-    """Standard normal, cut off at 2."""
-    return jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2.0, 2.0, shape))
-
-
 def _pick(uniform, shares):
     """The index `[...]` drawn by `uniform[...]` from `shares[..., N]`, which add up to 1."""
     return jnp.sum(uniform[..., None] >= jnp.cumsum(shares, axis=-1)[..., :-1], axis=-1)
 
 
 def _sample_view(key, crowd: Crowd) -> _View:
-    height, aim, roll, tilt = _uniforms(key, (4,))
+    height, aim, roll, tilt = jax.random.uniform(key, (4,))
     low, high = crowd.camera_height
     height = low + (high - low) * height
     near, far = crowd.look_distance
@@ -438,10 +428,10 @@ def _ground_limits(crowd: Crowd, view: _View):
     return nearest, farthest, low, jnp.clip(visible_to, low, farthest)
 
 
-def _sample_places(key, crowd: Crowd, view: _View, limits):
+def _places(uniform_2xP, crowd: Crowd, view: _View, limits):
     """Ground positions `[P, 2]`: a uniform column of the picture, and a distance."""
     _, farthest, low, high = limits
-    column_P, distance_P = _uniforms(key, (2, crowd.max_people))
+    column_P, distance_P = uniform_2xP
     distance_P = _sample_distance(distance_P, low, high, crowd.typical_distance, crowd.max_distance)
     column_P = 1.06 * column_P - 0.03  # some stand across the picture's edge
     slope_P = (column_P * crowd.volume.image_size[1] - crowd.camera.cx) / crowd.camera.fx
@@ -470,20 +460,18 @@ def _keep_apart(places_Px2, present_P, nearest, farthest):
     return jax.lax.fori_loop(0, 8, push, places_Px2)
 
 
-def _sample_bodies(key, num_people: int) -> tuple[_Body, jax.Array]:
+def _bodies(uniform_2xP, normal_6xP) -> tuple[_Body, jax.Array]:
     """Bodies and statures `[P]`: women and men 1.50 to 1.90 m, and some children 1.05 to 1.45 m."""
-    key_kind, key_size = jax.random.split(key)
-    kind_P, age_P = _uniforms(key_kind, (2, num_people))
-    varied_6xP = _normals(key_size, (6, num_people))
+    kind_P, age_P = uniform_2xP
     child_P = kind_P < 0.07
-    adult_P = jnp.where(kind_P < 0.53, 1.63 + 0.065 * varied_6xP[0], 1.76 + 0.07 * varied_6xP[0])
+    adult_P = jnp.where(kind_P < 0.53, 1.63 + 0.065 * normal_6xP[0], 1.76 + 0.07 * normal_6xP[0])
     stature_P = jnp.where(child_P, 1.05 + 0.4 * age_P, adult_P)
 
-    leg_P = stature_P * (1 + 0.02 * varied_6xP[1]) * jnp.where(child_P, 0.96, 1.0)
-    arm_P = stature_P * (1 + 0.03 * varied_6xP[2]) * jnp.where(child_P, 0.96, 1.0)
-    breadth_P = stature_P * (1 + 0.05 * varied_6xP[3])
-    hip_P = stature_P * (1 + 0.05 * varied_6xP[4])
-    head_P = stature_P * 0.152 * (1 + 0.03 * varied_6xP[5]) * jnp.where(child_P, 1.18, 1.0)
+    leg_P = stature_P * (1 + 0.02 * normal_6xP[1]) * jnp.where(child_P, 0.96, 1.0)
+    arm_P = stature_P * (1 + 0.03 * normal_6xP[2]) * jnp.where(child_P, 0.96, 1.0)
+    breadth_P = stature_P * (1 + 0.05 * normal_6xP[3])
+    hip_P = stature_P * (1 + 0.05 * normal_6xP[4])
+    head_P = stature_P * 0.152 * (1 + 0.03 * normal_6xP[5]) * jnp.where(child_P, 1.18, 1.0)
     pelvis_P = 0.03 * stature_P
     return _Body(
         thigh=0.245 * leg_P,
@@ -510,12 +498,11 @@ class _Groups(NamedTuple):
     offset: jax.Array  # [P, 2] metres from the group's place
 
 
-def _sample_groups(key, crowd: Crowd, count) -> _Groups:
+def _groups(uniform_7xP, normal_4xP, crowd: Crowd, count) -> _Groups:
     """Groups of 1 to 5 for `count` people: side by side, or standing in a circle."""
     P = crowd.max_people
-    key_uniform, key_normal = jax.random.split(key)
-    size_P, activity_P, circle_P, turn_P, kind_P, spin_P, street_P = _uniforms(key_uniform, (7, P))
-    speed_P, veer_P, *jitter_2xP = _normals(key_normal, (4, P))
+    size_P, activity_P, circle_P, turn_P, kind_P, spin_P, street_P = uniform_7xP
+    speed_P, veer_P, *jitter_2xP = normal_4xP
 
     # Groups fill the list of people one after the other. Here an index is a group's.
     shares_5 = _GROUP_RATE ** np.arange(1, 6) / np.array([math.factorial(n) for n in range(1, 6)])
@@ -567,17 +554,22 @@ def _strides() -> np.ndarray:
 def _sample_people(key, crowd: Crowd, view: _View) -> tuple[_Person, jax.Array]:
     """People `[P]` and which of them are present `[P]`."""
     P = crowd.max_people
-    key_count, key_groups, key_places, key_bodies, key_uniform, key_normal = jax.random.split(key, 6)
+    # One draw for everything, as each costs compile time; the barrier keeps XLA from repeating it in every kernel.
+    key_uniform, key_normal = jax.random.split(key)
+    uniform_28xP = jax.random.uniform(key_uniform, (28, P))
+    normal_28xP = jax.random.truncated_normal(key_normal, -2.0, 2.0, (28, P))
+    uniform_28xP, normal_28xP = jax.lax.optimization_barrier((uniform_28xP, normal_28xP))
+    for_count, for_places, for_groups, for_bodies, uniform_16xP = jnp.split(uniform_28xP, [1, 3, 10, 12])
+    varied_groups, varied_bodies, varied_18xP = jnp.split(normal_28xP, [4, 10])
+
     shares = _people_shares(crowd.min_people, crowd.mean_people, crowd.most_people)
-    count = crowd.min_people + _pick(_uniforms(key_count, ()), shares)
+    count = crowd.min_people + _pick(for_count[0, 0], shares)
     present_P = jnp.arange(P) < count
-    groups = _sample_groups(key_groups, crowd, count)
+    groups = _groups(for_groups, varied_groups, crowd, count)
     limits = _ground_limits(crowd, view)
-    places_Px2 = _sample_places(key_places, crowd, view, limits)[groups.group] + groups.offset
-    body, stature_P = _sample_bodies(key_bodies, P)
-    uniform_16xP = _uniforms(key_uniform, (16, P))
+    places_Px2 = _places(for_places, crowd, view, limits)[groups.group] + groups.offset
+    body, stature_P = _bodies(for_bodies, varied_bodies)
     phase_P, pose_P, hand_P, knee_P, bend_P, *idle_11xP = uniform_16xP
-    varied_18xP = _normals(key_normal, (18, P))
     walk_P, run_P, sit_P = (groups.activity == a for a in (_WALK, _RUN, _SIT))
 
     # Strides: walking, step length and step rate both grow with the root of the speed (Grieve & Gear 1966); running,

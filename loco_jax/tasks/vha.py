@@ -142,7 +142,6 @@ class VhaTask:
             def back(noise):
                 noisy = _with_noise(code, noise[None], key)
                 found = self.network.apply(params, noisy, self.volume.shape[:2], method="decode")[0]
-                found = found[..., : self.volume.depth_bins]
                 top = peaks.find_peaks(found, max_peaks=self.max_peaks)
                 return top, top.voxels + peaks.subvoxel_offsets(found, top)
 
