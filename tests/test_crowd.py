@@ -209,7 +209,7 @@ def test_feet_are_on_the_ground(scenes, walks):
     people, speed = walks
     lower = people[:, :, ANKLES, 2].min(-1)
     assert lower.min() > 0.035  # an ankle is 4 to 8 cm above its sole
-    assert lower[speed < 2.2].max() < 0.13 and lower.max() < 0.22  # runners fly a little
+    assert lower[speed < 1.93].max() < 0.13 and lower.max() < 0.22  # runners fly a little
     assert np.median(lower) < 0.09
     crowds = world(scenes)[scenes.present]
     assert crowds[:, ANKLES, 2].min() > 0.03 and crowds[:, ANKLES, 2].min(-1).max() < 0.22
