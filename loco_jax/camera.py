@@ -47,4 +47,4 @@ def back_project(camera: Camera, uv: jax.Array, distance: jax.Array) -> jax.Arra
     x = (uv[..., 0] - camera.cx) / camera.fx
     y = (uv[..., 1] - camera.cy) / camera.fy
     ray = jnp.stack([x, y, jnp.ones_like(x)], axis=-1)
-    return distance[..., None] * ray / jnp.linalg.norm(ray, axis=-1, keepdims=True)
+    return jnp.asarray(distance)[..., None] * ray / jnp.linalg.norm(ray, axis=-1, keepdims=True)

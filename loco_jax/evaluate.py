@@ -30,6 +30,7 @@ class Evaluator:
             key = jax.random.fold_in(jax.random.key(number), jax.lax.axis_index("batch"))
             return task.predict(params, frames, key, thorough)
 
+        self._compiled = None
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
             jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
@@ -49,7 +50,9 @@ class Evaluator:
             for number, (frames, real) in enumerate(batches):
                 # The batch's number is its random seed: the same noise at every evaluation.
                 seed = jax.device_put(np.int32(number), self._replicated)
-                predicted, frames = jax.device_get((self._predict(params, frames, seed), frames))
+                if self._compiled is None:
+                    self._compiled = self._predict.lower(params, frames, seed).compile()
+                predicted, frames = jax.device_get((self._compiled(params, frames, seed), frames))
                 scored = self._task.score(predicted, frames)
                 for index, record in enumerate(scored):
                     if not real[index]:

@@ -1,8 +1,8 @@
 """The one training loop, for any task."""
 
+import collections
 import functools
 import json
-import math
 import signal
 import threading
 import time
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import tensorboardX
+from clu import parameter_overview
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -23,6 +24,8 @@ from loco_jax import checkpoints, evaluate, tasks
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
+
+_MOST_AHEAD = 2  # steps that wait for the devices
 
 
 class TrainingError(RuntimeError):
@@ -60,17 +63,18 @@ class Plateau:
 
     def __init__(self, patience: int, least_gain: float):
         self._patience, self._least_gain = patience, least_gain
-        self.state = {"best": math.inf, "waited": 0}
+        self.state = {"best": None, "waited": 0}
 
     def reached(self, loss: float) -> bool:
         """Whether `patience` losses in a row were not better than the best by `least_gain` of it; then starts over."""
-        if loss < self.state["best"] * (1 - self._least_gain):
+        best = self.state["best"]
+        if best is None or loss < best * (1 - self._least_gain):
             self.state = {"best": loss, "waited": 0}
         else:
             self.state = {**self.state, "waited": self.state["waited"] + 1}
         if self.state["waited"] < self._patience:
             return False
-        self.state = {"best": math.inf, "waited": 0}
+        self.state = {"best": None, "waited": 0}
         return True
 
 
@@ -108,8 +112,8 @@ def train_step(
     stage: int,
     seed: int,
     ema: float,
-) -> TrainState:
-    """One step on a batch. Pure; randomness comes from the seed and the step alone."""
+) -> tuple[TrainState, jax.Array]:
+    """The state after one more step, on a batch, and its loss. Randomness comes from the seed and the step alone."""
     key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
     (loss, logged), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frames, key, stage)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -122,7 +126,7 @@ def train_step(
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         averages = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, averages, params)
     bad = ~jnp.isfinite(logged["loss"] + logged["grad_norm"])
-    return state.replace(
+    state = state.replace(
         step=step,
         params=params,
         opt_state=opt_state,
@@ -130,6 +134,7 @@ def train_step(
         sums={name: state.sums[name] + value for name, value in logged.items()},
         bad_step=jnp.where((state.bad_step == 0) & bad, step, state.bad_step),
     )
+    return state, loss
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     state = jax.device_put(init_state(task, optimizer, config, frames_like), replicated)
     plateau, stage = Plateau(config.plateau.patience, config.plateau.least_gain), 0
 
-    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved, _Log(folder) as log:
+    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
         if saved.latest is not None:
             step, state, position = saved.restore(state)
             source.set_state(position["data"])
@@ -164,6 +169,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             return jitted.lower(state, frames_like).compile()
 
         say(task.describe())
+        (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
         do_step = compile_step(stage)
         for line in _cost(do_step, config):
             say(line)
@@ -175,13 +181,17 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
             saved.save(step, state, position)
 
-        summary, stop = {}, _StopSignal()
+        summary, stop, log = {}, _StopSignal(), _Log(folder, step)
         bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True, disable=config.quiet)
-        since, logged_step = time.monotonic(), step
-        with stop, bar, jax.transfer_guard("disallow"):
+        since, logged_step, ahead = time.monotonic(), step, collections.deque()
+        with log, stop, bar, jax.transfer_guard("disallow"):
             while step < config.steps:
-                state = do_step(state, next(source))
+                state, loss = do_step(state, next(source))
                 step += 1
+                # The host may run ahead of the devices, but not far: progress and signals concern the present.
+                ahead.append(loss)
+                if len(ahead) > _MOST_AHEAD:
+                    ahead.popleft().block_until_ready()
                 bar.update()
                 last = step == config.steps
                 if step % config.log_every == 0 or last:
@@ -296,11 +306,17 @@ class _StopSignal:
 
 
 class _Log:
-    """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it."""
+    """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it.
 
-    def __init__(self, folder: epath.Path):
+    Lines of steps after `step`, where the run goes on, are dropped: those steps come again.
+    """
+
+    def __init__(self, folder: epath.Path, step: int):
         self._path = folder / "log.jsonl"
-        self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        if self._path.exists():
+            lines = self._path.read_text().splitlines(keepends=True)
+            self._path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "_Log":
         return self

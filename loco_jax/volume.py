@@ -30,12 +30,13 @@ class Volume:
     max_distance: float = 100.0
 
     def __post_init__(self):
+        object.__setattr__(self, "image_size", tuple(self.image_size))  # a list would not be hashable
         sizes = {"image_size": min(self.image_size), "stride": self.stride, "depth_bins": self.depth_bins - 1}
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"Volume.{name}={getattr(self, name)} is too small")
-        if not self.max_distance > 0:
-            raise ValueError(f"Volume.max_distance={self.max_distance} must be positive")
+        if not 0 < self.max_distance < math.inf:
+            raise ValueError(f"Volume.max_distance={self.max_distance} must be positive and finite")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,7 +52,7 @@ class Volume:
     def to_voxels(self, camera: Camera, xyz: jax.Array) -> jax.Array:
         """Continuous voxels `[..., 3]` of points `xyz[..., 3]` in metres; NaN for points at or behind the camera."""
         uv = cameras.project(camera, xyz)
-        bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size
+        bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size + 0 * uv[..., 0]  # NaN where there is no picture
         return jnp.stack([uv[..., 1] / self.stride, uv[..., 0] / self.stride, bins], axis=-1)
 
     def to_camera(self, camera: Camera, voxels: jax.Array) -> jax.Array:

@@ -54,17 +54,19 @@ def _strict_maxima(volume, threshold):
 def _every_way(volumes, threshold, max_peaks):
     def in_full(ids, scores, count):
         voxels = jnp.stack(jnp.unravel_index(ids, volumes.shape[1:]), axis=-1)
-        return peaks.Peaks(voxels, scores, count)
+        return peaks.Peaks(voxels.astype(jnp.float32), scores, count)
 
     *sparse, complete = peaks._sparse_peaks(volumes, threshold, max_peaks)
     dense = peaks._dense_peaks(volumes, threshold, max_peaks)
     return peaks.find_peaks(volumes, threshold, max_peaks), in_full(*sparse), in_full(*dense), complete
 
 
-def _assert_peaks(found, want, max_peaks):
-    """`found` of one joint type are the peaks `want`."""
+def _assert_peaks(found, j, want, max_peaks):
+    """`found` of joint type `j` are the peaks `want`."""
+    found = peaks.Peaks(*(x[j] for x in found))
     assert int(found.count) == len(want)
     assert found.voxels.shape == (max_peaks, 3) and found.scores.shape == (max_peaks,)
+    assert found.scores.dtype == found.voxels.dtype == np.float32 and found.count.dtype == np.int32
     best = want[:max_peaks]
     listed = [(float(s), tuple(v)) for s, v in zip(found.scores, np.asarray(found.voxels).tolist())]
     assert listed[: len(best)] == best
@@ -77,7 +79,7 @@ def _check(volumes, max_peaks, threshold=0.1):
     for j, volume in enumerate(volumes):
         want = _oracle(np.asarray(volume, np.float32), threshold)
         for found in (whole, dense, sparse) if complete else (whole, dense):
-            _assert_peaks(jax.tree.map(lambda x: x[j], found), want, max_peaks)
+            _assert_peaks(found, j, want, max_peaks)
     return bool(complete)
 
 
@@ -210,10 +212,10 @@ def test_corners_edges_and_faces(background):
 @pytest.mark.parametrize("value, number", [(0.0, 0), (0.1, 0), (0.5, 1), (np.inf, 1), (-np.inf, 0), (np.nan, 0)])
 def test_constant_volumes(value, number):
     volumes = np.full((2, *SMALL), value, np.float32)
-    volumes[1, 2, 3, 4] = 0.6  # joint types do not mix
+    volumes[1, 0, 0, 0] = 0.6  # joint types do not mix
     assert _check(volumes, EVERY)
     _check(volumes, 4)
-    assert _every_way(volumes, 0.1, EVERY)[0].count.tolist() == [number, 0 if value == np.inf else 1]
+    assert _every_way(volumes, 0.1, EVERY)[0].count.tolist() == [number, 1]
 
 
 def test_plateau_open_at_one_voxel_of_many():
@@ -240,24 +242,29 @@ def test_more_blocks_than_the_sparse_way_looks_into():
 
 
 def test_frames_together_of_which_one_overflows():
-    frames = np.stack([_noise(BLOCKS, kind, 1)[None] for kind in ("floats", "hills", "terraces")])
-    frames[2] *= frames[2] > 0.6
+    frames = np.stack([_noise(BLOCKS, "floats", 0), _noise(BLOCKS, "hills", 0), _painted(_V)])[:, None]
     together = jax.vmap(functools.partial(_every_way, threshold=0.1, max_peaks=16))(frames)
     assert together[-1].tolist() == [False, True, True]
     for frame, volumes in enumerate(frames):
         want = _oracle(volumes[0], 0.1)
         assert want
-        _assert_peaks(jax.tree.map(lambda x: x[frame, 0], jax.device_get(together[0])), want, 16)
+        _assert_peaks(jax.device_get(together[0]), (frame, 0), want, 16)
 
 
 def test_bfloat16():
     """Rounding makes ties, and a threshold of 0.1 lies just below bfloat16's 0.1."""
     for kind in ("hills", "floats", "broken"):
-        volumes = jnp.stack([jnp.asarray(_noise(SMALL, kind, seed), jnp.bfloat16) for seed in range(2)])
-        _check(volumes, 4)
-    found = peaks.find_peaks(volumes.at[:].set(0.1), 0.1, 4)
-    assert found.scores.dtype == found.voxels.dtype == jnp.float32 and found.count.dtype == jnp.int32
-    assert found.count.tolist() == [1, 1]
+        _check(jnp.stack([jnp.asarray(_noise(SMALL, kind, seed), jnp.bfloat16) for seed in range(2)]), 4)
+    _check(jnp.full((2, *SMALL), 0.1, jnp.bfloat16), 4)
+    assert _every_way(jnp.full((2, *SMALL), 0.1, jnp.bfloat16), 0.1, 4)[0].count.tolist() == [1, 1]
+
+
+def test_defaults():
+    """Threshold 0.1, 128 peaks, whole voxels."""
+    volumes = np.stack([_noise(SMALL, kind, 0) for kind in ("few values", "hills")])
+    found = jax.device_get(peaks.find_peaks(jnp.asarray(volumes)))
+    for j, volume in enumerate(volumes):
+        _assert_peaks(found, j, _oracle(volume, 0.1), 128)
 
 
 def test_wrong_shape_is_refused():
@@ -273,24 +280,30 @@ def _render(voxels, present, sigma, subvoxel=False):
     return heatmaps.render(voxels, present, BLOCKS, sigma, subvoxel)
 
 
-@pytest.mark.parametrize("subvoxel", [False, True])
-@pytest.mark.parametrize("seed", range(5))
-def test_crowds(seed, subvoxel):
-    """Every joint that touches no other is found at its rounded voxel, however much their Gaussians overlap."""
+def _crowd(seed):
     rng = np.random.default_rng(seed)
     voxels = rng.uniform(-0.5, np.array(BLOCKS) - 0.5, (16, 1, 3)).astype(np.float32)
-    present = rng.random((16, 1)) < 0.9
-    volume = np.asarray(_render(voxels, present, sigma=2, subvoxel=subvoxel))
-    _check(volume, 16)
-    if not subvoxel:
-        rounded = np.round(voxels[present])
-        apart = np.abs(rounded[:, None] - rounded[None]).max(-1) + 2 * np.eye(len(rounded))
-        alone = [tuple(voxel) for voxel, a in zip(rounded.tolist(), apart) if a.min() > 1]
-        assert len(alone) > 3
-        found = _every_way(volume, 0.1, 16)[0]
-        assert {tuple(v) for v, s in zip(found.voxels[0].tolist(), found.scores[0]) if s == 1} >= set(alone)
-        if len(alone) == len(rounded):
-            assert found.count[0] == len(alone)
+    return voxels, rng.random((16, 1)) < 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crowds(seed):
+    voxels, present = _crowd(seed)
+    for subvoxel in (False, True):
+        _check(np.asarray(_render(voxels, present, 2, subvoxel)), 16)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_joints_that_do_not_touch_are_found_where_they_are(seed):
+    """However much their Gaussians overlap."""
+    voxels, present = _crowd(seed)
+    kept = []
+    for person, voxel in enumerate(np.round(voxels[:, 0]).astype(int).tolist()):
+        present[person] &= all(max(abs(a - b) for a, b in zip(voxel, other)) > 1 for other in kept)
+        kept += [voxel] if present[person] else []
+    assert len(kept) > 5
+    found = jax.device_get(_every_way(_render(voxels, present, 2), 0.1, 16)[0])
+    _assert_peaks(found, 0, [(1.0, tuple(voxel)) for voxel in sorted(kept)], 16)
 
 
 def _refined(volume):
@@ -311,27 +324,33 @@ def test_subvoxel_centres_are_recovered(sigma, centre):
     np.testing.assert_allclose(found.voxels[0, 0], np.where(on_border, voxel, centre), atol=1e-3)
 
 
+def _top(before, centre, after):
+    before, centre, after = np.log([before, centre, after])
+    return (before - after) / (2 * (before - 2 * centre + after))
+
+
 def test_subvoxel_by_hand():
-    paint = {(4, 8, 5): 0.8, (3, 8, 5): 0.4, (5, 8, 5): 0.2}  # log-parabola through -1, 0, -2 times log 2
-    paint |= {(4, 7, 5): 0.8, (4, 9, 5): 0.0, (4, 8, 4): -1.0, (4, 8, 6): 0.4}
-    paint |= {(4, 6, 5): 0.2}  # the plateau's first voxel is (4, 7, 5), with zeros around but in its column
-    paint |= {(0, 0, 0): 0.5, (0, 1, 0): 0.25, (0, 16, 9): 0.5, (1, 16, 9): 0.25, (0, 16, 8): 0.25}
-    paint |= {(8, 2, 2): 0.5, (8, 1, 2): 0.4, (8, 2, 3): 0.4, (8, 3, 2): 0.2, (7, 2, 2): 0.4, (8, 2, 1): np.nan}
+    assert _top(0.5, 1, 0.25) == pytest.approx(-1 / 6)
+    paint = _line([7, 8], 0.8, 4, 5) | {(4, 6, 5): 0.2}  # two equal: halfway; zeros in the other directions
+    paint |= {(0, 0, 0): 0.5, (0, 1, 0): 0.25}
+    paint |= {(0, 16, 9): 0.5, (1, 16, 9): 0.25, (0, 15, 9): 0.25, (0, 16, 8): 0.25}
+    paint |= {(8, 2, 2): 0.5, (8, 1, 2): 0.4, (8, 3, 2): 0.2, (7, 2, 2): 0.4, (8, 2, 1): np.nan, (8, 2, 3): 0.4}
+    paint |= {(8, 12, 2): 0.4, (8, 12, 1): -1.0, (8, 12, 3): 0.3}
     paint |= {(2, 14, 2): np.inf, (2, 13, 2): 0.5, (2, 15, 2): 0.25}
-    column = 8 + np.log(0.2 / 0.4) / (2 * np.log(0.2 * 0.4 / 0.5**2)) * -1 - 6
-    want = [(2, 14, 2), (4, 7.5, 5), (0, 0, 0), (0, 16, 9), (8, column, 2)]
+    want = [(2, 14, 2), (4, 7.5, 5), (0, 0, 0), (0, 16, 9), (8, 2 + _top(0.4, 0.5, 0.2), 2), (8, 12, 2)]
     found = _refined(_painted(paint)[None])
-    np.testing.assert_allclose(found.voxels[0, :5], want, atol=1e-5)
-    assert found.scores[0, :6].tolist() == [np.inf, np.float32(0.8), 0.5, 0.5, 0.5, 0]
-    assert found.count.tolist() == [5] and not found.voxels[0, 5:].any()
+    np.testing.assert_allclose(found.voxels[0, :6], want, atol=1e-5)
+    np.testing.assert_array_equal(found.scores[0, :7], np.array([np.inf, 0.8, 0.5, 0.5, 0.5, 0.4, 0], np.float32))
+    assert found.count.tolist() == [6] and not found.voxels[0, 6:].any()
 
 
 def test_subvoxel_offsets():
-    volume = _painted({(4, 8, 5): 0.8, (3, 8, 5): 0.4, (5, 8, 5): 0.2, (4, 7, 5): 0.1, (4, 9, 5): 0.7})[None]
-    row = (np.log(0.4) - np.log(0.2)) / (2 * (np.log(0.4) - 2 * np.log(0.8) + np.log(0.2)))
-    column = (np.log(0.1) - np.log(0.7)) / (2 * (np.log(0.1) - 2 * np.log(0.8) + np.log(0.7)))
-    assert row == pytest.approx(-1 / 6) and 0 < column < 0.5
-    voxels = jnp.array([[[4, 8, 5], [4, 8, 5], [4, 9, 5], [5, 8, 5]]], jnp.float32)
-    got = peaks.subvoxel_offsets(volume, peaks.Peaks(voxels, jnp.array([[0.8, 0.0, 0.7, 0.2]]), jnp.array([3])))
-    # In an empty place it is 0; on a slope that is no parabola's top too.
-    np.testing.assert_allclose(got[0], [(row, column, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)], atol=1e-6)
+    volume = _painted({(4, 8, 5): 0.8, (3, 8, 5): 0.4, (5, 8, 5): 0.2, (4, 7, 5): 0.1, (4, 9, 5): 0.7, (4, 10, 5): 0.6})
+    # A peak, an empty place (where there would be an offset), and two slopes: one whose parabola's top is more than a
+    # voxel away, one that curves upwards and has none.
+    voxels = jnp.array([[[4, 8, 5], [4, 8, 5], [4, 9, 5], [4, 7, 5]]], jnp.float32)
+    volume[4, 6, 5] = 0.05
+    some = peaks.Peaks(voxels, jnp.array([[0.8, 0.0, 0.7, 0.1]]), jnp.array([3]))
+    want = [(_top(0.4, 0.8, 0.2), _top(0.1, 0.8, 0.7), 0), (0, 0, 0), (0, -1, 0), (0, 0, 0)]
+    assert _top(0.8, 0.7, 0.6) < -1 and np.log(0.05 * 0.8) > 2 * np.log(0.1)
+    np.testing.assert_allclose(jax.jit(peaks.subvoxel_offsets)(volume[None], some)[0], want, atol=1e-5)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import skeleton
@@ -42,23 +42,27 @@ def crowd_frame(key: jax.Array, crowd: crowds.Crowd) -> Frames:
     return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)))
 
 
+@functools.lru_cache
+def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding):
+    """The compiled function from a batch's first index to the batch, and the batch's shapes."""
+
+    def make(index: jax.Array) -> Frames:
+        keys = jax.vmap(functools.partial(crowds.scene_key, split))(index + jnp.arange(batch_size))
+        return jax.vmap(functools.partial(crowd_frame, crowd=crowd))(keys)
+
+    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(sharding.mesh, PartitionSpec()))
+    like = jax.eval_shape(make, index)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    return jax.jit(make, out_shardings=sharding).lower(index).compile(), like
+
+
 class CrowdStream:
     """Endless batches of one of the crowd's splits, in order, starting at scene `first`."""
 
     def __init__(self, crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding, first: int = 0):
         self._batch_size, self._first, self._batches = batch_size, first, 0
-        self._place = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-
-        def make(index: jax.Array) -> Frames:
-            keys = jax.vmap(functools.partial(crowds.scene_key, split))(index + jnp.arange(batch_size))
-            return jax.vmap(functools.partial(crowd_frame, crowd=crowd))(keys)
-
-        # Compiled here and now, so that an iterator never compiles.
-        index = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._place)
-        self._make = jax.jit(make, out_shardings=sharding).lower(index).compile()
-        self._like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make, index)
-        )
+        self._place = NamedSharding(sharding.mesh, PartitionSpec())
+        self._make, self._like = _compile_crowd(crowd, split, batch_size, sharding)
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
