@@ -45,6 +45,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     # The published recipe begins with fat Gaussians, and halves them when the loss no longer falls.
     c.sigmas = (2.0,) if patch else (8.0, 4.0, 2.0)
+    c.subvoxel = patch  # Gaussians centred on the joints, not on the nearest voxels
     c.plateau = ConfigDict()
     c.plateau.patience = 20  # log lines without a gain
     c.plateau.least_gain = 0.005  # of the best loss
@@ -52,24 +53,24 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data = ConfigDict()
     c.data.source = "crowd"  # or "jta"
     c.data.dir = ""  # of a prepared JTA
-    c.data.batch_size = 2 if patch else 1  # over all devices
+    c.data.batch_size = 1  # over all devices: a multiple of their number uses them all
     c.data.max_people = 64  # of a JTA frame
     c.data.validation_split = "validation"
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adam"  # or "muon"
-    c.optimizer.learning_rate = 4e-3 if patch else 1e-4
-    c.optimizer.schedule = "cosine" if patch else "constant"
-    c.optimizer.warmup = 50 if patch else 0
+    c.optimizer.name = "muon" if patch else "adam"
+    c.optimizer.learning_rate = 0.02 if patch else 1e-4
+    c.optimizer.schedule = "cosine" if patch else "constant"  # cosine: to zero at the last step
+    c.optimizer.warmup = 100 if patch else 0  # steps
     c.optimizer.clip_norm = 1.0
     c.ema = 0.0  # decay of the parameters' moving average; 0 for none
 
-    c.steps = 600 if demo else 200_000
+    c.steps = 1200 if demo else 200_000
     c.max_minutes = 0.0  # stop and save after this many; 0 for no limit
     c.log_every = 20 if demo else 100
-    c.checkpoint_every = 200 if demo else 1000
+    c.checkpoint_every = 300 if demo else 1000
     c.keep_checkpoints = 2
-    c.eval_every = 200 if demo else 5000
+    c.eval_every = 300 if demo else 5000
     c.eval_frames = 16 if demo else 64  # of the validation split, while training
     c.test_frames = 128 if demo else 1024  # of the test split, with --mode=eval
     c.pictures = 3

@@ -3,6 +3,7 @@
 import collections
 import functools
 import json
+import math
 import signal
 import threading
 import time
@@ -87,11 +88,31 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1))
     else:
         raise ValueError(f"config.optimizer.schedule={c.schedule!r}; there are constant, cosine")
-    rules = {"adam": optax.adam, "muon": optax.contrib.muon}
+    rules = {"adam": optax.adam, "muon": _muon}
     if c.name not in rules:
         raise ValueError(f"config.optimizer.name={c.name!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
     return optax.chain(clip, rules[c.name](rate))
+
+
+def _muon(rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon for matrices and convolutions, and Adam at a fifth of the rate for what is too thin to orthogonalise."""
+
+    def dimensions(params):
+        def of(kernel):
+            fan_in, fan_out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+            if kernel.ndim < 2 or min(fan_in, fan_out) <= 8:
+                return None
+            return optax.contrib.MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), kernel.ndim - 1)
+
+        return jax.tree.map(of, params)
+
+    return optax.contrib.muon(
+        rate,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=0.2,  # updates as large as Adam's usual ones, whatever the matrix's shape
+        adam_learning_rate=lambda count: rate(count) / 5,
+    )
 
 
 def init_state(task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Frames) -> TrainState:
@@ -169,6 +190,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             return jitted.lower(state, frames_like).compile()
 
         say(task.describe())
+        if mesh.size < jax.device_count():
+            say(
+                f"Using {mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
+                f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
+            )
         (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
         do_step = compile_step(stage)
         for line in _cost(do_step, config):

@@ -5,7 +5,6 @@ A stream is an endless iterator with a position that JSON can hold. Frames are s
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,14 +23,10 @@ from loco_jax.volume import Volume
 
 
 def make_mesh(batch_size: int) -> Mesh:
-    """All devices in a row over the batch. Raises ValueError if the batch cannot be split evenly among them."""
+    """Devices in a row over the batch: all of them, or as many as can share it evenly."""
     devices = jax.devices()
-    if batch_size % len(devices):
-        raise ValueError(
-            f"config.data.batch_size={batch_size} does not divide among {len(devices)} devices; "
-            f"give a multiple of {len(devices)}"
-        )
-    return Mesh(np.array(devices), ("batch",))
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return Mesh(np.array(devices[:count]), ("batch",))
 
 
 def crowd_frame(key: jax.Array, crowd: crowds.Crowd) -> Frames:
@@ -113,9 +108,8 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     """The stream that `config.data` names. Raises ValueError for an unknown source, FileNotFoundError without data."""
     c = config.data
     if _source(config) == "crowd":
-        # Seeds start far from each other; the train split has 2^31 - 2^21 scenes.
-        first = zlib.crc32(str(config.seed).encode()) % 2**30 if config.seed else 0
-        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first)
+        # Each seed begins a million scenes after the one before.
+        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first=config.seed * 2**20)
     split = {"vha": "train_vha"}.get(config.task, "train")
     reader = pipeline.read_jta(c.dir, split, c.batch_size, c.max_people, seed=config.seed)
     return JtaStream(reader, sharding)

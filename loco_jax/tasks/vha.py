@@ -66,6 +66,7 @@ class VhaTask:
       volume: the voxel grid.
       network: `VHA` or `PatchVHA`.
       sigmas: of the target's Gaussians in voxels, one a stage of training.
+      subvoxel: whether those are centred on the joints, or on the nearest voxels as published.
       positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
       code_noise: in training, each frame's code gets Gaussian noise of a random part, up to this, of its deviation.
       max_peaks: K.
@@ -74,6 +75,7 @@ class VhaTask:
     volume: Volume
     network: nn.Module
     sigmas: tuple[float, ...]
+    subvoxel: bool
     positive_weight: float
     code_noise: float
     max_peaks: int
@@ -120,7 +122,9 @@ class VhaTask:
         target = cells.astype(jnp.float32)
         entropy = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
         weighted = entropy * (1 + self.positive_weight * target)
-        return jnp.sum(weighted) / jnp.maximum(num_joints, 1), _code_statistics(code)
+        # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
+        scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
+        return jnp.sum(weighted) / jnp.maximum(num_joints, 1) + 0.1 * scale, _code_statistics(code)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -164,7 +168,9 @@ class VhaTask:
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
     def _render(self, voxels_PxJx3, present_PxJ, sigma):
-        return heatmaps.render(voxels_PxJx3, present_PxJ, self.volume.shape, sigma, dtype=self.network.dtype)
+        return heatmaps.render(
+            voxels_PxJx3, present_PxJ, self.volume.shape, sigma, self.subvoxel, dtype=self.network.dtype
+        )
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""
@@ -246,7 +252,9 @@ def create(config: ConfigDict) -> VhaTask:
         network = vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
     else:
         raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
-    return VhaTask(volume, network, tuple(config.sigmas), m.positive_weight, m.code_noise, config.max_peaks)
+    return VhaTask(
+        volume, network, tuple(config.sigmas), config.subvoxel, m.positive_weight, m.code_noise, config.max_peaks
+    )
 
 
 def band_edges(volume: Volume) -> list[float]:
