@@ -34,15 +34,67 @@ def render(
       subvoxel: centre the Gaussian on the continuous voxel instead of the rounded one.
       dtype: of the heatmaps; the Gaussian itself is computed in float32.
     """
+    num_people, num_joints = _check(voxels, present, sigma)
+    heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
+    if num_people == 0:
+        return heatmaps_JxHxWxD
+    start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
+    joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints)[None, :, None], (num_people, num_joints, 1))
+    return lax.scatter_max(
+        heatmaps_JxHxWxD,
+        jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
+        cubes_PxJxRxCxB.astype(dtype),
+        lax.ScatterDimensionNumbers(
+            update_window_dims=(2, 3, 4), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2, 3)
+        ),
+        mode="promise_in_bounds",
+    )
+
+
+def render_cells(
+    voxels: jax.Array,
+    present: jax.Array,
+    shape: tuple[int, int, int],
+    cell: int,
+    sigma: float = 2.0,
+    subvoxel: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+) -> jax.Array:
+    """The heatmaps of `render`, laid out in cells of `cell` voxels a side: `[d, h, w, J * cell^3]`.
+
+    A cell's channels are its joints' voxels, in the order joint, row, column, bin; cells that the volume's end cuts are
+    filled up with zeros. Written where they belong at once: turning the finished volume costs far more.
+    """
+    num_people, num_joints = _check(voxels, present, sigma)
+    h, w, d = (-(-size // cell) for size in shape)
+    channels = num_joints * cell**3
+    cells = jnp.zeros(d * h * w * channels, dtype)
+    if num_people:
+        start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
+        # A voxel's place is a sum of one number for its row, one for its column, one for its bin.
+        place = (cell**3 * jnp.arange(num_joints))[None, :, None, None, None]
+        strides = ((w * channels, cell**2), (channels, cell), (h * w * channels, 1))
+        for axis, (outer, inner) in enumerate(strides):
+            at = start_PxJx3[..., axis, None] + jnp.arange(cubes_PxJxRxCxB.shape[2 + axis])
+            of_axis = outer * (at // cell) + inner * (at % cell)
+            place = place + jnp.expand_dims(of_axis, [2 + a for a in range(3) if a != axis])
+        cells = cells.at[place].max(cubes_PxJxRxCxB.astype(dtype), mode="promise_in_bounds")
+    return cells.reshape(d, h, w, channels)
+
+
+def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, int]:
     if voxels.ndim != 3 or voxels.shape[-1] != 3 or present.shape != voxels.shape[:2]:
         raise ValueError(f"want voxels [P, J, 3] and present [P, J]; have {voxels.shape} and {present.shape}")
     if not sigma > 0:
         raise ValueError(f"sigma={sigma} must be positive")
-    num_people, num_joints, _ = voxels.shape
-    heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
-    if num_people == 0:
-        return heatmaps_JxHxWxD
+    return present.shape
 
+
+def _cubes(voxels, present, shape, sigma, subvoxel):
+    """Of each joint, the first voxel `[P, J, 3]` and the values `[P, J, R, C, B]` of a box that lies inside the volume.
+
+    The box is as large as the cube, or as the volume if that is smaller; what of it is not in the cube is zero.
+    """
     # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
     present_PxJ = present & jnp.isfinite(voxels).all(axis=-1)
     far = max(shape) + 2.0 * cube_side(sigma)
@@ -50,28 +102,15 @@ def render(
     rounded_PxJx3 = jnp.round(voxels_PxJx3).astype(jnp.int32)
     centre_PxJx3 = voxels_PxJx3 if subvoxel else rounded_PxJx3.astype(jnp.float32)
 
-    # Each axis has a window that always lies inside the volume; the cube is cut to it by zeros.
     half = cube_side(sigma) // 2
-    window = tuple(min(2 * half + 1, size) for size in shape)
-    limit = np.array(shape) - window
-    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, limit)
-    factors = []
-    for axis, side in enumerate(window):
+    box = tuple(min(2 * half + 1, size) for size in shape)
+    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.array(shape) - box)
+    exponents = []
+    for axis, side in enumerate(box):
         at = start_PxJx3[..., axis, None] + jnp.arange(side)
         in_cube = jnp.abs(at - rounded_PxJx3[..., axis, None]) <= half
         # Beyond the cube exp(-inf) is an exact zero.
-        factors.append(jnp.where(in_cube, -jnp.square((at - centre_PxJx3[..., axis, None]) / sigma), -jnp.inf))
-    rows, columns, bins = factors
+        exponents.append(jnp.where(in_cube, -jnp.square((at - centre_PxJx3[..., axis, None]) / sigma), -jnp.inf))
+    rows, columns, bins = exponents
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
-    cubes_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0).astype(dtype)
-
-    joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints)[None, :, None], (num_people, num_joints, 1))
-    return lax.scatter_max(
-        heatmaps_JxHxWxD,
-        jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
-        cubes_PxJxRxCxB,
-        lax.ScatterDimensionNumbers(
-            update_window_dims=(2, 3, 4), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2, 3)
-        ),
-        mode="promise_in_bounds",
-    )
+    return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)

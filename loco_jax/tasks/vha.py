@@ -102,9 +102,11 @@ class VhaTask:
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
-        target_BxJxHxWxD, num_joints = self._heatmaps(frames, self.sigmas[stage])
+        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self._targets)(frames)
         if isinstance(self.network, vha.PatchVHA):
-            return self._patch_loss(params, target_BxJxHxWxD, num_joints, key)
+            return self._patch_loss(params, voxels_BxPxJx3, present_BxPxJ, key, stage)
+        render = functools.partial(self._render, sigma=self.sigmas[stage])
+        target_BxJxHxWxD = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
         code = self.network.apply(params, target_BxJxHxWxD, method="encode")
         noisy = self._add_noise(code, key)
         found = self.network.apply(params, noisy, target_BxJxHxWxD.shape[2:4], method="decode")
@@ -114,17 +116,20 @@ class VhaTask:
             error = error * (1 + self.positive_weight * target)
         return jnp.mean(error), _code_statistics(code)
 
-    def _patch_loss(self, params, target_BxJxHxWxD, num_joints, key):
-        # Compared as cells: the same numbers without unfolding them. The barrier keeps XLA from folding them twice.
-        cells = lax.optimization_barrier(vha.fold(target_BxJxHxWxD, 2**self.network.level))
+    def _patch_loss(self, params, voxels_BxPxJx3, present_BxPxJ, key, stage):
+        # Rendered and compared as cells: the same numbers, and no volume is ever folded or unfolded.
+        render = functools.partial(self._render, sigma=self.sigmas[stage], cell=2**self.network.level)
+        cells = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
+        num_joints = jnp.sum(present_BxPxJ)
         code = self.network.apply(params, cells, method="encode_cells")
         logits = self.network.apply(params, self._add_noise(code, key), method="decode_cells").astype(jnp.float32)
         target = cells.astype(jnp.float32)
-        entropy = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-        weighted = entropy * (1 + self.positive_weight * target)
+        entropy = nn.softplus(logits) - logits * target
+        if self.positive_weight:
+            entropy = entropy * (1 + self.positive_weight * target)
         # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
         scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
-        return jnp.sum(weighted) / jnp.maximum(num_joints, 1) + 0.1 * scale, _code_statistics(code)
+        return jnp.sum(entropy) / jnp.maximum(num_joints, 1) + 0.1 * scale, _code_statistics(code)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -155,22 +160,16 @@ class VhaTask:
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
 
-    def _heatmaps(self, frames, sigma):
-        """Target heatmaps `[B, J, H, W, D]` in the network's type, and how many joints are in them."""
-
-        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self._targets)(frames)
-        render = functools.partial(self._render, sigma=sigma)
-        return jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ), jnp.sum(present_BxPxJ)
-
     def _targets(self, frame):
         """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
-    def _render(self, voxels_PxJx3, present_PxJ, sigma):
-        return heatmaps.render(
-            voxels_PxJx3, present_PxJ, self.volume.shape, sigma, self.subvoxel, dtype=self.network.dtype
-        )
+    def _render(self, voxels_PxJx3, present_PxJ, sigma, cell=None):
+        """A frame's heatmaps `[J, H, W, D]` in the network's type; if `cell` is given, in cells of that size."""
+        render = functools.partial(heatmaps.render_cells, cell=cell) if cell else heatmaps.render
+        shape, dtype = self.volume.shape, self.network.dtype
+        return render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=self.subvoxel, dtype=dtype)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""
