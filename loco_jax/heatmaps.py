@@ -85,8 +85,8 @@ def render_cells(
 def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, int]:
     if voxels.ndim != 3 or voxels.shape[-1] != 3 or present.shape != voxels.shape[:2]:
         raise ValueError(f"want voxels [P, J, 3] and present [P, J]; have {voxels.shape} and {present.shape}")
-    if not sigma > 0:
-        raise ValueError(f"sigma={sigma} must be positive")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma={sigma} must be positive and finite")
     return present.shape
 
 

@@ -39,12 +39,14 @@ class Peaks(NamedTuple):
 def find_peaks(heatmaps: jax.Array, threshold: float = 0.1, max_peaks: int = 128, subvoxel: bool = False) -> Peaks:
     """The best `max_peaks` (K) local maxima of each of `heatmaps[J, H, W, D]` (any float type).
 
-    Equal scores are ordered by row, column, bin. With `subvoxel`, each coordinate moves to the top of the parabola
-    through the logarithms of the voxel and its two neighbours: exact for an isolated Gaussian. It moves at most one
-    voxel, and not at all on the volume's border or beside a value that is not positive.
+    The threshold is 0 or more. Equal scores are ordered by row, column, bin. With `subvoxel`, each coordinate moves to
+    the top of the parabola through the logarithms of the voxel and its two neighbours: exact for an isolated Gaussian.
+    It moves at most one voxel, and not at all on the volume's border or beside a value that is not positive.
     """
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
+    if max_peaks < 1:
+        raise ValueError(f"max_peaks={max_peaks} must be at least 1")
     threshold = jnp.asarray(threshold, jnp.float32)
     ids_JxK, scores_JxK, count_J, complete = _sparse_peaks(heatmaps, threshold, max_peaks)
 
@@ -191,7 +193,6 @@ def _dense_peaks(heatmaps, threshold, max_peaks):
     shape = heatmaps.shape[1:]
     values = heatmaps.astype(jnp.float32)
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-    # Outside counts as 0, so below a threshold of zero or more it never matters; under a negative one it does.
     outside = jnp.float32(0.0)
     ids = jnp.broadcast_to(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape), heatmaps.shape)
 

@@ -192,3 +192,20 @@ def test_wrong_shapes_are_refused(voxels, present):
 def test_wrong_sigma_is_refused(sigma):
     with pytest.raises(ValueError, match="sigma"):
         heatmaps.render(jnp.zeros((PEOPLE, JOINTS, 3)), jnp.zeros((PEOPLE, JOINTS), bool), SHAPE, sigma)
+
+
+@pytest.mark.parametrize(("shape", "cell"), [((13, 11, 18), 4), ((9, 8, 20), 8), ((8, 6, 4), 2)])
+@pytest.mark.parametrize("subvoxel", [False, True])
+def test_cells_are_the_heatmaps_in_another_order(shape, cell, subvoxel):
+    rng = np.random.default_rng(0)
+    voxels = jnp.asarray(rng.uniform(-0.2, 1.2, (5, 3, 3)) * np.array(shape), jnp.float32)
+    present = jnp.asarray(rng.uniform(size=(5, 3)) < 0.7)
+    cells = np.asarray(heatmaps.render_cells(voxels, present, shape, cell, 2.0, subvoxel))
+    volumes = np.asarray(heatmaps.render(voxels, present, shape, 2.0, subvoxel))
+    h, w, d = (-(-size // cell) for size in shape)
+    assert cells.shape == (d, h, w, 3 * cell**3)
+    expected = np.zeros_like(cells)
+    for joint, row, column, depth in np.ndindex(volumes.shape):
+        channel = ((joint * cell + row % cell) * cell + column % cell) * cell + depth % cell
+        expected[depth // cell, row // cell, column // cell, channel] = volumes[joint, row, column, depth]
+    np.testing.assert_array_equal(cells, expected)

@@ -261,7 +261,8 @@ def test_bfloat16():
 
 def test_defaults():
     """Threshold 0.1, 128 peaks, whole voxels."""
-    volumes = np.stack([_noise(SMALL, kind, 0) for kind in ("few values", "hills")])
+    volumes = np.stack([_noise(SMALL, "few values", 0), np.zeros(SMALL, np.float32)])
+    volumes[1, [0, 2, 4], 1, 1] = 0.09, 0.11, 0.3
     found = jax.device_get(peaks.find_peaks(jnp.asarray(volumes)))
     for j, volume in enumerate(volumes):
         _assert_peaks(found, j, _oracle(volume, 0.1), 128)
@@ -321,7 +322,7 @@ def test_subvoxel_centres_are_recovered(sigma, centre):
     assert found.scores[0, 0] == volume.max()  # the heatmap's, not the parabola's
     voxel = np.array(np.unravel_index(volume[0].argmax(), BLOCKS))
     on_border = (voxel == 0) | (voxel == np.array(BLOCKS) - 1)
-    np.testing.assert_allclose(found.voxels[0, 0], np.where(on_border, voxel, centre), atol=1e-3)
+    np.testing.assert_allclose(found.voxels[0, 0], np.where(on_border, voxel, centre), atol=1e-4)
 
 
 def _top(before, centre, after):

@@ -1,0 +1,716 @@
+"""The loop against Adam written out in NumPy, exact resume after crashes and signals, and what may go wrong.
+
+Most runs are of a toy task on toy frames, which compile in no time; the loop knows no difference.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from matplotlib.figure import Figure
+
+from configs import vha as vha_config
+from loco_jax import checkpoints, evaluate, tasks, train
+from loco_jax.camera import Camera
+from loco_jax.data import crowd as crowds
+from loco_jax.data import jta, streams
+from loco_jax.data.frames import Frames
+from loco_jax.skeleton import FROM_JTA
+from tests.test_jta import write_jta
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+# ---- A toy task, and toy frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """Learns where joints are on average. `noise` makes the loss depend on the key, the stage on a factor."""
+
+    noise: float = 0.0
+    stages: int = 1
+
+    def init(self, key):
+        return {"w": jax.random.normal(key, (14, 3))}
+
+    def describe(self):
+        return "a mean"
+
+    def loss(self, params, frames, key, stage):
+        target = (1 + stage) * frames.joints + self.noise * jax.random.normal(key, frames.joints.shape)
+        error = jnp.square(params["w"] - target) * frames.present[..., None]
+        return jnp.mean(error), {"size": jnp.sum(jnp.abs(params["w"]))}
+
+    def predict(self, params, frames, key, thorough):
+        return {"joints": frames.joints, "w": jnp.broadcast_to(params["w"][0, 0], frames.present.shape[:1])}
+
+    def score(self, predicted, frames):
+        np.testing.assert_array_equal(predicted["joints"], frames.joints)
+        return [(float(x[0, 0, 0]), float(w)) for x, w in zip(predicted["joints"], predicted["w"])]
+
+    def summary(self, records):
+        return {"marks": [mark for mark, _ in records], "w": sorted({w for _, w in records})}
+
+    def headline(self, summary):
+        return {"w": summary["w"][0]}
+
+    def table(self, summary):
+        return f"| {len(summary['marks'])} |"
+
+    def picture(self, predicted, frames, index):
+        return Figure()
+
+
+def toy_frame(key, crowd) -> Frames:
+    """Three people anywhere in the picture, 2 to 20 m deep."""
+    u, v, z = jnp.moveaxis(jax.random.uniform(key, (3, 14, 3)), -1, 0)
+    height, width = crowd.volume.image_size
+    c, z = crowd.camera, 2 + 18 * z
+    joints = jnp.stack([(u * width - c.cx) / c.fx * z, (v * height - c.cy) / c.fy * z, z], axis=-1)
+    return Frames(joints, jnp.arange(42).reshape(3, 14) % 5 > 0, Camera(*map(jnp.float32, c)))
+
+
+@pytest.fixture(autouse=True)
+def toy_frames(monkeypatch):
+    monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Makes every config's task the toy."""
+
+    def use(**arguments):
+        monkeypatch.setattr(tasks, "create", lambda config: Mean(**arguments))
+
+    use()
+    return use
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What is compiled is kept on disk meanwhile: a second run of the same config need not compile, in any process."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update(names[0], folder)
+    jax.config.update(names[1], 0.0)
+    compilation_cache.reset_cache()
+    yield {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+TINY = {
+    "volume": {"stride": 32, "depth_bins": 16},  # 16 x 15 x 16
+    "model": {"width": 8, "blocks": 1},
+    "max_peaks": 8,
+    "quiet": True,
+    "eval_every": 0,
+    "eval_frames": 3,
+    "test_frames": 5,
+    "pictures": 2,
+}
+
+
+def tiny(**changes):
+    config = vha_config.get_config(1, "variant=patch,scale=demo")
+    config.update(TINY)
+    config.optimizer.schedule = "cosine"
+    config.optimizer.update({"name": "adam", "learning_rate": 0.02, "warmup": 0})
+    config.data.batch_size = 2
+    config.update(changes)
+    return config
+
+
+def logged(workdir) -> list[dict]:
+    """The log's lines, strictly JSON."""
+
+    def no(constant):
+        raise AssertionError(f"{constant} in log.jsonl")
+
+    return [json.loads(line, parse_constant=no) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def saved_state(workdir, step: int) -> dict:
+    """The state of a checkpoint as Orbax finds it, without our reader; keys are paths."""
+    state = ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(step) / "state")
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def saved_steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def quietly(config, workdir):
+    said = []
+    return train.train(config, str(workdir), said.append), said
+
+
+# ---- What a step is
+
+
+def train_by_hand(config, frames: list[Frames], w: np.ndarray):
+    """Clipping, Adam, the schedule and the moving average in float64; yields loss, gradient norm, w and average."""
+    c, m, v, average = config.optimizer, 0.0, 0.0, w
+    for n, batch in enumerate(frames):
+        weight = np.asarray(batch.present, np.float64)[..., None] * np.ones(3)
+        difference = w - np.asarray(batch.joints, np.float64)
+        loss = np.mean(difference**2 * weight)
+        gradient = np.sum(2 * difference * weight, axis=(0, 1)) / weight.size
+        norm = np.sqrt(np.sum(gradient**2))
+        gradient = gradient * min(1, c.clip_norm / norm)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        if n < c.warmup:
+            rate = c.learning_rate * n / c.warmup
+        else:
+            rate = c.learning_rate * (1 + math.cos(math.pi * (n - c.warmup) / (config.steps - c.warmup))) / 2
+        w = w - rate * (m / (1 - 0.9 ** (n + 1))) / (np.sqrt(v / (1 - 0.999 ** (n + 1))) + 1e-8)
+        keep = min(config.ema, (2 + n) / (11 + n))  # step n + 1, counted from 1
+        average = keep * average + (1 - keep) * w
+        yield loss, norm, w, average
+
+
+def scenes(split: str, numbers) -> Frames:
+    return jax.vmap(lambda key: toy_frame(key, crowds.DEMO))(
+        jnp.stack([crowds.scene_key(split, int(n)) for n in numbers])
+    )
+
+
+@pytest.fixture
+def by_hand(toy, tmp_path):
+    config = tiny(steps=12, log_every=5, checkpoint_every=6, eval_every=9, ema=0.8)
+    config.update({"optimizer": {"learning_rate": 0.3, "warmup": 3, "clip_norm": 1.69}, "data": {"batch_size": 2}})
+    batches = [scenes("train", (2 * i, 2 * i + 1)) for i in range(12)]
+    start = np.asarray(Mean().init(jax.random.key(config.seed))["w"], np.float64)
+    wanted = list(zip(*train_by_hand(config, batches, start)))
+    summary, said = quietly(config, tmp_path)
+    return config, tmp_path, wanted, summary, said
+
+
+def test_training_is_clipped_adam_on_the_crowds_scenes(by_hand):
+    config, workdir, (losses, norms, ws, averages), summary, _ = by_hand
+    assert max(norms) > config.optimizer.clip_norm > min(norms)  # so that clipping is tried both ways
+    assert saved_steps(workdir) == [6, 12]
+    for step in (6, 12):
+        state = saved_state(workdir, step)
+        np.testing.assert_allclose(state["['params']['w']"], ws[step - 1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state["['ema']['w']"], averages[step - 1], rtol=1e-4, atol=1e-5)
+        assert state["['step']"] == step and state["['bad_step']"] == 0
+    lines = [line for line in logged(workdir) if "loss" in line]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    for line, part in zip(lines, (slice(0, 5), slice(5, 10), slice(10, 12))):
+        assert line["loss"] == pytest.approx(np.mean(losses[part]), rel=1e-4)
+        assert line["grad_norm"] == pytest.approx(np.mean(norms[part]), rel=1e-4)
+        assert line["stage"] == 0 and line["frames_per_second"] > 0 and line["size"] > 0
+    # Evaluations are of the average, on the validation split's first scenes.
+    evaluations = [line for line in logged(workdir) if "validation/w" in line]
+    assert [line["step"] for line in evaluations] == [9, 12]
+    for line in evaluations:
+        assert line["validation/w"] == pytest.approx(averages[line["step"] - 1][0, 0], rel=1e-4)
+    np.testing.assert_allclose(summary["marks"], scenes("validation", range(3)).joints[:, 0, 0, 0], rtol=1e-6)
+
+
+def test_a_run_leaves_its_files(by_hand):
+    config, workdir, _, _, said = by_hand
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["warmup"] == 3
+    events = [path for path in (workdir / "tensorboard").iterdir() if "tfevents" in path.name]
+    assert events and sum(path.stat().st_size for path in events) > 500
+    assert said[0] == "a mean" and said[-1] == f"{workdir}: 12 steps done"
+    # A finished run is left as it is.
+    before = (workdir / "log.jsonl").read_text(), saved_steps(workdir)
+    _, said = quietly(config, workdir)
+    assert before == ((workdir / "log.jsonl").read_text(), saved_steps(workdir))
+    assert f"{workdir}: going on from step 12" in said
+
+
+def updates_of(config, steps: int) -> np.ndarray:
+    """A parameter's changes when its gradient is always 1: Adam makes them the learning rate."""
+    optimizer = train.make_optimizer(config)
+    params = {"w": jnp.float32(0)}
+    state, changes = optimizer.init(params), []
+    for _ in range(steps):
+        update, state = optimizer.update({"w": jnp.float32(1)}, state, params)
+        changes.append(-float(update["w"]))
+    return np.array(changes)
+
+
+def test_published_learning_rate_is_there_from_the_first_step():
+    config = vha_config.get_config(2)
+    assert config.optimizer.schedule == "constant"
+    np.testing.assert_allclose(updates_of(config, 3), 1e-4, rtol=1e-3)
+    config.optimizer.warmup = 4
+    np.testing.assert_allclose(updates_of(config, 6), 1e-4 * np.array([0, 1, 2, 3, 4, 4]) / 4, rtol=1e-3)
+
+
+def test_unknown_optimisers_are_told():
+    for field, value, known in (("name", "sgd", "adam, muon"), ("schedule", "linear", "constant, cosine")):
+        config = tiny()
+        config.optimizer[field] = value
+        with pytest.raises(ValueError, match=f"config.optimizer.{field}='{value}'; there are {known}"):
+            train.make_optimizer(config)
+
+
+def test_plateau_by_hand():
+    plateau = train.Plateau(patience=2, least_gain=0.1)
+    # Best 10; 9.5 is no gain of a tenth, 8.9 is; then 8.9 twice without.
+    assert [plateau.reached(x) for x in (10, 9.5, 8.9, 8.5, 8.1)] == [False] * 4 + [True]
+    # It starts over, and any loss is a gain at first.
+    assert [plateau.reached(x) for x in (50, 49, 44, 43, 41)] == [False] * 4 + [True]
+    other = train.Plateau(patience=2, least_gain=0.1)
+    plateau.reached(7.0), plateau.reached(6.9)
+    other.state = json.loads(json.dumps(plateau.state))
+    assert other.reached(6.8)
+
+
+# ---- Resuming
+
+
+class Crash(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def at_batch(number: int, do):
+    """While open, calls `do` when the loop asks for its `number`th batch, from whichever source."""
+    with pytest.MonkeyPatch.context() as patch:
+        asked = 0
+        for kind in (streams.CrowdStream, streams.JtaStream):
+
+            def following(self, original=kind.__next__):
+                nonlocal asked
+                asked += 1
+                if asked == number:
+                    do()
+                return original(self)
+
+            patch.setattr(kind, "__next__", following)
+        yield
+
+
+def crash():
+    raise Crash
+
+
+def ask_to_stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def small_jta(tmp_path_factory):
+    """A prepared JTA seen by the demo's camera: two people in each used frame, 90 frames a split."""
+    folder = tmp_path_factory.mktemp("jta")
+    rng = np.random.default_rng(0)
+
+    def rows(x):
+        places = rng.uniform([-3, -1, 5], [3, 1, 20], (90, 2, 22, 3)).round(3)
+        places[:, 0, FROM_JTA[0], 0] = x + np.arange(90) / 100  # marks each frame
+        return [
+            [10 * (f + 1), p, j, 0, 0, *places[f, p, j].tolist(), 0, 0]
+            for f in range(90)
+            for p in range(2)
+            for j in range(22)
+        ]
+
+    write_jta(folder, {0: rows(0)}, {257: rows(1)}, {256: rows(2)})
+    (folder / "camera.json").write_text(json.dumps(crowds.DEMO.camera._asdict()))
+    jta.prepare(folder, folder / "data")
+    return folder / "data"
+
+
+def assert_same_run(one, other, step: int) -> None:
+    """Bit for bit, the optimiser's state, sums and average included; and the same log but for the speed."""
+    a, b = saved_state(one, step), saved_state(other, step)
+    assert a.keys() == b.keys() and len(a) > 8
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    lines = [[{k: v for k, v in x.items() if k != "frames_per_second"} for x in logged(w)] for w in (one, other)]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("source", ["crowd", "jta"])
+@pytest.mark.parametrize(
+    "interrupt, batches, steps",
+    [
+        (crash, (8,), (5,)),  # the newest checkpoint is of step 5, its log line of step 3; step 6's comes twice
+        (ask_to_stop, (4, 3), (4, 7)),  # step 7 is no multiple of anything, and the loss of the stages lies between
+    ],
+)
+def test_resume_is_exact(toy, small_jta, tmp_path, source, interrupt, batches, steps):
+    toy(noise=1.0, stages=3)
+    config = tiny(steps=14, log_every=3, checkpoint_every=5, ema=0.9, plateau={"patience": 1, "least_gain": 0.99})
+    config.update({"data": {"source": source, "dir": str(small_jta), "max_people": 4, "batch_size": 2}})
+    quietly(config, tmp_path / "straight")
+    for batch, step in zip(batches, steps):
+        with at_batch(batch, interrupt), contextlib.suppress(Crash):
+            _, said = quietly(config, tmp_path / "parts")
+            assert said[-1].startswith(f"{tmp_path / 'parts'}: stopped by SIGTERM at step {step}, which is saved")
+        assert saved_steps(tmp_path / "parts")[-1] == step
+    _, said = quietly(config, tmp_path / "parts")
+    assert f"{tmp_path / 'parts'}: going on from step {steps[-1]}" in said
+    assert_same_run(tmp_path / "straight", tmp_path / "parts", 14)
+    # With a patience of one, every second log line begins a stage: the first is the best so far.
+    stages = {line["step"]: line["stage"] for line in logged(tmp_path / "parts") if "loss" in line}
+    assert stages == {3: 0, 6: 0, 9: 1, 12: 1, 14: 2}
+
+
+def test_signals_are_the_systems_again_afterwards(toy, tmp_path):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    quietly(tiny(steps=1), tmp_path)
+    assert before == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_max_minutes_stops_and_saves(toy, tmp_path):
+    config = tiny(steps=5, max_minutes=1e-6)
+    for step in (1, 2):
+        _, said = quietly(config, tmp_path)
+        assert f"stopped by config.max_minutes=1e-06 at step {step}" in said[-1]
+        assert saved_steps(tmp_path)[-1] == step
+    config.max_minutes = 0.0
+    _, said = quietly(config, tmp_path)
+    assert saved_steps(tmp_path)[-1] == 5 and said[-1].endswith("5 steps done")
+
+
+def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
+    config = tiny(steps=8, checkpoint_every=4)
+    quietly(config, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    newest = tmp_path / "run" / "checkpoints" / "8"
+    for path in (newest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8: cannot be read.*\n?.*") as error:
+        quietly(config, tmp_path / "run")
+    assert "remove that folder to go on from the one before" in str(error.value)
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8"):
+        evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
+    shutil.rmtree(newest)
+    _, said = quietly(config, tmp_path / "run")
+    assert f"{tmp_path / 'run'}: going on from step 4" in said
+    assert_same_run(tmp_path / "whole", tmp_path / "run", 8)
+
+
+def test_workdir_belongs_to_one_config(toy, tmp_path):
+    config = tiny(steps=2)
+    quietly(config, tmp_path)
+    other = tiny(steps=2, seed=5)
+    other.optimizer.learning_rate = 0.125
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(other, tmp_path)
+    text = str(error.value)
+    assert "  optimizer.learning_rate: 0.02 there, 0.125 now" in text and "  seed: 0 there, 5 now" in text
+    assert text.count(" there, ") == 2 and "another --workdir" in text
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    free = {"max_minutes": 9.0, "eval_every": 1, "eval_frames": 1, "test_frames": 1, "pictures": 0}
+    quietly(tiny(steps=2, checkpoint_every=1, **free), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(checkpoints.CheckpointError, match="config.json: not JSON"):
+        quietly(config, tmp_path)
+
+
+# ---- What may go wrong
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(toy, tmp_path, monkeypatch):
+    import optax
+
+    # The 7th update is infinite, so the 8th loss is the first that is not finite.
+    bad = optax.sgd(lambda count: jnp.where(count < 6, 0.01, jnp.inf))
+    good = train.make_optimizer
+    monkeypatch.setattr(train, "make_optimizer", lambda config: bad)
+    config = tiny(steps=30, log_every=20, checkpoint_every=4)
+    with pytest.raises(train.TrainingError, match="not finite at step 8; the checkpoint of step 4 is intact"):
+        quietly(config, tmp_path)
+    assert saved_steps(tmp_path) == [4]
+    state = saved_state(tmp_path, 4)
+    assert all(np.isfinite(x).all() for x in state.values()) and state["['step']"] == 4
+    monkeypatch.setattr(train, "make_optimizer", lambda config: optax.sgd(jnp.nan))
+    with pytest.raises(train.TrainingError, match="not finite at step 2; nothing was saved before"):
+        quietly(tiny(steps=30, log_every=5), tmp_path / "other")
+    monkeypatch.setattr(train, "make_optimizer", good)
+
+
+def test_transfers_that_nobody_asked_for_are_refused(toy, tmp_path, monkeypatch):
+    original = streams.CrowdStream.__next__
+    monkeypatch.setattr(streams.CrowdStream, "__next__", lambda self: jax.tree.map(np.asarray, original(self)))
+    with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"):
+        quietly(tiny(steps=3), tmp_path)
+
+
+def test_bad_configs_leave_nothing_behind(tmp_path):
+    for field, value, wanted in (
+        ("task", "nothing", "config.task='nothing'; there are vha"),
+        ("scale", "huge", "config.scale='huge'; there are full, demo"),
+        ("model.variant", "none", "config.model.variant='none'; there are published, patch"),
+        ("model.dtype", "int8", "config.model.dtype='int8'; there are float32, bfloat16"),
+        ("data.source", "coco", "config.data.source='coco'; there are crowd, jta"),
+        ("data.source", "jta", "config.data.source=jta needs --config.data.dir"),
+    ):
+        config = tiny()
+        config.update_from_flattened_dict({field: value})
+        with pytest.raises(ValueError, match=wanted):
+            quietly(config, tmp_path / "run")
+    config = tiny(data={"source": "jta", "dir": str(tmp_path)})
+    with pytest.raises(FileNotFoundError, match="python -m loco_jax.data.jta"):
+        quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Compilation
+
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compilations():
+    """Grows with each compilation while the test runs."""
+    counted, listening = [], True
+
+    def listen(event, duration, **details):
+        if listening and event == COMPILATION:
+            counted.append(details.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield counted
+    listening = False
+
+
+def test_nothing_is_compiled_after_the_first_of_each(toy, tmp_path, monkeypatch, compilations):
+    at_batches = []
+    original = streams.CrowdStream.__next__
+
+    def following(self):
+        at_batches.append(len(compilations))
+        return original(self)
+
+    monkeypatch.setattr(streams.CrowdStream, "__next__", following)
+    # The first checkpoint and the first evaluation are after step 6.
+    quietly(tiny(steps=18, log_every=2, checkpoint_every=6, eval_every=6, eval_frames=1), tmp_path)
+    training = at_batches[:6]
+    assert len(at_batches) == 18 + 3 and training[0] > 0
+    assert training[1] == training[5], compilations[training[1] :]  # logs of steps 2 and 4 included
+    assert at_batches[7] == len(compilations), compilations[at_batches[7] :]
+
+
+# ---- Evaluation
+
+
+def test_evaluation_of_a_run(toy, tmp_path):
+    config = tiny(steps=3, ema=0.5)
+    quietly(config, tmp_path)
+    said = []
+    summary = evaluate.evaluate(config, str(tmp_path), said.append)
+    out = tmp_path / "eval"
+    assert sorted(path.name for path in out.iterdir()) == ["frame_0.png", "frame_1.png", "results.json", "table.md"]
+    assert all((out / f"frame_{i}.png").read_bytes().startswith(b"\x89PNG") for i in range(2))
+    assert json.loads((out / "results.json").read_text()) == summary
+    assert (out / "table.md").read_text() == "| 5 |\n" and "| 5 |" in said
+    # The first frames of the test split, once each and in order, with the averaged parameters.
+    np.testing.assert_allclose(summary["marks"], scenes("test", range(5)).joints[:, 0, 0, 0], rtol=1e-6)
+    assert summary["w"] == [pytest.approx(saved_state(tmp_path, 3)["['ema']['w']"][0, 0])]
+    assert summary["step"] == 3 and "crowd" in summary["data"]
+
+
+def test_evaluation_without_a_run(toy, tmp_path):
+    with pytest.raises(checkpoints.CheckpointError, match="no run here; train first, or give the right --workdir"):
+        evaluate.evaluate(tiny(), str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    checkpoints.claim(str(tmp_path / "begun"), tiny())
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint here; train first"):
+        evaluate.evaluate(tiny(), str(tmp_path / "begun"))
+    with pytest.raises(checkpoints.CheckpointError, match="seed: 0 there, 1 now"):
+        evaluate.evaluate(tiny(seed=1), str(tmp_path / "begun"))
+
+
+@pytest.mark.parametrize("num_frames, wanted", [(1, 1), (7, 7), (90, 90), (200, 90)])
+def test_evaluation_reads_each_frame_of_jta_once(toy, small_jta, num_frames, wanted):
+    config = tiny(data={"source": "jta", "dir": str(small_jta), "max_people": 4})
+    evaluator = evaluate.Evaluator(Mean(), config, streams.make_mesh(1), "test")
+    summary = evaluator.run({"w": jnp.zeros((14, 3))}, num_frames)
+    np.testing.assert_allclose(summary["marks"], 2 + np.arange(wanted) / 100, rtol=1e-6)
+
+
+def test_parameters_or_their_average(tmp_path):
+    place = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec())
+    state = train.TrainState(
+        step=jnp.int32(4),
+        params={"w": jnp.arange(3.0)},
+        opt_state=(jnp.ones(2),),
+        ema={"w": jnp.arange(3.0) + 10},
+        sums={"loss": jnp.float32(1)},
+        bad_step=jnp.int32(0),
+    )
+    like = jax.eval_shape(lambda: {"w": jnp.zeros(3)})
+    with checkpoints.Checkpoints(str(tmp_path)) as saved:
+        assert saved.latest is None
+        with pytest.raises(checkpoints.CheckpointError, match="no checkpoint here"):
+            saved.restore(state)
+        saved.save(4, state, {"data": [1, {"a": None}]})
+        saved.save(4, state.replace(params={"w": jnp.zeros(3)}), {})  # what is saved stays
+        saved.wait()
+        assert saved.latest == 4
+    with checkpoints.Checkpoints(str(tmp_path)) as saved:
+        for averaged, wanted in ((False, [0, 1, 2]), (True, [10, 11, 12])):
+            step, params = saved.restore_params(like, place, averaged)
+            assert step == 4 and params["w"].tolist() == wanted and params["w"].sharding == place
+    with checkpoints.Checkpoints(str(tmp_path)) as saved:
+        step, again, position = saved.restore(jax.device_put(state, place))
+        assert position == {"data": [1, {"a": None}]}
+        assert jax.tree.structure(again) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(state)):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(checkpoints.CheckpointError, match="cannot be read as a checkpoint of this config"):
+            saved.restore(state.replace(params={"w": jnp.zeros(4)}))
+
+
+# ---- The real task: training, resuming, scoring, in this process
+
+
+def test_patch_network_learns_and_resumes_exactly(tmp_path):
+    config = tiny(steps=40, log_every=7, checkpoint_every=20, ema=0.9)
+    config.optimizer.update({"name": "muon", "warmup": 3})
+    config.model.width = 12  # Muon leaves thinner matrices to Adam
+    quietly(config, tmp_path / "straight")
+    losses = [line["loss"] for line in logged(tmp_path / "straight") if "loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    with at_batch(31, crash), pytest.raises(Crash):
+        quietly(config, tmp_path / "parts")
+    quietly(config, tmp_path / "parts")
+    assert_same_run(tmp_path / "straight", tmp_path / "parts", 40)
+    summary = evaluate.evaluate(config, str(tmp_path / "parts"), lambda _: None)
+    assert summary["network"] == "PatchVHA(1)" and summary["frames"] == 5
+    assert (tmp_path / "parts" / "eval" / "frame_1.png").exists()
+    assert "| poster: VHA(1)" in (tmp_path / "parts" / "eval" / "table.md").read_text()
+
+
+# ---- Other processes
+
+
+def python(*arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def main(*arguments: str, **environment: str) -> subprocess.Popen:
+    return python("-m", "loco_jax.main", *arguments, **environment)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(compiled_once, small_jta, tmp_path):
+    command = [
+        "--config=configs/vha1.py:variant=patch,scale=demo",
+        f"--workdir={tmp_path}",
+        "--config.volume.stride=32",
+        "--config.volume.depth_bins=16",
+        "--config.model.width=8",
+        "--config.model.blocks=1",
+        "--config.data.source=jta",
+        f"--config.data.dir={small_jta}",
+        "--config.steps=1000000",
+        "--config.log_every=3",
+        "--config.checkpoint_every=1000000",
+        "--config.eval_every=0",
+        "--config.quiet=true",
+    ]
+    log = tmp_path / "log.jsonl"
+    process = main(*command, **compiled_once)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    (step,) = saved_steps(tmp_path)
+    assert f"stopped by SIGTERM at step {step}, which is saved; the same command goes on from there" in said
+    again = main(*command, "--config.max_minutes=0.0001", **compiled_once)
+    said, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, said
+    assert f"going on from step {step}" in said and saved_steps(tmp_path) == [step, step + 1]
+    assert logged(tmp_path)[-1]["step"] in range(step - 2, step + 2)
+
+
+def test_bad_input_is_one_line_and_no_traceback(tmp_path):
+    commands = {
+        "loco_jax: config.optimizer.name='sgd'; there are adam, muon": [
+            "--config=configs/vha2.py:scale=demo",
+            "--config.optimizer.name=sgd",
+            f"--workdir={tmp_path}/new",
+        ],
+        f"loco_jax: {tmp_path}/none: no run here; train first, or give the right --workdir": [
+            "--config=configs/vha2.py",
+            "--mode=eval",
+            f"--workdir={tmp_path}/none",
+        ],
+    }
+    processes = [main(*arguments) for arguments in commands.values()]
+    for wanted, process in zip(commands, processes):
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 1
+        assert said.splitlines() == [wanted]
+    assert not list(tmp_path.iterdir())
+
+
+DEVICES = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh
+from loco_jax import tasks, train
+from loco_jax.data import streams
+from tests import test_train
+
+folder = sys.argv[1]
+streams.crowd_frame = test_train.toy_frame
+make_mesh, create = streams.make_mesh, tasks.create
+assert len(jax.devices()) == 8
+for name, count, batch_size in (("real", 8, 8), ("real", 1, 8), ("toy", 6, 6), ("toy", 1, 6)):
+    one = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    streams.make_mesh = make_mesh if count > 1 else lambda size: one
+    tasks.create = create if name == "real" else lambda config: test_train.Mean(noise=1.0)
+    config = test_train.tiny(steps=3, log_every=1, eval_frames=11)
+    config.data.batch_size = batch_size
+    summary = train.train(config, f"{folder}/{name}{count}", print)
+    with open(f"{folder}/{name}{count}.json", "w") as file:
+        json.dump(summary, file)
+"""
+
+
+def test_eight_devices_are_as_one(compiled_once, tmp_path):
+    flags = "--xla_force_host_platform_device_count=8"
+    process = python("-c", DEVICES, str(tmp_path), XLA_FLAGS=flags, JAX_PLATFORMS="cpu", **compiled_once)
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    assert said.count("Using 6 of 8 devices, since config.data.batch_size=6; a multiple of 8 uses all") == 1
+    for many, single in (("real8", "real1"), ("toy6", "toy1")):
+        for a, b in zip(logged(tmp_path / many), logged(tmp_path / single), strict=True):
+            for name in a.keys() - {"frames_per_second"}:
+                assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
+        a, b = (saved_state(tmp_path / name, 3) for name in (many, single))
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-5, err_msg=name)
+        a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in (many, single))
+        if many == "toy6":
+            np.testing.assert_allclose(a["marks"], scenes("validation", range(11)).joints[:, 0, 0, 0], rtol=1e-6)
+            assert a["marks"] == b["marks"]
+        else:
+            assert a["frames"] == b["frames"] == 11 and a["scores"] == b["scores"]
