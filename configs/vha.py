@@ -65,14 +65,14 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.optimizer.clip_norm = 1.0
     c.ema = 0.0  # decay of the parameters' moving average; 0 for none
 
-    c.steps = 1600 if demo else 200_000
+    c.steps = 1400 if demo else 200_000
     c.max_minutes = 0.0  # stop and save after this many; 0 for no limit
     c.log_every = 20 if demo else 100
-    c.checkpoint_every = 400 if demo else 1000
+    c.checkpoint_every = 350 if demo else 1000
     c.keep_checkpoints = 2
-    c.eval_every = 400 if demo else 5000
+    c.eval_every = 350 if demo else 5000
     c.eval_frames = 16 if demo else 64  # of the validation split, while training
-    c.test_frames = 128 if demo else 1024  # of the test split, with --mode=eval
+    c.test_frames = 64 if demo else 1024  # of the test split, with --mode=eval
     c.pictures = 3
     c.max_peaks = 32 if demo else 128  # a joint type
     c.quiet = False  # no progress bars

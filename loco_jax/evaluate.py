@@ -9,9 +9,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from loco_jax import checkpoints, tasks
+from loco_jax import checkpoints, progress, tasks
 from loco_jax.data import streams
 from loco_jax.tasks import Task
 
@@ -45,7 +44,7 @@ class Evaluator:
         batches = streams.evaluation_batches(
             self._config, self._split_name, self._batch_size, num_frames, self._sharding
         )
-        bar = tqdm(total=num_frames, unit="frame", desc=self._split_name, leave=False, disable=self._config.quiet)
+        bar = progress.bar(num_frames, "frame", self._config.quiet, desc=self._split_name, leave=False)
         with bar:
             for number, (frames, real) in enumerate(batches):
                 # The batch's number is its random seed: the same noise at every evaluation.

@@ -19,9 +19,8 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from loco_jax import checkpoints, evaluate, tasks
+from loco_jax import checkpoints, evaluate, progress, tasks
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -208,7 +207,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             saved.save(step, state, position)
 
         summary, stop, log = {}, _StopSignal(), _Log(folder, step)
-        bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True, disable=config.quiet)
+        bar = progress.bar(config.steps, "step", config.quiet, initial=step, dynamic_ncols=True)
         since, logged_step, ahead = time.monotonic(), step, collections.deque()
         with log, stop, bar, jax.transfer_guard("disallow"):
             while step < config.steps:
@@ -228,7 +227,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                     rate = (step - logged_step) * config.data.batch_size / (now - since)
                     since, logged_step = now, step
                     log.write(step, {**means, "frames_per_second": rate, "stage": stage})
-                    bar.set_postfix_str(f"loss {means['loss']:.4g}, {rate:.3g} frames/s")
+                    bar.set_postfix_str(f"loss {means['loss']:.4g}, {rate:.3g} frames/s", refresh=False)
                     if stage + 1 < task.stages and plateau.reached(means["loss"]):
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
