@@ -53,6 +53,9 @@ def vha_table(summary: Mapping[str, Any]) -> str:
         table(header, rows),
         "",
         f"Mean over {summary['frames']:,} frames, in percent. The poster's figures are on other data: JTA.",
+        "In metres, at sub-voxel positions: F1 "
+        + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))
+        + ".",
         f"Localisation error of joints found within 2 voxels: {'none found' if error is None else f'{error:.1f} cm'}. "
         f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
         "",

@@ -108,15 +108,7 @@ class PatchVHA(nn.Module):
         self.to_code = CellConv(1, depth_padding=(1, 1 - cut), dtype=self.dtype)
         self.from_code = CellConv(self.width, depth_padding=(1, 1 + cut), bias_init=_START, dtype=self.dtype)
         self.decoder = [Block(self.width, self.dtype) for _ in range(self.blocks)]
-        self.logits_norm = nn.RMSNorm(dtype=self.dtype)
-        self.widen = nn.Dense(4 * self.width, dtype=self.dtype)
-        # Almost all voxels are empty: sigmoid(-5) is where they start.
-        self.to_logits = nn.Dense(
-            self.num_joints * cell**3,
-            kernel_init=nn.initializers.normal(0.02),
-            bias_init=nn.initializers.constant(-5.0),
-            dtype=self.dtype,
-        )
+        self.to_logits = Head(4 * self.width, self.num_joints * cell**3, self.dtype)
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of heatmaps `[B, J, H, W, D]`. What does not fill a cell is padded with zeros."""
@@ -140,7 +132,7 @@ class PatchVHA(nn.Module):
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
             x = block(x)
-        return self.to_logits(nn.gelu(self.widen(self.logits_norm(x))))
+        return self.to_logits(x)
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:
         """The reconstruction `[B, J, H, W, D]` of heatmaps of the same shape."""
@@ -165,6 +157,24 @@ class Block(nn.Module):
         x = x + CellConv(self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))
+
+
+class Head(nn.Module):
+    """From `[B, d, h, w, width]` to the logits of every cell's voxels, through one wider layer."""
+
+    hidden: int
+    voxels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x)))
+        return nn.Dense(
+            self.voxels,
+            kernel_init=nn.initializers.normal(0.02),
+            bias_init=nn.initializers.constant(-5.0),  # almost all voxels are empty: sigmoid(-5) is where they start
+            dtype=self.dtype,
+        )(x)
 
 
 class CellConv(nn.Module):

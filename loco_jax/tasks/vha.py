@@ -20,6 +20,7 @@ from loco_jax.models import vha
 from loco_jax.volume import Volume
 
 THRESHOLDS = (0, 1, 2)  # voxels
+METRES = (0.4, 0.8, 1.2)
 NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
@@ -45,13 +46,13 @@ class Record(NamedTuple):
     """One frame's scores.
 
     Attributes:
-      scores: by (matching, part of noise, threshold in voxels).
+      scores: by (matching, part of noise, threshold in words); in metres only without noise, at sub-voxel positions.
       bands: of the joints found within 2 voxels, by distance from the camera, errors in metres.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
     """
 
-    scores: dict[tuple[str, float, int], metrics.Scores]
+    scores: dict[tuple[str, float, str], metrics.Scores]
     bands: metrics.Bands
     code_mean: float
     code_std: float
@@ -182,11 +183,16 @@ class VhaTask:
             rows = _rows(found.peaks.voxels[n], found.peaks.scores[n])
             for matching in ("hungarian", "nearest"):
                 for threshold in THRESHOLDS:
-                    scores[matching, NOISES[n], threshold] = metrics.joint_scores(rows, true, threshold, matching)
+                    score = metrics.joint_scores(rows, true, threshold, matching)
+                    scores[matching, NOISES[n], f"{threshold} vx"] = score
         rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
         pairs = metrics.match(rows, true, THRESHOLDS[-1])
         points = _rows(found.points, found.peaks.scores[0])
         true_points = _typed(frame.joints, found.true_present)
+        for matching in ("hungarian", "nearest"):
+            for threshold in METRES:
+                score = metrics.joint_scores(points, true_points, threshold, matching)
+                scores[matching, NOISES[0], f"{threshold} m"] = score
         bands = metrics.bands(points, true_points, pairs, band_edges(self.volume))
         overflow = bool((found.peaks.count[0] > found.peaks.scores.shape[-1]).any())
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
@@ -197,7 +203,7 @@ class VhaTask:
         for key in records[0].scores:
             matching, noise, threshold = key
             mean = metrics.mean_scores([r.scores[key] for r in records])
-            scores.setdefault(matching, {}).setdefault(f"noise {noise:g}", {})[f"{threshold} vx"] = mean._asdict()
+            scores.setdefault(matching, {}).setdefault(f"noise {noise:g}", {})[threshold] = mean._asdict()
         bands = metrics.band_scores([r.bands for r in records])
         edges = band_edges(self.volume)
         total_error = sum(r.bands.error_sum.sum() for r in records)
