@@ -58,7 +58,8 @@ class Evaluator:
                         continue
                     records.append(record)
                     if pictures is not None and drawn < self._config.pictures:
-                        figure = self._task.picture(predicted, frames, index)
+                        title = f"{self._split_name} frame {drawn}"
+                        figure = self._task.picture(predicted, frames, index, title)
                         with (pictures / f"frame_{drawn}.png").open("wb") as file:
                             figure.savefig(file, format="png")
                         drawn += 1

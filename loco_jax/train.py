@@ -139,7 +139,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
-    logged = {"loss": loss, **logged, "grad_norm": optax.global_norm(grads), "count": jnp.float32(1)}
+    logged = {"loss": loss, **logged, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
     averages = state.ema
     if ema:
         # The young average forgets faster, or it would remember the random start.

@@ -119,7 +119,7 @@ def compiled_once(tmp_path_factory):
 
 TINY = {
     "volume": {"stride": 32, "depth_bins": 16},  # 16 x 15 x 16
-    "model": {"width": 8, "blocks": 1},
+    "model": {"width": 12, "blocks": 0},  # Muon leaves thinner matrices to Adam
     "max_peaks": 8,
     "quiet": True,
     "eval_every": 0,
@@ -238,6 +238,19 @@ def test_a_run_leaves_its_files(by_hand):
     _, said = quietly(config, workdir)
     assert before == ((workdir / "log.jsonl").read_text(), saved_steps(workdir))
     assert f"{workdir}: going on from step 12" in said
+
+
+def test_randomness_is_of_the_seed_and_the_step(toy):
+    task, config = Mean(noise=1.0), tiny()
+    optimizer, frames = train.make_optimizer(config), scenes("train", (0, 1))
+    state = train.init_state(task, optimizer, config, frames)
+
+    def loss(step, seed=0):
+        now = state.replace(step=jnp.int32(step))
+        return train.train_step(now, frames, task=task, optimizer=optimizer, stage=0, seed=seed, ema=0.0)[1]
+
+    first = float(loss(0))
+    assert first == float(loss(0)) and len({first, float(loss(1)), float(loss(2)), float(loss(0, 1))}) == 4
 
 
 def updates_of(config, steps: int) -> np.ndarray:
@@ -424,6 +437,26 @@ def test_workdir_belongs_to_one_config(toy, tmp_path):
         quietly(config, tmp_path)
 
 
+@pytest.mark.xfail(strict=True, reason="checkpoints.FREE_FIELDS lacks them")
+@pytest.mark.parametrize("field, value", [("quiet", False), ("keep_checkpoints", 5), ("data.dir", "/elsewhere")])
+def test_what_changes_no_number_is_free(tmp_path, field, value):
+    checkpoints.claim(str(tmp_path), tiny())
+    other = tiny()
+    other.update_from_flattened_dict({field: value})
+    checkpoints.claim(str(tmp_path), other)
+
+
+@pytest.mark.xfail(strict=True, reason="train._Log reads every line as JSON")
+def test_half_a_log_line_is_no_obstacle(toy, tmp_path):
+    """As a full disk or a cut of the power leaves it."""
+    config = tiny(steps=2, log_every=1)
+    quietly(config, tmp_path)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    quietly(config, tmp_path)
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 2]
+
+
 # ---- What may go wrong
 
 
@@ -538,6 +571,15 @@ def test_evaluation_without_a_run(toy, tmp_path):
         evaluate.evaluate(tiny(seed=1), str(tmp_path / "begun"))
 
 
+@pytest.mark.xfail(strict=True, reason="evaluate.evaluate opens checkpoints as a writer does")
+def test_evaluation_leaves_a_save_under_way_alone(toy, tmp_path):
+    quietly(tiny(steps=1), tmp_path)
+    under_way = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp" / "state"
+    under_way.mkdir(parents=True)
+    evaluate.evaluate(tiny(steps=1), str(tmp_path), lambda _: None)
+    assert under_way.exists()
+
+
 @pytest.mark.parametrize("num_frames, wanted", [(1, 1), (7, 7), (90, 90), (200, 90)])
 def test_evaluation_reads_each_frame_of_jta_once(toy, small_jta, num_frames, wanted):
     config = tiny(data={"source": "jta", "dir": str(small_jta), "max_people": 4})
@@ -584,11 +626,10 @@ def test_parameters_or_their_average(tmp_path):
 
 def test_patch_network_learns_and_resumes_exactly(tmp_path):
     config = tiny(steps=40, log_every=7, checkpoint_every=20, ema=0.9)
-    config.optimizer.update({"name": "muon", "warmup": 3})
-    config.model.width = 12  # Muon leaves thinner matrices to Adam
+    config.optimizer.update({"name": "muon", "learning_rate": 0.06, "warmup": 3})
     quietly(config, tmp_path / "straight")
     losses = [line["loss"] for line in logged(tmp_path / "straight") if "loss" in line]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     with at_batch(31, crash), pytest.raises(Crash):
         quietly(config, tmp_path / "parts")
     quietly(config, tmp_path / "parts")
@@ -623,8 +664,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(compiled_once, small_jta, tm
         f"--workdir={tmp_path}",
         "--config.volume.stride=32",
         "--config.volume.depth_bins=16",
-        "--config.model.width=8",
-        "--config.model.blocks=1",
+        "--config.model.width=12",
+        "--config.model.blocks=0",
         "--config.data.source=jta",
         f"--config.data.dir={small_jta}",
         "--config.steps=1000000",
@@ -671,6 +712,20 @@ def test_bad_input_is_one_line_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.xfail(strict=True, reason="main leaves what the flags raise to absl")
+def test_bad_flags_have_no_traceback(tmp_path):
+    commands = (
+        ["--config=configs/vha2.py:scale=huge"],
+        ["--config=configs/nothing.py"],
+        ["--config=configs/vha2.py", "--config.nothing=1"],
+    )
+    processes = [main(*arguments, f"--workdir={tmp_path}/new") for arguments in commands]
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert "scale=full|demo" in said[0] and "nothing" in said[1] and "nothing" in said[2]
+    assert not any("Traceback" in text for text in said)
+
+
 DEVICES = """
 import json, sys
 import jax, numpy as np
@@ -678,39 +733,53 @@ from jax.sharding import Mesh
 from loco_jax import tasks, train
 from loco_jax.data import streams
 from tests import test_train
+from tests.test_train import Mean, pathlib, saved_state, several_devices
 
-folder = sys.argv[1]
+folder = pathlib.Path(sys.argv[1])
 streams.crowd_frame = test_train.toy_frame
-make_mesh, create = streams.make_mesh, tasks.create
-assert len(jax.devices()) == 8
-for name, count, batch_size in (("real", 8, 8), ("real", 1, 8), ("toy", 6, 6), ("toy", 1, 6)):
-    one = Mesh(np.array(jax.devices()[:1]), ("batch",))
-    streams.make_mesh = make_mesh if count > 1 else lambda size: one
-    tasks.create = create if name == "real" else lambda config: test_train.Mean(noise=1.0)
-    config = test_train.tiny(steps=3, log_every=1, eval_frames=11)
-    config.data.batch_size = batch_size
-    summary = train.train(config, f"{folder}/{name}{count}", print)
-    with open(f"{folder}/{name}{count}.json", "w") as file:
-        json.dump(summary, file)
+create = tasks.create
+tasks.create = lambda config: Mean(noise=1.0)
+train.train(several_devices(6, max_minutes=1e-6), folder / "begun", print)
+train.train(several_devices(6), folder / "six", print)
+tasks.create = create
+for count in (8, 1):
+    if count == 1:
+        streams.make_mesh = lambda size: Mesh(np.array(jax.devices()[:1]), ("batch",))
+    summary = train.train(several_devices(8), folder / str(count), print)
+    (folder / f"{count}.json").write_text(json.dumps(summary))
+    np.savez(folder / f"{count}.npz", **saved_state(folder / str(count), 3))
 """
 
 
-def test_eight_devices_are_as_one(compiled_once, tmp_path):
+def several_devices(batch_size: int, **changes):
+    return tiny(steps=3, log_every=1, eval_frames=11, data={"batch_size": batch_size}, **changes)
+
+
+def assert_close_logs(one, other) -> None:
+    for a, b in zip(logged(one), logged(other), strict=True):
+        for name in a.keys() - {"frames_per_second"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
+
+
+def test_eight_devices_are_as_one(toy, compiled_once, tmp_path):
     flags = "--xla_force_host_platform_device_count=8"
     process = python("-c", DEVICES, str(tmp_path), XLA_FLAGS=flags, JAX_PLATFORMS="cpu", **compiled_once)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
-    assert said.count("Using 6 of 8 devices, since config.data.batch_size=6; a multiple of 8 uses all") == 1
-    for many, single in (("real8", "real1"), ("toy6", "toy1")):
-        for a, b in zip(logged(tmp_path / many), logged(tmp_path / single), strict=True):
-            for name in a.keys() - {"frames_per_second"}:
-                assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
-        a, b = (saved_state(tmp_path / name, 3) for name in (many, single))
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-5, err_msg=name)
-        a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in (many, single))
-        if many == "toy6":
-            np.testing.assert_allclose(a["marks"], scenes("validation", range(11)).joints[:, 0, 0, 0], rtol=1e-6)
-            assert a["marks"] == b["marks"]
-        else:
-            assert a["frames"] == b["frames"] == 11 and a["scores"] == b["scores"]
+    assert_close_logs(tmp_path / "8", tmp_path / "1")
+    with np.load(tmp_path / "8.npz") as eight, np.load(tmp_path / "1.npz") as one:
+        assert sorted(eight) == sorted(one)
+        for name in eight:
+            # Where a gradient is next to nothing, Adam makes much of its rounding: a step each at most.
+            np.testing.assert_allclose(eight[name], one[name], rtol=1e-3, atol=3 * 0.02, err_msg=name)
+            assert np.isclose(eight[name], one[name], rtol=1e-3, atol=1e-5).mean() > 0.995, name
+    eight, one = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (8, 1))
+    assert eight["frames"] == one["frames"] == 11 and eight["scores"] == one["scores"]
+    # A batch of 6 leaves two devices idle. What 6 devices began or finished, the one of this process takes over.
+    assert said.count("Using 6 of 8 devices, since config.data.batch_size=6; a multiple of 8 uses all") == 2
+    toy(noise=1.0)
+    summary = evaluate.evaluate(several_devices(6), str(tmp_path / "six"), lambda _: None)
+    np.testing.assert_allclose(summary["marks"], scenes("test", range(5)).joints[:, 0, 0, 0], rtol=1e-6)
+    _, said = quietly(several_devices(6), tmp_path / "begun")
+    assert f"{tmp_path / 'begun'}: going on from step 1" in said
+    assert_close_logs(tmp_path / "six", tmp_path / "begun")

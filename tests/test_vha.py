@@ -497,7 +497,7 @@ def test_misses_and_false_alarms_count(identity):
     moved.true_voxels[0, 1, 13] = (1, 1, 1)
     record = task.score(moved, frames)[0]
     for threshold, tp in ((0, 25), (1, 25), (2, 26)):
-        scores = record.scores["hungarian", 0.0, threshold]
+        scores = record.scores["hungarian", 0.0, f"{threshold} vx"]
         assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
     assert record.bands.true.sum() == 27 and record.bands.found.sum() == 26
 
@@ -525,7 +525,7 @@ def test_summary_is_json_without_nan(identity):
 def test_picture_is_a_figure(identity):
     task, predicted, frames, _ = identity
     flat = predicted._replace(code=predicted.code[:, :24])  # drawing wants the grid of a code
-    figure = task.picture(flat, frames, 0)
+    figure = task.picture(flat, frames, 0, "frame 0")
     assert len(figure.axes) >= 4
 
 

@@ -40,8 +40,8 @@ class Task(Protocol):
     def table(self, summary: Mapping[str, Any]) -> str:
         """A summary as Markdown, beside the poster's figures."""
 
-    def picture(self, predicted: Any, frames: Frames, index: int) -> Any:
-        """A matplotlib Figure of frame `index` of a batch; NumPy arrays in."""
+    def picture(self, predicted: Any, frames: Frames, index: int, title: str) -> Any:
+        """A matplotlib Figure of frame `index` of a batch, with `title` in its heading; NumPy arrays in."""
 
 
 def create(config: ConfigDict) -> Task:

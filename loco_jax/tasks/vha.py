@@ -236,12 +236,12 @@ class VhaTask:
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.vha_table(summary)
 
-    def picture(self, predicted: Found, frames: Frames, index: int) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         found, _ = _frame(predicted, frames, index)
         rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
         name = f"{type(self.network).__name__}({self.network.level})"
         true = _typed(found.true_voxels, found.true_present)
-        return draw.projections(self.volume, true, rows, found.code, title=f"{name}, frame {index}")
+        return draw.projections(self.volume, true, rows, found.code, title=f"{name}, {title}")
 
 
 def create(config: ConfigDict) -> VhaTask:

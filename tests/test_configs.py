@@ -1,0 +1,119 @@
+"""Every config makes a task of the method's sizes, and a training step that keeps the state's shapes."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import vha as shared
+from loco_jax import camera as cameras
+from loco_jax import tasks, train
+from loco_jax.camera import Camera
+from loco_jax.data import crowd as crowds
+from loco_jax.data import streams
+from loco_jax.data.frames import Frames
+from loco_jax.models import vha
+from loco_jax.volume import Volume
+
+# method.md, sections 2 and 3; design.md, "Two scales".
+VOLUMES = {"full": (136, 240, 316), "demo": (40, 60, 80)}
+CODES = {
+    ("full", 1): (68, 120, 158),
+    ("full", 2): (34, 60, 79),
+    ("full", 3): (17, 30, 39),
+    ("demo", 1): (20, 30, 40),
+    ("demo", 2): (10, 15, 20),
+    ("demo", 3): (5, 8, 10),
+}
+ALL = [(level, scale, variant) for level in (1, 2, 3) for scale in VOLUMES for variant in ("published", "patch")]
+
+
+def config_of(level: int, scale: str, variant: str):
+    return importlib.import_module(f"configs.vha{level}").get_config(f"scale={scale},variant={variant}")
+
+
+def shape_of_frames(batch: int, people: int) -> Frames:
+    def shape(*sizes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct((batch, *sizes), dtype)
+
+    return Frames(shape(people, 14, 3), shape(people, 14, dtype=bool), Camera(*[shape()] * 4))
+
+
+@pytest.mark.parametrize("level, scale, variant", ALL)
+def test_config_trains_a_step(level, scale, variant):
+    config = config_of(level, scale, variant)
+    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    assert type(task.network) is {"published": vha.VHA, "patch": vha.PatchVHA}[variant]
+    assert task.volume.shape == VOLUMES[scale]
+    frames = shape_of_frames(config.data.batch_size, 64 if scale == "full" else 8)
+    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames))
+    heatmaps = jax.ShapeDtypeStruct((1, 14, *VOLUMES[scale]), jnp.float32)
+    code = jax.eval_shape(functools.partial(task.network.apply, method="encode"), state.params, heatmaps)
+    assert code.shape == (1, *CODES[scale, level])
+    step = functools.partial(train.train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
+    for stage in range(task.stages):
+        after, loss = jax.eval_shape(functools.partial(step, stage=stage), state, frames)
+        assert loss.shape == () and loss.dtype == jnp.float32
+        # The same shapes and types, or the next step would not fit.
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
+            (x.shape, x.dtype) for x in jax.tree.leaves(state)
+        ]
+
+
+def test_average_is_of_the_parameters():
+    config = config_of(2, "demo", "patch")
+    config.ema = 0.99
+    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, shape_of_frames(1, 8)))
+    assert jax.tree.map(lambda x: x.shape, state.ema) == jax.tree.map(lambda x: x.shape, state.params)
+
+
+@pytest.mark.parametrize("level, scale, variant", ALL)
+def test_config_is_the_published_recipe_where_it_says_so(level, scale, variant):
+    config = config_of(level, scale, variant)
+    assert config.model.level == level and config.model.variant == variant and config.scale == scale
+    if variant == "published":  # method.md, section 3: squared error, Adam at 1e-4, batch 1, sigma 8, 4, 2
+        c = config.optimizer
+        assert (c.name, c.learning_rate, c.schedule, c.warmup) == ("adam", 1e-4, "constant", 0)
+        assert config.data.batch_size == 1 and tuple(config.sigmas) == (8, 4, 2) and not config.subvoxel
+        assert config.model.positive_weight == config.model.code_noise == config.ema == 0
+    assert tuple(config.sigmas)[-1] == 2  # method.md, section 2: "Final sigma is 2"
+
+
+def test_names_tell_the_experiments_apart():
+    names = [config_of(*arguments).name for arguments in ALL]
+    assert len(set(names)) == len(ALL)
+
+
+def test_defaults_are_the_papers():
+    for level in (1, 2, 3):
+        module = importlib.import_module(f"configs.vha{level}")
+        for argument in ("", None, "scale=full", "variant=published"):
+            assert module.get_config(*([] if argument is None else [argument])).name == f"vha{level}"
+
+
+def test_volumes_are_the_methods():
+    full = streams.volume_of(config_of(2, "full", "published"))
+    assert full == Volume(image_size=(1080, 1920), stride=8, depth_bins=316, max_distance=100.0)
+    assert full.bin_size == pytest.approx(0.31746, abs=1e-5)
+    demo = streams.crowd_of(config_of(2, "demo", "patch"))
+    assert demo.volume == crowds.DEMO.volume and demo.camera == cameras.JTA.scaled(0.25)
+    assert streams.crowd_of(config_of(1, "full", "patch")) == crowds.FULL
+
+
+@pytest.mark.parametrize(
+    "argument", ["scale=huge", "variant", "variant=", "size=full", "scale=demo;variant=patch", "demo"]
+)
+def test_unknown_arguments_are_told(argument):
+    with pytest.raises(ValueError, match="is not known; there are scale=full.demo; variant=published.patch"):
+        shared.get_config(2, argument)
+    with pytest.raises(ValueError, match="is not known"):
+        shared.get_config(2, f"scale=demo,{argument}")
+
+
+def test_both_orders_of_arguments():
+    one, other = (shared.get_config(3, a) for a in ("scale=demo,variant=patch", "variant=patch,scale=demo"))
+    assert one.to_dict() == other.to_dict()
