@@ -11,7 +11,7 @@ EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "test,cuda12" || echo "test
 
 .PHONY: demo test clean
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loco_jax needs Python 3.11 or later: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'

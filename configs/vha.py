@@ -25,6 +25,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.task = "vha"
     c.name = "_".join([f"vha{level}", *(["patch"] if patch else []), *(["demo"] if demo else [])])
     c.scale = options["scale"]
+    c.demo = f"configs/vha{level}.py:variant=patch,scale=demo"  # what to suggest on a CPU
     c.seed = 0
 
     # The voxel grid. The paper's; at demo scale, pictures a quarter as wide and the same bins up to 25 m.
@@ -54,6 +55,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data = ConfigDict()
     c.data.source = "crowd"  # or "jta"
     c.data.dir = ""  # of a prepared JTA
+    c.data.train_split = "train_vha"  # of a prepared JTA: the paper's frames for this task
     c.data.batch_size = 1  # over all devices: a multiple of their number uses them all
     c.data.max_people = 64  # of a JTA frame
     c.data.validation_split = "validation"

@@ -13,7 +13,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 CONFIG_FILE = "config.json"
-FREE_FIELDS = ("max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every")
+FREE_FIELDS = (
+    "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
+    "quiet", "data.dir",
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -23,16 +26,17 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`, newest last; saving goes on in the background.
 
-    Use as a context manager: leaving it waits for the saves under way.
+    Use as a context manager: leaving it waits for the saves under way. With `read_only` it leaves the folder alone, so
+    that a run which is still training there is not disturbed.
     """
 
-    def __init__(self, workdir: str, keep: int = 2):
-        self.folder = epath.Path(workdir).expanduser().absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True),
-            item_names=("state", "position"),
-        )
+    def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
+        self.folder = _folder(workdir)
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -51,10 +55,10 @@ class Checkpoints:
         if step == self.latest:
             return
         # A copy, because the next step may reuse the state's memory before the save in the background has read it.
-        state = jax.tree.map(jnp.copy, state)
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-        )
+        # And a save is a transfer that was asked for, whatever guard the training loop is under.
+        with jax.transfer_guard("allow"):
+            state = ocp.args.StandardSave(jax.tree.map(jnp.copy, state))
+            self._manager.save(step, args=ocp.args.Composite(state=state, position=ocp.args.JsonSave(position)))
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -97,31 +101,54 @@ class Checkpoints:
             ) from error
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Writes the config beside a new run's checkpoints, or checks that an old run had the same.
+def check(workdir: str, config: ConfigDict) -> None:
+    """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
 
-    Raises CheckpointError naming every field that differs.
+    Without checkpoints there is nothing to protect, and any config will do.
     """
-    folder = epath.Path(workdir).expanduser()
-    ours = json.loads(config.to_json_best_effort())
-    path = folder / CONFIG_FILE
-    if path.exists():
-        try:
-            theirs = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
-        differences = [
-            f"  {name}: {old!r} there, {new!r} now"
-            for name, old, new in _differences(theirs, ours)
-            if name not in FREE_FIELDS
-        ]
-        if differences:
-            raise CheckpointError(
-                f"{folder}: holds a run of another config:\n" + "\n".join(differences) + "\n"
-                "Give the same config to go on with it, or another --workdir to start anew."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=2, sort_keys=True) + "\n")
+    path = epath.Path(workdir).expanduser() / CONFIG_FILE
+    if not (path.exists() and _folder(workdir).exists() and ocp.utils.checkpoint_steps(_folder(workdir))):
+        return
+    try:
+        theirs = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
+    differences = [
+        f"  {name}: {old!r} there, {new!r} now"
+        for name, old, new in _differences(theirs, _plain(config))
+        if name not in FREE_FIELDS
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences) + "\n"
+            "Give the same config to go on with it, or another --workdir to start anew."
+        )
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Writes the config beside a run's checkpoints, after `check`."""
+    check(workdir, config)
+    write_text(
+        epath.Path(workdir).expanduser() / CONFIG_FILE, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
+    )
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all, with its folder; leaves one that says so already."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.part"
+    part.write_text(text)
+    part.replace(path)
+
+
+def _folder(workdir: str) -> epath.Path:
+    return epath.Path(workdir).expanduser().absolute() / "checkpoints"
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort())
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

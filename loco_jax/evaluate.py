@@ -1,7 +1,8 @@
 """The one evaluation loop, and what it leaves behind: results.json, a table, pictures."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,8 +36,14 @@ class Evaluator:
             jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
         )
 
-    def run(self, params: Any, num_frames: int, pictures: epath.Path | None = None) -> dict[str, Any]:
-        """The task's summary over the split's first `num_frames` frames.
+    def run(
+        self,
+        params: Any,
+        num_frames: int,
+        pictures: epath.Path | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any] | None:
+        """The task's summary over `num_frames` frames of the split, or None if `should_stop` became true on the way.
 
         Into the folder `pictures`, if given, goes a picture of each of the first `config.pictures` frames.
         """
@@ -47,6 +54,8 @@ class Evaluator:
         bar = progress.bar(num_frames, "frame", self._config.quiet, desc=self._split_name, leave=False)
         with bar:
             for number, (frames, real) in enumerate(batches):
+                if should_stop():
+                    return None
                 # The batch's number is its random seed: the same noise at every evaluation.
                 seed = jax.device_put(np.int32(number), self._replicated)
                 if self._compiled is None:
@@ -75,13 +84,14 @@ def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
     folder = epath.Path(workdir).expanduser()
     if not (folder / checkpoints.CONFIG_FILE).exists():
         raise checkpoints.CheckpointError(f"{folder}: no run here; train first, or give the right --workdir")
-    checkpoints.claim(workdir, config)
+    checkpoints.check(workdir, config)
+    check_config(config)
     mesh, task = streams.make_mesh(config.data.batch_size), tasks.create(config)
-    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         like = jax.eval_shape(task.init, jax.random.key(config.seed))
         step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
     say(task.describe())
-    say(f"{folder}: step {step}, {config.test_frames} frames of the test split")
+    say(f"{folder}: step {step}, up to {config.test_frames} frames of the test split")
     out = folder / "eval"
     out.mkdir(parents=True, exist_ok=True)
     summary = Evaluator(task, config, mesh, "test", thorough=True).run(params, config.test_frames, out)
@@ -95,5 +105,16 @@ def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
 
 def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
     """results.json and table.md into the folder `out`."""
-    (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (out / "table.md").write_text(table + "\n")
+    checkpoints.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
+    checkpoints.write_text(out / "table.md", table + "\n")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises ValueError for the first field whose value cannot work, before anything is computed or written."""
+    counts = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "eval_frames", "test_frames", "max_peaks")
+    for name in (*counts, "data.batch_size", "data.max_people"):
+        value = functools.reduce(getattr, name.split("."), config)
+        if value < 1:
+            raise ValueError(f"config.{name}={value} must be at least 1")
+    if config.data.validation_split not in ("validation", "test"):
+        raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")

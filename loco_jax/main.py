@@ -18,19 +18,29 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     from loco_jax import checkpoints, evaluate, train  # after the flags, so that --help is quick
 
-    config = _CONFIG.value
     if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
         logging.set_verbosity(logging.WARNING)
     run = train.train if _MODE.value == "train" else evaluate.evaluate
     try:
+        config = _CONFIG.value
         run(config, _WORKDIR.value or f"runs/{config.name}")
-    except (ValueError, FileNotFoundError, checkpoints.CheckpointError, train.TrainingError) as error:
+    except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:
         sys.exit(f"loco_jax: {error}")
+    except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
+        sys.exit(130)
 
 
-def entry_point() -> None:
-    app.run(main)
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; exits with one line about what is wrong with it."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:
+        sys.exit(f"loco_jax: the config has no field {error}")
+    except (flags.Error, TypeError, ValueError) as error:
+        # ml_collections puts the traceback of a config file into the message; its last line tells.
+        lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)]
+        sys.exit(f"loco_jax: {lines[-1]}")
 
 
 if __name__ == "__main__":
-    entry_point()
+    app.run(main, flags_parser=parse)

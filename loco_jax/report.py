@@ -23,7 +23,7 @@ def vha_table(summary: Mapping[str, Any]) -> str:
     thresholds = ("0 vx", "1 vx", "2 vx")
     hungarian = summary["scores"]["hungarian"]
     name, data = summary["network"], summary.get("data", "")
-    level = int(name[-2])
+    level = summary["level"]
 
     def row(label, where, scores):
         values = [f"{100 * scores[t][m]:.1f}" for t in thresholds for m in ("precision", "recall", "f1")]

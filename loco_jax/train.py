@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, evaluate, progress, tasks
+from loco_jax import checkpoints, draw, evaluate, progress, tasks
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -139,13 +139,14 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
-    logged = {"loss": loss, **logged, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
+    norm = optax.tree.norm(grads)
+    logged = {"loss": loss, **logged, "grad_norm": norm, "count": jnp.float32(1)}
     averages = state.ema
     if ema:
         # The young average forgets faster, or it would remember the random start.
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         averages = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, averages, params)
-    bad = ~jnp.isfinite(logged["loss"] + logged["grad_norm"])
+    bad = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
     state = state.replace(
         step=step,
         params=params,
@@ -164,6 +165,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     CheckpointError if the workdir belongs to another config, ValueError for a config that makes no sense.
     """
     started = time.monotonic()
+    evaluate.check_config(config)
     mesh = streams.make_mesh(config.data.batch_size)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     task, optimizer = tasks.create(config), make_optimizer(config)
@@ -206,6 +208,9 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
             saved.save(step, state, position)
 
+        def out_of_time() -> bool:
+            return 0 < config.max_minutes < (time.monotonic() - started) / 60
+
         summary, stop, log = {}, _StopSignal(), _Log(folder, step)
         bar = progress.bar(config.steps, "step", config.quiet, initial=step, dynamic_ncols=True)
         since, logged_step, ahead = time.monotonic(), step, collections.deque()
@@ -232,16 +237,23 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
                         do_step = compile_step(stage)
-                out_of_time = config.max_minutes and time.monotonic() - started > 60 * config.max_minutes
-                if last or step % config.checkpoint_every == 0 or stop.requested or out_of_time:
+                stopping = stop.requested or out_of_time()
+                if last or step % config.checkpoint_every == 0 or stopping:
                     save()
-                if stop.requested or out_of_time:
+                if stopping:
                     break
                 if last or (config.eval_every and step % config.eval_every == 0):
-                    summary = evaluator.run(state.best_params, config.eval_frames)
+                    paused = time.monotonic()
+                    summary = evaluator.run(
+                        state.best_params, config.eval_frames, should_stop=lambda: out_of_time() or stop.requested
+                    )
+                    if summary is None:  # nothing but the evaluation is lost
+                        save()
+                        break
                     log.write(step, {f"validation/{k}": v for k, v in task.headline(summary).items()})
-                    since = time.monotonic()
-        saved.wait()
+                    since += time.monotonic() - paused
+            saved.wait()
+        log.draw()
         if step < config.steps:
             why = stop.name or f"config.max_minutes={config.max_minutes}"
             say(f"{folder}: stopped by {why} at step {step}, which is saved; the same command goes on from there")
@@ -264,8 +276,9 @@ def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epa
             "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
         )
         raise TrainingError(
-            f"{folder}: loss or gradient was not finite at step {bad_step}; {kept}. "
-            "Lower config.optimizer.learning_rate or config.optimizer.clip_norm, or train in float32."
+            f"{folder}: loss, gradient or update was not finite at step {bad_step}; {kept}. "
+            "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
+            "config.optimizer.clip_norm, or in float32."
         )
 
 
@@ -279,10 +292,7 @@ def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
             f"On this CPU a step takes {seconds:.2g} s or more, so the run {_duration(seconds * config.steps)} or more."
         )
         if config.scale == "full":
-            lines.append(
-                "The demo scale trains in minutes: "
-                f"--config=configs/vha{config.model.level}.py:variant=patch,scale=demo"
-            )
+            lines.append(f"The demo scale trains in minutes: --config={config.demo}")
     return lines
 
 
@@ -318,12 +328,15 @@ class _StopSignal:
 
     def __enter__(self) -> "_StopSignal":
         if threading.current_thread() is threading.main_thread():
-            self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.getsignal(number)
+                signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number in self._old:
+                signal.signal(number, self._old.pop(number))
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name
@@ -339,8 +352,8 @@ class _Log:
     def __init__(self, folder: epath.Path, step: int):
         self._path = folder / "log.jsonl"
         if self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            self._path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            kept = [json.dumps(record) + "\n" for record in self._records() if record["step"] <= step]
+            checkpoints.write_text(self._path, "".join(kept))
         self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "_Log":
@@ -355,3 +368,15 @@ class _Log:
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, step)
         self._curves.flush()
+
+    def draw(self) -> None:
+        """Draws the curves so far, `curves.png`."""
+        with (self._path.parent / "curves.png").open("wb") as file:
+            draw.curves(list(self._records())).savefig(file, format="png")
+
+    def _records(self) -> Iterator[dict[str, float]]:
+        for line in self._path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # a line that was being written when the machine went down
+                continue

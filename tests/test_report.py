@@ -19,13 +19,14 @@ def scores(first: float) -> dict:
     return result
 
 
+METRES = {"0.4 m": {"f1": 0.612}, "0.8 m": {"f1": 0.734}, "1.2 m": {"f1": 0.856}}
 SUMMARY = {
     "data": "crowd, demo scale, test split",
     "network": "PatchVHA(2)",
     "frames": 1024,
     "scores": {
-        "hungarian": {"noise 0": scores(0.5), "noise 0.05": scores(0.4), "noise 0.2": scores(0.3)},
-        "nearest": {"noise 0": scores(0.2), "noise 0.05": scores(0.1), "noise 0.2": scores(0.0)},
+        "hungarian": {"noise 0": {**scores(0.5), **METRES}, "noise 0.05": scores(0.4), "noise 0.2": scores(0.3)},
+        "nearest": {"noise 0": {**scores(0.2), **METRES}, "noise 0.05": scores(0.1), "noise 0.2": scores(0.0)},
     },
     "error_cm": 12.34,
     "by_distance": [
@@ -83,6 +84,7 @@ def test_errors_by_distance():
         ["0 to 10 m", "1,234", "98.7", "4.6"],
         ["20 to 25 m", "7", "0.0", ""],
     ]
+    assert "F1 61.2 @0.4 m, 73.4 @0.8 m, 85.6 @1.2 m" in text
     for part in ("1,024 frames", "12.3 cm", "mean is 0.123", "standard deviation 0.988"):
         assert part in text
     assert "max_peaks" not in text

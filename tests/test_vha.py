@@ -451,6 +451,12 @@ def test_errors_are_those_of_rounding_to_voxels(identity):
     errors = np.linalg.norm(np.array([point(camera, GRID, np.rint(v)) for _, _, v in true]) - exact, axis=-1)
     summary = task.summary(task.score(predicted, frames))
     assert summary["error_cm"] == pytest.approx(100 * errors.mean(), rel=1e-3)
+    for matching in ("hungarian", "nearest"):
+        for threshold in (0.4, 0.8, 1.2):  # the two people are farther apart than that
+            score = summary["scores"][matching]["noise 0"][f"{threshold} m"]
+            tp = int((errors <= threshold).sum())
+            assert (score["tp"], score["fp"], score["fn"]) == (tp, 27 - tp, 27 - tp)
+    assert (errors > 0.4).any() and (errors < 0.4).any()
     distances = np.linalg.norm(exact, axis=-1)
     bands = [(0, 10), (10, 20), (20, 25)]
     assert [tuple(band["metres"]) for band in summary["by_distance"]] == bands

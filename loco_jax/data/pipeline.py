@@ -22,6 +22,7 @@ def read_jta(
     seed: int = 0,
     shuffle: bool = True,
     repeat: bool = True,
+    max_frames: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
@@ -43,6 +44,7 @@ def read_jta(
       seed: of the shuffling, 0 to 2^32 - 1.
       shuffle: otherwise by sequence and frame.
       repeat: for training; otherwise one pass.
+      max_frames: take only this many frames, evenly spread over the split.
       process_index, process_count: which part of each epoch is for this process; the parts are disjoint.
       num_workers: processes that read ahead; with 0, threads of this one do.
 
@@ -59,14 +61,15 @@ def read_jta(
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
     records = jta.load(data_dir, split)
+    count = len(records) if max_frames is None else min(max_frames, len(records))
     global_batch = batch_size * process_count
-    if repeat and len(records) < global_batch:
+    if repeat and count < global_batch:
         raise ValueError(
-            f"split {split!r} has {len(records)} frames, too few for batch_size={batch_size} on each of "
+            f"split {split!r} has {count} frames, too few for batch_size={batch_size} on each of "
             f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
         )
-    padded_length = -(-len(records) // global_batch) * global_batch
-    source = _JtaFrames(records, max_people, len(records) if repeat else padded_length)
+    padded_length = -(-count // global_batch) * global_batch
+    source = _JtaFrames(records, count, max_people, count if repeat else padded_length)
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
@@ -94,10 +97,11 @@ def is_real(frames: Frames) -> Any:
 
 
 class _JtaFrames:
-    """A random access source of `Frames` without batch axis; past the records come frames of padding."""
+    """A random access source of `Frames` without batch axis: `count` of the records, then frames of padding."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], max_people: int, length: int):
+    def __init__(self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int):
         self._records = records
+        self._count = count
         self._max_people = max_people
         self._length = length
 
@@ -105,9 +109,9 @@ class _JtaFrames:
         return self._length
 
     def __getitem__(self, index: int) -> Frames:
-        last = len(self._records) - 1
-        frames = _to_frames(self._records[min(int(index), last)], self._max_people)
-        return frames if index <= last else _as_padding(frames)
+        place = min(int(index), self._count - 1)
+        frames = _to_frames(self._records[place * len(self._records) // self._count], self._max_people)
+        return frames if index < self._count else _as_padding(frames)
 
     def __repr__(self) -> str:  # a name in Grain's messages
         return f"JTA({self._length} frames)"

@@ -110,15 +110,15 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     if _source(config) == "crowd":
         # Each seed begins a million scenes after the one before.
         return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first=config.seed * 2**20)
-    split = {"vha": "train_vha"}.get(config.task, "train")
-    reader = pipeline.read_jta(c.dir, split, c.batch_size, c.max_people, seed=config.seed)
+    _check_jta_camera(config, c.train_split)
+    reader = pipeline.read_jta(c.dir, c.train_split, c.batch_size, c.max_people, seed=config.seed)
     return JtaStream(reader, sharding)
 
 
 def evaluation_batches(
     config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
 ) -> Iterator[tuple[Frames, np.ndarray]]:
-    """The first `num_frames` of a split ("validation" or "test"; of JTA at most all), each once, in order.
+    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first, JTA's evenly spread, at most all.
 
     Yields batches and which of their frames count `[B]`, bool: the last batch may be longer than needed.
     """
@@ -127,10 +127,12 @@ def evaluation_batches(
         for start in range(0, num_frames, batch_size):
             yield next(stream), np.arange(start, start + batch_size) < num_frames
         return
-    reader = pipeline.read_jta(config.data.dir, split, batch_size, config.data.max_people, shuffle=False, repeat=False)
-    for start, frames in zip(range(0, num_frames, batch_size), reader):
-        real = pipeline.is_real(frames) & (np.arange(start, start + batch_size) < num_frames)
-        yield jax.device_put(frames, sharding), real
+    _check_jta_camera(config, split)
+    c = config.data
+    for frames in pipeline.read_jta(
+        c.dir, split, batch_size, c.max_people, shuffle=False, repeat=False, max_frames=num_frames
+    ):
+        yield jax.device_put(frames, sharding), pipeline.is_real(frames)
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:
@@ -138,13 +140,34 @@ def crowd_of(config: ConfigDict) -> crowds.Crowd:
     scales = {"full": crowds.FULL, "demo": crowds.DEMO}
     if config.scale not in scales:
         raise ValueError(f"config.scale={config.scale!r}; there are {', '.join(scales)}")
-    return dataclasses.replace(scales[config.scale], volume=volume_of(config))
+    crowd = dataclasses.replace(scales[config.scale], volume=volume_of(config))
+    _check_camera(crowd.camera, crowd.volume, f"the crowd of config.scale={config.scale}")
+    return crowd
 
 
 def volume_of(config: ConfigDict) -> Volume:
     """The voxel grid of `config.volume`."""
     v = config.volume
     return Volume(tuple(v.image_size), v.stride, v.depth_bins, v.max_distance)
+
+
+def _check_jta_camera(config: ConfigDict, split: str) -> None:
+    """Raises ValueError if the prepared JTA was seen by a camera of another picture size than the config's."""
+    from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
+
+    record = jta.load(config.data.dir, split)[0]
+    camera = Camera(*(float(record["camera"][field]) for field in Camera._fields))
+    _check_camera(camera, volume_of(config), config.data.dir)
+
+
+def _check_camera(camera: Camera, volume: Volume, whose: str) -> None:
+    height, width = volume.image_size
+    if not (0.25 < camera.cx / width < 0.75 and 0.25 < camera.cy / height < 0.75):
+        raise ValueError(
+            f"{whose}: its camera looks at pixel ({camera.cx:g}, {camera.cy:g}), far from the middle of "
+            f"config.volume.image_size={volume.image_size}. Pictures and volume have other sizes: choose the scale "
+            "(full or demo) that the data was made for, or set config.volume.image_size"
+        )
 
 
 def _source(config: ConfigDict) -> str:

@@ -25,8 +25,8 @@ class Task(Protocol):
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The scalar to minimise and further scalars to log, over a batch."""
 
-    def predict(self, params: Any, frames: Frames, key: jax.Array) -> Any:
-        """What the network finds in a batch: arrays with a leading batch axis."""
+    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Any:
+        """What the network finds in a batch: arrays with a leading batch axis. More of it if `thorough`."""
 
     def score(self, predicted: Any, frames: Frames) -> list[Any]:
         """A record for each frame of a batch; NumPy arrays in."""

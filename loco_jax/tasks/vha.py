@@ -130,7 +130,8 @@ class VhaTask:
             entropy = entropy * (1 + self.positive_weight * target)
         # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
         scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
-        return jnp.sum(entropy) / jnp.maximum(num_joints, 1) + 0.1 * scale, _code_statistics(code)
+        # A batch of empty frames counts as one person, or its loss would be out of all proportion.
+        return jnp.sum(entropy) / jnp.maximum(num_joints, skeleton.NUM_JOINTS) + 0.1 * scale, _code_statistics(code)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -210,6 +211,7 @@ class VhaTask:
         total_found = sum(r.bands.found.sum() for r in records)
         return {
             "network": f"{type(self.network).__name__}({self.network.level})",
+            "level": self.network.level,
             "frames": len(records),
             "scores": scores,
             "error_cm": 100 * float(total_error / total_found) if total_found else None,
@@ -245,8 +247,12 @@ class VhaTask:
 
 
 def create(config: ConfigDict) -> VhaTask:
-    """The task of a config. Raises ValueError for an unknown variant or type."""
+    """The task of a config. Raises ValueError for an unknown variant or type, or a number that cannot be."""
     m = config.model
+    if m.level not in report.POSTER_VHA or min(m.width, m.blocks) < 1:
+        raise ValueError(f"config.model: want level 1, 2 or 3, and width and blocks of at least 1; have {m.to_dict()}")
+    if not config.sigmas or min(config.sigmas) <= 0:
+        raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
     volume = streams.volume_of(config)
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if m.dtype not in dtypes:
