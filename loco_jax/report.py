@@ -52,7 +52,8 @@ def vha_table(summary: Mapping[str, Any]) -> str:
     lines = [
         table(header, rows),
         "",
-        f"Mean over {summary['frames']:,} frames, in percent. The poster's figures are on other data: JTA.",
+        f"Mean over {summary['frames']:,} frames, in percent."
+        + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
         "In metres, at sub-voxel positions: F1 "
         + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))
         + ".",

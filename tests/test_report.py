@@ -107,7 +107,6 @@ def test_without_data_or_with_one_line():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="report.vha_table says so of JTA, too")
 def test_on_jta_the_posters_figures_are_not_on_other_data():
     text = report.vha_table({**SUMMARY, "data": "JTA, test split"})
     assert "on other data" not in text
