@@ -82,7 +82,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser of `config.optimizer`, its learning rate over `config.steps`."""
     c = config.optimizer
     if c.schedule == "constant":
-        rate = optax.warmup_constant_schedule(0.0, c.learning_rate, c.warmup)
+        # Without a warm-up optax would stay at its initial value.
+        rate = optax.warmup_constant_schedule(0.0 if c.warmup else c.learning_rate, c.learning_rate, c.warmup)
     elif c.schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1))
     else:
@@ -375,7 +376,7 @@ class _Log:
             draw.curves(list(self._records())).savefig(file, format="png")
 
     def _records(self) -> Iterator[dict[str, float]]:
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text().splitlines() if self._path.exists() else ():
             try:
                 yield json.loads(line)
             except ValueError:  # a line that was being written when the machine went down

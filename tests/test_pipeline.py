@@ -217,7 +217,7 @@ def test_people_of_the_miniature_are_those_of_the_crowd(small):
             np.testing.assert_allclose(joints[present], true[present], atol=1e-4)
             np.testing.assert_array_equal(present, true[:, 2] > 0)
             seen += 1
-    assert seen > 50
+    assert seen > 20
 
 
 def test_who_is_in_a_frame(tmp_path):

@@ -23,6 +23,7 @@ METRES = {"0.4 m": {"f1": 0.612}, "0.8 m": {"f1": 0.734}, "1.2 m": {"f1": 0.856}
 SUMMARY = {
     "data": "crowd, demo scale, test split",
     "network": "PatchVHA(2)",
+    "level": 2,
     "frames": 1024,
     "scores": {
         "hungarian": {"noise 0": {**scores(0.5), **METRES}, "noise 0.05": scores(0.4), "noise 0.2": scores(0.3)},
@@ -70,7 +71,7 @@ def test_rows_have_the_right_numbers():
 
 @pytest.mark.parametrize("level", POSTER)
 def test_the_posters_figures_stand_beside(level):
-    rows, _ = read(report.vha_table({**SUMMARY, "network": f"VHA({level})"}))
+    rows, _ = read(report.vha_table({**SUMMARY, "network": f"VHA({level})", "level": level}))
     figures = dict(zip(rows[0], rows[-1]))
     assert rows[-1][0] == f"poster: VHA({level})" and figures["data"].startswith("JTA")
     assert " / ".join(figures[f"F1 @{t} vx"] for t in (0, 1, 2)) == POSTER[level]
