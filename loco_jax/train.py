@@ -260,7 +260,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             say(f"{folder}: stopped by {why} at step {step}, which is saved; the same command goes on from there")
         else:
             say(f"{folder}: {step} steps done")
-    return summary
+    return summary or {}
 
 
 def _drain(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
