@@ -27,7 +27,8 @@ class Evaluator:
 
         def predict(params, frames, number):
             # Each device takes its own frames; peaks are found without any talk between devices.
-            key = jax.random.fold_in(jax.random.key(number), jax.lax.axis_index("batch"))
+            # A frame's number is its random seed, so that noise is the same at every evaluation, on any devices.
+            key = jax.random.fold_in(jax.random.key(0), number * mesh.size + jax.lax.axis_index("batch"))
             return task.predict(params, frames, key, thorough)
 
         self._compiled = None
@@ -56,11 +57,10 @@ class Evaluator:
             for number, (frames, real) in enumerate(batches):
                 if should_stop():
                     return None
-                # The batch's number is its random seed: the same noise at every evaluation.
-                seed = jax.device_put(np.int32(number), self._replicated)
+                number = jax.device_put(np.int32(number), self._replicated)
                 if self._compiled is None:
-                    self._compiled = self._predict.lower(params, frames, seed).compile()
-                predicted, frames = jax.device_get((self._compiled(params, frames, seed), frames))
+                    self._compiled = self._predict.lower(params, frames, number).compile()
+                predicted, frames = jax.device_get((self._compiled(params, frames, number), frames))
                 scored = self._task.score(predicted, frames)
                 for index, record in enumerate(scored):
                     if not real[index]:
