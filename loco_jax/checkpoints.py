@@ -33,7 +33,7 @@ class Checkpoints:
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
         self.folder = _folder(workdir)
         if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0)
+            options = ocp.CheckpointManagerOptions(read_only=True)
         else:
             options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))

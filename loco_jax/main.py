@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     from loco_jax import checkpoints, evaluate, train  # after the flags, so that --help is quick
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)
     run = train.train if _MODE.value == "train" else evaluate.evaluate
     try:
         config = _CONFIG.value
