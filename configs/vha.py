@@ -1,17 +1,19 @@
 """What all Volumetric Heatmap Autoencoders share; vha1.py, vha2.py and vha3.py set the level."""
 
+from collections.abc import Mapping, Sequence
+
 from ml_collections import ConfigDict
 
 ARGUMENTS = {"scale": ("full", "demo"), "variant": ("published", "patch")}
 
 
-def parse(arg: str) -> dict[str, str]:
+def parse(arg: str, arguments: Mapping[str, Sequence[str]] = ARGUMENTS) -> dict[str, str]:
     """The options in "variant=patch,scale=demo"; the first of each if absent. Raises ValueError for another."""
-    options = {name: values[0] for name, values in ARGUMENTS.items()}
+    options = {name: values[0] for name, values in arguments.items()}
     for part in filter(None, (arg or "").split(",")):
         name, _, value = part.partition("=")
-        if value not in ARGUMENTS.get(name, ()):
-            known = "; ".join(f"{n}={'|'.join(v)}" for n, v in ARGUMENTS.items())
+        if value not in arguments.get(name, ()):
+            known = "; ".join(f"{n}={'|'.join(v)}" for n, v in arguments.items())
             raise ValueError(f"config argument {part!r} is not known; there are {known}")
         options[name] = value
     return options
@@ -59,6 +61,9 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data.batch_size = 1  # over all devices: a multiple of their number uses them all
     c.data.max_people = 64  # of a JTA frame
     c.data.validation_split = "validation"
+    c.data.pictures = False  # does the task look at them?
+    c.data.augment = False  # colours, scale and flips, of JTA's training pictures
+    c.data.workers = 0  # processes that decode JTA's pictures; 0 for threads of this one
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "muon" if patch else "adam"

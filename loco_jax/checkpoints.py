@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
-    "quiet", "data.dir",
+    "quiet", "data.dir", "data.workers", "refiner",
 )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from loco_jax import metrics
+from loco_jax import metrics, skeleton
+from loco_jax.camera import Camera, project
 from loco_jax.volume import Volume
 
 # Okabe and Ito's colours, which the colour-blind tell apart too.
@@ -97,6 +98,95 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     _draw_series(right, f1s, "F1")
     right.set_ylim(-0.02, 1.02)
     return figure
+
+
+def people(
+    image: ArrayLike,
+    camera: Camera,
+    found: tuple[ArrayLike, ArrayLike],
+    true: tuple[ArrayLike, ArrayLike],
+    title: str = "",
+) -> Figure:
+    """The people found in one picture, drawn over it, and from above beside the true ones.
+
+    Args:
+      image: `[H, W, 3]` uint8.
+      camera: that took it.
+      found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them there are `[N, 14]`.
+      true: the same of the true people.
+      title: a line above it all.
+
+    Returns:
+      A figure 1600 pixels wide at 100 dots an inch.
+    """
+    image = np.asarray(image)
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(_WIDTH, 0.64 * _WIDTH * height / width + 0.9), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
+    left.imshow(image, extent=(0, width, height, 0))
+    left.set(xlim=(0, width), ylim=(height, 0))
+    left.axis("off")
+    for person, (joints, known) in enumerate(zip(*map(np.asarray, found))):
+        colour = _CYCLE[person % (len(_CYCLE) - 1)]
+        uv = np.asarray(project(camera, joints))
+        for a, b in skeleton.LIMBS:
+            if known[a] and known[b]:
+                left.plot(*uv[[a, b]].T, color="white", linewidth=3.4, alpha=0.7)
+                left.plot(*uv[[a, b]].T, color=colour, linewidth=2)
+        _draw_from_above(right, joints, known, {"color": colour, "linewidth": 1.8})
+    for joints, known in zip(*map(np.asarray, true)):
+        _draw_from_above(right, joints, known, {"color": "0.55", "linewidth": 1.2, "linestyle": ":"})
+    far = max([1.0, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, true)) if k.any())])
+    far = 1.08 * max([far, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, found)) if k.any())])
+    half = [(0 - camera.cx) / camera.fx * far, (width - camera.cx) / camera.fx * far]
+    right.fill([0, *half], [0, far, far], color="0.95", zorder=0)
+    right.set(xlabel="right (m)", ylabel="ahead (m)", ylim=(0, far), aspect="equal", adjustable="datalim")
+    right.set_title("from above; dotted grey: the true people", fontsize=11)
+    right.grid(color="0.88", linewidth=0.6)
+    if title:
+        figure.suptitle(title, fontsize=15)
+    return figure
+
+
+def poses(true: np.ndarray, spoilt: np.ndarray, known: np.ndarray, refined: np.ndarray, title: str = "") -> Figure:
+    """Up to five people side by side from the front: true in grey, as they were given, and refined.
+
+    Args:
+      true, spoilt, refined: `[N, 14, 3]` metres in camera coordinates.
+      known: `[N, 14]` which joints were given.
+      title: a line above it all.
+    """
+    count = min(len(true), 5)
+    figure = Figure(figsize=(_WIDTH, 8.0), dpi=100, layout="constrained")
+    all_axes = figure.subplots(2, max(count, 1), squeeze=False)
+    for person in range(count):
+        for axes, joints, there, name in (
+            (all_axes[0, person], spoilt[person], known[person], "given"),
+            (all_axes[1, person], refined[person], np.ones(len(known[person]), bool), "refined"),
+        ):
+            for pose, shown, look in (
+                (true[person], np.ones(len(there), bool), {"color": "0.75", "linewidth": 4}),
+                (
+                    joints,
+                    there,
+                    {"color": _BLUE if name == "refined" else _VERMILLION, "linewidth": 1.8, "marker": "o"},
+                ),
+            ):
+                for a, b in skeleton.LIMBS:
+                    if shown[a] and shown[b]:
+                        axes.plot(pose[[a, b], 0], pose[[a, b], 1], markersize=3, **look)
+            axes.set(aspect="equal", title=f"person {person + 1}, {name}")
+            axes.invert_yaxis()
+            axes.axis("off")
+    if title:
+        figure.suptitle(f"{title}; grey: the truth", fontsize=15)
+    return figure
+
+
+def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+    for a, b in skeleton.LIMBS:
+        if known[a] and known[b]:
+            axes.plot(joints[[a, b], 0], joints[[a, b], 2], **look)
 
 
 class _Peaks:

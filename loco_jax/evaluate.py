@@ -90,6 +90,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         like = jax.eval_shape(task.init, jax.random.key(config.seed))
         step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
+    params = jax.device_put(task.for_evaluation(params), NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
     say(f"{folder}: step {step}, up to {config.test_frames} frames of the test split")
     out = folder / "eval"
@@ -97,6 +98,10 @@ def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
     summary = Evaluator(task, config, mesh, "test", thorough=True).run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
     summary = {"data": f"{data}, test split", "step": step, **summary}
+    one = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    frames, _ = next(streams.evaluation_batches(config, "test", 1, 1, one))
+    if seconds := task.stage_seconds(jax.device_put(params, jax.devices()[0]), frames):
+        summary = {**summary, "seconds_a_frame": seconds, "device": jax.devices()[0].device_kind}
     write_results(out, summary, task.table(summary))
     say(task.table(summary))
     say(f"Table, results.json and pictures: {out}")
@@ -111,8 +116,9 @@ def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> No
 
 def check_config(config: ConfigDict) -> None:
     """Raises ValueError for the first field whose value cannot work, before anything is computed or written."""
-    counts = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "eval_frames", "test_frames", "max_peaks")
-    for name in (*counts, "data.batch_size", "data.max_people"):
+    counts = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "eval_frames", "test_frames")
+    peaks = ("max_peaks",) if "max_peaks" in config else ()
+    for name in (*counts, *peaks, "data.batch_size", "data.max_people"):
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")

@@ -173,6 +173,38 @@ def band_scores(frames: Sequence[Bands]) -> BandScores:
     return BandScores(true, found, recall=_ratio(found, true), error=_ratio(error_sum, found))
 
 
+def peak_rows(values: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """Rows `[N, 4]` (joint type, three coordinates) of peaks `values[J, K, 3]` where `scores[J, K]` are above 0."""
+    types, places = np.nonzero(np.asarray(scores) > 0)
+    return np.concatenate([types[:, None], np.asarray(values)[types, places]], axis=1).astype(np.float64)
+
+
+def people_rows(values: ArrayLike, present: ArrayLike) -> np.ndarray:
+    """Rows `[N, 4]` (joint type, three coordinates) of people's joints `values[P, J, 3]` that are `present[P, J]`."""
+    people, types = np.nonzero(present)
+    return np.concatenate([types[:, None], np.asarray(values)[people, types]], axis=1).astype(np.float64)
+
+
+def people_found(
+    predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
+) -> int:
+    """How many of the true people are found: paired one to one, with at least half of their joints within `threshold`.
+
+    Args:
+      predicted: `[N, J, 3]` joints of people, in metres.
+      predicted_present: `[N, J]` which of those there are.
+      true: `[M, J, 3]` the same.
+      true_present: `[M, J]`; people without any joint are nobody.
+      threshold: metres, inclusive.
+    """
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]
+    near = (np.linalg.norm(predicted[:, None] - true[None], axis=-1) <= threshold) & both
+    shares = near.sum(axis=-1) / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
+    found = shares >= 0.5
+    return int(found[linear_sum_assignment(found, maximize=True)].sum())
+
+
 def _scores(tp: int, fp: int, fn: int) -> Scores:
     if tp + fp + fn == 0:
         return Scores(0, 0, 0, 1.0, 1.0, 1.0)

@@ -6,6 +6,22 @@ from typing import Any
 # F1 in percent at 0, 1 and 2 voxels (poster, "Compression levels").
 POSTER_VHA = {1: (97.1, 98.4, 98.5), 2: (92.5, 97.0, 97.1), 3: (56.5, 90.3, 92.9)}
 
+# Precision, recall and F1 in percent at 0.4, 0.8 and 1.2 m on JTA (poster, table of results).
+POSTER_LOCO = {
+    "Location Maps": ((5.80, 5.33, 5.42), (24.06, 21.65, 22.29), (41.43, 36.96, 38.26)),
+    "Location Maps + refine": ((5.82, 5.89, 5.77), (23.28, 23.51, 23.08), (38.85, 39.17, 38.49)),
+    "top-down: YOLOv3 + lifting": ((75.88, 28.36, 39.14), (92.85, 34.17, 47.38), (96.33, 35.33, 49.03)),
+    "uncompressed volumetric heatmaps": ((25.37, 24.40, 24.47), (45.40, 43.11, 43.51), (55.55, 52.44, 53.08)),
+    "LoCO(1)": ((48.10, 42.73, 44.76), (65.63, 58.58, 61.24), (72.44, 64.84, 67.70)),
+    "LoCO(1)+": ((49.37, 43.45, 45.73), (66.87, 59.02, 62.02), (73.54, 65.07, 68.29)),
+    "LoCO(2)": ((54.76, 46.94, 50.13), (70.67, 60.48, 64.62), (77.00, 65.92, 70.40)),
+    "LoCO(2)+": ((55.37, 47.84, 50.82), (70.63, 60.94, 64.76), (76.81, 66.31, 70.44)),
+    "LoCO(3)": ((48.18, 41.97, 44.49), (66.96, 58.22, 61.77), (74.43, 64.71, 68.65)),
+    "LoCO(3)+": ((49.15, 42.84, 45.36), (67.16, 58.45, 61.92), (74.39, 64.76, 68.57)),
+    "GT Location Maps": ((76.07, 64.83, 69.59),) * 3,
+    "GT volumetric heatmaps": ((99.96, 99.96, 99.96), (99.99, 99.99, 99.99), (99.99, 99.99, 99.99)),
+}
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns lined up; the first is text, the others are numbers."""
@@ -67,4 +83,41 @@ def vha_table(summary: Mapping[str, Any]) -> str:
             "",
             f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.",
         ]
+    return "\n".join(lines)
+
+
+def loco_table(summary: Mapping[str, Any]) -> str:
+    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's beside them, and times."""
+    thresholds = ("0.4 m", "0.8 m", "1.2 m")
+    data = summary.get("data", "")
+    header = ["system", "matching", *(f"{m} @{t}" for t in thresholds for m in ("PR", "RE", "F1")), "error (cm)"]
+    rows, poster = [], []
+    for system, entry in summary["systems"].items():
+        for matching in ("hungarian", "nearest"):
+            scores = entry[matching]
+            values = [f"{100 * scores[t][m]:.1f}" for t in thresholds for m in ("precision", "recall", "f1")]
+            error = entry["error_cm"] if matching == "hungarian" else None
+            rows.append([system, f"`{matching}`", *values, "" if error is None else f"{error:.1f}"])
+        if system in POSTER_LOCO:
+            poster.append(system)
+    for system in poster:
+        rows.append([f"poster, JTA: {system}", "`nearest`", *(f"{v:.1f}" for t in POSTER_LOCO[system] for v in t), ""])
+    found = [
+        f"{system} finds {n['found']:,} of {n['true']:,} people and names {n['predicted']:,}"
+        for system, n in ((system, entry.get("people")) for system, entry in summary["systems"].items())
+        if n
+    ]
+    lines = [
+        table(header, rows),
+        "",
+        f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
+        + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
+        "; ".join(found) + " (found: half of the joints within 0.8 m).",
+    ]
+    if "seconds_a_frame" in summary:
+        seconds = summary["seconds_a_frame"]
+        stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())
+        lines.append(f"A frame on this machine ({summary['device']}): {stages}; in all {sum(seconds.values()):.3g} s.")
+    if summary["frames_with_too_many_peaks"]:
+        lines.append(f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.")
     return "\n".join(lines)

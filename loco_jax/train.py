@@ -115,13 +115,20 @@ def _muon(rate: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
-def init_state(task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Frames) -> TrainState:
-    """The state before the first step; the same config gives the same. `like` is a batch, or its shapes."""
+def init_state(
+    task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Frames, pretrained: bool = True
+) -> TrainState:
+    """The state before the first step; the same config gives the same. `like` is a batch, or its shapes.
+
+    Without `pretrained` no files are read for it: enough for a state that a checkpoint will replace.
+    """
     params = task.init(jax.random.key(config.seed))
+    if pretrained:
+        params = task.pretrained(params)
     ema = jax.tree.map(jnp.copy, params) if config.ema else None
     _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
     sums = {name: jnp.float32(0) for name in ("loss", *logged, "grad_norm", "count")}
-    return TrainState(jnp.int32(0), params, optimizer.init(params), ema, sums, jnp.int32(0))
+    return TrainState(jnp.int32(0), params, optimizer.init(_trained(task, params)), ema, sums, jnp.int32(0))
 
 
 def train_step(
@@ -136,9 +143,15 @@ def train_step(
 ) -> tuple[TrainState, jax.Array]:
     """The state after one more step, on a batch, and its loss. Randomness comes from the seed and the step alone."""
     key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
-    (loss, logged), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frames, key, stage)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trained = _trained(task, state.params)
+
+    def loss_of(trained):
+        return task.loss({**state.params, **trained} if task.frozen else trained, frames, key, stage)
+
+    (loss, logged), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    params = {**state.params, **trained} if task.frozen else trained
     step = state.step + 1
     norm = optax.tree.norm(grads)
     logged = {"loss": loss, **logged, "grad_norm": norm, "count": jnp.float32(1)}
@@ -146,7 +159,8 @@ def train_step(
     if ema:
         # The young average forgets faster, or it would remember the random start.
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
-        averages = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, averages, params)
+        moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
+        averages = {**averages, **moved} if task.frozen else moved
     bad = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
     state = state.replace(
         step=step,
@@ -157,6 +171,11 @@ def train_step(
         bad_step=jnp.where((state.bad_step == 0) & bad, step, state.bad_step),
     )
     return state, loss
+
+
+def _trained(task: Task, params: Any) -> Any:
+    """Those parameters that training changes."""
+    return {name: value for name, value in params.items() if name not in task.frozen} if task.frozen else params
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -176,10 +195,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
 
     step_fn = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
     frames_like = source.like()
-    state = jax.device_put(init_state(task, optimizer, config, frames_like), replicated)
     plateau, stage = Plateau(config.plateau.patience, config.plateau.least_gain), 0
 
     with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+        state = init_state(task, optimizer, config, frames_like, pretrained=saved.latest is None)
+        state = jax.device_put(state, replicated)
         if saved.latest is not None:
             step, state, position = saved.restore(state)
             source.set_state(position["data"])

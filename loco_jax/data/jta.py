@@ -2,9 +2,11 @@
 
     python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
 
-reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. The intrinsics are JTA's, unless
+reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. With `--pictures` it also reads
+`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1), or where a sequence has no such folder
+`JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's, unless
 `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy say
-otherwise.
+otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
 """
 
 import concurrent.futures
@@ -29,17 +31,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 from absl import app, flags, logging
+from PIL import Image
 
 from loco_jax import camera as cameras
+from loco_jax import progress
 from loco_jax.camera import Camera
+from loco_jax.data import video
 from loco_jax.skeleton import NUM_JTA_JOINTS
 
 VERSION = "1.0.0"
 NUM_FRAMES = 900
 MAX_PEOPLE = 64
 CAMERA_FILE = "camera.json"
+JPEG_QUALITY = 95  # of frames that come out of videos; extracted ones are taken as they are
 
 # A process takes as long to start as to read one real sequence or two, of some 25 MB each.
 _BYTES_PER_WORKER = 50_000_000
@@ -284,6 +289,8 @@ def read_camera(jta_dir: os.PathLike) -> Camera:
         values = json.loads(path.read_bytes())
     except ValueError as error:
         raise AnnotationError(f"{path}: not JSON ({error}); {remedy}") from error
+    if isinstance(values, dict):
+        values.pop("num_frames", None)  # see `read_num_frames`
     if not isinstance(values, dict) or sorted(values) != sorted(Camera._fields):
         raise AnnotationError(f"{path}: must hold exactly {', '.join(Camera._fields)}; {remedy}")
     for field, value in values.items():
@@ -293,6 +300,18 @@ def read_camera(jta_dir: os.PathLike) -> Camera:
         return check_camera(Camera(**values))
     except ValueError as error:
         raise AnnotationError(f"{path}: {error}; {remedy}") from error
+
+
+def read_num_frames(jta_dir: os.PathLike) -> int:
+    """Frames of a sequence: 900, unless `camera.json` in `jta_dir` says less. AnnotationError if that makes no sense."""
+    path = pathlib.Path(jta_dir).expanduser() / CAMERA_FILE
+    if not path.exists():
+        return NUM_FRAMES
+    read_camera(jta_dir)  # says what is wrong with the file as a whole
+    number = json.loads(path.read_bytes()).get("num_frames", NUM_FRAMES)
+    if type(number) is not int or not 10 <= number <= NUM_FRAMES:
+        raise AnnotationError(f"{path}: num_frames: {json.dumps(number)} is not an integer from 10 to {NUM_FRAMES}")
+    return number
 
 
 def check_camera(camera: Camera) -> Camera:
@@ -321,12 +340,92 @@ def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -
 # ---- The data set
 
 
+# ---- Pictures
+
+
+def collect_pictures(
+    jta_dir: os.PathLike, folder: str, number: int, frames: Sequence[int], out: pathlib.Path, height: int = 0
+) -> tuple[dict[int, pathlib.Path], tuple[int, int]]:
+    """JPEG files of the given `frames` of a sequence, by frame, and their height and width.
+
+    Extracted frames stay where they are; those of videos, and all that are to be resized, are written into `out`.
+
+    Args:
+      jta_dir: holds `frames` or `videos`; where a sequence is in both, `frames` is taken.
+      folder: train, val or test.
+      number: of the sequence.
+      frames: ascending, from 1.
+      out: a folder for what has to be written; made if needed.
+      height: of the pictures in pixels, the width in proportion; 0 to leave them as they are.
+
+    Raises AnnotationError naming file and frame: a missing, damaged or short video, a picture that is missing, damaged
+    or of another size than the first.
+    """
+    extracted = pathlib.Path(jta_dir) / "frames" / folder / f"seq_{number}"
+    movie = pathlib.Path(jta_dir) / "videos" / folder / f"seq_{number}.mp4"
+    if extracted.is_dir():
+        found, source = _extracted(extracted, frames), extracted
+    elif movie.exists():
+        found, source = _from_video(movie, frames), movie
+    else:
+        raise AnnotationError(f"{movie}: no such video, nor extracted frames in {extracted}; get one of them")
+    files, size = {}, None
+    for frame, (picture, path) in found:
+        if size not in (None, picture.size):
+            raise AnnotationError(
+                f"{source}, frame {frame}: {_by(picture.size)} pixels, but frame {frames[0]} has {_by(size)}"
+            )
+        size = picture.size
+        if path is None or height not in (0, picture.height):
+            out.mkdir(parents=True, exist_ok=True)
+            path = out / f"{frame}.jpg"
+            if height not in (0, picture.height):
+                picture = picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.BOX)
+            picture.save(path, quality=JPEG_QUALITY)
+        files[frame] = path
+    width, old_height = size
+    new_height = height or old_height
+    return files, (new_height, round(width * new_height / old_height))
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int, tuple[Image.Image, pathlib.Path]]]:
+    for frame in frames:
+        path = folder / f"{frame}.jpg"
+        try:
+            with Image.open(path, formats=("JPEG",)) as picture:
+                picture.load()  # the whole, or a truncated file would surprise the training
+        except FileNotFoundError as error:
+            raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise AnnotationError(f"{path}: frame {frame} is damaged ({error}); extract it again") from error
+        yield frame, (picture.convert("RGB"), path if picture.mode == "RGB" else None)
+
+
+def _from_video(path: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int, tuple[Image.Image, None]]]:
+    wanted, last = set(frames), 0
+    try:
+        for number, frame in video.frames(path):
+            last = number + 1
+            if last in wanted:
+                yield last, (frame.to_image(), None)
+            if last >= frames[-1]:
+                return
+    except video.VideoError as error:
+        raise AnnotationError(f"{error}; frame {max(frames)} (counted from 1) is needed, get the file again") from error
+    raise AnnotationError(f"{path}: has {last} frames, but frame {frames[-1]} is needed; it is cut off, get it again")
+
+
 class Jta(tfds.core.GeneratorBasedBuilder):
     """One example a frame, ordered by sequence and frame; frames with nobody are there too.
 
     Features:
       sequence, frame: integers; frames count from 1.
       camera: fx, fy, cx, cy in pixels, float32.
+      image: only in the config `frames`: the picture, a JPEG file's bytes.
       people: P people by ascending id. `id` [P] int64, `pixels` [P, 22, 2] and `joints` [P, 22, 3] float32 (metres),
         `present`, `occluded` and `self_occluded` [P, 22] bool, as in `People`.
 
@@ -334,8 +433,14 @@ class Jta(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="poses", description="People's joints and the camera.")]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds JTA's annotations/{train,val,test}/seq_N.json"
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="poses", description="People's joints and the camera."),
+        tfds.core.BuilderConfig(name="frames", description="The same, and the pictures."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "manual_dir is the folder that holds JTA's annotations/{train,val,test}/seq_N.json, and for pictures its "
+        "videos/{train,val,test}/seq_N.mp4"
+    )
 
     def __init__(
         self,
@@ -344,9 +449,11 @@ class Jta(tfds.core.GeneratorBasedBuilder):
         max_people: int = MAX_PEOPLE,
         skip_bad: bool = False,
         num_workers: int = 0,
+        picture_height: int = 0,
         **kwargs: Any,
     ):
         """See `prepare` for the arguments; `kwargs` are those of TFDS, among them `config` and `data_dir`."""
+        self._picture_height = picture_height
         self._camera = camera
         self._max_people = max_people
         self._skip_bad = skip_bad
@@ -356,6 +463,8 @@ class Jta(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         array = tfds.features.Tensor
         joints = (None, NUM_JTA_JOINTS)
+        pictures = self.builder_config.name == "frames"
+        image = {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")} if pictures else {}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Joint Track Auto: people in virtual streets, with their joints in 2D and 3D.",
@@ -364,6 +473,7 @@ class Jta(tfds.core.GeneratorBasedBuilder):
                 {
                     "sequence": np.int32,
                     "frame": np.int32,
+                    **image,
                     "camera": {field: np.float32 for field in Camera._fields},
                     "people": {
                         "id": array(shape=(None,), dtype=np.int64),
@@ -386,20 +496,32 @@ class Jta(tfds.core.GeneratorBasedBuilder):
         scratch = tempfile.mkdtemp(dir=self.data_dir_root, prefix=".jta_scratch_")
         self._clean_up = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         # All is read and checked before anything is written, and a train file once for both of its splits.
-        read, bad = _read_all(files, pathlib.Path(scratch), self._max_people, self._num_workers)
+        wanted = _Wanted(
+            jta_dir,
+            self._max_people,
+            read_num_frames(jta_dir),
+            self.builder_config.name == "frames",
+            self._picture_height,
+        )
+        read, bad = _read_all(files, pathlib.Path(scratch), wanted, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
+        size = _common_size(read)
+        if size is not None and self._picture_height:
+            camera = camera.scaled(_shrunk(camera, size))
+        self._num_frames = wanted.num_frames
         self.info.metadata.update(
             source=_describe_source(jta_dir, files),
             camera=camera._asdict(),
             left_out=bad,
             splits={split: _total(split, read[SPLITS[split].folder].values()) for split in SPLITS},
+            picture_size=size,
         )
         return {split: self._generate_examples(split, read[SPLITS[split].folder], camera) for split in SPLITS}
 
     def _generate_examples(self, split: str, read: Mapping[int, "_Read"], camera: Camera) -> Iterator:
-        frames = SPLITS[split].frames
-        for number, (path, _) in _with_bar(read.items(), f"Writing {split}", len(read)):
+        for number, (path, _, pictures, _) in _with_bar(read.items(), f"Writing {split}", len(read)):
             people = load_people(path)
+            frames = [frame for frame in SPLITS[split].frames if frame <= self._num_frames]
             firsts, ends = (np.searchsorted(people.frame, frames, side) for side in ("left", "right"))
             for frame, first, end in zip(frames, firsts, ends):
                 # Keys are what TFDS sorts by.
@@ -408,6 +530,7 @@ class Jta(tfds.core.GeneratorBasedBuilder):
                     {
                         "sequence": number,
                         "frame": frame,
+                        **({"image": pictures[frame].read_bytes()} if pictures else {}),
                         "camera": camera._asdict(),
                         "people": {k: v[first:end] for k, v in people._asdict().items() if k != "frame"},
                     },
@@ -418,14 +541,43 @@ class Jta(tfds.core.GeneratorBasedBuilder):
 
 
 class _Read(NamedTuple):
-    """A sequence after reading: where its `People` are, and per split of its folder how many there are."""
+    """A sequence after reading: where its `People` are, per split how many there are, its pictures and their size."""
 
     path: pathlib.Path
     counts: dict[str, dict[str, int]]
+    pictures: dict[int, pathlib.Path]
+    size: tuple[int, int] | None
+
+
+class _Wanted(NamedTuple):
+    """What to read of each sequence, and where its pictures are looked for."""
+
+    jta_dir: pathlib.Path
+    max_people: int
+    num_frames: int
+    pictures: bool
+    picture_height: int
+
+
+def _common_size(read: Mapping[str, Mapping[int, _Read]]) -> tuple[int, int] | None:
+    """Height and width of all pictures, None if there are none. AnnotationError if sequences differ."""
+    sizes = {}
+    for folder, sequences in read.items():
+        for number, sequence in sequences.items():
+            sizes.setdefault(sequence.size, f"{folder}/seq_{number}")
+    if len(sizes) > 1:
+        listed = ", ".join(f"{name} has {size[1]} x {size[0]}" for size, name in sizes.items())
+        raise AnnotationError(f"the pictures have not all the same size: {listed}; --picture_height makes them so")
+    return next(iter(sizes))
+
+
+def _shrunk(camera: Camera, size: tuple[int, int]) -> float:
+    """How many times smaller pictures of `size` are than those the camera belongs to: JTA's, about twice its centre."""
+    return size[0] / (2 * camera.cy)
 
 
 def _read_all(
-    files: Mapping[str, Mapping[int, pathlib.Path]], scratch: pathlib.Path, max_people: int, num_workers: int
+    files: Mapping[str, Mapping[int, pathlib.Path]], scratch: pathlib.Path, what: _Wanted, num_workers: int
 ) -> tuple[dict[str, dict[int, _Read]], list[str]]:
     """Reads every file, however many are bad: what was read, by folder and number, and what is wrong with the rest."""
     wanted = [(folder, number) for folder in files for number in files[folder]]
@@ -433,9 +585,9 @@ def _read_all(
     outs = [scratch / f"{folder}_{number}.npz" for folder, number in wanted]
     folders = [folder for folder, _ in wanted]
     read, bad = {folder: {} for folder in files}, []
-    worth = sum(path.stat().st_size for path in paths) // _BYTES_PER_WORKER
+    worth = len(paths) if what.pictures else sum(path.stat().st_size for path in paths) // _BYTES_PER_WORKER
     with _mapper(min(num_workers, worth)) as mapper:
-        results = mapper(functools.partial(_read_to_file, max_people=max_people), folders, paths, outs)
+        results = mapper(functools.partial(_read_to_file, what=what), folders, paths, outs)
         for result, (folder, number) in zip(_with_bar(results, "Reading", len(paths)), wanted):
             if isinstance(result, str):
                 bad.append(result)
@@ -444,15 +596,26 @@ def _read_all(
     return read, bad
 
 
-def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, max_people: int) -> _Read | str:
+def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, what: _Wanted) -> _Read | str:
     """Puts the frames that any split takes of a sequence into `out`. A bad file's message is returned, not raised."""
-    selections = {split: s.frames for split, s in SPLITS.items() if s.folder == folder}
+    selections = {
+        split: [frame for frame in s.frames if frame <= what.num_frames]
+        for split, s in SPLITS.items()
+        if s.folder == folder
+    }
+    frames, pictures, size = sorted(set().union(*selections.values())), {}, None
     try:
-        people = read_sequence(path, sorted(set().union(*selections.values())), max_people)
+        people = read_sequence(path, frames, what.max_people)
+        if what.pictures:
+            number = int(path.stem.removeprefix("seq_"))
+            pictures, size = collect_pictures(
+                what.jta_dir, folder, number, frames, out.with_suffix(""), what.picture_height
+            )
     except AnnotationError as error:
         return str(error)
     np.savez(out, **people._asdict())
-    return _Read(out, {split: _count(people, frames) for split, frames in selections.items()})
+    counts = {split: _count(people, frames) for split, frames in selections.items()}
+    return _Read(out, counts, pictures, size)
 
 
 def _count(people: People, frames: Sequence[int]) -> dict[str, int]:
@@ -485,7 +648,7 @@ def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: l
     if not bad or (skip_bad and not empty):
         return
     total = sum(len(paths) for paths in files.values())
-    lines = [f"{len(bad)} of {total} annotation files are bad, nothing was prepared:", *bad]
+    lines = [f"{len(bad)} of {total} sequences are bad, nothing was prepared:", *bad]
     if empty:
         lines.append(f"Mend them: no good sequence is left in annotations/{', annotations/'.join(empty)}.")
     else:
@@ -494,8 +657,11 @@ def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: l
 
 
 def _with_bar(items: Iterable, what: str, total: int) -> Iterable:
-    """`items`, with a progress bar if standard error is a terminal."""
-    return tqdm.tqdm(items, what, total, leave=False, unit=" sequences", disable=None, dynamic_ncols=True)
+    """`items`, with a progress bar."""
+    with progress.bar(total, " sequences", desc=what, leave=False, dynamic_ncols=True) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 # ---- Preparing and loading
@@ -510,6 +676,7 @@ class Prepared(NamedTuple):
       camera: the intrinsics in pixels.
       left_out: per bad file that was skipped, what is wrong with it.
       reused: whether it was there already.
+      picture_size: height and width of the pictures, None without.
     """
 
     folder: pathlib.Path
@@ -517,6 +684,7 @@ class Prepared(NamedTuple):
     camera: Camera
     left_out: list[str]
     reused: bool
+    picture_size: tuple[int, int] | None = None
 
 
 def prepare(
@@ -528,52 +696,64 @@ def prepare(
     skip_bad: bool = False,
     overwrite: bool = False,
     num_workers: int = 0,
+    pictures: bool = False,
+    picture_height: int = 0,
 ) -> Prepared:
     """Turns JTA's annotation files into ArrayRecord files under `data_dir`. What is there stays until all is well.
 
     Args:
       jta_dir: holds `annotations/{train,val,test}/seq_N.json`.
-      data_dir: is made where missing; the data set goes into its `jta/poses`.
+      data_dir: is made where missing; the data set goes into its `jta/poses`, or with pictures `jta/frames`.
       camera: intrinsics in pixels; None for those of `read_camera`.
       max_people: more people in a frame are an error.
       skip_bad: leave bad files out instead of refusing all.
       overwrite: replace what was prepared before; without, the same source is reused and another one refused.
       num_workers: how many processes may read; fewer do if there is little to read, and below two, this one does.
+      pictures: with them, see `collect_pictures`.
+      picture_height: make the pictures so many pixels high, the camera with them; 0 leaves them as they are.
 
     Raises:
+      ValueError: a negative `picture_height`, or one without `pictures`.
       AnnotationError: missing folders, or bad files, all of them listed.
       FileExistsError: `data_dir` holds a JTA prepared from something else.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
+    if picture_height < 0 or (picture_height and not pictures):
+        raise ValueError(f"picture_height={picture_height} must not be negative, and needs pictures")
     files = find_sequences(jta_dir)
     camera = resolve_camera(jta_dir, camera)
-    target = _folder(data_dir)
+    config = "frames" if pictures else "poses"
+    target = _folder(data_dir, config)
     if _is_prepared(target) and not overwrite:
-        _check_same(target, _describe_source(jta_dir, files), camera, max_people, skip_bad)
+        _check_same(target, _describe_source(jta_dir, files), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".jta_preparing_") as work, _quiet_tfds():
         options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
-        builder = Jta(config="poses", data_dir=work, **options)
+        builder = Jta(config=config, data_dir=work, picture_height=picture_height, **options)
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
         replace_folder(target, pathlib.Path(builder.data_dir), pathlib.Path(work) / "old")
     return _describe_prepared(target, reused=False)
 
 
-def load(data_dir: os.PathLike, split: str) -> Sequence[dict[str, Any]]:
+def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:
     """The examples of a prepared split as a random access source of NumPy arrays (see `Jta` for the features).
 
     Args:
       data_dir: what `prepare` was given.
       split: a name in `SPLITS`, or a part of one as TFDS writes it, such as `train[:10%]`.
+      pictures: of the config `frames`: with `image`, a JPEG file's bytes. Without, either config will do.
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
       ValueError: there is no such split, or no example in it.
     """
-    target = _folder(pathlib.Path(data_dir).expanduser())
+    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
+    if not pictures and not _is_prepared(target):
+        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
+        target = with_pictures if _is_prepared(with_pictures) else target
     if not _is_prepared(target):
-        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}"
+        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
         raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
     if split.partition("[")[0] not in SPLITS:
         raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
@@ -581,7 +761,9 @@ def load(data_dir: os.PathLike, split: str) -> Sequence[dict[str, Any]]:
         builder = tfds.builder_from_directory(target)
         if not builder.info.splits[split].num_examples:
             raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
-        return builder.as_data_source(split)
+        if "image" not in builder.info.features:
+            return builder.as_data_source(split)
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
@@ -589,8 +771,8 @@ def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
     return read_camera(jta_dir) if camera is None else check_camera(camera)
 
 
-def _folder(data_dir: pathlib.Path) -> pathlib.Path:
-    return data_dir / "jta" / "poses" / VERSION
+def _folder(data_dir: pathlib.Path, config: str) -> pathlib.Path:
+    return data_dir / "jta" / config / VERSION
 
 
 def _is_prepared(target: pathlib.Path) -> bool:
@@ -611,7 +793,9 @@ def _describe_source(jta_dir: pathlib.Path, files: Mapping[str, Mapping[int, pat
     return {"jta_dir": str(jta_dir), "files": digest.hexdigest()}
 
 
-def _check_same(target: pathlib.Path, source: dict, camera: Camera, max_people: int, skip_bad: bool) -> None:
+def _check_same(
+    target: pathlib.Path, source: dict, camera: Camera, max_people: int, skip_bad: bool, picture_height: int
+) -> None:
     """Raises FileExistsError where a new run would not give what is in `target`."""
     old = _metadata(target)
     most_people = max(split["most_people"] for split in old["splits"].values())
@@ -619,7 +803,9 @@ def _check_same(target: pathlib.Path, source: dict, camera: Camera, max_people: 
         difference = f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
     elif old["source"]["files"] != source["files"]:
         difference = "was prepared before the annotation files changed"
-    elif old["camera"] != camera._asdict():
+    elif picture_height and old["picture_size"][0] != picture_height:
+        difference = f"has pictures {old['picture_size'][0]} pixels high, not {picture_height}"
+    elif not picture_height and old["camera"] != camera._asdict():
         difference = f"was prepared with the camera {old['camera']}, not {camera._asdict()}"
     elif old["left_out"] and not skip_bad:
         difference = f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
@@ -632,7 +818,8 @@ def _check_same(target: pathlib.Path, source: dict, camera: Camera, max_people: 
 
 def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
     metadata = _metadata(target)
-    return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused)
+    size = metadata["picture_size"] and tuple(metadata["picture_size"])
+    return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
 
 
 @contextlib.contextmanager
@@ -655,6 +842,8 @@ def _quiet_tfds():
 def _define_flags() -> None:
     flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
     flags.DEFINE_string("data_dir", None, "Folder for the prepared data set.", required=True)
+    flags.DEFINE_bool("pictures", False, "With pictures, from JTA's frames/ or videos/.")
+    flags.DEFINE_integer("picture_height", 0, "Make pictures so many pixels high; 0 leaves them as they are.", 0)
     flags.DEFINE_bool("skip_bad", False, "Leave bad annotation files out, and say which.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
     flags.DEFINE_integer("max_people", MAX_PEOPLE, "More people in a frame are an error.", lower_bound=1)
@@ -673,6 +862,8 @@ def _report(prepared: Prepared, seconds: float) -> str:
     columns = ("sequences", "frames", "people", "joints")
     camera = ", ".join(f"{field} {value:g}" for field, value in prepared.camera._asdict().items())
     lines = [f"{done}: {prepared.folder}", f"camera: {camera}"]
+    if prepared.picture_size:
+        lines.append("pictures: {} pixels high, {} wide".format(*prepared.picture_size))
     lines.append(f"{'split':12}" + "".join(f"{column:>12}" for column in columns))
     for split, counts in prepared.splits.items():
         lines.append(f"{split:12}" + "".join(f"{counts[column]:12,}" for column in columns))
@@ -697,6 +888,8 @@ def main(argv: Sequence[str]) -> None:
             skip_bad=values.skip_bad,
             overwrite=values.overwrite,
             num_workers=values.num_workers,
+            pictures=values.pictures,
+            picture_height=values.picture_height,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

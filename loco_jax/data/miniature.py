@@ -1,11 +1,15 @@
 """A miniature JTA: sequences of the crowd, written as JTA's annotation files, to try everything that reads JTA.
 
     python -m loco_jax.data.miniature --output=DIR [--train=8 --validation=2 --test=2] [--scale=demo] [--seed=0]
+        [--videos] [--frames] [--num_frames=900]
 
-writes `DIR/annotations/{train,val,test}/seq_N.json`, numbered as JTA's, 900 frames each, and `DIR/camera.json`, the
-intrinsics, which `loco_jax.data.jta` picks up. The occlusion flags are all 0: only pictures can tell.
+writes `DIR/annotations/{train,val,test}/seq_N.json`, numbered as JTA's, and `DIR/camera.json`, the intrinsics (and the
+number of frames, if it is not JTA's 900), which `loco_jax.data.jta` picks up. With `--videos` also
+`DIR/videos/{train,val,test}/seq_N.mp4`, with `--frames` also `DIR/frames/{train,val,test}/seq_N/F.jpg`; the annotations
+then have the occlusion flags, which without pictures are all 0.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -18,13 +22,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import app, flags, logging
+from PIL import Image
 
+from loco_jax import progress
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
+from loco_jax.data import render, video
 from loco_jax.data.crowd import Crowd, Scene
-from loco_jax.data.jta import CAMERA_FILE, NUM_FRAMES, check_camera, replace_folder
+from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, NUM_FRAMES, check_camera, replace_folder
 
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
 
@@ -45,11 +51,20 @@ NUMBERS = {
 }
 
 # A pixel to a thousandth, a metre to a tenth of a millimetre.
-_ROW = "[%d,%d,%d,%.3f,%.3f,%.4f,%.4f,%.4f,0,0]"
+_ROW = "[%d,%d,%d,%.3f,%.3f,%.4f,%.4f,%.4f,%d,%d]"
+_FPS = 30
 
 
 def write(
-    output: os.PathLike, sequences: dict[str, int], crowd: Crowd, *, seed: int = 0, overwrite: bool = False
+    output: os.PathLike,
+    sequences: dict[str, int],
+    crowd: Crowd,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    videos: bool = False,
+    frames: bool = False,
+    num_frames: int = NUM_FRAMES,
 ) -> None:
     """Writes a miniature JTA. `output` appears when it is complete, or stays as it was.
 
@@ -59,34 +74,89 @@ def write(
       crowd: the kind of scenes; the same as elsewhere for a split, so that train stays apart from test.
       seed: other scenes for another seed.
       overwrite: replace an earlier miniature. Anything else is never replaced.
+      videos: write them; and the occlusion flags that pictures give.
+      frames: write each frame as a picture; and the same flags.
+      num_frames: of a sequence, 10 to 900.
 
     Raises:
-      ValueError: no such split, a number of sequences that JTA's numbering has no room for, or a negative seed.
+      ValueError: no such split, a number of sequences that JTA's numbering has no room for, a negative seed, or a
+        number of frames that cannot be.
       FileExistsError: `output` is in use.
     """
     _check_arguments(sequences, seed)
+    if not 10 <= num_frames <= NUM_FRAMES:
+        raise ValueError(f"num_frames={num_frames} is not one of 10 to {NUM_FRAMES}")
     output = pathlib.Path(output).expanduser().resolve()
     _check_free(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}_") as work:
         new = pathlib.Path(work) / "new"
         new.mkdir()
-        (new / CAMERA_FILE).write_text(json.dumps(check_camera(crowd.camera)._asdict()) + "\n")
+        facts = check_camera(crowd.camera)._asdict() | ({} if num_frames == NUM_FRAMES else {"num_frames": num_frames})
+        (new / CAMERA_FILE).write_text(json.dumps(facts) + "\n")
         jobs = [(split, i) for split, count in sequences.items() for i in range(count)]
-        for split, i in tqdm.tqdm(jobs, "Writing", leave=False, unit=" sequences", disable=None, dynamic_ncols=True):
-            folder, first, step, most = NUMBERS[split]
-            scene = _sample(crowds.scene_key(split, seed * most + i), crowd)
-            path = new / "annotations" / folder / f"seq_{first + step * i}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(sequence_text(scene, crowd))
+        with progress.bar(len(jobs) * num_frames, " frames", desc="Writing", leave=False, dynamic_ncols=True) as bar:
+            for split, i in jobs:
+                folder, first, step, most = NUMBERS[split]
+                key = crowds.scene_key(split, seed * most + i)
+                scene, name, flags = _sample(key, crowd, num_frames), f"{folder}/seq_{first + step * i}", None
+                if videos or frames:
+                    places = (
+                        new / "videos" / f"{name}.mp4" if videos else None,
+                        new / "frames" / name if frames else None,
+                    )
+                    flags = _write_pictures(scene, crowd, jax.random.fold_in(key, 1), *places, bar)
+                else:
+                    bar.update(num_frames)
+                path = new / "annotations" / f"{name}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(sequence_text(scene, crowd, flags))
         replace_folder(output, new, pathlib.Path(work) / "old")
 
 
-def sequence_text(scene: Scene, crowd: Crowd) -> str:
+def _write_pictures(
+    scene: Scene, crowd: Crowd, key: jax.Array, movie: pathlib.Path | None, folder: pathlib.Path | None, bar
+) -> tuple[np.ndarray, np.ndarray]:
+    """Writes a sequence as a video, as pictures, or both; returns the two occlusion flags `[T, P, 22]`."""
+    stage_key, noise_key = jax.random.split(key)
+    stage, flags = _set_up(stage_key, scene, crowd), []
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if movie is not None:
+            movie.parent.mkdir(parents=True, exist_ok=True)
+            writer = stack.enter_context(video.Writer(movie, _FPS, crowd.volume.image_size))
+        if folder is not None:
+            folder.mkdir(parents=True)
+        for t in range(len(scene.joints)):
+            picture = _shoot(stage, scene, crowd, noise_key, t)
+            image, *hidden = jax.device_get((picture.image, picture.occluded, picture.self_occluded))
+            flags.append(hidden)
+            if writer is not None:
+                writer.write(image)
+            if folder is not None:
+                Image.fromarray(image).save(folder / f"{t + 1}.jpg", quality=JPEG_QUALITY)
+            bar.update()
+    occluded, self_occluded = (np.stack(flag) for flag in zip(*flags))
+    return occluded, self_occluded
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _set_up(key: jax.Array, scene: Scene, crowd: Crowd) -> render.Stage:
+    return render.sample_stage(key, scene, crowd)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _shoot(stage: render.Stage, scene: Scene, crowd: Crowd, key: jax.Array, t: int) -> render.Picture:
+    instant = scene._replace(joints=scene.joints[t], present=scene.present[t])
+    return render.render(stage, instant, crowd, jax.random.fold_in(key, t))
+
+
+def sequence_text(scene: Scene, crowd: Crowd, flags: tuple[np.ndarray, np.ndarray] | None = None) -> str:
     """A sequence of T frames as the text of an annotation file, its rows sorted by frame, person and joint.
 
     A person is in a frame if one of its joints is in view there, and then with all of them, also those off the picture.
-    Only joints beside or behind the camera are left out: they have no pixel.
+    Only joints beside or behind the camera are left out: they have no pixel. `flags` are `occluded` and
+    `self_occluded`, `[T, P, 22]`; 0 for all if absent.
     """
     joints = np.asarray(scene.joints, np.float64).round(4)  # as written, so that the pixels fit
     pixels, in_front = _project(check_camera(crowd.camera), joints)
@@ -94,15 +164,16 @@ def sequence_text(scene: Scene, crowd: Crowd) -> str:
     written = (np.asarray(scene.present) & in_view.any(axis=-1))[..., None] & in_front
     frame, person, joint = np.nonzero(written)
     ids = np.asarray(scene.person_id)[person]
-    rows = np.column_stack([frame + 1, ids, joint, pixels[written], joints[written]])
+    hidden = np.zeros((2, *written.shape)) if flags is None else np.stack(flags)
+    rows = np.column_stack([frame + 1, ids, joint, pixels[written], joints[written], hidden[:, written].T])
     rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
     template = "[" + ",\n".join([_ROW] * len(rows)) + "]\n"
     return template % tuple(rows.ravel().tolist())
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _sample(key: jax.Array, crowd: Crowd) -> Scene:
-    return crowds.sample_sequence(key, crowd, NUM_FRAMES)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _sample(key: jax.Array, crowd: Crowd, num_frames: int) -> Scene:
+    return crowds.sample_sequence(key, crowd, num_frames)
 
 
 def _project(camera: Camera, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +204,9 @@ def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     names = {path.name for path in output.iterdir()}
     if not names:
         return
-    if names != {"annotations", CAMERA_FILE}:  # the real JTA has no camera.json, so it is safe from --overwrite
+    if (
+        not {"annotations", CAMERA_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE}
+    ):  # the real JTA has no camera.json, so it is safe from --overwrite
         raise FileExistsError(f"{output} is not empty and not a miniature JTA; choose another --output")
     if not overwrite:
         raise FileExistsError(f"{output} holds a miniature JTA already; replace it with --overwrite")
@@ -145,6 +218,9 @@ def _define_flags() -> None:
         flags.DEFINE_integer(split, count, f"Number of {split} sequences.")
     flags.DEFINE_enum("scale", "demo", list(SCALES), "The kind of scenes.")
     flags.DEFINE_integer("seed", 0, "Other scenes for another seed.")
+    flags.DEFINE_bool("videos", False, "Write videos too, and the occlusion flags that pictures give.")
+    flags.DEFINE_bool("frames", False, "Write every frame as a picture too.")
+    flags.DEFINE_integer("num_frames", NUM_FRAMES, "Frames of a sequence, 10 to 900.")
     flags.DEFINE_bool("overwrite", False, "Replace an earlier miniature.")
 
 
@@ -157,15 +233,25 @@ def main(argv: Sequence[str]) -> None:
     sequences = {split: values[split].value for split in NUMBERS}
     start = time.time()
     try:
-        write(values.output, sequences, crowd, seed=values.seed, overwrite=values.overwrite)
+        write(
+            values.output,
+            sequences,
+            crowd,
+            seed=values.seed,
+            overwrite=values.overwrite,
+            videos=values.videos,
+            frames=values.frames,
+            num_frames=values.num_frames,
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     camera = ", ".join(f"{field} {value:g}" for field, value in check_camera(crowd.camera)._asdict().items())
     counts = ", ".join(f"{split} {count}" for split, count in sequences.items())
     print(f"Wrote a miniature JTA in {time.time() - start:.1f} s: {values.output}")
-    print(f"{sum(sequences.values())} sequences ({counts}) of {NUM_FRAMES} frames")
+    print(f"{sum(sequences.values())} sequences ({counts}) of {values.num_frames} frames")
     print(f"camera: {camera} (in {CAMERA_FILE}, which loco_jax.data.jta reads)")
-    print(f"Prepare it with\n  python -m loco_jax.data.jta --jta_dir={values.output} --data_dir=DATA")
+    pictures = " --pictures" if values.videos or values.frames else ""
+    print(f"Prepare it with\n  python -m loco_jax.data.jta --jta_dir={values.output} --data_dir=DATA{pictures}")
 
 
 if __name__ == "__main__":

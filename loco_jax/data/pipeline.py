@@ -1,5 +1,6 @@
 """From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored."""
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from loco_jax.camera import Camera
+from loco_jax.data import augment as augmentation
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import FROM_JTA, NUM_JOINTS
 
@@ -26,8 +29,10 @@ def read_jta(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
+    pictures: bool = False,
+    augment: bool = False,
 ) -> grain.DatasetIterator:
-    """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B, without pictures.
+    """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B.
 
     With `repeat` it never ends, for training: every epoch has another order and leaves out what does not fill a batch
     on every process. Without, for evaluation, each frame comes exactly once; the last batches are padded, and
@@ -47,6 +52,8 @@ def read_jta(
       max_frames: take only this many frames, evenly spread over the split.
       process_index, process_count: which part of each epoch is for this process; the parts are disjoint.
       num_workers: processes that read ahead; with 0, threads of this one do.
+      pictures: with them, decoded to `[B, height, width, 3]` uint8.
+      augment: change them, see `augment`; the same element of the same epoch always in the same way.
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
@@ -60,7 +67,9 @@ def read_jta(
     for name, value, least in (("batch_size", batch_size, 1), ("max_people", max_people, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
-    records = jta.load(data_dir, split)
+    if augment and not pictures:
+        raise ValueError("augment=True needs pictures=True: it is pictures that are changed")
+    records = jta.load(data_dir, split, pictures)
     count = len(records) if max_frames is None else min(max_frames, len(records))
     global_batch = batch_size * process_count
     if repeat and count < global_batch:
@@ -69,17 +78,20 @@ def read_jta(
             f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
         )
     padded_length = -(-count // global_batch) * global_batch
-    source = _JtaFrames(records, count, max_people, count if repeat else padded_length)
+    source = _JtaFrames(records, count, max_people, count if repeat else padded_length, pictures)
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
     # The same number of frames for everyone, so that no process is an epoch ahead of another.
     dataset = dataset[process_index : len(source) - len(source) % process_count : process_count]
+    if augment:
+        dataset = dataset.random_map(augmentation.augment)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if repeat:
-        dataset = dataset.repeat()
-    # Records are small: a few threads and batches ahead are enough.
-    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+        dataset = dataset.repeat()  # every epoch with another seed, for the order and for the pictures' changes
+    # Records without pictures are small: a few threads and batches ahead are enough.
+    threads = max(2, (os.cpu_count() or 2) // 2) if pictures else 2
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8))
     if num_workers:
         if not flags.FLAGS.is_parsed():  # as in a notebook; Grain asks for flags of its own
             flags.FLAGS.mark_as_parsed()
@@ -99,18 +111,24 @@ def is_real(frames: Frames) -> Any:
 class _JtaFrames:
     """A random access source of `Frames` without batch axis: `count` of the records, then frames of padding."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int):
+    def __init__(
+        self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int, pictures: bool = False
+    ):
         self._records = records
         self._count = count
         self._max_people = max_people
         self._length = length
+        self._pictures = pictures
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Frames:
         place = min(int(index), self._count - 1)
-        frames = _to_frames(self._records[place * len(self._records) // self._count], self._max_people)
+        example = self._records[place * len(self._records) // self._count]
+        frames = _to_frames(example, self._max_people)
+        if self._pictures:
+            frames = frames._replace(image=_decode(example))
         return frames if index < self._count else _as_padding(frames)
 
     def __repr__(self) -> str:  # a name in Grain's messages
@@ -134,4 +152,15 @@ def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
 
 def _as_padding(frames: Frames) -> Frames:
     camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
-    return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera)
+    return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
+
+
+def _decode(example: dict[str, Any]) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(example["image"]), formats=("JPEG",)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"JTA sequence {example['sequence']}, frame {example['frame']}: the picture cannot be decoded ({error}); "
+            "prepare the data again"
+        ) from error

@@ -3,6 +3,7 @@
 A stream is an endless iterator with a position that JSON can hold. Frames are split over the batch axis.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from loco_jax import camera as cameras
 from loco_jax import skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
-from loco_jax.data import pipeline
+from loco_jax.data import pipeline, render
 from loco_jax.data.frames import Frames
 from loco_jax.volume import Volume
 
@@ -29,21 +31,30 @@ def make_mesh(batch_size: int) -> Mesh:
     return Mesh(np.array(devices[:count]), ("batch",))
 
 
-def crowd_frame(key: jax.Array, crowd: crowds.Crowd) -> Frames:
-    """One frame of the crowd, without batch axis: LoCO's 14 joints."""
+def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
+    """One frame of the crowd, without batch axis: LoCO's 14 joints, and the picture if asked for."""
     scene = crowds.sample_scene(key, crowd)
     joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]
     present_PxJ = jnp.broadcast_to(scene.present[:, None], joints_PxJx3.shape[:2])
-    return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)))
+    image = render.take_picture(jax.random.fold_in(key, 1), scene, crowd).image if pictures else None
+    return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)), image)
 
 
 @functools.lru_cache
-def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding):
+def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding, pictures: bool):
     """The compiled function from a batch's first index to the batch, and the batch's shapes."""
 
+    frame = functools.partial(crowd_frame, crowd=crowd, pictures=pictures)
+
+    def make_some(indices: jax.Array) -> Frames:
+        keys = jax.vmap(functools.partial(crowds.scene_key, split))(indices)
+        # Pictures one after the other: of many at once they would take more memory, and no less time.
+        return jax.lax.map(frame, keys) if pictures else jax.vmap(frame)(keys)
+
     def make(index: jax.Array) -> Frames:
-        keys = jax.vmap(functools.partial(crowds.scene_key, split))(index + jnp.arange(batch_size))
-        return jax.vmap(functools.partial(crowd_frame, crowd=crowd))(keys)
+        batch = PartitionSpec("batch")
+        each = jax.shard_map(make_some, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
+        return each(index + jnp.arange(batch_size))
 
     index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(sharding.mesh, PartitionSpec()))
     like = jax.eval_shape(make, index)
@@ -52,12 +63,20 @@ def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: N
 
 
 class CrowdStream:
-    """Endless batches of one of the crowd's splits, in order, starting at scene `first`."""
+    """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without."""
 
-    def __init__(self, crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding, first: int = 0):
+    def __init__(
+        self,
+        crowd: crowds.Crowd,
+        split: str,
+        batch_size: int,
+        sharding: NamedSharding,
+        first: int = 0,
+        pictures: bool = False,
+    ):
         self._batch_size, self._first, self._batches = batch_size, first, 0
         self._place = NamedSharding(sharding.mesh, PartitionSpec())
-        self._make, self._like = _compile_crowd(crowd, split, batch_size, sharding)
+        self._make, self._like = _compile_crowd(crowd, split, batch_size, sharding, pictures)
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
@@ -109,9 +128,11 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     c = config.data
     if _source(config) == "crowd":
         # Each seed begins a million scenes after the one before.
-        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first=config.seed * 2**20)
+        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, config.seed * 2**20, c.pictures)
     _check_jta_camera(config, c.train_split)
-    reader = pipeline.read_jta(c.dir, c.train_split, c.batch_size, c.max_people, seed=config.seed)
+    reader = pipeline.read_jta(
+        c.dir, c.train_split, c.batch_size, c.max_people, seed=config.seed, **_reading(config, augment=c.augment)
+    )
     return JtaStream(reader, sharding)
 
 
@@ -123,14 +144,21 @@ def evaluation_batches(
     Yields batches and which of their frames count `[B]`, bool: the last batch may be longer than needed.
     """
     if _source(config) == "crowd":
-        stream = CrowdStream(crowd_of(config), split, batch_size, sharding)
+        stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
         for start in range(0, num_frames, batch_size):
             yield next(stream), np.arange(start, start + batch_size) < num_frames
         return
     _check_jta_camera(config, split)
     c = config.data
     for frames in pipeline.read_jta(
-        c.dir, split, batch_size, c.max_people, shuffle=False, repeat=False, max_frames=num_frames
+        c.dir,
+        split,
+        batch_size,
+        c.max_people,
+        shuffle=False,
+        repeat=False,
+        max_frames=num_frames,
+        **_reading(config),
     ):
         yield jax.device_put(frames, sharding), pipeline.is_real(frames)
 
@@ -145,6 +173,16 @@ def crowd_of(config: ConfigDict) -> crowds.Crowd:
     return crowd
 
 
+def camera_of(config: ConfigDict) -> Camera:
+    """The camera of the config's pictures: the crowd's or the prepared JTA's, or the real JTA's if that is not here."""
+    if config.data.source == "jta" and config.data.dir:
+        with contextlib.suppress(OSError, ValueError):
+            return _jta_camera(config, config.data.train_split)
+    if config.data.source == "jta":
+        return cameras.JTA.scaled(volume_of(config).image_size[1] / 1920)
+    return crowd_of(config).camera
+
+
 def volume_of(config: ConfigDict) -> Volume:
     """The voxel grid of `config.volume`."""
     v = config.volume
@@ -153,11 +191,21 @@ def volume_of(config: ConfigDict) -> Volume:
 
 def _check_jta_camera(config: ConfigDict, split: str) -> None:
     """Raises ValueError if the prepared JTA was seen by a camera of another picture size than the config's."""
+    _check_camera(_jta_camera(config, split), volume_of(config), config.data.dir)
+
+
+def _jta_camera(config: ConfigDict, split: str) -> Camera:
     from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
 
-    record = jta.load(config.data.dir, split)[0]
-    camera = Camera(*(float(record["camera"][field]) for field in Camera._fields))
-    _check_camera(camera, volume_of(config), config.data.dir)
+    record = jta.load(config.data.dir, split, config.data.pictures)[0]
+    return Camera(*(float(record["camera"][field]) for field in Camera._fields))
+
+
+def _reading(config: ConfigDict, augment: bool = False) -> dict[str, Any]:
+    """How the pipeline is to read: pictures only where the task looks at them."""
+    if not config.data.pictures:
+        return {}
+    return {"pictures": True, "augment": augment, "num_workers": config.data.workers}
 
 
 def _check_camera(camera: Camera, volume: Volume, whose: str) -> None:

@@ -1,7 +1,7 @@
 """What can be trained. A task says how to start, what to minimise, what to predict and how to score it."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from ml_collections import ConfigDict
@@ -13,9 +13,18 @@ class Task(Protocol):
     """All that the training and evaluation loops know of a task. Methods are pure; those on arrays run under jit."""
 
     stages: int  # of training, one after the other; the loop moves on when the loss no longer falls
+    frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training leaves as they are
 
     def init(self, key: jax.Array) -> Any:
         """New parameters."""
+
+    def pretrained(self, params: Any) -> Any:
+        """The parameters with those in place that come from files: what a new run starts from."""
+        return params
+
+    def for_evaluation(self, params: Any) -> Any:
+        """The parameters with those beside them that only `predict` with `thorough` needs, from files."""
+        return params
 
     def describe(self) -> str:
         """One line for the log: the network, its size, its volume."""
@@ -34,6 +43,10 @@ class Task(Protocol):
     def summary(self, records: list[Any]) -> dict[str, Any]:
         """The scores of many frames' records, as JSON."""
 
+    def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
+        """Seconds a frame that each stage of `predict` takes, by the stage's name, measured on a batch."""
+        return {}
+
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         """The few numbers of a summary that go into curves and progress lines."""
 
@@ -46,9 +59,9 @@ class Task(Protocol):
 
 def create(config: ConfigDict) -> Task:
     """The task a config names. Raises ValueError if there is none of that name."""
-    from loco_jax.tasks import vha  # tasks import this module's protocol
+    from loco_jax.tasks import loco, refiner, vha  # tasks import this module's protocol
 
-    kinds = {"vha": vha.create}
+    kinds = {"vha": vha.create, "loco": loco.create, "refiner": refiner.create}
     if config.task not in kinds:
         raise ValueError(f"config.task={config.task!r}; there are {', '.join(kinds)}")
     return kinds[config.task](config)

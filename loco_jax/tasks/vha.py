@@ -17,6 +17,7 @@ from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import vha
+from loco_jax.tasks import Task
 from loco_jax.volume import Volume
 
 THRESHOLDS = (0, 1, 2)  # voxels
@@ -60,7 +61,7 @@ class Record(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class VhaTask:
+class VhaTask(Task):
     """Heatmaps from joints, through a code, to heatmaps again.
 
     Attributes:
@@ -85,6 +86,10 @@ class VhaTask:
     def stages(self) -> int:
         return len(self.sigmas)
 
+    @property
+    def name(self) -> str:
+        return f"{type(self.network).__name__}({self.network.level})"
+
     def init(self, key: jax.Array) -> Any:
         """New parameters; their shapes do not depend on the grid, so a small one does."""
         cells = 2 ** (self.network.level + 1)
@@ -97,16 +102,16 @@ class VhaTask:
         code = vha.code_shape(self.volume.shape, self.network.level)
         ratio = skeleton.NUM_JOINTS * np.prod(self.volume.shape) / np.prod(code)
         return (
-            f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; heatmaps "
+            f"{self.name}: {parameters:,} parameters; heatmaps "
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
-        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self._targets)(frames)
+        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
         if isinstance(self.network, vha.PatchVHA):
             return self._patch_loss(params, voxels_BxPxJx3, present_BxPxJ, key, stage)
-        render = functools.partial(self._render, sigma=self.sigmas[stage])
+        render = functools.partial(self.render, sigma=self.sigmas[stage])
         target_BxJxHxWxD = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
         code = self.network.apply(params, target_BxJxHxWxD, method="encode")
         noisy = self._add_noise(code, key)
@@ -118,20 +123,28 @@ class VhaTask:
         return jnp.mean(error), _code_statistics(code)
 
     def _patch_loss(self, params, voxels_BxPxJx3, present_BxPxJ, key, stage):
-        # Rendered and compared as cells: the same numbers, and no volume is ever folded or unfolded.
-        render = functools.partial(self._render, sigma=self.sigmas[stage], cell=2**self.network.level)
-        cells = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
-        num_joints = jnp.sum(present_BxPxJ)
+        cells = self.target_cells(voxels_BxPxJx3, present_BxPxJ, stage)
         code = self.network.apply(params, cells, method="encode_cells")
-        logits = self.network.apply(params, self._add_noise(code, key), method="decode_cells").astype(jnp.float32)
+        loss = self.cell_loss(params, self._add_noise(code, key), cells, present_BxPxJ)
+        # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
+        scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
+        return loss + 0.1 * scale, _code_statistics(code)
+
+    def target_cells(self, voxels_BxPxJx3, present_BxPxJ, stage: int = -1) -> jax.Array:
+        """A batch's true heatmaps as a PatchVHA's cells `[B, d, h, w, J * cell^3]`."""
+        # Rendered and compared as cells: the same numbers, and no volume is ever folded or unfolded.
+        render = functools.partial(self.render, sigma=self.sigmas[stage], cell=2**self.network.level)
+        return jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
+
+    def cell_loss(self, params: Any, code: jax.Array, cells: jax.Array, present_BxPxJ: jax.Array) -> jax.Array:
+        """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with the true `cells`."""
+        logits = self.network.apply(params, code, method="decode_cells").astype(jnp.float32)
         target = cells.astype(jnp.float32)
         entropy = nn.softplus(logits) - logits * target
         if self.positive_weight:
             entropy = entropy * (1 + self.positive_weight * target)
-        # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
-        scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
-        return jnp.sum(entropy) / jnp.maximum(num_joints, skeleton.NUM_JOINTS) + 0.1 * scale, _code_statistics(code)
+        return jnp.sum(entropy) / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -146,9 +159,8 @@ class VhaTask:
 
         def one(args):
             frame, key = args
-            voxels, present = self._targets(frame)
-            heatmaps_1xJxHxWxD = self._render(voxels, present, self.sigmas[-1])[None]
-            code = self.network.apply(params, heatmaps_1xJxHxWxD, method="encode").astype(jnp.float32)
+            voxels, present = self.targets(frame)
+            code = self.encode(params, frame)[None].astype(jnp.float32)
 
             def back(noise):
                 noisy = _with_noise(code, noise[None], key)
@@ -162,34 +174,44 @@ class VhaTask:
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
 
-    def _targets(self, frame):
+    def encode(self, params: Any, frame: Frames) -> jax.Array:
+        """The code `[h, w, d]` of a frame's true heatmaps: what the Code Predictor is to predict (method section 4)."""
+        voxels_PxJx3, present_PxJ = self.targets(frame)
+        if isinstance(self.network, vha.PatchVHA):
+            cells = self.render(voxels_PxJx3, present_PxJ, self.sigmas[-1], cell=2**self.network.level)
+            return self.network.apply(params, cells[None], method="encode_cells")[0]
+        heatmaps_JxHxWxD = self.render(voxels_PxJx3, present_PxJ, self.sigmas[-1])
+        return self.network.apply(params, heatmaps_JxHxWxD[None], method="encode")[0]
+
+    def targets(self, frame):
         """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
-    def _render(self, voxels_PxJx3, present_PxJ, sigma, cell=None):
+    def render(self, voxels_PxJx3, present_PxJ, sigma, cell=None, subvoxel=None):
         """A frame's heatmaps `[J, H, W, D]` in the network's type; if `cell` is given, in cells of that size."""
         render = functools.partial(heatmaps.render_cells, cell=cell) if cell else heatmaps.render
+        subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
-        return render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=self.subvoxel, dtype=dtype)
+        return render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""
         return [self._score(*_frame(predicted, frames, i)) for i in range(len(frames.present))]
 
     def _score(self, found: Found, frame: Frames) -> Record:
-        true = _typed(found.true_voxels, found.true_present)
+        true = metrics.people_rows(found.true_voxels, found.true_present)
         scores = {}
         for n in range(len(found.peaks.scores)):
-            rows = _rows(found.peaks.voxels[n], found.peaks.scores[n])
+            rows = metrics.peak_rows(found.peaks.voxels[n], found.peaks.scores[n])
             for matching in ("hungarian", "nearest"):
                 for threshold in THRESHOLDS:
                     score = metrics.joint_scores(rows, true, threshold, matching)
                     scores[matching, NOISES[n], f"{threshold} vx"] = score
-        rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
+        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
         pairs = metrics.match(rows, true, THRESHOLDS[-1])
-        points = _rows(found.points, found.peaks.scores[0])
-        true_points = _typed(frame.joints, found.true_present)
+        points = metrics.peak_rows(found.points, found.peaks.scores[0])
+        true_points = metrics.people_rows(frame.joints, found.true_present)
         for matching in ("hungarian", "nearest"):
             for threshold in METRES:
                 score = metrics.joint_scores(points, true_points, threshold, matching)
@@ -210,7 +232,7 @@ class VhaTask:
         total_error = sum(r.bands.error_sum.sum() for r in records)
         total_found = sum(r.bands.found.sum() for r in records)
         return {
-            "network": f"{type(self.network).__name__}({self.network.level})",
+            "network": self.name,
             "level": self.network.level,
             "frames": len(records),
             "scores": scores,
@@ -240,9 +262,9 @@ class VhaTask:
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         found, _ = _frame(predicted, frames, index)
-        rows = _rows(found.peaks.voxels[0], found.peaks.scores[0])
-        name = f"{type(self.network).__name__}({self.network.level})"
-        true = _typed(found.true_voxels, found.true_present)
+        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
+        name = self.name
+        true = metrics.people_rows(found.true_voxels, found.true_present)
         return draw.projections(self.volume, true, rows, found.code, title=f"{name}, {title}")
 
 
@@ -287,18 +309,6 @@ def _code_statistics(code):
 
 def _frame(predicted, frames, index):
     return jax.tree.map(lambda x: x[index], (predicted, frames))
-
-
-def _rows(voxels_JxKx3: np.ndarray, scores_JxK: np.ndarray) -> np.ndarray:
-    """Rows (joint type, voxel) of the places that are not empty."""
-    types, places = np.nonzero(scores_JxK > 0)
-    return np.concatenate([types[:, None], voxels_JxKx3[types, places]], axis=1).astype(np.float64)
-
-
-def _typed(values_PxJx3: np.ndarray, present_PxJ: np.ndarray) -> np.ndarray:
-    """Rows (joint type, three coordinates) of the joints that are present."""
-    people, types = np.nonzero(present_PxJ)
-    return np.concatenate([types[:, None], values_PxJx3[people, types]], axis=1).astype(np.float64)
 
 
 def _by(shape: tuple[int, ...]) -> str:

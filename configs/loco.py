@@ -1,0 +1,42 @@
+"""What all LoCOs share; loco1.py, loco2.py and loco3.py set the level. The Code Predictor learns, the VHA is given."""
+
+from ml_collections import ConfigDict
+
+from configs import vha
+
+ARGUMENTS = {**vha.ARGUMENTS, "trunk": ("inception", "compact")}
+
+
+def get_config(level: int, arg: str = "") -> ConfigDict:
+    """The experiment LoCO(level) at a scale, on a variant of the VHA, with a trunk of the Code Predictor."""
+    options = vha.parse(arg, ARGUMENTS)
+    demo, patch, compact = options["scale"] == "demo", options["variant"] == "patch", options["trunk"] == "compact"
+    c = vha.get_config(level, f"scale={options['scale']},variant={options['variant']}")
+    c.task = "loco"
+    c.name = "_".join([f"loco{level}", *(["patch"] * patch), *(["compact"] * compact), *(["demo"] * demo)])
+    c.demo = f"configs/loco{level}.py:variant=patch,trunk=compact,scale=demo"
+
+    # Where trained parameters come from: a run's folder, a file of weights, or "released".
+    c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"  # the autoencoder of the same level and variant
+    c.refiner = "released"  # for evaluation; "" for none
+
+    c.predictor = ConfigDict()
+    c.predictor.trunk = options["trunk"]
+    c.predictor.trunk_weights = ""  # ImageNet weights of the Inception trunk, by python -m loco_jax.torch_weights
+    c.predictor.width = 32  # channels of the first stage, compact only
+    c.predictor.blocks = 2  # a stage, compact only
+    c.predictor.code_weight = 1.0  # of the mean squared error of the code: the published loss
+    # Of the cross-entropy of the heatmaps that the VHA makes of the code. Where the picture leaves depth open, the mean
+    # of two codes is none of a person, but a heatmap can say both.
+    c.predictor.heatmap_weight = 0.01 if patch else 0.0
+
+    c.data.pictures = True
+    c.data.augment = True
+    c.data.train_split = "train"
+
+    c.optimizer.name = "muon" if compact else "adam"
+    c.optimizer.learning_rate = 0.02 if compact else 1e-4
+    c.optimizer.schedule = "cosine" if compact else "constant"
+    c.optimizer.warmup = 100 if compact else 0
+    c.steps = 1500 if demo else 400_000
+    return c

@@ -1,0 +1,12 @@
+"""LoCO(2): depth, height and width halved 2 times.
+
+Arguments: scale=full|demo, variant=published|patch, trunk=inception|compact.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import loco
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return loco.get_config(2, arg)

@@ -1,0 +1,38 @@
+"""The refiner: people's poses, completed and corrected. Arguments: scale=full|demo."""
+
+from ml_collections import ConfigDict
+
+from configs import vha
+
+ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment at a scale: which crowd the poses are taken from."""
+    scale = vha.parse(arg, ARGUMENTS)["scale"]
+    c = vha.get_config(2, f"scale={scale}")
+    del c.model, c.sigmas, c.subvoxel, c.max_peaks
+    c.task = "refiner"
+    c.name = "refiner" + "_demo" * (scale == "demo")
+    c.demo = "configs/refiner.py:scale=demo"
+
+    # What is done to the poses; people are spoilt more or less, these are means.
+    c.spoil = ConfigDict()
+    c.spoil.missing = 0.15  # share of joints
+    c.spoil.swapped = 0.05  # with the other side's, or the next person's
+    c.spoil.moved = 0.4
+    c.spoil.move_by = 0.05  # metres, standard deviation
+    c.spoil.along_ray = 2.0  # times that along the ray
+
+    c.data.batch_size = 16 if scale == "demo" else 8
+    c.optimizer.name = "adam"
+    c.optimizer.learning_rate = 2e-3  # the paper's 1e-4 is for days
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = 100
+    c.steps = 6000
+    c.log_every = 200
+    c.checkpoint_every = 2000
+    c.eval_every = 2000
+    c.eval_frames = 64
+    c.test_frames = 256
+    return c

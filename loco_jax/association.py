@@ -1,0 +1,55 @@
+"""Joints to people: each head gathers the nearest joints of the other types (method section 5)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Metres from the head within which a joint may belong to it, in the order of `skeleton.JOINTS`.
+REACH = np.float32([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3])
+
+
+class People(NamedTuple):
+    """A person for each place in the list of heads, best head first.
+
+    Attributes:
+      joints: `[N, 14, 3]` metres in camera coordinates; 0 for holes and in empty places.
+      scores: `[N, 14]` confidences; 0 for holes. `scores[:, 0] > 0` tells which people exist.
+      strays: `[J, K]` bool, the points that belong to nobody.
+    """
+
+    joints: jax.Array
+    scores: jax.Array
+    strays: jax.Array
+
+
+@jax.jit
+def group(points: jax.Array, scores: jax.Array) -> People:
+    """Associates `points[J, K, 3]` in metres with `scores[J, K]`, each type's best first, 0 in empty places.
+
+    Heads choose in the order of their confidence. A head looks at the nearest joint of a type among all, taken or not:
+    if that one is out of reach, or an earlier head has it, the head has a hole there. Of equally near joints the first
+    is meant. Raises ValueError for other shapes.
+    """
+    if points.shape != (len(REACH), points.shape[1], 3) or scores.shape != points.shape[:2]:
+        raise ValueError(
+            f"want points [{len(REACH)}, K, 3] and scores [{len(REACH)}, K]; have {points.shape}, {scores.shape}"
+        )
+    exists_JxK = scores > 0
+    heads_N = exists_JxK[0]
+    away_JxNxK = jnp.linalg.norm(points[0][None, :, None] - points[:, None], axis=-1)
+    away_JxNxK = jnp.where(exists_JxK[:, None], away_JxNxK, jnp.inf)
+    nearest_JxN = jnp.argmin(away_JxNxK, axis=2)
+    near_JxN = jnp.min(away_JxNxK, axis=2) < jnp.asarray(REACH)[:, None]
+    # A head's choice depends on no other's, so the first of those that want a joint has it.
+    order_N = jnp.arange(points.shape[1])
+    near_JxN = (near_JxN & heads_N).at[0].set(heads_N)
+    nearest_JxN = nearest_JxN.at[0].set(order_N)  # two heads at one place are two people
+    types_Jx1 = jnp.arange(len(REACH))[:, None]
+    last = len(order_N)
+    first_JxK = jnp.full(scores.shape, last).at[types_Jx1, nearest_JxN].min(jnp.where(near_JxN, order_N, last))
+    has_JxN = near_JxN & (first_JxK[types_Jx1, nearest_JxN] == order_N)
+    joints_JxNx3 = jnp.where(has_JxN[..., None], points[types_Jx1, nearest_JxN], 0.0)
+    scores_JxN = jnp.where(has_JxN, scores[types_Jx1, nearest_JxN], 0.0)
+    return People(jnp.swapaxes(joints_JxNx3, 0, 1), scores_JxN.T, exists_JxK & (first_JxK == last))

@@ -1,0 +1,71 @@
+"""More pictures from the same ones: other colours, mirrored, nearer or farther. NumPy, on one frame at a time."""
+
+import numpy as np
+from PIL import Image
+
+from loco_jax.data.frames import Frames
+from loco_jax.skeleton import JOINTS
+
+SCALES = (0.8, 1.25)
+_GREY = 114  # where a shrunken picture ends
+
+# For each joint, the same one on the other side.
+MIRROR = tuple(
+    JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right")) for name in JOINTS
+)
+
+
+def augment(frames: Frames, rng: np.random.Generator) -> Frames:
+    """One frame with its picture `[H, W, 3]` in random colours, mirrored half of the time, and scaled."""
+    image = change_colours(
+        frames.image,
+        brightness=rng.uniform(0.7, 1.35),
+        contrast=rng.uniform(0.75, 1.3),
+        saturation=rng.uniform(0.6, 1.4),
+        balance=rng.uniform(0.9, 1.1, 3),
+    )
+    frames = frames._replace(image=image)
+    if rng.random() < 0.5:
+        frames = flip(frames)
+    return scale(frames, float(np.exp(rng.uniform(*np.log(SCALES)))))
+
+
+def change_colours(
+    image: np.ndarray, brightness: float, contrast: float, saturation: float, balance: np.ndarray
+) -> np.ndarray:
+    """A picture `[H, W, 3]` uint8 with its colours changed: factors, 1 for no change; `balance` has one a channel."""
+    x = image.astype(np.float32) * (brightness * np.asarray(balance, np.float32))
+    grey = x @ np.float32([0.299, 0.587, 0.114])
+    x = grey[..., None] + np.float32(saturation) * (x - grey[..., None])
+    mean = np.float32(grey.mean())
+    return np.clip(mean + np.float32(contrast) * (x - mean) + 0.5, 0, 255).astype(np.uint8)
+
+
+def flip(frames: Frames) -> Frames:
+    """The scene in a mirror: left joints become right ones, and the camera's centre moves with the picture."""
+    width = frames.image.shape[1]
+    joints = frames.joints[..., MIRROR, :] * np.float32([-1, 1, 1])
+    camera = frames.camera._replace(cx=np.float32(width - frames.camera.cx))
+    return Frames(joints, frames.present[..., MIRROR], camera, np.ascontiguousarray(frames.image[:, ::-1]))
+
+
+def scale(frames: Frames, factor: float) -> Frames:
+    """The picture enlarged `factor` times about the camera's centre, and everybody so many times nearer.
+
+    The camera stays, so a joint at (x, y, z) goes to (x, y, z / factor): just where it is seen now. People keep their
+    height and breadth, but become thinner from front to back: the price of labels that fit the picture exactly.
+    """
+    camera, image = frames.camera, frames.image
+    height, width = image.shape[:2]
+    # Output pixel p shows input pixel c + (p - c) / factor; pixel centres are at halves, PIL's too.
+    inverse = 1 / factor
+    shift_x, shift_y = float(camera.cx) * (1 - inverse), float(camera.cy) * (1 - inverse)
+    moved = Image.fromarray(image).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (inverse, 0, shift_x, 0, inverse, shift_y),
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=(_GREY,) * 3,
+    )
+    joints = frames.joints * np.float32([1, 1, inverse])
+    return Frames(joints, frames.present, camera, np.asarray(moved))

@@ -1,0 +1,36 @@
+"""From heatmaps to people: peaks, points in metres, association, refinement; on the device (method section 5)."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from loco_jax import association, peaks, refinement
+from loco_jax.association import People
+from loco_jax.camera import Camera
+from loco_jax.volume import Volume
+
+
+class Points(NamedTuple):
+    """Peaks as points, best first.
+
+    Attributes:
+      xyz: `[J, K, 3]` metres in camera coordinates.
+      scores: `[J, K]`; 0 in empty places.
+      count: `[J]` how many peaks there are; above K, only the K best are listed.
+    """
+
+    xyz: jax.Array
+    scores: jax.Array
+    count: jax.Array
+
+
+def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool) -> Points:
+    """The points of all joints in `heatmaps[J, H, W, D]`; on whole voxels, as published, unless `subvoxel`."""
+    found = peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel)
+    return Points(volume.to_camera(camera, found.voxels), found.scores, found.count)
+
+
+def find_people(points: Points, refiner: Any = None) -> People:
+    """People of points; refined if the refiner's parameters are given."""
+    people = association.group(points.xyz, points.scores)
+    return people if refiner is None else people._replace(joints=refinement.refine(refiner, people))

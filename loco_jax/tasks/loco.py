@@ -1,0 +1,413 @@
+"""Training and scoring of LoCO: from a picture, through a predicted code, to people (method sections 4 to 6)."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from loco_jax import draw, metrics, people, refinement, report, weights
+from loco_jax.camera import Camera
+from loco_jax.data import streams
+from loco_jax.data.frames import Frames
+from loco_jax.models import compact, vha
+from loco_jax.models.refiner import Refiner
+from loco_jax.people import Points
+from loco_jax.tasks import Task
+from loco_jax.tasks.vha import METRES, VhaTask
+from loco_jax.tasks.vha import create as create_vha
+
+MATCHINGS = ("hungarian", "nearest")
+PERSON_THRESHOLD = 0.8  # metres; half of a person's joints have to be as near as that
+GROUND_TRUTH = "GT volumetric heatmaps"
+SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
+
+
+class Found(NamedTuple):
+    """What is found in a batch of pictures.
+
+    Attributes:
+      code_error: `[B]` mean squared error of the code.
+      overflow: `[B]` whether there were more peaks of a type than `max_peaks`.
+      systems: by name, points `[B, M, 3]` in metres, their joint types `[B, M]` and which of them count `[B, M]`.
+      people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and scores `[B, N, 14]`.
+      true_present: `[B, P, J]` which true joints are targets.
+    """
+
+    code_error: jax.Array
+    overflow: jax.Array
+    systems: dict[str, tuple[jax.Array, jax.Array, jax.Array]]
+    people: dict[str, tuple[jax.Array, jax.Array]]
+    true_present: jax.Array
+
+
+class Record(NamedTuple):
+    """One frame's scores.
+
+    Attributes:
+      scores: by (system, matching, threshold in words).
+      errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
+      people: by system, how many true people were found, predicted, and there.
+      code_error: mean squared error of the code.
+      overflow: whether there were more peaks than `max_peaks`.
+    """
+
+    scores: dict[tuple[str, str, str], metrics.Scores]
+    errors: dict[str, tuple[int, float]]
+    people: dict[str, tuple[int, int, int]]
+    code_error: float
+    overflow: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LocoTask(Task):
+    """Pictures to codes; the codes are those of a trained autoencoder, which stays as it is.
+
+    Attributes:
+      vha: the autoencoder, its volume and its targets.
+      network: from pictures to codes.
+      code_weight: of the mean squared error of the code, the published loss.
+      heatmap_weight: of the cross-entropy of the heatmaps that the autoencoder makes of the predicted code.
+      vha_weights: where the autoencoder's parameters come from.
+      refiner_weights: where the refiner's come from; "" for none.
+      trunk_weights: ImageNet weights of the published trunk; "" for random ones.
+    """
+
+    vha: VhaTask
+    network: nn.Module
+    code_weight: float
+    heatmap_weight: float
+    vha_weights: str
+    refiner_weights: str
+    trunk_weights: str = ""
+
+    stages = 1
+    frozen = ("vha", "batch_stats")
+
+    @property
+    def name(self) -> str:
+        return f"LoCO({self.vha.network.level})"
+
+    def init(self, key: jax.Array) -> Any:
+        """New parameters: of the autoencoder and of the predictor, whose normalisation's statistics stand apart."""
+        vha_key, key = jax.random.split(key)
+        image = jnp.zeros((1, *self.vha.volume.image_size, 3), jnp.uint8)
+        variables = jax.jit(self.network.init)(key, image)
+        return {"vha": self.vha.init(vha_key), **_apart(variables)}
+
+    def pretrained(self, params: Any) -> Any:
+        """With the autoencoder's trained parameters, and the trunk's if there are any."""
+        params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
+        if self.trunk_weights:
+            params = {**params, **_with_trunk(params, self.trunk_weights)}
+        return params
+
+    def for_evaluation(self, params: Any) -> Any:
+        if not self.refiner_weights:
+            return params
+        return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
+
+    def describe(self) -> str:
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        parameters = sum(x.size for x in jax.tree.leaves(shapes["predictor"]))
+        height, width = self.vha.volume.image_size
+        code = vha.code_shape(self.vha.volume.shape, self.vha.network.level)
+        return (
+            f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; pictures of "
+            f"{height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
+        )
+
+    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
+        code = self.predict_code(params, frames.image)
+        joints = frames._replace(image=None)
+        encode = functools.partial(self.vha.encode, params["vha"])
+        target = lax.stop_gradient(jax.vmap(encode)(joints)).astype(jnp.float32)
+        code_error = jnp.mean(jnp.square(code - target))
+        loss, logged = self.code_weight * code_error, {"code_error": code_error}
+        if self.heatmap_weight:
+            voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(joints)
+            cells = self.vha.target_cells(voxels_BxPxJx3, present_BxPxJ)
+            heatmap_error = self.vha.cell_loss(params["vha"], code, cells, present_BxPxJ)
+            loss, logged = loss + self.heatmap_weight * heatmap_error, {**logged, "heatmap_error": heatmap_error}
+        return loss, logged
+
+    def predict_code(self, params: Any, image: jax.Array) -> jax.Array:
+        """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8, in float32."""
+        return self.network.apply(_together(params), image).astype(jnp.float32)
+
+    def decode(self, params: Any, code: jax.Array) -> jax.Array:
+        """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`."""
+        size = self.vha.volume.shape[:2]
+        return self.vha.network.apply(params["vha"], code[None], size, method="decode")[0]
+
+    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
+        """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
+        del key
+        volume = self.vha.volume
+
+        def one(frame):
+            target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
+            code = self.predict_code(params, frame.image[None])[0]
+
+            def points_of(heatmaps, subvoxel=self.vha.subvoxel):
+                return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
+
+            points = points_of(self.decode(params, code))
+            found = people.find_people(points)
+            systems, groups = {self.name: _as_rows(points)}, {self.name: found}
+            if "refiner" in params:
+                better = people.find_people(points, params["refiner"])
+                systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better)
+                groups[f"{self.name}+"] = better
+            voxels, present = self.vha.targets(frame)
+            if thorough:
+                systems[f"{self.vha.name}, true code"] = _as_rows(points_of(self.decode(params, target)))
+                render = functools.partial(self.vha.render, present_PxJ=present, sigma=self.vha.sigmas[-1])
+                systems[GROUND_TRUTH] = _as_rows(points_of(render(voxels, subvoxel=False), subvoxel=False))
+                systems[SUBVOXEL] = _as_rows(points_of(render(voxels, subvoxel=True), subvoxel=True))
+            overflow = (points.count > self.vha.max_peaks).any()
+            groups = {name: (group.joints, group.scores) for name, group in groups.items()}
+            return Found(jnp.mean(jnp.square(code - target)), overflow, systems, groups, present)
+
+        return lax.map(one, frames)
+
+    def score(self, predicted: Found, frames: Frames) -> list[Record]:
+        """A record for each frame; NumPy arrays in."""
+        both = predicted, frames._replace(image=None)
+        return [self._score(*_frame(both, i)) for i in range(len(frames.present))]
+
+    def _score(self, found: Found, frame: Frames) -> Record:
+        true = metrics.people_rows(frame.joints, found.true_present)
+        scores, errors = {}, {}
+        for system, cloud in found.systems.items():
+            rows = _rows(*cloud)
+            for matching in MATCHINGS:
+                for threshold in METRES:
+                    score = metrics.joint_scores(rows, true, threshold, matching)
+                    scores[system, matching, f"{threshold} m"] = score
+            distances = metrics.matched_errors(rows, true, metrics.match(rows, true, METRES[-1]))
+            errors[system] = (len(distances), float(distances.sum()))
+        there = int(found.true_present.any(axis=-1).sum())
+        counts = {}
+        for system, (joints, confidence) in found.people.items():
+            exist = confidence[:, 0] > 0
+            known = exist[:, None] & (True if system.endswith("+") else confidence > 0)
+            number = metrics.people_found(joints, known, frame.joints, found.true_present, PERSON_THRESHOLD)
+            counts[system] = (number, int(exist.sum()), there)
+        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow))
+
+    def summary(self, records: list[Record]) -> dict[str, Any]:
+        """Mean scores over frames by system, mean errors in cm, people found."""
+        systems = {}
+        for system, matching, threshold in records[0].scores:
+            mean = metrics.mean_scores([r.scores[system, matching, threshold] for r in records])
+            systems.setdefault(system, {}).setdefault(matching, {})[threshold] = mean._asdict()
+        for system, entry in systems.items():
+            count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
+            entry["error_cm"] = 100 * total / count if count else None
+            if system in records[0].people:
+                names = ("found", "predicted", "true")
+                entry["people"] = {n: sum(r.people[system][i] for r in records) for i, n in enumerate(names)}
+        return {
+            "network": type(self.network).__name__,
+            "level": self.vha.network.level,
+            "frames": len(records),
+            "systems": systems,
+            "code_error": float(np.mean([r.code_error for r in records])),
+            "frames_with_too_many_peaks": sum(r.overflow for r in records),
+        }
+
+    def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
+        """Of the way from a picture to people, measured on the first frames of a batch, one frame at a time."""
+        frame = _frame(frames, 0)
+        volume, most, subvoxel = self.vha.volume, self.vha.max_peaks, self.vha.subvoxel
+        predict = jax.jit(lambda p, image: self.predict_code(p, image[None])[0])
+        decode = jax.jit(self.decode)
+        find = jax.jit(lambda heatmaps, camera: people.find_points(heatmaps, camera, volume, most, subvoxel))
+        group = jax.jit(people.find_people)
+        code, seconds = _time(predict, params, frame.image)
+        stages = {"picture to code": seconds}
+        heatmaps, stages["code to heatmaps"] = _time(decode, params, code)
+        points, stages["heatmaps to points"] = _time(find, heatmaps, frame.camera)
+        _, stages["points to people"] = _time(group, points, params.get("refiner"))
+        return stages
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
+        clean = summary["systems"][self.name]["hungarian"]
+        return {**{f"f1_{t}m": clean[f"{t} m"]["f1"] for t in METRES}, "code_loss": summary["code_error"]}
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        return report.loco_table(summary)
+
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+        found, frame = _frame((predicted, frames), index)
+        name = list(found.people)[-1]  # the refined ones if there are any
+        joints, scores = found.people[name]
+        exist = scores[:, 0] > 0
+        known = np.ones_like(scores[exist], bool) if name.endswith("+") else scores[exist] > 0
+        return draw.people(
+            frame.image, frame.camera, (joints[exist], known), (frame.joints, found.true_present), f"{name}, {title}"
+        )
+
+
+def create(config: ConfigDict) -> LocoTask:
+    """The task of a config. Raises ValueError for a field whose value cannot work."""
+    autoencoder = create_vha(config)
+    c = config.predictor
+    level, bins, dtype = config.model.level, autoencoder.volume.depth_bins, autoencoder.network.dtype
+    if c.trunk == "compact":
+        network = compact.CompactPredictor(level, bins, c.width, c.blocks, autoencoder.volume.stride, dtype)
+    elif c.trunk == "inception":
+        from loco_jax.models import code_predictor
+
+        network = code_predictor.CodePredictor(level, bins, dtype=dtype)
+    else:
+        raise ValueError(f"config.predictor.trunk={c.trunk!r}; there are inception, compact")
+    if c.heatmap_weight and config.model.variant != "patch":
+        raise ValueError(
+            f"config.predictor.heatmap_weight={c.heatmap_weight} needs config.model.variant=patch: the loss of "
+            "heatmaps is compared as a PatchVHA's cells"
+        )
+    if not (c.code_weight >= 0 and c.heatmap_weight >= 0 and c.code_weight + c.heatmap_weight > 0):
+        raise ValueError("config.predictor: code_weight and heatmap_weight must not be negative, nor both 0")
+    return LocoTask(autoencoder, network, c.code_weight, c.heatmap_weight, config.vha, config.refiner, c.trunk_weights)
+
+
+def read_params(kind: str, source: str, init: Callable[[jax.Array], Any]) -> Any:
+    """Trained parameters, see `weights.read`, shaped as those of `init`."""
+    return jax.tree.map(jnp.asarray, weights.read(kind, source, jax.eval_shape(init, jax.random.key(0))))
+
+
+def _init_refiner(key: jax.Array) -> Any:
+    return Refiner().init(key, jnp.zeros((1, 39)))
+
+
+class Predictor:
+    """A trained LoCO, ready for pictures of any size; each new size is compiled once.
+
+    Attributes:
+      camera: the one it was trained with, for pictures of `image_size`.
+      image_size: height and width of those.
+      description: what it is, in a line.
+    """
+
+    def __init__(self, task: LocoTask, params: Any, camera: Camera, description: str):
+        self.camera, self.image_size = camera, task.vha.volume.image_size
+        self.description = description
+        self._task, self._params = task, jax.device_put(params)
+        self._find = functools.lru_cache(self._compile)
+
+    def __call__(self, image: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Joints `[N, 14, 3]` in metres and scores `[N, 14]` of the people in a picture `[H, W, 3]`, uint8.
+
+        The picture is taken as one by `camera`, whose focal lengths should be those that the network was trained with.
+        A joint with score 0 was not seen, but filled in by the refiner.
+        """
+        found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
+        joints, scores = jax.device_get((found.joints, found.scores))
+        exist = scores[:, 0] > 0
+        return joints[exist], scores[exist]
+
+    def _compile(self, size: tuple[int, int]):
+        volume = dataclasses.replace(self._task.vha.volume, image_size=size)
+        task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
+
+        def find(params, image, camera):
+            heatmaps = task.decode(params, task.predict_code(params, image[None])[0])
+            points = people.find_points(heatmaps, camera, volume, task.vha.max_peaks, subvoxel=True)
+            return people.find_people(points, params.get("refiner"))
+
+        return jax.jit(find)
+
+
+def load_predictor(source: str | None = None) -> Predictor:
+    """A trained LoCO from a run's folder or a file of weights; the released weights if `source` is None.
+
+    Raises WeightsError or CheckpointError if there is none, ValueError for a config that makes no sense.
+    """
+    path = weights.path_of(source or weights.RELEASED)
+    if path.is_dir():
+        config = weights.run_config(path)
+        if config.task != "loco":
+            raise weights.WeightsError(f"{path}: holds a run of the task {config.task}, not loco")
+        task = create(config)
+        params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
+        params = task.for_evaluation(params)
+    else:
+        params, about = weights.load(path)
+        if about.get("kind") != "loco":
+            raise weights.WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not a whole loco")
+        config = ConfigDict(about["config"])
+        task = create(config)
+        like = jax.eval_shape(task.init, jax.random.key(0))
+        if "refiner" in params:
+            like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
+        weights.check_fit(params, like, str(path))
+    which = "the released weights" if source is None else f"the weights of {path}"
+    return Predictor(task, params, streams.camera_of(config), f"{which}: {task.describe()}")
+
+
+def export(workdir: str, path: str) -> None:
+    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights in float16."""
+    folder = weights.path_of(workdir)
+    config = weights.run_config(folder)
+    task = create(config)
+    params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
+    plain = json.loads(config.to_json_best_effort())
+    weights.save(path, task.for_evaluation(params), {"kind": "loco", "config": plain}, dtype=np.float16)
+
+
+def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's variables as top-level parts: what is trained, and the statistics that are not."""
+    statistics = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
+    return {"predictor": {"params": variables["params"]}, **statistics}
+
+
+def _with_trunk(params: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The predictor's parameters and statistics with those of a trained trunk in place."""
+    trained, statistics = params["predictor"]["params"], params["batch_stats"]["batch_stats"]
+    like = {"params": trained["trunk"], "batch_stats": statistics["trunk"]}
+    trunk = jax.tree.map(jnp.asarray, weights.read("inception", source, jax.eval_shape(lambda: like)))
+    return {
+        "predictor": {"params": {**trained, "trunk": trunk["params"]}},
+        "batch_stats": {"batch_stats": {**statistics, "trunk": trunk["batch_stats"]}},
+    }
+
+
+def _together(params: Mapping[str, Any]) -> dict[str, Any]:
+    statistics = {"batch_stats": params["batch_stats"]} if "batch_stats" in params else {}
+    return {**params["predictor"], **statistics}
+
+
+def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
+    num_joints, num_peaks = points.scores.shape
+    types = jnp.broadcast_to(jnp.arange(num_joints)[:, None], (num_joints, num_peaks))
+    return points.xyz.reshape(-1, 3), types.reshape(-1), points.scores.reshape(-1) > 0
+
+
+def _rows(points_Mx3: np.ndarray, types_M: np.ndarray, keep_M: np.ndarray) -> np.ndarray:
+    return np.concatenate([types_M[keep_M, None], points_Mx3[keep_M]], axis=1).astype(np.float64)
+
+
+def _frame(batch: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], batch)
+
+
+def _time(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """What a jitted function returns, and the median of five times in seconds, compilation apart."""
+    result, times = jax.block_until_ready(function(*args)), []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(time.perf_counter() - start)
+    return result, float(np.median(times))

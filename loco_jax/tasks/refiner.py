@@ -1,0 +1,192 @@
+"""Training and scoring of the refiner, on true poses that were spoilt on purpose (method section 5)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from loco_jax import draw, report, skeleton
+from loco_jax.data.frames import Frames
+from loco_jax.models import refiner
+from loco_jax.tasks import Task
+
+KINDS = ("untouched", "moved", "swapped", "missing")
+_MIRROR = tuple(
+    skeleton.JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))
+    for name in skeleton.JOINTS
+)
+
+
+class Spoilt(NamedTuple):
+    """People with mistakes in them.
+
+    Attributes:
+      joints: `[..., 14, 3]` metres; 0 where missing.
+      known: `[..., 14]` whether the joint was found.
+      kind: `[..., 14]` index into KINDS: what happened to it.
+    """
+
+    joints: jax.Array
+    known: jax.Array
+    kind: jax.Array
+
+
+class Found(NamedTuple):
+    """A batch of people, spoilt and refined: `[B, P, 14, 3]` metres, and `[B, P, 14]` what happened to each joint.
+
+    `clean` are the refined joints of people that nothing happened to.
+    """
+
+    spoilt: jax.Array
+    refined: jax.Array
+    clean: jax.Array
+    kind: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RefinerTask(Task):
+    """Poses with holes and mistakes to poses without.
+
+    Attributes:
+      missing: share of joints that are dropped.
+      swapped: share of joints that are taken from the other side, or from the next person.
+      moved: share of joints that are moved.
+      move_by: metres, the standard deviation of that.
+      along_ray: how many times more joints move along the ray, where pictures tell least.
+    """
+
+    missing: float
+    swapped: float
+    moved: float
+    move_by: float
+    along_ray: float
+
+    stages = 1
+
+    def init(self, key: jax.Array) -> Any:
+        """New parameters."""
+        return refiner.Refiner().init(key, jnp.zeros((1, 39)))
+
+    def describe(self) -> str:
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return f"Refiner: {sum(x.size for x in jax.tree.leaves(shapes)):,} parameters, 13 joints relative to the head"
+
+    def spoil(self, frames: Frames, key: jax.Array) -> Spoilt:
+        """A batch's people with random mistakes; heads stay, since without a head there is no person."""
+        joints, shape = frames.joints, frames.joints.shape[:-1]
+        keys = jax.random.split(key, 6)
+        heads = jnp.arange(skeleton.NUM_JOINTS) == 0
+        # Who is badly seen has many mistakes, who is well seen has none.
+        amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1))
+        u = jax.random.uniform(keys[1], shape) / jnp.maximum(amount, 1e-3)
+        edges = np.cumsum([self.missing, self.swapped, self.moved])
+        kind = jnp.select([u < edges[0], u < edges[1], u < edges[2]], [3, 2, 1], 0)
+        kind = jnp.where(heads, 0, kind)
+        # Not farther than association reaches: those of the next person only if they stand close.
+        other = jnp.roll(joints, 1, axis=1)
+        close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
+        from_other = close & (jax.random.uniform(keys[2], shape) < 0.5)
+        swapped = jnp.where(from_other[..., None], other, joints[..., _MIRROR, :])
+        ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
+        shift = jax.random.normal(keys[3], joints.shape)
+        shift = shift + (self.along_ray - 1) * jax.random.normal(keys[4], (*shape, 1)) * ray
+        moved = joints + self.move_by * shift
+        spoilt = jnp.select(
+            [(kind == k)[..., None] for k in (1, 2, 3)], [moved, swapped, jnp.zeros_like(joints)], joints
+        )
+        return Spoilt(spoilt, kind != 3, kind)
+
+    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean squared error of the normalised offsets from the head, over all people who are there."""
+        spoilt = self.spoil(frames, key)
+        found = refiner.Refiner().apply(params, refiner.normalise(spoilt.joints, spoilt.known))
+        true = refiner.normalise(frames.joints, jnp.ones_like(frames.present))
+        there = frames.present.all(axis=-1, keepdims=True)
+        count = jnp.maximum(there.sum(), 1)
+        return jnp.sum(jnp.square(found - true) * there) / (39 * count), {}
+
+    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
+        """Spoils and refines a batch's people, and refines them as they are."""
+        del thorough
+
+        def refine(joints, known):
+            better = refiner.Refiner().apply(params, refiner.normalise(joints, known))
+            return refiner.restore(better, joints[..., 0, :])
+
+        spoilt = self.spoil(frames, key)
+        clean = refine(frames.joints, jnp.ones_like(frames.present))
+        return Found(spoilt.joints, refine(spoilt.joints, spoilt.known), clean, spoilt.kind)
+
+    def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
+        """For each frame and kind of mistake: how many joints, and the sums of their errors in metres."""
+        records = []
+        for i in range(len(frames.present)):
+            there = np.asarray(frames.present[i]).all(axis=-1)
+            true, kind = np.asarray(frames.joints[i])[there], np.asarray(predicted.kind[i])[there]
+            errors = [np.linalg.norm(x[i][there] - true, axis=-1) for x in predicted[:3]]
+            per_kind = [kind[:, 1:] == k for k in range(len(KINDS))]
+            records.append(
+                {
+                    "count": np.array([k.sum() for k in per_kind]),
+                    "spoilt": np.array([errors[0][:, 1:][k].sum() for k in per_kind]),
+                    "refined": np.array([errors[1][:, 1:][k].sum() for k in per_kind]),
+                    "clean": np.array([errors[2][:, 1:].sum(), errors[2][:, 1:].size]),
+                }
+            )
+        return records
+
+    def summary(self, records: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """Mean errors in cm before and after, by what happened to a joint."""
+        total = {name: np.sum([r[name] for r in records], axis=0) for name in records[0]}
+        count = np.maximum(total["count"], 1)
+        return {
+            "frames": len(records),
+            "joints": {kind: int(n) for kind, n in zip(KINDS, total["count"])},
+            "before_cm": {
+                kind: None if kind == "missing" else float(100 * e / n)
+                for kind, e, n in zip(KINDS, total["spoilt"], count)
+            },
+            "after_cm": {kind: float(100 * e / n) for kind, e, n in zip(KINDS, total["refined"], count)},
+            "clean_cm": float(100 * total["clean"][0] / max(total["clean"][1], 1)),
+        }
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
+        after = {f"{kind}_loss": summary["after_cm"][kind] / 100 for kind in KINDS}
+        return {**after, "clean_loss": summary["clean_cm"] / 100}
+
+    def table(self, summary: Mapping[str, Any]) -> str:
+        def number(value):
+            return "" if value is None else f"{value:.1f}"
+
+        rows = [
+            [
+                kind,
+                f"{summary['joints'][kind]:,}",
+                number(summary["before_cm"][kind]),
+                number(summary["after_cm"][kind]),
+            ]
+            for kind in KINDS
+        ]
+        rows.append(["of people without any mistake", "", "0.0", number(summary["clean_cm"])])
+        header = ["joints", "number", "error before (cm)", "error after (cm)"]
+        return report.table(header, rows) + f"\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
+
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+        there = np.asarray(frames.present[index]).all(axis=-1)
+        spoilt, refined, kind = (np.asarray(x[index])[there] for x in (predicted[0], predicted[1], predicted[3]))
+        return draw.poses(np.asarray(frames.joints[index])[there], spoilt, kind != 3, refined, f"Refiner, {title}")
+
+
+def create(config: ConfigDict) -> RefinerTask:
+    """The task of a config. Raises ValueError for shares or lengths that cannot be."""
+    s = config.spoil
+    if min(s.missing, s.swapped, s.moved) < 0 or s.missing + s.swapped + s.moved > 1:
+        raise ValueError(f"config.spoil: shares must not be negative, nor more than 1 together; have {s.to_dict()}")
+    if not (s.move_by >= 0 and s.along_ray >= 1):
+        raise ValueError(f"config.spoil: want move_by of at least 0 and along_ray of at least 1; have {s.to_dict()}")
+    return RefinerTask(s.missing, s.swapped, s.moved, s.move_by, s.along_ray)

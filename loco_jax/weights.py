@@ -1,0 +1,139 @@
+"""Weights in files of their own: safetensors, which cannot run code, with what they belong to in the header.
+
+What `about` says: `kind` is one of vha, refiner, code_predictor, inception, or loco, which holds a whole system; a loco
+file also has the `config` that builds it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from loco_jax import checkpoints
+
+RELEASED = "released"  # stands for the weights that come with the package
+_RELEASED_FILE = epath.Path(__file__).parent / "pretrained" / "loco2_demo.safetensors"
+_ABOUT = "loco_jax"  # where `about` lies in the file's header
+
+
+class WeightsError(ValueError):
+    """A file of weights is missing, damaged, or not for this network."""
+
+
+def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: Any = None) -> None:
+    """Writes a nested dict of arrays, names joined by "/", whole or not at all.
+
+    Args:
+      path: of the file; its folder is made.
+      params: nested dicts of arrays.
+      about: anything JSON can hold: what the weights are, and what builds their network.
+      dtype: to store floats in, for example float16 to halve the file; None keeps theirs.
+    """
+    flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+    tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
+    path = epath.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.part"
+    part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
+    part.replace(path)
+
+
+def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters (nested dicts of NumPy arrays, floats as float32) and `about` of a file that `save` wrote.
+
+    Raises WeightsError if there is no such file, or if it is none of ours.
+    """
+    path = epath.Path(path).expanduser()
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
+            tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file of weights") from error
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read as weights ({error}); get or make the file again") from error
+    if not isinstance(about, dict):
+        raise WeightsError(
+            f"{path}: a safetensors file, but not of this project's; PyTorch's files are converted by "
+            "python -m loco_jax.torch_weights"
+        )
+    return traverse_util.unflatten_dict(tensors, sep="/"), about
+
+
+def read(kind: str, source: str, like: Any) -> Any:
+    """The parameters of one network, shaped as `like`, from a run's folder, a file, or "released".
+
+    A whole system's run or file will do for each of its parts. Raises WeightsError if there are none or if they do not
+    fit, CheckpointError if a run has no checkpoint that can be read.
+    """
+    if not source:
+        raise WeightsError(f"no weights given for the {kind}: a run's folder or a file of weights is needed")
+    path = path_of(source)
+    if not path.is_dir():
+        params, about = load(path)
+        if about.get("kind") == "loco" and kind in params:
+            params = params[kind]
+        elif about.get("kind") != kind:
+            raise WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not {kind}")
+    else:
+        config = run_config(path)
+        if config.task not in (kind, "loco"):
+            raise WeightsError(f"{path}: holds a run of the task {config.task}, not {kind}")
+        params = read_run(path, config, like if config.task == kind else {kind: like})
+        params = params if config.task == kind else params[kind]
+    check_fit(params, like, os.fspath(path))
+    return params
+
+
+def path_of(source: str) -> epath.Path:
+    """Where weights are: of "released", the file that comes with the package."""
+    if source != RELEASED:
+        return epath.Path(source).expanduser()
+    if not _RELEASED_FILE.exists():
+        raise WeightsError(f"{_RELEASED_FILE}: the released weights are not there; install loco_jax again")
+    return _RELEASED_FILE
+
+
+def run_config(folder: os.PathLike | str) -> ConfigDict:
+    """The config of a run's folder. Raises WeightsError if there is none."""
+    path = epath.Path(folder) / checkpoints.CONFIG_FILE
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder}: not the folder of a run ({checkpoints.CONFIG_FILE}: {error})") from error
+
+
+def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
+    """The parameters, or part of them as in `like`, of a run's newest checkpoint; their average where it has one."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with checkpoints.Checkpoints(os.fspath(folder), read_only=True) as saved:
+        return saved.restore_params(like, sharding, averaged=bool(config.ema))[1]
+
+
+def check_fit(params: Any, like: Any, whose: str) -> None:
+    """Raises WeightsError unless `params` is as `like`, naming tensors missing, unexpected, or of another shape."""
+    have, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, like))
+    wrong = [f"missing {name}" for name in want.keys() - have.keys()]
+    wrong += [f"unexpected {name}" for name in have.keys() - want.keys()]
+    wrong += [
+        f"{name} has shape {have[name].shape}, not {want[name].shape}"
+        for name in want.keys() & have.keys()
+        if have[name].shape != want[name].shape
+    ]
+    if wrong:
+        listed = "\n".join(f"  {line}" for line in sorted(wrong)[:20])
+        more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise WeightsError(f"{whose}: not the weights of this network:\n{listed}{more}")
+
+
+def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+    value = np.asarray(value)
+    return value if dtype is None or not np.issubdtype(value.dtype, np.floating) else value.astype(dtype)
