@@ -233,7 +233,7 @@ def test_all_bad_files_are_named_at_once_and_can_be_skipped(tmp_path):
     with pytest.raises(jta.AnnotationError) as error:
         jta.prepare(tmp_path, tmp_path / "data")
     message = str(error.value)
-    assert "3 of 7 annotation files are bad, nothing was prepared" in message and "--skip_bad" in message
+    assert "3 of 7 sequences are bad, nothing was prepared" in message and "--skip_bad" in message
     for path in ("train/seq_0.json", "train/seq_2.json", "test/seq_258.json"):
         assert message.count(path) == 1
     assert "seq_1.json" not in message
@@ -345,7 +345,7 @@ def test_command(tmp_path):
     command = ["-m", "loco_jax.data.jta", f"--jta_dir={tmp_path}", f"--data_dir={tmp_path / 'data'}"]
     failed = run(command)
     assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.startswith("error: 1 of 4 annotation files are bad") and "Traceback" not in failed.stderr
+    assert failed.stderr.startswith("error: 1 of 4 sequences are bad") and "Traceback" not in failed.stderr
     done = run([*command, "--skip_bad", "--fx=500"])
     assert done.returncode == 0 and done.stderr == ""
     assert "camera: fx 500, fy 1158, cx 960, cy 540" in done.stdout and "Left out 1 bad file" in done.stdout

@@ -202,7 +202,7 @@ def test_projected_joints_are_the_annotated_pixels(small, split):
 
 def test_people_of_the_miniature_are_those_of_the_crowd(small):
     """Nobody is swapped: ids, and all 22 joints at the place of the same sequence."""
-    scene = miniature._sample(crowds.scene_key("test", 1), crowds.DEMO)
+    scene = miniature._sample(crowds.scene_key("test", 1), crowds.DEMO, 900)
     ids = np.asarray(scene.person_id).tolist()
     source = jta.load(small.parent / "data", "test")
     seen = 0
@@ -238,7 +238,7 @@ def test_who_is_in_a_frame(tmp_path):
 
 
 def test_miniature_replaces_only_miniatures(tmp_path, monkeypatch):
-    def sample(key, crowd):
+    def sample(key, crowd, num_frames):
         joints = np.full((2, 1, 22, 3), 5.0, np.float32) * [0, 0, 1]
         return Scene(joints, np.ones((2, 1), bool), np.zeros(1, np.int32), np.eye(3), 1.0)
 

@@ -40,7 +40,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(tasks.Task):
     """Learns where joints are on average. `noise` makes the loss depend on the key, the stage on a factor."""
 
     noise: float = 0.0
@@ -77,7 +77,7 @@ class Mean:
         return Figure()
 
 
-def toy_frame(key, crowd) -> Frames:
+def toy_frame(key, crowd, pictures=False) -> Frames:
     """Three people anywhere in the picture, 2 to 20 m deep."""
     u, v, z = jnp.moveaxis(jax.random.uniform(key, (3, 14, 3)), -1, 0)
     height, width = crowd.volume.image_size

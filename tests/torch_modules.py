@@ -18,11 +18,8 @@ class Vha(nn.Module):
         self.squeeze = nn.ModuleList([*halving, nn.Conv2d(d[level], d[level], 5, padding=2)])
         self.fuse = nn.ModuleList([nn.Conv3d(14, 4, 5, padding=2), nn.Conv3d(4, 1, 5, padding=2)])
         self.spread = nn.ModuleList([nn.Conv3d(1, 4, 5, padding=2), nn.Conv3d(4, 14, 5, padding=2)])
-        doubling = [nn.Conv2d(d[k], d[max(k - 1, 1)] if k < level else d[k], 5, padding=2) for k in range(level, 0, -1)]
-        if level > 1:  # D/4 -> D/4, then D/4 -> D/2 at level 2: each but the first halves the channels before it
-            doubling = [nn.Conv2d(d[level], d[level], 5, padding=2)]
-            doubling += [nn.Conv2d(d[k], d[k - 1], 5, padding=2) for k in range(level, 1, -1)]
-        self.expand = nn.ModuleList([*doubling, nn.Conv2d(d[1], d[0], 5, padding=2)])
+        channels = [d[level], *d[::-1]]  # at level 2: D/4 -> D/4, D/4 -> D/2, D/2 -> D
+        self.expand = nn.ModuleList([nn.Conv2d(i, o, 5, padding=2) for i, o in zip(channels, channels[1:])])
 
     def encode(self, heatmaps: torch.Tensor) -> torch.Tensor:
         alone = []

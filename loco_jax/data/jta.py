@@ -303,7 +303,7 @@ def read_camera(jta_dir: os.PathLike) -> Camera:
 
 
 def read_num_frames(jta_dir: os.PathLike) -> int:
-    """Frames of a sequence: 900, unless `camera.json` in `jta_dir` says less. AnnotationError if that makes no sense."""
+    """Frames of a sequence: 900, unless `camera.json` in `jta_dir` says less; AnnotationError if it makes no sense."""
     path = pathlib.Path(jta_dir).expanduser() / CAMERA_FILE
     if not path.exists():
         return NUM_FRAMES

@@ -144,8 +144,8 @@ def _rgb(*colours: str) -> np.ndarray:
 _SKIN = _rgb("f1c9a5", "e0ac69", "c68642", "8d5524", "5c3a1e", "ffdbac")
 _HAIR = _rgb("1c1410", "3b2716", "6a4a2a", "a07a45", "8a8a8a", "0e0e10", "7a2e1d")
 _TOPS = _rgb(
-    "1b1f2a", "2f3e5c", "7a1f24", "e8e6df", "56683b", "b5894a", "3f3f44", "9aa3ad", "1d5c63", "d8b13c", "c44f38", "6d4c7d",
-    "f3f3f3", "111111", "2757a5", "84a9c0",
+    "1b1f2a", "2f3e5c", "7a1f24", "e8e6df", "56683b", "b5894a", "3f3f44", "9aa3ad", "1d5c63", "d8b13c", "c44f38",
+    "6d4c7d", "f3f3f3", "111111", "2757a5", "84a9c0",
 )  # fmt: skip
 _BOTTOMS = _rgb("1a2238", "2b3a55", "3c3c40", "111114", "6b5a45", "9b8a6c", "4a5568", "556070", "dcd5c4", "27402f")
 _SHOES = _rgb("111111", "e9e9e9", "5a3b22", "2a2a33", "a03030")
@@ -364,9 +364,9 @@ def _sample_clothes(key, count) -> _Clothes:
 
 _INDEX = {name: i for i, name in enumerate(JTA_JOINTS)}
 PARTS = (
-    "head", "hair", "neck", "trunk", "right_side", "left_side", "shoulders", "pelvis", "right_upper_arm", "left_upper_arm",
-    "right_forearm", "left_forearm", "right_hand", "left_hand", "right_thigh", "left_thigh", "right_shank", "left_shank",
-    "right_foot", "left_foot", "bag", "seat", "seat_leg",
+    "head", "hair", "neck", "trunk", "right_side", "left_side", "shoulders", "pelvis",
+    "right_upper_arm", "left_upper_arm", "right_forearm", "left_forearm", "right_hand", "left_hand",
+    "right_thigh", "left_thigh", "right_shank", "left_shank", "right_foot", "left_foot", "bag", "seat", "seat_leg",
 )  # fmt: skip
 
 # How far from its own skin a joint may be, metres for an adult: it counts as hidden only by what is farther in front.
@@ -381,7 +381,7 @@ for _name, _depth in {
 
 
 def bodies(joints: jax.Array, present: jax.Array, up: jax.Array, height: jax.Array, clothes: _Clothes) -> _Capsules:
-    """The capsules of people `joints[P, 22, 3]` in camera coordinates, `[P * len(PARTS)]`, with the seats of who sits."""
+    """The capsules of people `joints[P, 22, 3]` in camera coordinates, `[P * len(PARTS)]`; those who sit bring a seat."""
 
     def joint(name):
         return joints[:, _INDEX[name]]

@@ -22,7 +22,7 @@ class Refiner(nn.Module):
 
 
 def normalise(joints: jax.Array, known: jax.Array) -> jax.Array:
-    """Offsets `[..., 39]`, some 0 to 1, of `joints[..., 14, 3]` in metres from the head; -1 where not `known[..., 14]`."""
+    """Offsets `[..., 39]` from the head, of `joints[..., 14, 3]` in metres; -1 where not `known[..., 14]`."""
     offsets = joints[..., 1:, :] - joints[..., :1, :]
     scaled = 0.5 + offsets / (2 * RANGE[:, None])
     scaled = jnp.where(known[..., 1:, None], scaled, HOLE)

@@ -363,7 +363,7 @@ def export(workdir: str, path: str) -> None:
     config = weights.run_config(folder)
     task = create(config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
-    plain = json.loads(config.to_json_best_effort())
+    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
     weights.save(path, task.for_evaluation(params), {"kind": "loco", "config": plain}, dtype=np.float16)
 
 
