@@ -657,8 +657,9 @@ def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: l
 
 
 def _with_bar(items: Iterable, what: str, total: int) -> Iterable:
-    """`items`, with a progress bar."""
-    with progress.bar(total, " sequences", desc=what, leave=False, dynamic_ncols=True) as bar:
+    """`items`, with a progress bar if standard error is a terminal."""
+    quiet = not sys.stderr.isatty()
+    with progress.bar(total, " sequences", quiet, desc=what, leave=False, dynamic_ncols=True) as bar:
         for item in items:
             yield item
             bar.update()

@@ -11,13 +11,17 @@ Camera axes as everywhere; world axes as in `crowd`. Bodies live in camera coord
 
 import functools
 import math
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import app, flags
+from PIL import Image
 
 from loco_jax.camera import Camera
+from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
@@ -381,7 +385,7 @@ for _name, _depth in {
 
 
 def bodies(joints: jax.Array, present: jax.Array, up: jax.Array, height: jax.Array, clothes: _Clothes) -> _Capsules:
-    """The capsules of people `joints[P, 22, 3]` in camera coordinates, `[P * len(PARTS)]`; those who sit bring a seat."""
+    """The capsules of people `joints[P, 22, 3]` in camera coordinates, `[P * len(PARTS)]`, seats included."""
 
     def joint(name):
         return joints[:, _INDEX[name]]
@@ -871,3 +875,38 @@ def _flags(scene: Scene, camera: Camera, depth, person):
     margin = _DEPTH_IN_BODY * jnp.maximum(size, 0.5)[:, None] + distance / camera.fx
     hidden = inside & (depth[row, column] < distance - jnp.where(own, margin, 0.0))
     return hidden & ~own, hidden & own
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def sheet(count: int = 12, columns: int = 3) -> np.ndarray:
+    """Sample pictures of the validation split side by side, `[H, W, 3]` uint8: the first two thirds at full scale."""
+    cells = []
+    for crowd, some in ((crowds.FULL, 2 * count // 3), (crowds.DEMO, count - 2 * count // 3)):
+        shoot = jax.jit(functools.partial(_sample_picture, crowd=crowd))
+        for index in range(some):
+            picture = Image.fromarray(np.asarray(shoot(index).image)).resize((480, 270), Image.Resampling.LANCZOS)
+            cells.append(np.asarray(picture))
+    rows = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, count - columns + 1, columns)]
+    return np.concatenate(rows, axis=0)
+
+
+def _sample_picture(index, crowd):
+    key = crowds.scene_key("validation", index)
+    return take_picture(jax.random.fold_in(key, 1), crowds.sample_scene(key, crowd), crowd)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
+    path = pathlib.Path(flags.FLAGS.output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet()).save(path, quality=85)
+    print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", None, "The sheet, a JPEG or PNG.", required=True)
+    app.run(main)

@@ -21,10 +21,10 @@ _GREY = 127.5
 class CodePredictor(nn.Module):
     """A trunk and a head of four layers; at level 2 of 316 bins, with Inception, 65,847,855 parameters.
 
-    For full HD the head's grid is the code's. Pictures of other sizes are padded with grey on the right and below, by 43
-    pixels at most, where they lack features for the code's last cells, and what is beyond the code's grid is cut off.
-    So the features of a cell come from the same place relative to it in pictures of any size, which stretching the
-    result would not give.
+    For full HD the head's grid is the code's. Pictures of other sizes are padded with grey on the right and below, by
+    43 pixels at most, where they lack features for the code's last cells, and what is beyond the code's grid is cut
+    off. So the features of a cell come from the same place relative to it in pictures of any size, which stretching
+    the result would not give.
 
     Attributes:
       level: of the code's compression (1, 2 or 3).
@@ -49,6 +49,8 @@ class CodePredictor(nn.Module):
             raise ValueError(f"trunk={self.trunk!r}; there are {', '.join(TRUNKS)}")
         if image.ndim != 4 or image.shape[-1] != 3 or min(image.shape[1:3]) < _CELL:
             raise ValueError(f"want pictures [B, H, W, 3] of at least {_CELL} x {_CELL} pixels; have {image.shape}")
+        if self.level not in PLANS or self.depth_bins < 2**self.level:
+            raise ValueError(f"level={self.level} does not fit depth_bins={self.depth_bins}; levels are 1, 2 and 3")
         height, width = image.shape[1:3]
         rows, columns, depth = code_shape(Volume((height, width), depth_bins=self.depth_bins).shape, self.level)
         bottom, right = (max(least_size(size) - size, 0) for size in (height, width))
@@ -65,10 +67,10 @@ def least_size(size: int) -> int:
 class Head(nn.Module):
     """From the trunk's features `[B, 2m, 2n, C]` to a code `[B, (m + 1) s, (n + 1) s, depth]`, s = 2^(3 - level).
 
-    Pooling by 2, then three layers with kernels of 4 and ReLU, to 1024, 512 and 256 channels, then a linear 1 x 1 layer.
-    At level 2, as published, the first of them is transposed and doubles the grid. At level 1 the second one doubles it
-    again, in place of keeping it. At level 3 the first one only lengthens the grid by the one cell that the features
-    fall short of the code. The sizes of all kernels are the same at all levels.
+    Pooling by 2, then three layers with kernels of 4 and ReLU, to 1024, 512 and 256 channels, then a linear 1 x 1
+    layer. At level 2, as published, the first of them is transposed and doubles the grid. Levels 1 and 3 are ours: at
+    level 1 the second one doubles it again, in place of keeping it; at level 3 the first one only lengthens the grid
+    by the one cell that the features fall short of the code. The sizes of their kernels are the same at all levels.
 
     Attributes:
       level: 1, 2 or 3.
@@ -82,8 +84,6 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.level not in PLANS or self.depth < 1:
-            raise ValueError(f"level={self.level} with {self.depth} channels; levels are 1, 2 and 3")
         x = nn.avg_pool(x, (2, 2), (2, 2))
         for i, (features, (doubles, padding)) in enumerate(zip((1024, 512, 256), PLANS[self.level])):
             # Of a transposed convolution with stride 2, an output sees but a quarter of the kernel.

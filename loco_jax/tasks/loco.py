@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -208,10 +208,10 @@ class LocoTask(Task):
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
         """Mean scores over frames by system, mean errors in cm, people found."""
-        systems = {}
+        systems = {name: {} for name in self._in_order(records[0].errors)}
         for system, matching, threshold in records[0].scores:
             mean = metrics.mean_scores([r.scores[system, matching, threshold] for r in records])
-            systems.setdefault(system, {}).setdefault(matching, {})[threshold] = mean._asdict()
+            systems[system].setdefault(matching, {})[threshold] = mean._asdict()
         for system, entry in systems.items():
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
@@ -226,6 +226,11 @@ class LocoTask(Task):
             "code_error": float(np.mean([r.code_error for r in records])),
             "frames_with_too_many_peaks": sum(r.overflow for r in records),
         }
+
+    def _in_order(self, systems: Iterable[str]) -> list[str]:
+        """What was predicted from pictures first, then what its parts would allow."""
+        first = (self.name, f"{self.name}+")
+        return sorted(systems, key=lambda name: (first.index(name) if name in first else 2, GROUND_TRUTH in name, name))
 
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frames of a batch, one frame at a time."""
