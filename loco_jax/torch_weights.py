@@ -3,9 +3,9 @@
     python -m loco_jax.torch_weights vha.pth --kind=vha --output=vha2.safetensors
 
 PyTorch is needed for this alone: pip install 'loco_jax[torch]'. Files are read with weights_only=True, so that nothing
-in them can run. Layers are found by the names in the authors' releases, whatever stands before those, or else, in the
-trunk apart, by the order and the shapes of the layers, whatever their names. Paddings and strides are not in such files:
-they are taken to be the published ones.
+in them can run. Layers are found by the names in the authors' releases, whatever stands before those, or else, but for
+the trunk's, by their order and shapes, whatever their names. Paddings and strides are not in such files: they are taken
+to be the published ones.
 """
 
 import difflib
@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -367,19 +368,26 @@ def _state_dict(path: os.PathLike | str, kind: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such file of weights")
     try:
-        with torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY]):
+            warnings.simplefilter("ignore")
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make it raise anything
-        culprit = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]*\w\.\w+)", str(error))
-        if "Weights only load failed" in str(error) and culprit:
-            raise WeightsError(
-                f"{path}: holds more than tensors ({culprit[1]}), which could run code and is not loaded; where the file "
-                "comes from, write the state dict alone: torch.save(model.state_dict(), path)"
-            ) from error
-        reason = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {reason[0][:200]}"
-        raise WeightsError(f"{path}: cannot be read as a PyTorch file ({reason}); get or make it again") from error
+        raise WeightsError(f"{path}: {_reason(error)}") from error
     return _find_state_dict(path, data, kind, torch.Tensor)
+
+
+def _reason(error: Exception) -> str:
+    """Why PyTorch did not load a file, in a line: its own messages have many, and tell users to load it unsafely."""
+    text = str(error)
+    culprit = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]*\w\.\w+)", text)
+    if "Weights only load failed" in text and culprit:
+        return (
+            f"holds more than tensors ({culprit[1]}), which could run code and is not loaded; where it comes from, "
+            "write the state dict alone: torch.save(model.state_dict(), path)"
+        )
+    detail = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    detail = detail[1] if detail else text.strip().split("\n")[0].split(". ")[0]
+    return f"damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
 
 
 def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type) -> dict[str, Any]:
@@ -396,8 +404,8 @@ def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type
         what = f"several ({', '.join(map(str, nested))})" if nested else "none"
         keys = ", ".join(map(str, itertools.islice(data, _LISTED))) or "nothing"
         raise WeightsError(
-            f"{path}: wants one state dict, or one under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has {what} among "
-            f"its keys ({keys})"
+            f"{path}: wants one state dict, or one under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has {what}, and "
+            f"the keys {keys}"
         )
     return plain
 
