@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from flax import traverse_util
 
 from loco_jax import weights
@@ -382,12 +382,12 @@ def _reason(error: Exception) -> str:
     culprit = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]*\w\.\w+)", text)
     if "Weights only load failed" in text and culprit:
         return (
-            f"holds more than tensors ({culprit[1]}), which could run code and is not loaded; where it comes from, "
-            "write the state dict alone: torch.save(model.state_dict(), path)"
+            f"is damaged, or holds more than tensors ({culprit[1]}), which could run code and is not loaded; where it "
+            "comes from, write the state dict alone: torch.save(model.state_dict(), path)"
         )
     detail = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     detail = detail[1] if detail else text.strip().split("\n")[0].split(". ")[0]
-    return f"damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
+    return f"is damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
 
 
 def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type) -> dict[str, Any]:
@@ -448,6 +448,7 @@ def _define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"wants one PyTorch file, has {len(argv) - 1}")
+    logging.set_verbosity(logging.WARNING)  # else JAX tells which devices it did not find
     try:
         print(convert(argv[1], flags.FLAGS.kind, flags.FLAGS.output))
     except (ImportError, OSError, ValueError) as error:

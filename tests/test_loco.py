@@ -1,0 +1,101 @@
+"""LoCO as a whole: with the true code people come back, and training leaves the autoencoder alone."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import loco as loco_config
+from loco_jax import tasks, train, weights
+from loco_jax.data import streams
+from loco_jax.tasks import loco
+
+
+@functools.lru_cache
+def _config():
+    config = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
+    config.vha = config.refiner = "released"
+    return config
+
+
+@functools.lru_cache
+def _batch():
+    sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    return next(streams.CrowdStream(streams.crowd_of(_config()), "validation", 1, sharding, pictures=True))
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """What the released weights find in a scene: the summary and the picture's size."""
+    task = tasks.create(_config())
+    params, _ = weights.load(weights.path_of("released"))
+    predict = jax.jit(lambda params, frames: task.predict(params, frames, jax.random.key(0), thorough=True))
+    predicted, frames = jax.device_get((predict(params, _batch()), _batch()))
+    return task, task.summary(task.score(predicted, frames)), frames, predicted
+
+
+def test_true_heatmaps_and_true_codes_give_the_people_back(scored):
+    _, summary, _, _ = scored
+    systems = summary["systems"]
+    assert systems[loco.GROUND_TRUTH]["hungarian"]["0.4 m"]["f1"] > 0.97
+    assert systems[loco.SUBVOXEL]["error_cm"] < 3 < systems[loco.GROUND_TRUTH]["error_cm"]
+    assert systems["PatchVHA(2), true code"]["hungarian"]["0.8 m"]["f1"] > 0.7
+
+
+def test_the_table_has_every_system_and_the_posters(scored):
+    task, summary, _, _ = scored
+    assert list(summary["systems"])[:2] == ["LoCO(2)", "LoCO(2)+"]
+    table = task.table(summary)
+    for words in ("LoCO(2)+", "poster, JTA: LoCO(2)", "54.8", "`nearest`", "people"):
+        assert words in table
+
+
+def test_a_picture_is_drawn(scored):
+    task, _, frames, predicted = scored
+    figure = task.picture(predicted, frames, 0, "a frame")
+    assert len(figure.axes) == 2
+
+
+def test_training_changes_the_predictor_and_nothing_else():
+    config = _config()
+    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    state = train.init_state(task, optimizer, config, _batch())
+    released, _ = weights.load(weights.path_of("released"))
+    before = jax.device_get(state.params)
+    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    state, _ = step(step(state, _batch())[0], _batch())  # the first one's rate is zero
+    after = jax.device_get(state.params)
+    for name in before:
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before[name], after[name])
+        assert all(jax.tree.leaves(same)) == (name in task.frozen), name
+    np.testing.assert_array_equal(
+        jax.tree.leaves(after["vha"])[0], jax.tree.leaves(released["vha"])[0]
+    )  # and it began with the released autoencoder
+    frozen = sum(x.size for x in jax.tree.leaves(before["vha"]))
+    trained = sum(x.size for x in jax.tree.leaves(before["predictor"]))
+    assert int(state.bad_step) == 0
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * trained + frozen / 2
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"trunk": "resnet"}, "inception, compact"),
+        ({"code_weight": 0.0, "heatmap_weight": 0.0}, "must not be negative, nor both 0"),
+    ],
+)
+def test_configs_that_cannot_be(change, word):
+    config = _config().copy_and_resolve_references()
+    config.predictor.update(change)
+    with pytest.raises(ValueError, match=word):
+        tasks.create(config)
+
+
+def test_weights_that_are_none(tmp_path):
+    with pytest.raises(weights.WeightsError, match="no such file"):
+        loco.load_predictor(str(tmp_path / "w.safetensors"))
+    weights.save(tmp_path / "w.safetensors", {"x": np.ones(2)}, {"kind": "vha"})
+    with pytest.raises(weights.WeightsError, match="kind 'vha', not a whole loco"):
+        loco.load_predictor(str(tmp_path / "w.safetensors"))
