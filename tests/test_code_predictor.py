@@ -161,7 +161,7 @@ def test_convolutions_start_with_their_inputs_scale():
     assert np.mean(np.square(y)) == pytest.approx(1, rel=0.1)
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("level", [1, 3])
 def test_head_starts_with_its_inputs_scale(level):
     """Its last layer, without ReLU, has a variance of 1 for a mean square of 1; the border is left out."""
     x = np.repeat(np.repeat(np.random.default_rng(0).normal(size=(1, 8, 8, 512)), 2, axis=1), 2, axis=2)

@@ -99,3 +99,21 @@ def test_weights_that_are_none(tmp_path):
     weights.save(tmp_path / "w.safetensors", {"x": np.ones(2)}, {"kind": "vha"})
     with pytest.raises(weights.WeightsError, match="kind 'vha', not a whole loco"):
         loco.load_predictor(str(tmp_path / "w.safetensors"))
+
+
+def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
+    config = loco_config.get_config(2, "variant=patch,trunk=inception,scale=demo")
+    config.vha, config.predictor.trunk_weights = "released", str(tmp_path / "trunk.safetensors")
+    task = tasks.create(config)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    ones = {
+        "params": jax.tree.map(np.ones_like, zeros["predictor"]["params"]["trunk"]),
+        "batch_stats": jax.tree.map(np.ones_like, zeros["batch_stats"]["trunk"]),
+    }
+    weights.save(tmp_path / "trunk.safetensors", ones, {"kind": "inception"})
+    params = task.pretrained(zeros)
+    trunk, head = (jax.tree.leaves(params["predictor"]["params"][name]) for name in ("trunk", "head"))
+    assert all((x == 1).all() for x in trunk) and not any(x.any() for x in head)
+    assert all((x == 1).all() for x in jax.tree.leaves(params["batch_stats"]))
+    assert any(x.any() for x in jax.tree.leaves(params["vha"]))  # the released autoencoder

@@ -380,12 +380,12 @@ def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_trunk(params: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The predictor's parameters and statistics with those of a trained trunk in place."""
-    trained, statistics = params["predictor"]["params"], params["batch_stats"]["batch_stats"]
+    trained, statistics = params["predictor"]["params"], params["batch_stats"]
     like = {"params": trained["trunk"], "batch_stats": statistics["trunk"]}
     trunk = jax.tree.map(jnp.asarray, weights.read("inception", source, jax.eval_shape(lambda: like)))
     return {
         "predictor": {"params": {**trained, "trunk": trunk["params"]}},
-        "batch_stats": {"batch_stats": {**statistics, "trunk": trunk["batch_stats"]}},
+        "batch_stats": {**statistics, "trunk": trunk["batch_stats"]},
     }
 
 
