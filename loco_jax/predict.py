@@ -2,13 +2,16 @@
 
     python -m loco_jax.predict [--weights=RUN_OR_FILE] picture.jpg folder/ video.mp4 --output=out/
 
-Writes, for each, NAME.json, NAME_overlay.jpg (or .mp4) and NAME_3d.html. Without --weights the released ones are used.
-Coordinates are in metres from the camera: x right, y down, z ahead. Ids are of a frame; nobody is tracked.
+Writes, for each picture and video, NAME.json, NAME_overlay.jpg (or .mp4) and NAME_3d.html. Coordinates are in metres
+from the camera (x right, y down, z ahead) and in pixels from the picture's top left corner.
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,29 +20,43 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from loco_jax import camera as cameras
 from loco_jax import overlay, pictures, progress, skeleton, view3d
 from loco_jax.camera import Camera
 from loco_jax.data import video
+from loco_jax.follow import Follower
+from loco_jax.overlay import Person
+from loco_jax.pictures import Canvas, Focal
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_CELL = 32  # pixels; canvases are whole numbers of these, so that few sizes are compiled
-_GREY = 114
-_MOST = 4.0  # a canvas of more than so many times the trained picture's pixels is shrunk
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts", ".ts",
+)  # fmt: skip
+_LONGEST_NAME = 200  # bytes; file systems take 255, and ends like _overlay.jpg are added
+_EDGE = 8  # pixels of the canvas by which a head may be found beside the picture: a voxel
+_NARROWEST, _WIDEST = 1.0, 170.0  # degrees that --fov may be
+_AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
+_ONE_PICTURE = "ids are of this picture alone"
+_FOLLOWED = "ids follow people by their places; two who meet may swap, and who is gone may get a new one"
 
 
 class Predictor(Protocol):
-    """A trained LoCO, see `tasks.loco.Predictor`."""
+    """A trained LoCO, see `tasks.loco.Predictor`.
+
+    Attributes:
+      camera: the one it was trained with, for pictures of `image_size` (height, width).
+      description: what it is, in a line.
+    """
 
     camera: Camera
     image_size: tuple[int, int]
     description: str
 
-    def __call__(self, image: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]: ...
+    def __call__(self, image: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Joints `[N, 14, 3]` in metres in that camera's coordinates, 0 for holes, and scores `[N, 14]`, best first, of
+        a picture `[H, W, 3]` uint8."""
 
 
 class Lens(NamedTuple):
-    """What the user says of the camera; None where nothing is said. Pixels of the user's picture, degrees."""
+    """What the user says of the camera, None where nothing: pixels of the user's picture, and degrees across it."""
 
     fx: float | None = None
     fy: float | None = None
@@ -48,200 +65,398 @@ class Lens(NamedTuple):
     fov: float | None = None
 
 
-def camera_of(size: tuple[int, int], lens: Lens, exif_focal: float | None, predictor: Predictor) -> tuple[Camera, str]:
-    """The camera of a picture of `size` (height, width), and where it comes from.
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What was done with one picture or video: how many people were found in how many frames, where the camera is from,
+    and what to know about the results."""
 
-    What the user says comes first, then EXIF, then the field of view that the network was trained with. Raises
-    ValueError for numbers that cannot be.
-    """
-    height, width = size
+    people: int
+    frames: int
+    camera_from: str
+    warnings: tuple[str, ...] = ()
+
+
+class InputError(ValueError):
+    """Of a file, what could be read was done, and then it failed; `done` tells what."""
+
+    def __init__(self, message: str, done: Done):
+        super().__init__(message)
+        self.done = done
+
+
+# ---- The camera
+
+
+def check_lens(lens: Lens) -> None:
+    """Raises ValueError for numbers that cannot be, or that say two things."""
     for name, value in lens._asdict().items():
         if value is not None and not (math.isfinite(value) and (value > 0 or name in ("cx", "cy"))):
-            raise ValueError(f"--{name}={value} must be a finite number" + ("" if name in ("cx", "cy") else " above 0"))
-    if lens.fov is not None and (lens.fx is not None or lens.fy is not None):
-        raise ValueError("--fov and --fx or --fy say the same thing: give one of them")
-    if lens.fov is not None and lens.fov >= 175:
-        raise ValueError(f"--fov={lens.fov} must be below 175 degrees")
+            raise ValueError(f"--{name}={value:g} must be a finite number" + " above 0" * (name not in ("cx", "cy")))
+    if lens.fov is None:
+        return
+    if lens.fx is not None or lens.fy is not None:
+        raise ValueError("--fov says the same as --fx and --fy: give one of them")
+    if not _NARROWEST <= lens.fov <= _WIDEST:
+        raise ValueError(f"--fov={lens.fov:g} is not between {_NARROWEST:g} and {_WIDEST:g} degrees")
+
+
+def camera_of(size: tuple[int, int], lens: Lens, focal: Focal | None, predictor: Predictor) -> tuple[Camera, str]:
+    """The camera of a picture of `size` (height, width), and where it comes from.
+
+    The user comes first, then EXIF, then the field of view that the network was trained with, across the longer side.
+    Raises ValueError for numbers that cannot be.
+    """
+    check_lens(lens)
+    height, width = size
     if lens.fov is not None:
-        fx, source = width / 2 / math.tan(math.radians(lens.fov) / 2), "--fov"
+        fx = fy = width / 2 / math.tan(math.radians(lens.fov) / 2)
+        source = f"--fov={lens.fov:g}"
     elif lens.fx is not None or lens.fy is not None:
-        fx, source = lens.fx if lens.fx is not None else lens.fy, "--fx, --fy"
-    elif exif_focal is not None:
-        fx, source = exif_focal, "EXIF"
+        fx = lens.fx if lens.fx is not None else lens.fy
+        fy = lens.fy if lens.fy is not None else lens.fx
+        source = " ".join(f"--{n}={getattr(lens, n):g}" for n in ("fx", "fy") if getattr(lens, n) is not None)
+    elif focal is not None:
+        fx, fy, source = focal
     else:
-        fx, source = (
-            predictor.camera.fx * width / predictor.image_size[1],
-            "assumed: the trained camera's field of view",
-        )
-    fy = lens.fy if lens.fy is not None else fx
-    cx = lens.cx if lens.cx is not None else width / 2
-    cy = lens.cy if lens.cy is not None else height / 2
-    return Camera(float(fx), float(fy), float(cx), float(cy)), source
+        fx = fy = float(predictor.camera.fx) * max(size) / max(predictor.image_size)
+        angle = 2 * math.degrees(math.atan(max(size) / 2 / fx))
+        source = f"assumed: {angle:.1f} degrees across the longer side, as in training"
+    centre = {"cx": (lens.cx, width), "cy": (lens.cy, height)}
+    for name, (value, length) in centre.items():
+        if value is not None and not -length <= value <= 2 * length:
+            raise ValueError(f"--{name}={value:g} is far outside the picture, which is {width} x {height} pixels")
+    cx, cy = (length / 2 if value is None else value for value, length in centre.values())
+    given = [f"--{name}={value:g}" for name, (value, _) in centre.items() if value is not None]
+    camera = Camera(float(fx), float(fy), float(cx), float(cy))
+    for f, length in ((fx, width), (fy, height)):
+        if not 0.02 * length < f < 200 * length:
+            raise ValueError(f"a focal length of {f:g} pixels cannot be, for a picture of {width} x {height}")
+    return camera, ", ".join([source, *given])
+
+
+# ---- Finding people
 
 
 def find(image: np.ndarray, camera: Camera, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Joints `[N, 14, 3]` in metres and scores `[N, 14]` of the people in a picture `[H, W, 3]` uint8 by any camera.
+    """Joints `[N, 14, 3]` in metres, NaN for holes, and scores `[N, 14]` of the people in a picture by any camera.
 
-    The picture is resampled so that a pixel is as wide an angle as in training. One that would become too large for
-    that is shrunk further, and the people in it, who look smaller then, are brought nearer by as much.
+    The picture `[H, W, 3]`, uint8, is resampled so that a pixel is as wide an angle as in training, see
+    `pictures.plan`. Whose head would be beside the picture, in what pads it, is left out.
     """
-    height, width = image.shape[:2]
-    scale = np.array([predictor.camera.fy / camera.fy, predictor.camera.fx / camera.fx])
-    shrink = min(1.0, math.sqrt(_MOST * math.prod(predictor.image_size) / (height * width * scale.prod())))
-    rows, columns = (max(1, round(n * s * shrink)) for n, s in zip((height, width), scale))
-    small = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
-    canvas = np.full((-(-rows // _CELL) * _CELL, -(-columns // _CELL) * _CELL, 3), _GREY, np.uint8)
-    canvas[:rows, :columns] = small
-    x, y = columns / width, rows / height
-    joints, scores = predictor(canvas, Camera(camera.fx * x, camera.fy * y, camera.cx * x, camera.cy * y))
-    return np.asarray(joints) * shrink, np.asarray(scores)
+    canvas = pictures.plan(image.shape[:2], camera, predictor.camera, predictor.image_size)
+    return _find_on(canvas, image, camera, predictor)
 
 
-def describe(joints: np.ndarray, scores: np.ndarray, camera: Camera) -> list[dict[str, Any]]:
-    """People as JSON: id, score, and by name the joints: metres, pixels of the picture, score; holes are left out."""
-    pixels = _pixels(joints, camera)
-    return [
-        {
-            "id": number,
-            "score": round(float(confidence[0]), 4),
-            "joints": {
-                name: {
-                    "xyz": [round(float(x), 4) for x in joint],
-                    "pixel": [round(float(x), 2) for x in uv] if np.isfinite(uv).all() else None,
-                    "score": round(float(score), 4),
-                }
-                for name, joint, uv, score in zip(skeleton.JOINTS, person, places, confidence)
-                if joint.any()
-            },
-        }
-        for number, (person, places, confidence) in enumerate(zip(joints, pixels, scores))
-    ]
+def _find_on(canvas: Canvas, image: np.ndarray, camera: Camera, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+    joints, scores = predictor(pictures.fill(canvas, image), canvas.camera)
+    joints, scores = np.asarray(joints, np.float64).reshape(-1, 14, 3), np.asarray(scores, np.float64).reshape(-1, 14)
+    scores = np.where(np.isfinite(scores), scores, 0.0)
+    known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
+    joints = pictures.to_user(canvas, np.where(known[..., None], joints, 0.0), known)
+    joints = np.where(known[..., None], joints, np.nan)
+    size = np.array(image.shape[1::-1])
+    edge = _EDGE * size / canvas.picture_size[::-1]
+    heads = project(camera, joints[:, 0])
+    there = ((heads >= -edge) & (heads <= size + edge)).all(axis=-1)  # NaN compares false
+    return joints[there], scores[there]
+
+
+def project(camera: Camera, joints: np.ndarray) -> np.ndarray:
+    """Pixels `[..., 2]` of `joints[..., 3]` in float64; NaN where they are not in front of the camera."""
+    z = np.where(joints[..., 2] > 0, joints[..., 2], np.nan)
+    return joints[..., :2] / z[..., None] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+
+
+def to_people(joints: np.ndarray, scores: np.ndarray, camera: Camera, ids: Sequence[int] | None = None) -> list[Person]:
+    """Found joints `[N, 14, 3]` and scores `[N, 14]` as people; a person's score is the mean of the joints'."""
+    ids = range(1, len(joints) + 1) if ids is None else ids
+    rows = zip(ids, joints, project(camera, joints), scores)
+    return [Person(int(i), float(s.mean()), person, uv, s) for i, person, uv, s in rows]
+
+
+def as_json(person: Person) -> dict[str, Any]:
+    """What is known of a person: all 14 joints by name, null for what is not there."""
+    joints = {
+        name: {"xyz": _numbers(xyz, 4), "pixel": _numbers(uv, 2), "score": round(float(score), 4)}
+        for name, xyz, uv, score in zip(skeleton.JOINTS, person.joints, person.pixels, person.scores)
+    }
+    return {"id": person.id, "score": round(person.score, 4), "joints": joints}
+
+
+def _numbers(values: np.ndarray, digits: int) -> list[float] | None:
+    return [round(float(x), digits) for x in values] if np.isfinite(values).all() else None
+
+
+# ---- Files
 
 
 def process(
-    path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool = False
-) -> int:
-    """Writes the results of one picture or video; returns how many people there were in all. Raises PictureError or
-    VideoError; of a damaged video, what could be read is written before that."""
+    path: os.PathLike | str,
+    name: str,
+    output: os.PathLike | str,
+    lens: Lens,
+    predictor: Predictor,
+    quiet: bool = False,
+) -> Done:
+    """Writes what is found in one picture or video to the folder `output`, as `name` and various ends.
+
+    Raises ValueError or OSError, naming the file; InputError for a damaged video, after what could be read of it.
+    """
+    path, output = pathlib.Path(path), pathlib.Path(output)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _process_video(path, name, output, lens, predictor, quiet)
     image, focal = pictures.read(path)
-    camera, source = camera_of(image.shape[:2], lens, focal, predictor)
-    joints, scores = find(image, camera, predictor)
-    picture = overlay.draw(image, _pixels(joints, camera), (joints != 0).any(axis=-1))
-    Image.fromarray(picture).save(output / f"{name}_overlay.jpg", quality=92)
-    facts = _facts(path, image.shape[:2], camera, source, predictor)
-    _write(output / f"{name}.json", json.dumps({**facts, "people": describe(joints, scores, camera)}, indent=1))
-    _write(output / f"{name}_3d.html", view3d.page(path.name, [(joints, scores)], camera, image.shape[:2]))
-    return len(joints)
+    size = image.shape[:2]
+    camera, source, canvas, warnings = _prepare(path, size, lens, focal, predictor)
+    people = to_people(*_find_on(canvas, image, camera, predictor), camera)
+    facts = _facts(path, size, camera, source, predictor, warnings)
+    drawn = Image.fromarray(overlay.draw(image, people))
+    _replace(output / f"{name}_overlay.jpg", lambda part: drawn.save(part, "JPEG", quality=92, subsampling=0))
+    _write(output / f"{name}.json", {**facts, "ids": _ONE_PICTURE, "people": [as_json(p) for p in people]}, indent=1)
+    notes = _notes(camera, source, predictor, warnings)
+    page = view3d.page(_shown(path.name), [people], camera, size, {0: view3d.jpeg(image)}, notes=notes)
+    _replace(output / f"{name}_3d.html", lambda part: part.write_text(page, encoding="utf-8"))
+    return Done(len(people), 1, source, warnings)
 
 
-def _process_video(path, name, output, lens, predictor, quiet) -> int:
+def _process_video(
+    path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
+) -> Done:
     info = video.info(path)
-    size = info.height, info.width
-    camera, source = camera_of(size, lens, None, predictor)
-    found, failure = [], None
+    images = _upright(path)
+    first = next(images)  # the header's size is that before turning
+    size = first[1].shape[:2]
+    camera, source, canvas, warnings = _prepare(path, size, lens, None, predictor)
+    follower, photos, frames, people, failure = Follower(), view3d.Pictures(), [], [], None
+    label = {"desc": _shown(path.name)[-30:], "leave": False}
     with (
-        video.Writer(output / f"{name}_overlay.mp4", info.fps, size) as writer,
-        progress.bar(info.frames or None, " frames", quiet, desc=path.name, leave=False) as bar,
+        video.Writer(output / f"{name}_overlay.mp4", info.fps, [n * overlay.enlargement(size) for n in size]) as writer,
+        progress.bar(info.frames or None, " frames", quiet, **label) as bar,
     ):
         try:
-            for _, image in video.read(path):
-                joints, scores = find(image, camera, predictor)
-                found.append((joints, scores))
-                writer.write(overlay.draw(image, _pixels(joints, camera), (joints != 0).any(axis=-1)))
+            for number, image, time in itertools.chain([first], images):
+                joints, scores = _find_on(canvas, image, camera, predictor)
+                now = to_people(joints, scores, camera, follower.update(joints))
+                time = number / info.fps if time is None else time
+                people.append(now)
+                frames.append({"frame": number, "time": round(time, 4), "people": [as_json(p) for p in now]})
+                photos.add(number, image)
+                writer.write(overlay.draw(image, now))
                 bar.update()
         except video.VideoError as error:
             failure = error
-    frames = [{"frame": i, "people": describe(*people, camera)} for i, people in enumerate(found)]
-    facts = {**_facts(path, size, camera, source, predictor), "fps": info.fps}
-    _write(output / f"{name}.json", json.dumps({**facts, "frames": frames}, indent=1))
-    _write(output / f"{name}_3d.html", view3d.page(path.name, found, camera, size, info.fps))
+    facts = {**_facts(path, size, camera, source, predictor, warnings), "fps": info.fps, "ids": _FOLLOWED}
+    _write(output / f"{name}.json", {**facts, "complete": failure is None, "frames": frames})
+    notes = _notes(camera, source, predictor, warnings)
+    page = view3d.page(_shown(path.name), people, camera, size, photos.jpegs, info.fps, notes)
+    _replace(output / f"{name}_3d.html", lambda part: part.write_text(page, encoding="utf-8"))
+    done = Done(sum(map(len, people)), len(people), source, warnings)
     if failure is not None:
-        raise video.VideoError(f"{failure} (the {len(found)} frames before that were done)") from failure
-    return sum(len(joints) for joints, _ in found)
+        raise InputError(f"{failure} (the {len(people)} frames before that were done)", done) from failure
+    return done
 
 
-def name_outputs(paths: Sequence[pathlib.Path]) -> Iterator[str]:
-    """A name for each file's results: its own, with a number where that is taken."""
-    taken = set()
-    for path in paths:
-        stem = path.stem or "picture"
-        name, number = stem, 2
-        while name.lower() in taken:
-            name, number = f"{stem}_{number}", number + 1
-        taken.add(name.lower())
-        yield name
+def _upright(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray, float | None]]:
+    """Number, picture and time in seconds of a video's frames, turned as its header says."""
+    for number, frame in video.frames(path):
+        image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        yield number, np.ascontiguousarray(image), frame.time
 
 
-def _facts(path, size, camera, source, predictor) -> dict[str, Any]:
+def _prepare(
+    path: pathlib.Path, size: tuple[int, int], lens: Lens, focal: Focal | None, predictor: Predictor
+) -> tuple[Camera, str, Canvas, tuple[str, ...]]:
+    try:
+        camera, source = camera_of(size, lens, focal, predictor)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    canvas = pictures.plan(size, camera, predictor.camera, predictor.image_size)
+    warnings = []
+    if canvas.shrink < 1:
+        warnings.append(
+            "its field of view is so much wider than in training that the picture was shrunk to "
+            f"{canvas.shrink:.0%} of equal angles, and people were brought nearer by as much: distances are less exact"
+        )
+    if max(canvas.picture_size) < max(predictor.image_size) / 8:
+        warnings.append(
+            f"its field of view is so narrow that only {canvas.picture_size[1]} x {canvas.picture_size[0]} pixels are "
+            "left of it at equal angles: check the focal length"
+        )
+    return camera, source, canvas, tuple(warnings)
+
+
+def _facts(path, size, camera, source, predictor, warnings) -> dict[str, Any]:
     return {
-        "file": path.name,
-        "height": size[0],
+        "file": _shown(path.name),
         "width": size[1],
-        "camera": camera._asdict(),
-        "camera_from": source,
+        "height": size[0],
+        "camera": {**{name: round(float(f), 4) for name, f in camera._asdict().items()}, "from": source},
         "weights": predictor.description,
-        "axes": "metres from the camera: x right, y down, z ahead; ids are of one frame",
+        "warnings": list(warnings),
+        "coordinates": _AXES,
     }
 
 
-def _pixels(joints: np.ndarray, camera: Camera) -> np.ndarray:
-    return np.asarray(cameras.project(camera, np.asarray(joints, np.float32))) if len(joints) else np.zeros((0, 14, 2))
+def _notes(camera, source, predictor, warnings) -> list[str]:
+    numbers = ", ".join(f"{name} {value:.1f}" for name, value in camera._asdict().items())
+    return [f"Camera: {numbers} pixels ({source})", f"Weights: {predictor.description}", *warnings]
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+def _write(path: pathlib.Path, content: Any, indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _collect(inputs: Sequence[str], failures: list[str]) -> list[pathlib.Path]:
-    paths = []
+def _replace(path: pathlib.Path, write) -> None:
+    """Writes a file whole or not at all; a link of that name is replaced and not followed."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _shown(text: os.PathLike | str) -> str:
+    """A file's name as text that can be printed, whatever its bytes."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    """The files that may be written for a name."""
+    return f"{name}.json", f"{name}_overlay.jpg", f"{name}_overlay.mp4", f"{name}_3d.html"
+
+
+def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".") -> list[str]:
+    """A name for each input's results: its own without the end, and a number where that is taken.
+
+    No two names are alike, not even for file systems that ignore case, and no result has the place of an input.
+    """
+    inputs = {os.path.realpath(path).lower() for path in paths}
+    folder = os.path.realpath(output)
+    names, taken = [], set()
+    for path in paths:
+        stem = os.fsencode(pathlib.Path(path).stem)[:_LONGEST_NAME].decode("utf-8", "ignore").strip()
+        stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in stem)
+        name, number = stem or "picture", 1
+        while name.lower() in taken or any(os.path.join(folder, f).lower() in inputs for f in outputs(name)):
+            number += 1
+            name = f"{stem or 'picture'}_{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
+    """The files that are meant, each once, with the pictures of folders; and what is wrong with the others."""
+    paths, failures = [], []
     for text in inputs:
         path = pathlib.Path(text).expanduser()
         try:
             paths += pictures.find(path) if path.is_dir() else [path]
         except (OSError, ValueError) as error:
             failures.append(str(error))
-    return paths
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1], failures
+
+
+# ---- The command
+
+
+def run(paths: Sequence[pathlib.Path], output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool = False):
+    """Does all files, telling how each went; one that fails does not stop the others. Returns what failed."""
+    failures = []
+    for path, name in zip(paths, name_outputs(paths, output)):
+        try:
+            done = process(path, name, output, lens, predictor, quiet)
+        except InputError as error:
+            failures.append(str(error))
+            done = error.done
+        except (ValueError, OSError, RuntimeError) as error:  # the last of JAX: no memory left, say
+            text = str(error).strip().split("\n")[0] or type(error).__name__
+            failures.append(text if str(path) in text else f"{path}: {text}")
+            continue
+        for warning in done.warnings:
+            print(f"loco_jax: {_shown(path)}: {warning}", file=sys.stderr)
+        ending = ".mp4" if path.suffix.lower() in VIDEO_SUFFIXES else ".jpg"
+        print(f"{_shown(path)}: {_count(path, done)} (camera {done.camera_from})")
+        print(f"  {_shown(output / name)}.json, {name}_overlay{ending}, {name}_3d.html", flush=True)
+    return failures
+
+
+def _count(path: pathlib.Path, done: Done) -> str:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return f"{done.frames} frame{'s' * (done.frames != 1)}, {done.people / max(done.frames, 1):.1f} people in each"
+    return "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loco_jax.predict",
+        usage="%(prog)s [options] INPUT [INPUT ...] --output=FOLDER",
+        description="Finds the people in pictures and videos, in metres from the camera. For every input NAME it "
+        "writes NAME.json, NAME_overlay.jpg (or .mp4), and NAME_3d.html, a page to look at from all sides.",
+        epilog="Without a camera the focal length comes from EXIF, and if there is none, the field of view that the "
+        "network was trained with is assumed. Distances are as right as the focal length is. What is said of the "
+        "camera holds for all inputs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a folder of pictures, or a video")
+    parser.add_argument(
+        "--output", default="out", metavar="FOLDER", help="where results go, replacing earlier ones; out if absent"
+    )
+    parser.add_argument(
+        "--weights", metavar="RUN_OR_FILE", help="a run's folder or a file of weights; the released weights if absent"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    camera = parser.add_argument_group("camera")
+    for name, text in {
+        "fx": "focal length in pixels of your picture; --fy is the same if absent",
+        "fy": "focal length downwards, where pixels are not square",
+        "cx": "the optical axis from the left in pixels; the middle if absent",
+        "cy": "the same from the top",
+        "fov": "horizontal field of view in degrees, in place of --fx and --fy",
+    }.items():
+        camera.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m loco_jax.predict", description="Finds the people in pictures and videos, in metres."
-    )
-    parser.add_argument("inputs", nargs="+", help="pictures, folders of pictures, videos")
-    parser.add_argument("--output", required=True, help="a folder for the results; made if needed")
-    parser.add_argument("--weights", help="a run's folder or a file of weights; without, the released ones")
-    for name in Lens._fields:
-        unit = "horizontal field of view in degrees" if name == "fov" else "of the camera, in pixels of the picture"
-        parser.add_argument(f"--{name}", type=float, help=unit)
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    args = parser.parse_args(argv)
-    from loco_jax.tasks import loco  # after the arguments, so that --help is quick
-
-    lens = Lens(*(getattr(args, name) for name in Lens._fields))
-    failures = []
+    """The command; returns the exit status: 0, 1 if anything failed, 130 for Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    arguments = parser.parse_args(argv)
+    lens = Lens(*(getattr(arguments, name) for name in Lens._fields))
     try:
-        predictor = loco.load_predictor(args.weights)
-        camera_of(predictor.image_size, lens, None, predictor)  # says what is wrong with the numbers before any work
-        output = pathlib.Path(args.output).expanduser()
-        output.mkdir(parents=True, exist_ok=True)
+        return _main(arguments, lens)
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1
-    print(f"Using {predictor.description}")
-    paths = _collect(args.inputs, failures)
-    try:
-        for path, name in zip(paths, name_outputs(paths)):
-            try:
-                count = process(path, name, output, lens, predictor, args.quiet)
-                print(f"{path}: {count or 'no'} {'person' if count == 1 else 'people'} -> {output / name}.json")
-            except (ValueError, OSError) as error:
-                failures.append(str(error))
     except KeyboardInterrupt:
+        print("loco_jax: stopped", file=sys.stderr)
         return 130
+
+
+def _main(arguments: argparse.Namespace, lens: Lens) -> int:
+    check_lens(lens)  # before any work
+    paths, failures = collect(arguments.inputs)
+    output = pathlib.Path(arguments.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output={output} is a file; name a folder")
+    if paths:
+        from absl import logging
+
+        from loco_jax.tasks import loco  # after the arguments, so that --help is quick
+
+        logging.set_verbosity(logging.ERROR)
+        predictor = loco.load_predictor(arguments.weights)
+        output.mkdir(parents=True, exist_ok=True)
+        print(f"Using {predictor.description}", flush=True)
+        failures += run(paths, output, lens, predictor, arguments.quiet)
     for failure in failures:
-        print(f"loco_jax: {failure}", file=sys.stderr)
+        print(f"loco_jax: {_shown(failure)}", file=sys.stderr)
     return 1 if failures else 0
 
 

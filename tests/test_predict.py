@@ -1,226 +1,471 @@
-"""The predict command with a predictor that is known: results in the user's pixels and metres, whatever the camera."""
+"""The predict command, with a predictor that is exact: it measures discs. Results are in the user's pixels and metres,
+whatever the camera."""
 
 import json
+import math
+import os
 import pathlib
-import shutil
 import subprocess
+import sys
 
+import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from loco_jax import pictures, predict, view3d
+from loco_jax import overlay, predict, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import video
+from loco_jax.predict import Lens
 
-PERSON = np.random.default_rng(0).normal(0, 0.3, (14, 3)).astype(np.float32) + [0.2, -0.1, 6]
+RADIUS = 0.1  # metres, of the discs that stand for heads
+BODY = np.array([[0, 0, 0], *np.random.default_rng(0).normal(0, 0.3, (13, 3))])
+BODY[1:, 2] -= BODY[1:, 2].mean()
+GREY = 90
+PAINTS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]])
+USUAL = Camera(200.0, 200.0, 160.0, 120.0)
 
 
-class Dot:
-    """Finds the red dot by its colour and puts a person's head 6 m away there; nobody if there is none."""
+class Discs:
+    """Finds a red, a green and a blue disc of 10 cm by their area, and hangs a body on each."""
 
-    camera = Camera(200.0, 200.0, 160.0, 120.0)
+    camera = USUAL
     image_size = (240, 320)
-    description = "a dot finder"
+    description = "a finder of discs"
+
+    def __init__(self, others=()):
+        self.sizes, self.others = set(), others
 
     def __call__(self, image, camera):
-        assert image.dtype == np.uint8 and image.shape[0] % 32 == 0 and image.shape[1] % 32 == 0
-        red = (image[..., 0].astype(int) - image[..., 1] > 90).astype(float)
-        if not red.any():
-            return np.zeros((0, 14, 3), np.float32), np.zeros((0, 14), np.float32)
-        v, u = ((axis * red).sum() / red.sum() + 0.5 for axis in np.indices(red.shape))
-        ray = np.array([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, 1.0])
-        head = 6 * ray / np.linalg.norm(ray)
-        return (PERSON - PERSON[0] + head)[None].astype(np.float32), np.full((1, 14), 0.5, np.float32)
+        assert image.dtype == np.uint8 and image.ndim == 3
+        assert all(n == t or (n > t and n % 32 == 0) for n, t in zip(image.shape, self.image_size))
+        assert camera.fx == pytest.approx(200, rel=0.02) and camera.fy == pytest.approx(200, rel=0.02)
+        self.sizes.add(image.shape)
+        people = []
+        for channel in range(3):
+            others = np.delete(image.astype(float), channel, axis=-1).max(axis=-1)
+            disc = np.clip((image[..., channel] - others) / 230, 0, 1)
+            disc[disc < 0.05] = 0
+            if disc.sum() < 3:
+                continue
+            v, u = (((axis + 0.5) * disc).sum() / disc.sum() for axis in np.indices(disc.shape))
+            z = RADIUS * math.sqrt(math.pi * camera.fx * camera.fy / disc.sum())
+            people.append(BODY + [(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z])
+        people = np.array([*people, *self.others]).reshape(-1, 14, 3)
+        return people.astype(np.float32), np.full((len(people), 14), 0.5, np.float32)
 
 
-def dotted(size, u, v, radius):
-    image = np.full((*size, 3), 90, np.uint8)
+def scene(size, camera, heads):
+    """A picture `[H, W, 3]` of discs at `heads` (metres), with smooth edges."""
+    image = np.full((*size, 3), float(GREY))
     rows, columns = np.indices(size) + 0.5
-    image[(rows - v) ** 2 + (columns - u) ** 2 < radius**2] = (250, 20, 20)
-    return image
+    for (x, y, z), paint in zip(heads, PAINTS):
+        u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
+        a, b = camera.fx * RADIUS / z, camera.fy * RADIUS / z
+        away = np.hypot((columns - u) / a, (rows - v) / b)
+        inside = np.clip((1 - away) * math.sqrt(a * b) + 0.5, 0, 1)[..., None]
+        image += inside * (paint - image)
+    return image.round().astype(np.uint8)
+
+
+def save(path, size=(240, 320), camera=USUAL, heads=((0.2, -0.1, 3),), **options):
+    Image.fromarray(scene(size, camera, heads)).save(path, **options)
+    return path
+
+
+def record(path, places, size=(240, 320), fps=10, options=None, suffix="mp4"):
+    """A video of one disc; returns its path."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv444p"
+        stream.options = {"crf": "4", "preset": "ultrafast", "g": "1"}
+        for place in places:
+            frame = av.VideoFrame.from_ndarray(scene(size, USUAL, place), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def read(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def head(person):
+    return person["joints"]["head_top"]
+
+
+# ---- Any size, any camera
+
+
+HEADS = [(0.2, -0.1, 3.0), (-0.9, 0.4, 4.0), (1.0, 0.6, 5.0)]
 
 
 @pytest.mark.parametrize(
     ("size", "camera"),
     [
-        ((240, 320), Camera(200.0, 200.0, 160.0, 120.0)),
+        ((240, 320), USUAL),
         ((481, 637), Camera(400.0, 400.0, 318.5, 240.5)),
-        ((300, 200), Camera(250.0, 310.0, 90.0, 160.0)),
-        ((2000, 3000), Camera(2100.0, 2100.0, 1500.0, 1000.0)),
+        ((400, 250), Camera(250.0, 310.0, 100.0, 160.0)),
+        ((1500, 2250), Camera(1600.0, 1600.0, 1125.0, 750.0)),
+        ((700, 500), Camera(300.0, 300.0, 250.0, 350.0)),
+        ((520, 700), Camera(900.0, 900.0, 349.0, 261.0)),
     ],
+    ids=["as trained", "odd", "tall pixels, off centre", "large", "wide and upright", "narrow"],
 )
-def test_results_are_in_the_users_pixels_whatever_the_camera(size, camera):
-    u, v = 0.6 * size[1], 0.4 * size[0]
-    joints, scores = predict.find(dotted(size, u, v, 0.03 * size[1]), camera, Dot())
-    assert scores.shape == (1, 14)
-    x, y, z = joints[0, 0]
-    assert camera.fx * x / z + camera.cx == pytest.approx(u, abs=0.006 * size[1])
-    assert camera.fy * y / z + camera.cy == pytest.approx(v, abs=0.006 * size[1])
-    assert np.linalg.norm(joints[0, 0]) == pytest.approx(6, rel=1e-3)
+def test_people_are_where_they_are_whatever_the_camera(size, camera):
+    heads = [h for h in HEADS if all(0 < camera[i] * h[i] / h[2] + camera[i + 2] < size[1 - i] for i in range(2))]
+    joints, scores = predict.find(scene(size, camera, heads), camera, Discs())
+    assert len(heads) >= 1 and scores.shape == (len(heads), 14)
+    np.testing.assert_allclose(joints[:, 0], heads, rtol=0.015, atol=0.01)
+    np.testing.assert_allclose(joints - joints[:, :1], np.broadcast_to(BODY, joints.shape), atol=1e-5)
+    for found, (x, y, z) in zip(predict.project(camera, joints[:, 0]), heads):
+        assert found == pytest.approx([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], abs=0.6)
 
 
-def test_a_field_of_view_too_wide_is_shrunk_and_brought_nearer():
-    """Eight times the trained pixels at equal angles: shrunk by the root of two, and so are distances."""
-    camera = Camera(200.0, 200.0, 480.0, 320.0)
-    joints, _ = predict.find(dotted((640, 960), 500, 300, 20), camera, Dot())
-    shrink = np.sqrt(4 * 240 * 320 / (640 * 960))
-    assert np.linalg.norm(joints[0, 0]) == pytest.approx(6 * shrink, rel=1e-3)
+def test_a_field_of_view_too_wide_is_shrunk_and_people_still_are_where_they_are(tmp_path):
+    camera = Camera(100.0, 100.0, 450.0, 300.0)  # 155 degrees
+    joints, _ = predict.find(scene((600, 900), camera, HEADS[:2]), camera, Discs())
+    np.testing.assert_allclose(joints[:, 0], HEADS[:2], rtol=0.03)
+    path = save(tmp_path / "p.png", (600, 900), camera, HEADS[:1])
+    done = predict.process(path, "p", tmp_path, Lens(fx=100.0), Discs())
+    assert "wider than in training" in done.warnings[0] and read(tmp_path / "p.json")["warnings"] == list(done.warnings)
+
+
+def test_few_sizes_are_compiled():
+    predictor = Discs()
+    for height in range(30, 430, 37):
+        for width in range(30, 430, 41):
+            predict.find(np.zeros((height, width, 3), np.uint8), Camera(200.0, 200.0, 0.0, 0.0), predictor)
+    assert len(predictor.sizes) <= 15  # of 110
+
+
+def test_nobody_stands_in_the_padding():
+    """Somebody may be found in the grey beside the picture, or be nowhere at all; neither is there."""
+    in_picture, outside = BODY + [0, 0, 4], BODY + [2.4, 0, 4]
+    nowhere = np.full((14, 3), np.nan)
+    image = np.full((200, 200, 3), GREY, np.uint8)
+    joints, _ = predict.find(image, Camera(200.0, 200.0, 100.0, 100.0), Discs([outside, in_picture, nowhere]))
+    np.testing.assert_allclose(joints, in_picture[None], atol=1e-6)
+
+
+def test_holes_are_null_and_nothing_is_not_a_number(tmp_path):
+    person = BODY + [0, 0, 4]
+    person[3] = 0  # a hole
+    person[5] = [0.1, 0.1, -1]  # behind the camera
+    person[6] = np.nan
+    path = save(tmp_path / "p.png", heads=())
+    predict.process(path, "p", tmp_path, Lens(), Discs([person]))
+    (found,) = read(tmp_path / "p.json")["people"]
+    assert list(found["joints"]) == list(skeleton.JOINTS)
+    joints = list(found["joints"].values())
+    assert joints[3]["xyz"] is None and joints[3]["pixel"] is None and joints[6]["xyz"] is None
+    assert joints[5]["xyz"] == pytest.approx([0.1, 0.1, -1]) and joints[5]["pixel"] is None
+    assert "NaN" not in (tmp_path / "p.json").read_text()
+
+
+# ---- The camera
 
 
 def test_where_the_camera_comes_from():
-    size = (480, 640)
-    known = predict.Lens()
-    assert predict.camera_of(size, known, None, Dot())[0] == Camera(400.0, 400.0, 320.0, 240.0)  # Dot's field of view
-    camera, source = predict.camera_of(size, known, 555.0, Dot())
-    assert (camera.fx, camera.fy, source) == (555.0, 555.0, "EXIF")
-    camera, _ = predict.camera_of(size, predict.Lens(fov=90.0), 555.0, Dot())
-    assert camera.fx == pytest.approx(320) and camera.cx == 320
-    camera, _ = predict.camera_of(size, predict.Lens(fx=700.0, cx=300.0), 555.0, Dot())
-    assert camera == Camera(700.0, 700.0, 300.0, 240.0)
+    size, film = (480, 640), predict.Focal(555.0, 550.0, "EXIF: 31 mm on 35 mm film")
+
+    def camera(lens=None, focal=None, size=size):
+        return predict.camera_of(size, lens or Lens(), focal, Discs())
+
+    assert camera()[0] == Camera(400.0, 400.0, 320.0, 240.0)
+    assert camera()[1].startswith(f"assumed: {2 * math.degrees(math.atan(160 / 200)):.1f} degrees")
+    assert camera(size=(640, 480))[0] == Camera(400.0, 400.0, 240.0, 320.0)  # held upright
+    assert camera(focal=film) == (Camera(555.0, 550.0, 320.0, 240.0), film.source)
+    assert camera(Lens(fov=90.0), film)[0] == pytest.approx(Camera(320.0, 320.0, 320.0, 240.0))
+    assert camera(Lens(fov=90.0), film)[1] == "--fov=90"
+    assert camera(Lens(fx=700.0, cx=300.0), film) == (Camera(700.0, 700.0, 300.0, 240.0), "--fx=700, --cx=300")
+    assert camera(Lens(fy=700.0))[0] == Camera(700.0, 700.0, 320.0, 240.0)
+    assert camera(Lens(fx=700.0, fy=600.0))[0] == Camera(700.0, 600.0, 320.0, 240.0)
+    assert camera(Lens(cy=7.0), film) == (Camera(555.0, 550.0, 320.0, 7.0), f"{film.source}, --cy=7")
 
 
 @pytest.mark.parametrize(
-    ("lens", "word"),
+    ("lens", "words"),
     [
-        (predict.Lens(fov=90.0, fx=100.0), "--fov and --fx"),
-        (predict.Lens(fov=180.0), "--fov"),
-        (predict.Lens(fx=-1.0), "--fx"),
-        (predict.Lens(cy=float("nan")), "--cy"),
+        (Lens(fov=90.0, fx=100.0), "--fov says the same as --fx"),
+        (Lens(fov=180.0), "--fov=180"),
+        (Lens(fov=0.1), "--fov=0.1"),
+        (Lens(fx=-1.0), "--fx=-1"),
+        (Lens(fy=0.0), "--fy=0"),
+        (Lens(cy=float("nan")), "--cy=nan"),
+        (Lens(fx=float("inf")), "--fx=inf"),
+        (Lens(cx=1e6), "--cx=1e.06 is far outside"),
+        (Lens(fx=1.2), "a focal length of 1.2 pixels cannot be"),
+        (Lens(fx=500.0, fy=1e6), "a focal length of 1e.06 pixels cannot be"),
     ],
 )
-def test_cameras_that_cannot_be(lens, word):
-    with pytest.raises(ValueError, match=word):
-        predict.camera_of((480, 640), lens, None, Dot())
+def test_cameras_that_cannot_be(lens, words):
+    with pytest.raises(ValueError, match=words):
+        predict.camera_of((480, 640), lens, None, Discs())
+
+
+def test_exif_counts(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 30
+    camera = Camera(300.0, 300.0, 120.0, 180.0)
+    image = np.rot90(scene((360, 240), camera, HEADS[:1]))  # a telephone's picture, stored on its side
+    Image.fromarray(image).save(tmp_path / "p.jpg", exif=exif, quality=98, subsampling=0)
+    predict.process(tmp_path / "p.jpg", "p", tmp_path, Lens(), Discs())
+    result = read(tmp_path / "p.json")
+    assert (result["width"], result["height"]) == (240, 360)
+    assert result["camera"] == {**camera._asdict(), "from": "EXIF: 30 mm on 35 mm film"}
+    assert head(result["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.03, abs=0.01)
+
+
+# ---- What is written
 
 
 def test_a_picture_leaves_json_an_overlay_and_a_page(tmp_path):
-    Image.fromarray(dotted((240, 320), 100, 80, 9)).save(tmp_path / "p.png")
-    assert predict.process(tmp_path / "p.png", "p", tmp_path, predict.Lens(), Dot()) == 1
-    result = json.loads((tmp_path / "p.json").read_text())
-    assert result["file"] == "p.png" and result["camera_from"].startswith("assumed")
-    (person,) = result["people"]
-    assert person["joints"]["head_top"]["pixel"] == pytest.approx([100, 80], abs=1) and len(person["joints"]) == 14
-    assert Image.open(tmp_path / "p_overlay.jpg").size == (320, 240)
-    assert "p.png" in (tmp_path / "p_3d.html").read_text()
+    path = save(tmp_path / "p.png", heads=HEADS)
+    done = predict.process(path, "p", tmp_path / ".", Lens(), Discs())
+    assert (done.people, done.frames, done.warnings) == (3, 1, ())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.json", "p.png", "p_3d.html", "p_overlay.jpg"]
+    result = read(tmp_path / "p.json")
+    assert result["file"] == "p.png" and result["weights"] == "a finder of discs"
+    assert [p["id"] for p in result["people"]] == [1, 2, 3] and result["people"][0]["score"] == 0.5
+    for person, (x, y, z) in zip(result["people"], HEADS):
+        assert head(person)["pixel"] == pytest.approx([200 * x / z + 160, 200 * y / z + 120], abs=0.5)
+        assert head(person)["xyz"] == pytest.approx([x, y, z], rel=0.02) and head(person)["score"] == 0.5
+    drawn = np.asarray(Image.open(tmp_path / "p_overlay.jpg"))
+    assert drawn.shape == (720, 960, 3)
+    assert (np.abs(drawn[..., 2].astype(int) - 0xB2) < 30).sum() > 100  # the first person's blue
+    assert '"p.png"' in (tmp_path / "p_3d.html").read_text()
 
 
 def test_nobody_is_a_result(tmp_path):
-    Image.fromarray(np.full((50, 70), 99, np.uint8)).save(tmp_path / "grey.png")
-    assert predict.process(tmp_path / "grey.png", "grey", tmp_path, predict.Lens(), Dot()) == 0
-    assert json.loads((tmp_path / "grey.json").read_text())["people"] == []
+    path = save(tmp_path / "empty.png", (1000, 1200), heads=())
+    assert predict.process(path, "empty", tmp_path, Lens(), Discs()).people == 0
+    assert read(tmp_path / "empty.json")["people"] == []
+    assert (np.abs(np.asarray(Image.open(tmp_path / "empty_overlay.jpg")).astype(int) - GREY) <= 1).all()
+    assert "No people" in (tmp_path / "empty_3d.html").read_text()
 
 
-def test_a_video_is_done_frame_by_frame(tmp_path):
-    with video.Writer(tmp_path / "v.mp4", 10, (240, 320), quality=5) as writer:
-        for t in range(4):
-            writer.write(dotted((240, 320), 60 + 40 * t, 100, 12))
-    assert predict.process(tmp_path / "v.mp4", "v", tmp_path, predict.Lens(), Dot(), quiet=True) == 4
-    frames = json.loads((tmp_path / "v.json").read_text())["frames"]
-    found = [frame["people"][0]["joints"]["head_top"]["pixel"][0] for frame in frames]
-    np.testing.assert_allclose(found, [60, 100, 140, 180], atol=2)
-    assert video.info(tmp_path / "v_overlay.mp4").frames == 4
+def test_earlier_results_are_replaced_and_links_not_followed(tmp_path):
+    path = save(tmp_path / "p.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p_overlay.jpg").symlink_to(path)
+    (tmp_path / "out" / "p.json").write_text("old")
+    before = path.read_bytes()
+    predict.process(path, "p", tmp_path / "out", Lens(), Discs())
+    assert path.read_bytes() == before and read(tmp_path / "out" / "p.json")["people"]
+    assert not (tmp_path / "out" / "p_overlay.jpg").is_symlink()
 
 
-def test_names_do_not_collide():
-    paths = [pathlib.Path(p) for p in ("a/x.jpg", "b/x.png", "X.bmp", "x_2.jpg", "../y.jpg")]
-    names = list(predict.name_outputs(paths))
-    assert len({name.lower() for name in names}) == 5 and not any("/" in name or ".." in name for name in names)
+def test_names_do_not_collide(tmp_path):
+    paths = [
+        pathlib.Path(p) for p in ("a/x.jpg", "b/x.png", "X.bmp", "x_2.jpg", "../y.jpg", "a/x_overlay.jpg", "x.mp4")
+    ]
+    names = predict.name_outputs(paths, tmp_path)
+    files = [file.lower() for name in names for file in predict.outputs(name)]
+    assert len(set(files)) == len(files) and names[0] == "x" and names[4] == "y"
 
 
-def test_without_arguments_it_says_how(capsys):
-    with pytest.raises(SystemExit) as stop:
-        predict.main([])
-    assert stop.value.code == 2 and "usage" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "name", ["...jpg", "..jpg", " .jpg", "a\nb.jpg", "é" * 120 + ".jpg", "\udcff.jpg", "a:b*?.jpg"]
+)
+def test_results_stay_in_the_folder_whatever_the_name(tmp_path, name):
+    path = save(tmp_path / name, format="JPEG")
+    (tmp_path / "out").mkdir()
+    (given,) = predict.name_outputs([path], tmp_path / "out")
+    predict.process(path, given, tmp_path / "out", Lens(), Discs())
+    assert sorted(os.listdir(tmp_path)) == sorted([os.fsdecode(os.fsencode(name)), "out"])
+    assert len(os.listdir(tmp_path / "out")) == 3
+    assert "/" not in given and given.isprintable() and len(given.encode()) <= 200
 
 
-# ---- Pictures
+def test_inputs_are_never_overwritten(tmp_path):
+    """A picture that has the name of another's overlay, in the very folder of the results."""
+    first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
+    before = second.read_bytes()
+    assert predict.run([first, second], tmp_path, Lens(), Discs()) == []
+    assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
+    assert read(tmp_path / "p_overlay.json")["people"] == []
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
-def test_pictures_of_all_kinds(tmp_path, mode):
-    grey = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
-    if mode == "I;16":
-        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "p.png")
-    else:
-        Image.fromarray(grey).convert(mode).save(tmp_path / ("p.tif" if mode == "CMYK" else "p.png"))
-    image, focal = pictures.read(next(tmp_path.iterdir()))
-    assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and focal is None
-    if mode != "1":
-        assert np.abs(image.astype(int) - grey[..., None]).max() <= 3
+# ---- Videos
 
 
-def test_what_is_transparent_is_white(tmp_path):
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "p.png")
-    assert (pictures.read(tmp_path / "p.png")[0] == 255).all()
+def test_a_video_is_done_frame_by_frame(tmp_path, capsys):
+    walk = [[(-0.5 + 0.2 * t, 0, 3.0)] for t in range(6)] + [[]]
+    path = record(tmp_path / "v.mp4", walk)
+    predictor = Discs()
+    done = predict.process(path, "v", tmp_path, Lens(), predictor)
+    assert (done.people, done.frames) == (6, 7) and len(predictor.sizes) == 1
+    result = read(tmp_path / "v.json")
+    assert result["fps"] == 10 and result["complete"] and "people" not in result
+    assert [frame["frame"] for frame in result["frames"]] == list(range(7))
+    assert [frame["time"] for frame in result["frames"]] == pytest.approx([t / 10 for t in range(7)])
+    found = [head(frame["people"][0])["xyz"] for frame in result["frames"][:6]]
+    np.testing.assert_allclose(found, [place[0] for place in walk[:6]], atol=0.05)
+    assert {p["id"] for frame in result["frames"] for p in frame["people"]} == {1}
+    assert result["frames"][6]["people"] == []
+    written = video.info(tmp_path / "v_overlay.mp4")
+    assert (written.frames, written.fps, written.width, written.height) == (7, 10, 960, 720)
+    assert "v.mp4" in capsys.readouterr().err  # the progress bar
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_exif_turns_the_picture_and_tells_the_focal_length(tmp_path):
-    picture = Image.fromarray(dotted((60, 100), 20, 30, 6))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise
-    exif.get_ifd(0x8769)[0xA405] = 50
-    picture.save(tmp_path / "p.jpg", exif=exif, quality=95)
-    image, focal = pictures.read(tmp_path / "p.jpg")
-    assert image.shape == (100, 60, 3) and focal == pytest.approx(100 * 50 / 36)
-    assert image[20, 30, 0] > 200 and image[20, 30, 1] < 80
+def test_a_truncated_video_is_done_as_far_as_it_goes(tmp_path):
+    path = record(tmp_path / "v.mp4", [[(0.1 * t, 0, 3.0)] for t in range(30)], options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(predict.InputError, match=r"v\.mp4.*frame") as error:
+        predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    result = read(tmp_path / "v.json")
+    done = len(result["frames"])
+    assert 5 < done < 25 and not result["complete"] and error.value.done.frames == done
+    assert f"the {done} frames before that were done" in str(error.value)
+    assert video.info(tmp_path / "v_overlay.mp4").frames == done and (tmp_path / "v_3d.html").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\x00" * 30])
-def test_what_is_no_picture_is_named(tmp_path, content):
-    (tmp_path / "p.png").write_bytes(content)
-    with pytest.raises(pictures.PictureError, match="p.png"):
-        pictures.read(tmp_path / "p.png")
-    with pytest.raises(pictures.PictureError, match="no such file"):
-        pictures.read(tmp_path / "other.png")
+def test_what_is_no_video_leaves_nothing(tmp_path):
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"v\.mp4"):
+        predict.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs())
+    assert os.listdir(tmp_path) == ["v.mp4"]
 
 
-def test_folders(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    assert [p.name for p in pictures.find(tmp_path)] == ["a.JPG", "b.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(pictures.PictureError, match="no picture"):
-        pictures.find(tmp_path / "empty")
+def test_a_telephones_video_is_turned(tmp_path):
+    """Its header says to turn by a quarter, clockwise: the matrix (0, 1, -1, 0) in place of (1, 0, 0, 1)."""
+    upright = Camera(200.0, 200.0, 120.0, 160.0)
+    lying = np.rot90(scene((320, 240), upright, HEADS[:1]))
+    path = tmp_path / "v.mp4"
+    with video.Writer(path, 10, lying.shape[:2], quality=2) as writer:
+        for _ in range(3):
+            writer.write(lying)
+    straight = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">i4").tobytes()
+    quarter = np.array([0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000], ">i4").tobytes()
+    content = path.read_bytes()
+    track = content.index(b"tkhd")
+    path.write_bytes(content[:track] + content[track:].replace(straight, quarter, 1))
+    predict.process(path, "v", tmp_path, Lens(fx=200.0), Discs(), quiet=True)
+    result = read(tmp_path / "v.json")
+    assert (result["width"], result["height"]) == (240, 320)
+    assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
+    assert video.info(tmp_path / "v_overlay.mp4").height == 3 * 320
 
 
-# ---- The page
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NASTY = "</script><script>console.error('x')</script> & \"quotes\" ü\u2028"
+# ---- The command
 
 
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
-@pytest.mark.parametrize("people", [0, 1])
-def test_the_page_opens_without_errors_and_shows_people(tmp_path, people):
-    joints = np.repeat(PERSON[None], people, axis=0)
-    frames = [(joints, np.full((people, 14), 0.5))] * 3
-    (tmp_path / "page.html").write_text(
-        view3d.page(NASTY, frames, Dot.camera, Dot.image_size, fps=10), encoding="utf-8"
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """The command with the finder of discs, in an empty folder."""
+    from loco_jax.tasks import loco
+
+    sources = []
+    monkeypatch.setattr(loco, "load_predictor", lambda source: sources.append(source) or Discs())
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: predict.main([*map(str, arguments)]), sources
+
+
+def test_files_and_folders_and_what_is_wrong_with_some(command, tmp_path, capsys):
+    main, sources = command
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "nothing").mkdir()
+    for name in ("folder/b.png", "folder/a.png", "p.png"):
+        save(tmp_path / name)
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no picture")
+    record(tmp_path / "v.mp4", [[(0, 0, 3.0)]] * 3)
+    status = main(
+        "p.png", "bad.png", "folder", "folder/a.png", "missing.jpg", "nothing", "v.mp4", "--output=out", "--quiet"
     )
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --enable-logging=stderr --window-size=800,600 --hide-scrollbars"
-    )
-    ran = subprocess.run(
-        [
-            BROWSER,
-            *options.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--screenshot={tmp_path / 'shot.png'}",
-            (tmp_path / "page.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in ran.stderr, ran.stderr
-    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
-    blue = np.abs(shot - [0x00, 0x72, 0xB2]).max(axis=-1) < 12
-    assert (blue.sum() > 300) == (people > 0)
-    assert (np.abs(shot - 0xDD).max(axis=-1) < 12).sum() > 300  # the ground
+    printed = capsys.readouterr()
+    assert status == 1 and sources == [None]
+    for name in ("bad.png", "missing.jpg", "nothing"):
+        assert printed.err.count(name) == 1
+    assert printed.err.count("loco_jax: ") == 3
+    written = sorted(p.name for p in (tmp_path / "out").glob("*.json"))
+    assert written == ["a.json", "b.json", "p.json", "v.json"]
+    assert "Using a finder of discs" in printed.out and "v.mp4: 3 frames" in printed.out
+    assert "camera assumed" in printed.out
 
 
-def test_the_page_needs_no_network():
-    text = view3d.page("a picture", [(PERSON[None], np.ones((1, 14)))], Dot.camera, Dot.image_size)
-    assert "http" not in text and "src=" not in text and "@import" not in text
+def test_success(command, tmp_path, capsys):
+    main, sources = command
+    save(tmp_path / "p.png")
+    assert main("p.png", "--weights=runs/mine", "--fov=77.3196") == 0
+    assert sources == ["runs/mine"] and capsys.readouterr().err == ""
+    result = read(tmp_path / "out" / "p.json")
+    assert result["camera"]["from"] == "--fov=77.3196"
+    assert head(result["people"][0])["xyz"] == pytest.approx([0.2, -0.1, 3], rel=0.02, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["p.png", "--fov=500"], "--fov=500"),
+        (["p.png", "--fov=60", "--fy=200"], "--fov says the same"),
+        (["p.png", "--output=p.png"], "is a file"),
+        (["p.png", "--cx=-10000"], "p.png: --cx=-10000 is far outside"),
+        (["nowhere.png"], "nowhere.png: no such file"),
+    ],
+)
+def test_clear_errors(command, tmp_path, capsys, arguments, words):
+    main, _ = command
+    save(tmp_path / "p.png")
+    assert main(*arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("loco_jax: ") and error.count("\n") == 1
+
+
+def test_weights_that_cannot_be(command, monkeypatch, tmp_path, capsys):
+    main, _ = command
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "p.png")
+    assert main("p.png", "--weights=nowhere.safetensors") == 1
+    assert "nowhere.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4"])
+def test_ctrl_c_leaves_no_half_files(command, monkeypatch, tmp_path, capsys, kind):
+    main, _ = command
+    calls = []
+
+    def interrupted(self, image, camera):
+        calls.append(1)
+        if len(calls) > (2 if kind == "mp4" else 0):
+            raise KeyboardInterrupt
+        return np.zeros((0, 14, 3)), np.zeros((0, 14))
+
+    monkeypatch.setattr(Discs, "__call__", interrupted)
+    path = save(tmp_path / "p.png") if kind == "png" else record(tmp_path / "p.mp4", [[]] * 5)
+    assert main(path, "--output=out", "--quiet") == 130
+    assert os.listdir(tmp_path / "out") == [] and "stopped" in capsys.readouterr().err
+
+
+def test_a_failing_device_is_told_for_its_file(command, monkeypatch, tmp_path, capsys):
+    main, _ = command
+
+    def fails(self, image, camera):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand much more")
+
+    monkeypatch.setattr(Discs, "__call__", fails)
+    assert main(save(tmp_path / "p.png")) == 1
+    assert capsys.readouterr().err == f"loco_jax: {tmp_path / 'p.png'}: RESOURCE_EXHAUSTED: out of memory\n"
+
+
+def test_without_arguments_it_says_how():
+    ran = subprocess.run([sys.executable, "-m", "loco_jax.predict"], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stdout == ""
+    for word in ("usage:", "--weights", "--output", "--fov", "--fx", "EXIF"):
+        assert word in ran.stderr
+
+
+def test_the_released_weights_take_any_picture(tmp_path, monkeypatch, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (130, 100), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "p.png")
+    assert predict.main([str(tmp_path / "p.png"), f"--output={tmp_path / 'out'}"]) == 0
+    assert "released weights" in capsys.readouterr().out
+    result = read(tmp_path / "out" / "p.json")
+    for person in result["people"]:
+        assert set(person["joints"]) == set(skeleton.JOINTS) and 0 < person["score"] <= 1
+    size = Image.open(tmp_path / "out" / "p_overlay.jpg").size
+    assert size == tuple(n * overlay.enlargement((130, 100)) for n in (100, 130))

@@ -1,0 +1,46 @@
+"""Ids of people from one frame of a video to the next: whoever is nearest to where somebody was keeps the id.
+
+Places are all that counts, not looks: two who pass close by each other may swap, and who is gone for long comes back as
+somebody else.
+"""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+REACH = 1.0  # metres from one frame to the next, and
+REACH_AFAR = 0.06  # of the distance from the camera: depth is uncertain there
+PATIENCE = 15  # frames that somebody may be missing
+
+
+class Follower:
+    """Gives out ids, from 1, frame by frame."""
+
+    def __init__(self):
+        self._places = np.zeros((0, 3))
+        self._ids = np.zeros(0, int)
+        self._missing = np.zeros(0, int)
+        self._next = 1
+
+    def update(self, joints: np.ndarray) -> list[int]:
+        """Ids of the people of the next frame, `joints[N, 14, 3]` in metres, NaN for holes.
+
+        The most people that can keep their ids do, with the least distance in all between the middles of their joints.
+        """
+        places = np.array([np.nanmean(person, axis=0) for person in joints]).reshape(-1, 3)
+        away = np.linalg.norm(self._places[:, None] - places, axis=-1)
+        reach = np.maximum(REACH, REACH_AFAR * np.linalg.norm(places, axis=-1))
+        cost = np.where(away <= reach, away, 1e6)
+        before, now = linear_sum_assignment(cost)
+        near = cost[before, now] < 1e6
+        before, now = before[near], now[near]
+        ids = np.zeros(len(places), int)
+        ids[now] = self._ids[before]
+        new = np.flatnonzero(ids == 0)  # in the order given, so the best first
+        ids[new] = self._next + np.arange(len(new))
+        self._next += len(new)
+        lost = np.setdiff1d(np.arange(len(self._ids)), before)
+        lost = lost[self._missing[lost] < PATIENCE]
+        self._places = np.concatenate([places, self._places[lost]])
+        self._missing = np.concatenate([np.zeros(len(places), int), self._missing[lost] + 1])
+        self._ids = np.concatenate([ids, self._ids[lost]])
+        return ids.tolist()
