@@ -50,9 +50,9 @@ def shoot(stage, scene, seed):
 class Shot:
     """The first frame of a sequence, its picture, and its geometry in float64 in world coordinates."""
 
-    def __init__(self, index):
+    def __init__(self, index, change=lambda scene: scene):
         self.sequence, self.stage = sample(index)
-        self.scene = instant(self.sequence)
+        self.scene = change(instant(self.sequence))
         self.picture = jax.tree.map(np.asarray, shoot(self.stage, self.scene, 0))
         scene = self.scene
         self.rotation, self.height = np.asarray(scene.rotation, np.float64), float(scene.height)
@@ -147,20 +147,29 @@ def shots():
     return [Shot(index) for index in range(6)]
 
 
-def test_depth_and_people_are_what_marching_rays_meet(shots):
-    for shot in shots[:3]:
-        rays = pixels(shot)[1::3, 1::3].reshape(-1, 3)
-        depth, person = (x[1::3, 1::3].ravel() for x in (shot.picture.depth, shot.picture.person))
-        distance, what = shot.march(rays)
-        clear = ~np.isnan(distance)
-        assert clear.mean() > 0.95
-        true_person = np.where(what >= 0, np.append(shot.owner, -1)[what], -1)
-        both_sky = np.isinf(distance) & np.isinf(depth)
-        with np.errstate(invalid="ignore"):
-            near = both_sky | (np.abs(depth - distance) < 0.01 + 0.002 * depth)
-        assert near[clear].mean() > 0.998
-        assert (person == true_person)[clear].mean() > 0.998
-        assert (person >= 0).sum() > 5
+def to_the_corners(scene):
+    """The first four people so near to the camera, and so far from the picture's middle, that they look distorted."""
+    away = jnp.array([[x, y, 1.0] for x in (-0.8, 0.8) for y in (-0.4, 0.4)]) * jnp.array([[1.2], [2.0], [2.8], [1.6]])
+    people = scene.joints[:4] - scene.joints[:4, SPINE4, None] + away[:, None]
+    return scene._replace(joints=scene.joints.at[:4].set(people))
+
+
+@pytest.mark.parametrize(("index", "change"), [(0, None), (1, None), (2, to_the_corners), (3, to_the_corners)])
+def test_depth_and_people_are_what_marching_rays_meet(shots, index, change):
+    shot = Shot(index, change) if change else shots[index]
+    rays = pixels(shot)[1::3, 1::3].reshape(-1, 3)
+    depth, person = (x[1::3, 1::3].ravel() for x in (shot.picture.depth, shot.picture.person))
+    distance, what = shot.march(rays)
+    clear = ~np.isnan(distance)
+    assert clear.mean() > 0.99
+    true_person = np.where(what >= 0, np.append(shot.owner, -1)[what], -1)
+    both_sky = np.isinf(distance) & np.isinf(depth)
+    with np.errstate(invalid="ignore"):
+        near = both_sky | (np.abs(depth - distance) < 0.01 + 0.002 * depth)
+    # A pixel or two may lie so near to an edge that rounding decides.
+    assert (~near & clear).sum() <= 2
+    assert ((person != true_person) & clear).sum() <= 2
+    assert (person >= 0).sum() > 20
 
 
 def test_flags_agree_with_rays_to_the_joints(shots):
@@ -299,7 +308,7 @@ def test_an_empty_street(shots):
     scene = shot.scene._replace(
         joints=jnp.zeros_like(shot.scene.joints),
         present=jnp.zeros_like(shot.scene.present),
-        person_id=jnp.full(SMALL.max_people, -1),
+        person_id=jnp.full_like(shot.scene.person_id, -1),
     )
     picture = jax.tree.map(np.asarray, shoot(shot.stage, scene, 0))
     assert (picture.person == -1).all()

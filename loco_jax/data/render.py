@@ -25,7 +25,7 @@ from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
-_CHUNK = 8  # bodies that a tile looks at together
+_CHUNK = 2  # bodies that a tile looks at together; with more, most tiles look at empty places
 _NEAREST = 0.2  # metres in front of the camera; what is nearer is not drawn
 _NUM_CARS, _NUM_TREES, _NUM_POLES, _NUM_BINS = 6, 6, 4, 4
 _NUM_RING, _NUM_HOUSES = 14, 8  # buildings around everything, and nearer ones
@@ -720,17 +720,27 @@ def _see_tile(args, view: _View, camera: Camera, tile):
     near = jnp.where(jnp.isfinite(distance), distance, 0.0)
     point_Qx3 = world_Qx3 * near[:, None] + jnp.stack([0.0, 0.0, view.height])
     shade = _in_shade(view.light, point_Qx3)
-    colour = _ground_colour(view, point_Qx3, near, in_shadow | shade)
-    colour = jnp.where(is_box[:, None], _box_colour(view, box, world_Qx3, point_Qx3, near), colour)
-    colour = jnp.where(is_capsule[:, None], _capsule_colour(view, capsule, ray_Qx3, near, shade), colour)
-    sky = _sky_colour(view.light, world_Qx3)
+    is_sky = ~jnp.isfinite(distance)
+    # Most tiles show one or two of the four, and what a tile does not show costs it nothing.
+    colour = jnp.zeros_like(ray_Qx3)
+    for here, colours in (
+        (~(is_capsule | is_box | is_sky), lambda: _ground_colour(view, point_Qx3, near, in_shadow | shade)),
+        (is_box, lambda: _box_colour(view, box, world_Qx3, point_Qx3, near)),
+        (is_capsule, lambda: _capsule_colour(view, capsule, ray_Qx3, near, shade)),
+    ):
+        colour = _paint(colour, here, colours)
     air = view.light.horizon * 0.9
-    clear = jnp.exp(-near / view.light.haze)[:, None]
-    colour = jnp.where(jnp.isfinite(distance)[:, None], air + clear * (colour - air), sky)
+    colour = air + jnp.exp(-near / view.light.haze)[:, None] * (colour - air)
+    colour = _paint(colour, is_sky, lambda: _sky_colour(view.light, world_Qx3))
     colour = 1 - jnp.exp(-1.35 * view.light.exposure * colour * view.light.warmth)  # film does not clip
     colour = jnp.clip(colour, 1e-4, 1.0) ** (1 / 2.2)
     person = jnp.where(is_capsule, view.capsules.owner[jnp.maximum(capsule, 0)], -1)
     return colour.reshape(*tile, 3), distance.reshape(tile), person.reshape(tile)
+
+
+def _paint(colour, here, colours):
+    """`colour` with `colours()` where it is `here`; if that is nowhere, nothing is computed."""
+    return jax.lax.cond(here.any(), lambda: jnp.where(here[:, None], colours(), colour), lambda: colour)
 
 
 def _hash(*numbers):
