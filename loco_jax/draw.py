@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from loco_jax import metrics, skeleton
+from loco_jax import metrics, overlay, skeleton
 from loco_jax.camera import Camera, project
 from loco_jax.volume import Volume
 
@@ -123,17 +123,15 @@ def people(
     height, width = image.shape[:2]
     figure = Figure(figsize=(_WIDTH, 0.64 * _WIDTH * height / width + 0.9), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
-    left.imshow(image, extent=(0, width, height, 0))
-    left.set(xlim=(0, width), ylim=(height, 0))
     left.axis("off")
-    for person, (joints, known) in enumerate(zip(*map(np.asarray, found))):
-        colour = _CYCLE[person % (len(_CYCLE) - 1)]
+    persons = []
+    for number, (joints, known) in enumerate(zip(*map(np.asarray, found)), start=1):
         uv = np.asarray(project(camera, joints))
-        for a, b in skeleton.LIMBS:
-            if known[a] and known[b]:
-                left.plot(*uv[[a, b]].T, color="white", linewidth=3.4, alpha=0.7)
-                left.plot(*uv[[a, b]].T, color=colour, linewidth=2)
-        _draw_from_above(right, joints, known, {"color": colour, "linewidth": 1.8})
+        hole = ~known[:, None]
+        holes = (np.where(hole, np.nan, x) for x in (joints, uv))
+        persons.append(overlay.Person(number, 1.0, *holes, known.astype(float)))
+        _draw_from_above(right, joints, known, {"color": overlay.colour(number), "linewidth": 1.8})
+    left.imshow(overlay.draw(image, persons), extent=(0, width, height, 0))
     for joints, known in zip(*map(np.asarray, true)):
         _draw_from_above(right, joints, known, {"color": "0.55", "linewidth": 1.2, "linestyle": ":"})
     far = max([1.0, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, true)) if k.any())])

@@ -32,6 +32,7 @@ class Evaluator:
             return task.predict(params, frames, key, thorough)
 
         self._compiled = None
+        self.example = None  # the first batch of frames, NumPy arrays
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
             jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
@@ -61,6 +62,7 @@ class Evaluator:
                 if self._compiled is None:
                     self._compiled = self._predict.lower(params, frames, number).compile()
                 predicted, frames = jax.device_get((self._compiled(params, frames, number), frames))
+                self.example = frames if self.example is None else self.example
                 scored = self._task.score(predicted, frames)
                 for index, record in enumerate(scored):
                     if not real[index]:
@@ -95,13 +97,13 @@ def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
     say(f"{folder}: step {step}, up to {config.test_frames} frames of the test split")
     out = folder / "eval"
     out.mkdir(parents=True, exist_ok=True)
-    summary = Evaluator(task, config, mesh, "test", thorough=True).run(params, config.test_frames, out)
+    evaluator = Evaluator(task, config, mesh, "test", thorough=True)
+    summary = evaluator.run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
     summary = {"data": f"{data}, test split", "step": step, **summary}
-    one = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
-    frames, _ = next(streams.evaluation_batches(config, "test", 1, 1, one))
-    if seconds := task.stage_seconds(jax.device_put(params, jax.devices()[0]), frames):
-        summary = {**summary, "seconds_a_frame": seconds, "device": jax.devices()[0].device_kind}
+    device = jax.devices()[0]
+    if seconds := task.stage_seconds(*jax.device_put((params, evaluator.example), device)):
+        summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
     write_results(out, summary, task.table(summary))
     say(task.table(summary))
     say(f"Table, results.json and pictures: {out}")

@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -223,7 +223,7 @@ def _process_video(
     path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
 ) -> Done:
     info = video.info(path)
-    images = _upright(path)
+    images = video.read(path)
     first = next(images)  # the header's size is that before turning
     size = first[1].shape[:2]
     camera, source, canvas, warnings = _prepare(path, size, lens, None, predictor)
@@ -254,13 +254,6 @@ def _process_video(
     if failure is not None:
         raise InputError(f"{failure} (the {len(people)} frames before that were done)", done) from failure
     return done
-
-
-def _upright(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray, float | None]]:
-    """Number, picture and time in seconds of a video's frames, turned as its header says."""
-    for number, frame in video.frames(path):
-        image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-        yield number, np.ascontiguousarray(image), frame.time
 
 
 def _prepare(

@@ -17,6 +17,15 @@ NUM_JOINTS = len(JOINTS)
 NUM_JTA_JOINTS = len(JTA_JOINTS)
 
 
+def _other_side(name: str) -> str:
+    side, _, rest = name.partition("_")
+    return {"left": "right_", "right": "left_"}[side] + rest if side in ("left", "right") else name
+
+
+# For each joint, the same one on the body's other side.
+MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)
+
+
 def _limbs(*names: tuple[str, str]) -> tuple[tuple[int, int], ...]:
     return tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in names)
 

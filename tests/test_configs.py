@@ -117,3 +117,30 @@ def test_unknown_arguments_are_told(argument):
 def test_both_orders_of_arguments():
     one, other = (shared.get_config(3, a) for a in ("scale=demo,variant=patch", "variant=patch,scale=demo"))
     assert one.to_dict() == other.to_dict()
+
+
+LOCOS = [(level, scale, "patch", "compact") for level in (1, 2, 3) for scale in VOLUMES]
+LOCOS += [(level, scale, "published", "inception") for level, scale in ((1, "demo"), (2, "full"), (3, "demo"))]
+
+
+@pytest.mark.parametrize("level, scale, variant, trunk", LOCOS)
+def test_loco_trains_a_step(level, scale, variant, trunk):
+    module = importlib.import_module(f"configs.loco{level}")
+    config = module.get_config(f"scale={scale},variant={variant},trunk={trunk}")
+    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
+    frames = shape_of_frames(1, 8)._replace(image=image)
+    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames, pretrained=False))
+    code = jax.eval_shape(task.predict_code, state.params, image)
+    assert code.shape == (1, *CODES[scale, level])
+    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
+    after, _ = jax.eval_shape(step, state, frames)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    if (level, scale, trunk) == (2, "full", "inception"):  # method.md, section 4
+        assert sum(x.size for x in jax.tree.leaves(state.params["predictor"])) == 65_847_855
+
+
+@pytest.mark.parametrize("arg, word", [("trunk=resnet", "trunk"), ("scale=demo,variant=best", "variant")])
+def test_loco_arguments_that_there_are_not(arg, word):
+    with pytest.raises(ValueError, match=word):
+        importlib.import_module("configs.loco2").get_config(arg)

@@ -280,7 +280,7 @@ def test_prepared_data_is_reused_replaced_or_kept(tmp_path):
     check_example(jta.load(data, "train_vha")[1], read_plainly(random_rows(1)).get(20, {}))
     assert names(data) == ["jta"] and names(data / "jta" / "poses") == [jta.VERSION]
     write_jta(second, {0: random_rows(2)})
-    with pytest.raises(FileExistsError, match="before the annotation files changed"):
+    with pytest.raises(FileExistsError, match="before its files changed"):
         jta.prepare(second, data)
 
 

@@ -58,25 +58,49 @@ def test_a_picture_is_drawn(scored):
     assert len(figure.axes) == 2
 
 
-def test_training_changes_the_predictor_and_nothing_else():
+@functools.lru_cache
+def _training():
     config = _config()
     task, optimizer = tasks.create(config), train.make_optimizer(config)
-    state = train.init_state(task, optimizer, config, _batch())
+    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0)
+    return task, train.init_state(task, optimizer, config, _batch()), jax.jit(step)
+
+
+def _jta(folder):
+    """The config of the miniature's pictures; as many people as in the crowd, so that nothing is compiled anew."""
+    config = _config().copy_and_resolve_references()
+    config.data.source, config.data.dir, config.data.max_people = "jta", str(folder / "data"), 8
+    return config
+
+
+@pytest.mark.parametrize("source", ["crowd", "jta"])
+def test_training_changes_the_predictor_and_nothing_else(source, jta_with_pictures):
+    task, state, step = _training()
+    batch = _batch()
+    if source == "jta":
+        sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+        batch = next(streams.training_stream(_jta(jta_with_pictures[0]), sharding))
+        assert batch.present.any()
     released, _ = weights.load(weights.path_of("released"))
     before = jax.device_get(state.params)
-    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
-    state, _ = step(step(state, _batch())[0], _batch())  # the first one's rate is zero
+    state, _ = step(step(state, batch)[0], batch)  # the first one's rate is zero
     after = jax.device_get(state.params)
     for name in before:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), before[name], after[name])
         assert all(jax.tree.leaves(same)) == (name in task.frozen), name
-    np.testing.assert_array_equal(
-        jax.tree.leaves(after["vha"])[0], jax.tree.leaves(released["vha"])[0]
-    )  # and it began with the released autoencoder
-    frozen = sum(x.size for x in jax.tree.leaves(before["vha"]))
-    trained = sum(x.size for x in jax.tree.leaves(before["predictor"]))
+    # It began with the released autoencoder, and has no moments for it.
+    np.testing.assert_array_equal(jax.tree.leaves(after["vha"])[0], jax.tree.leaves(released["vha"])[0])
+    frozen, trained = (sum(x.size for x in jax.tree.leaves(before[name])) for name in ("vha", "predictor"))
     assert int(state.bad_step) == 0
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * trained + frozen / 2
+
+
+def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
+    config = _jta(jta_with_pictures[0])
+    config.volume.image_size = (240, 480)
+    sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    with pytest.raises(ValueError, match="270 x 480 .* config.volume.image_size"):
+        streams.training_stream(config, sharding)
 
 
 @pytest.mark.parametrize(

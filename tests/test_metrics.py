@@ -1,5 +1,6 @@
 """Both matchings against slow and plain ones, and the scores against numbers worked out by hand."""
 
+import functools
 import itertools
 import math
 
@@ -238,3 +239,34 @@ def test_bad_input(predicted, threshold, matching, message):
             metrics.joint_scores(predicted, empty, threshold, matching)
     with pytest.raises(ValueError, match="true has values that are not finite"):
         metrics.joint_scores([], _line(np.nan), 1)
+
+
+def test_people_are_found_by_half_of_their_joints():
+    true = np.zeros((2, 4, 3)) + [[[0, 0, 5]], [[9, 0, 5]]]
+    predicted = true[::-1] + 0.0
+    everything = np.ones((2, 4), bool)
+    found = functools.partial(metrics.people_found, true=true, true_present=everything, threshold=0.5)
+    assert found(predicted, everything) == 2
+    predicted[0, :2] += 3  # of the second person two of four are still near
+    assert found(predicted, everything) == 2
+    predicted[0, 2] += 3
+    assert found(predicted, everything) == 1
+    assert found(predicted, everything & (np.arange(4) != 3)) == 1
+    assert found(np.repeat(true[:1], 3, axis=0), np.ones((3, 4), bool)) == 1  # three times the same person
+    assert found(np.zeros((0, 4, 3)), np.zeros((0, 4), bool)) == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6))
+def test_people_found_is_the_best_pairing(seed):
+    rng = np.random.default_rng(seed)
+    predicted, true = (rng.normal(0, 0.6, (n, 5, 3)) for n in (3, 4))
+    known, present = (rng.random((n, 5)) < 0.8 for n in (3, 4))
+    best = 0
+    for pairing in itertools.permutations(range(4), 3):
+        count = 0
+        for p, t in enumerate(pairing):
+            near = (np.linalg.norm(predicted[p] - true[t], axis=-1) <= 0.9) & known[p] & present[t]
+            count += present[t].any() and 2 * near.sum() >= present[t].sum()
+        best = max(best, count)
+    assert metrics.people_found(predicted, known, true, present, 0.9) == best

@@ -1,13 +1,15 @@
 """JTA with pictures: videos written and read, the builder and Grain, and what augmentation does to pixels."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from loco_jax import camera as cameras
 from loco_jax.camera import Camera
-from loco_jax.data import augment, jta, miniature, pipeline, video
-from loco_jax.data import crowd as crowds
+from loco_jax.data import augment, jta, pipeline, video
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import JOINTS
 
@@ -27,8 +29,8 @@ def test_a_video_comes_back_frame_by_frame(tmp_path):
             writer.write(image)
     assert video.info(path) == (64, 96, 25.0, 12)
     back = list(video.read(path))
-    assert [number for number, _ in back] == list(range(12))
-    for (_, found), wanted in zip(back, _moving()):
+    assert [number for number, *_ in back] == list(range(12))
+    for (_, found, _), wanted in zip(back, _moving()):
         assert found.shape == (64, 96, 3) and np.abs(found.astype(int) - wanted).mean() < 6
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
 
@@ -47,25 +49,8 @@ def test_videos_that_are_none(tmp_path):
         list(video.read(tmp_path / "text.mp4"))
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A miniature JTA with videos and extracted frames, 11 frames a sequence, and where it was prepared."""
-    folder = tmp_path_factory.mktemp("pictures")
-    miniature.write(
-        folder / "jta",
-        {"train": 1, "validation": 1, "test": 1},
-        crowds.DEMO,
-        videos=True,
-        frames=True,
-        num_frames=11,
-    )
-    (folder / "jta" / "frames" / "train").rename(folder / "no_train_frames")  # those come from the video
-    prepared = jta.prepare(folder / "jta", folder / "data", pictures=True)
-    return folder, prepared
-
-
-def test_the_builder_takes_videos_and_extracted_frames(small):
-    folder, prepared = small
+def test_the_builder_takes_videos_and_extracted_frames(jta_with_pictures):
+    folder, prepared = jta_with_pictures
     assert prepared.picture_size == (270, 480)
     assert {name: split["frames"] for name, split in prepared.splits.items()} == {
         "train_vha": 1, "train": 3, "validation": 1, "test": 1,
@@ -80,19 +65,19 @@ def test_the_builder_takes_videos_and_extracted_frames(small):
         assert np.abs(image.astype(int) - truth).mean() < 8
 
 
-def test_flags_of_the_miniature_are_the_renderers(small):
-    people = jta.read_sequence(small[0] / "jta" / "annotations" / "test" / "seq_256.json", range(1, 12))
+def test_flags_of_the_miniature_are_the_renderers(jta_with_pictures):
+    people = jta.read_sequence(jta_with_pictures[0] / "jta" / "annotations" / "test" / "seq_256.json", range(1, 12))
     assert people.occluded.any() or people.self_occluded.any()
     assert not (people.occluded & people.self_occluded).any()
 
 
-def test_poses_can_be_read_from_data_with_pictures(small):
-    frames = next(pipeline.read_jta(small[0] / "data", "test", 1, 8))
+def test_poses_can_be_read_from_data_with_pictures(jta_with_pictures):
+    frames = next(pipeline.read_jta(jta_with_pictures[0] / "data", "test", 1, 8))
     assert frames.image is None and frames.present.any()
 
 
-def test_augmentation_resumes_exactly_and_changes_from_epoch_to_epoch(small):
-    reader = pipeline.read_jta(small[0] / "data", "train", 1, 8, pictures=True, augment=True, shuffle=False)
+def test_augmentation_resumes_exactly_and_changes_from_epoch_to_epoch(jta_with_pictures):
+    reader = pipeline.read_jta(jta_with_pictures[0] / "data", "train", 1, 8, pictures=True, augment=True, shuffle=False)
     start = reader.get_state()
     first = [next(reader) for _ in range(6)]  # two epochs
     reader.set_state(start)
@@ -103,8 +88,37 @@ def test_augmentation_resumes_exactly_and_changes_from_epoch_to_epoch(small):
     assert (first[0].image != first[3].image).any()
 
 
+def test_smaller_pictures_have_a_smaller_camera_and_smaller_pixels(jta_with_pictures, tmp_path):
+    folder, whole = jta_with_pictures
+    half = jta.prepare(folder / "jta", tmp_path, pictures=True, picture_height=135)
+    assert half.picture_size == (135, 240)
+    np.testing.assert_allclose(half.camera, np.array(whole.camera) / 2)
+    one, other = (jta.load(data, "test", pictures=True)[0] for data in (folder / "data", tmp_path))
+    np.testing.assert_allclose(other["people"]["pixels"], one["people"]["pixels"] / 2, rtol=1e-5)
+    np.testing.assert_array_equal(other["people"]["joints"], one["people"]["joints"])
+    image, small = pipeline.decode(one), pipeline.decode(other)
+    assert small.shape == (135, 240, 3)
+    assert np.abs(image.reshape(135, 2, 240, 2, 3).mean(axis=(1, 3)) - small).mean() < 4
+    with pytest.raises(FileExistsError, match="135 pixels high, not 90"):
+        jta.prepare(folder / "jta", tmp_path, pictures=True, picture_height=90)
+
+
+def test_changed_videos_are_noticed(jta_with_pictures, tmp_path):
+    shutil.copytree(jta_with_pictures[0] / "jta", tmp_path / "jta")
+    jta.prepare(tmp_path / "jta", tmp_path / "data", pictures=True)
+    assert jta.prepare(tmp_path / "jta", tmp_path / "data", pictures=True).reused
+    os.utime(tmp_path / "jta" / "videos" / "train" / "seq_0.mp4", (1, 1))
+    with pytest.raises(FileExistsError, match="before its files changed"):
+        jta.prepare(tmp_path / "jta", tmp_path / "data", pictures=True)
+
+
+def test_throughput_is_counted(jta_with_pictures):
+    rates = pipeline.throughput(jta_with_pictures[0] / "data", "train", workers=0, seconds=0.2)
+    assert len(rates) == 2 and all(1 < rate < 1e5 for rate in rates.values())
+
+
 @pytest.mark.parametrize("damage", ["missing", "short", "garbage"])
-def test_bad_videos_are_named(small, tmp_path, damage):
+def test_bad_videos_are_named(tmp_path, damage):
     movie = tmp_path / "videos" / "train" / "seq_0.mp4"
     movie.parent.mkdir(parents=True)
     if damage == "short":

@@ -1,18 +1,14 @@
 """More pictures from the same ones: other colours, mirrored, nearer or farther. NumPy, on one frame at a time."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from loco_jax.data.frames import Frames
-from loco_jax.skeleton import JOINTS
+from loco_jax.skeleton import MIRROR
 
 SCALES = (0.8, 1.25)
-_GREY = 114  # where a shrunken picture ends
-
-# For each joint, the same one on the other side.
-MIRROR = tuple(
-    JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right")) for name in JOINTS
-)
+_GREY = 128  # where a shrunken picture ends
+_GREY_SHARES = (0.299, 0.587, 0.114)  # of the channels in a picture's grey
 
 
 def augment(frames: Frames, rng: np.random.Generator) -> Frames:
@@ -34,11 +30,13 @@ def change_colours(
     image: np.ndarray, brightness: float, contrast: float, saturation: float, balance: np.ndarray
 ) -> np.ndarray:
     """A picture `[H, W, 3]` uint8 with its colours changed: factors, 1 for no change; `balance` has one a channel."""
-    x = image.astype(np.float32) * (brightness * np.asarray(balance, np.float32))
-    grey = x @ np.float32([0.299, 0.587, 0.114])
-    x = grey[..., None] + np.float32(saturation) * (x - grey[..., None])
-    mean = np.float32(grey.mean())
-    return np.clip(mean + np.float32(contrast) * (x - mean) + 0.5, 0, 255).astype(np.uint8)
+    # All but the saturation treats each channel by itself: a table of 256 values does it.
+    gains = brightness * np.asarray(balance, np.float64)
+    grey = float(gains * image.reshape(-1, 3).mean(axis=0) @ _GREY_SHARES)
+    values = grey + contrast * (gains[:, None] * np.arange(256) - grey)
+    tables = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    picture = Image.fromarray(image).point(tables.ravel().tolist())
+    return np.asarray(ImageEnhance.Color(picture).enhance(saturation))
 
 
 def flip(frames: Frames) -> Frames:

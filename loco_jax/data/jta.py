@@ -345,8 +345,8 @@ def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -
 
 def collect_pictures(
     jta_dir: os.PathLike, folder: str, number: int, frames: Sequence[int], out: pathlib.Path, height: int = 0
-) -> tuple[dict[int, pathlib.Path], tuple[int, int]]:
-    """JPEG files of the given `frames` of a sequence, by frame, and their height and width.
+) -> tuple[dict[int, pathlib.Path], "PictureSize"]:
+    """JPEG files of the given `frames` of a sequence, by frame, and their size.
 
     Extracted frames stay where they are; those of videos, and all that are to be resized, are written into `out`.
 
@@ -361,8 +361,7 @@ def collect_pictures(
     Raises AnnotationError naming file and frame: a missing, damaged or short video, a picture that is missing, damaged
     or of another size than the first.
     """
-    extracted = pathlib.Path(jta_dir) / "frames" / folder / f"seq_{number}"
-    movie = pathlib.Path(jta_dir) / "videos" / folder / f"seq_{number}.mp4"
+    extracted, movie = _picture_places(jta_dir, folder, number)
     if extracted.is_dir():
         found, source = _extracted(extracted, frames), extracted
     elif movie.exists():
@@ -385,7 +384,21 @@ def collect_pictures(
         files[frame] = path
     width, old_height = size
     new_height = height or old_height
-    return files, (new_height, round(width * new_height / old_height))
+    return files, PictureSize(new_height, round(width * new_height / old_height), new_height / old_height)
+
+
+class PictureSize(NamedTuple):
+    """Pixels of pictures as they are stored, and how many times larger than they came."""
+
+    height: int
+    width: int
+    factor: float
+
+
+def _picture_places(jta_dir: os.PathLike, folder: str, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where a sequence's extracted frames may be, and its video."""
+    root = pathlib.Path(jta_dir)
+    return root / "frames" / folder / f"seq_{number}", root / "videos" / folder / f"seq_{number}.mp4"
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -506,21 +519,21 @@ class Jta(tfds.core.GeneratorBasedBuilder):
         read, bad = _read_all(files, pathlib.Path(scratch), wanted, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
         size = _common_size(read)
-        if size is not None and self._picture_height:
-            camera = camera.scaled(_shrunk(camera, size))
-        self._num_frames = wanted.num_frames
+        self._num_frames, self._factor = wanted.num_frames, size.factor if size else 1.0
+        camera = Camera(*camera.scaled(self._factor))
         self.info.metadata.update(
-            source=_describe_source(jta_dir, files),
+            source=_describe_source(jta_dir, files, wanted.pictures),
             camera=camera._asdict(),
             left_out=bad,
             splits={split: _total(split, read[SPLITS[split].folder].values()) for split in SPLITS},
-            picture_size=size,
+            picture_size=size and [size.height, size.width],
         )
         return {split: self._generate_examples(split, read[SPLITS[split].folder], camera) for split in SPLITS}
 
     def _generate_examples(self, split: str, read: Mapping[int, "_Read"], camera: Camera) -> Iterator:
         for number, (path, _, pictures, _) in _with_bar(read.items(), f"Writing {split}", len(read)):
             people = load_people(path)
+            people = people._replace(pixels=people.pixels * np.float32(self._factor))
             frames = [frame for frame in SPLITS[split].frames if frame <= self._num_frames]
             firsts, ends = (np.searchsorted(people.frame, frames, side) for side in ("left", "right"))
             for frame, first, end in zip(frames, firsts, ends):
@@ -546,7 +559,7 @@ class _Read(NamedTuple):
     path: pathlib.Path
     counts: dict[str, dict[str, int]]
     pictures: dict[int, pathlib.Path]
-    size: tuple[int, int] | None
+    size: PictureSize | None
 
 
 class _Wanted(NamedTuple):
@@ -559,21 +572,17 @@ class _Wanted(NamedTuple):
     picture_height: int
 
 
-def _common_size(read: Mapping[str, Mapping[int, _Read]]) -> tuple[int, int] | None:
-    """Height and width of all pictures, None if there are none. AnnotationError if sequences differ."""
+def _common_size(read: Mapping[str, Mapping[int, _Read]]) -> PictureSize | None:
+    """The size of all pictures, None if there are none. AnnotationError if sequences differ: all have one camera."""
     sizes = {}
     for folder, sequences in read.items():
         for number, sequence in sequences.items():
             sizes.setdefault(sequence.size, f"{folder}/seq_{number}")
     if len(sizes) > 1:
-        listed = ", ".join(f"{name} has {size[1]} x {size[0]}" for size, name in sizes.items())
-        raise AnnotationError(f"the pictures have not all the same size: {listed}; --picture_height makes them so")
+        came = {name: (size.width / size.factor, size.height / size.factor) for size, name in sizes.items()}
+        listed = ", ".join(f"{name} has {width:.0f} x {height:.0f}" for name, (width, height) in came.items())
+        raise AnnotationError(f"the pictures have not all the same size, as those of one camera do: {listed}")
     return next(iter(sizes))
-
-
-def _shrunk(camera: Camera, size: tuple[int, int]) -> float:
-    """How many times smaller pictures of `size` are than those the camera belongs to: JTA's, about twice its centre."""
-    return size[0] / (2 * camera.cy)
 
 
 def _read_all(
@@ -726,7 +735,7 @@ def prepare(
     config = "frames" if pictures else "poses"
     target = _folder(data_dir, config)
     if _is_prepared(target) and not overwrite:
-        _check_same(target, _describe_source(jta_dir, files), camera, max_people, skip_bad, picture_height)
+        _check_same(target, _describe_source(jta_dir, files, pictures), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".jta_preparing_") as work, _quiet_tfds():
@@ -785,12 +794,17 @@ def _metadata(target: pathlib.Path) -> dict[str, Any]:
         return dict(tfds.builder_from_directory(target).info.metadata)
 
 
-def _describe_source(jta_dir: pathlib.Path, files: Mapping[str, Mapping[int, pathlib.Path]]) -> dict[str, str]:
-    """What tells whether annotation files are those of an earlier run, without reading them."""
+def _describe_source(
+    jta_dir: pathlib.Path, files: Mapping[str, Mapping[int, pathlib.Path]], pictures: bool
+) -> dict[str, str]:
+    """What tells whether annotations, and pictures, are those of an earlier run, without reading them."""
     digest = hashlib.sha256()
-    for path in (path for numbered in files.values() for path in numbered.values()):
-        status = path.stat()
-        digest.update(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for folder, numbered in files.items():
+        for number, annotations in numbered.items():
+            places = [annotations, *(_picture_places(jta_dir, folder, number) if pictures else ())]
+            for path in (path for path in places if path.exists()):
+                status = path.stat()
+                digest.update(f"{folder}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return {"jta_dir": str(jta_dir), "files": digest.hexdigest()}
 
 
@@ -803,7 +817,7 @@ def _check_same(
     if old["source"]["jta_dir"] != source["jta_dir"]:
         difference = f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
     elif old["source"]["files"] != source["files"]:
-        difference = "was prepared before the annotation files changed"
+        difference = "was prepared before its files changed"
     elif picture_height and old["picture_size"][0] != picture_height:
         difference = f"has pictures {old['picture_size'][0]} pixels high, not {picture_height}"
     elif not picture_height and old["camera"] != camera._asdict():

@@ -191,13 +191,25 @@ def volume_of(config: ConfigDict) -> Volume:
 
 def _check_jta_camera(config: ConfigDict, split: str) -> None:
     """Raises ValueError if the prepared JTA was seen by a camera of another picture size than the config's."""
-    _check_camera(_jta_camera(config, split), volume_of(config), config.data.dir)
+    volume, size = volume_of(config), None
+    _check_camera(_jta_camera(config, split), volume, config.data.dir)
+    if config.data.pictures:
+        size = pipeline.decode(_first_record(config, split)).shape[:2]
+    if size not in (None, volume.image_size):
+        raise ValueError(
+            f"{config.data.dir}: its pictures are {size[0]} x {size[1]} pixels high and wide, not "
+            f"config.volume.image_size={volume.image_size}: set that, or prepare with --picture_height"
+        )
+
+
+def _first_record(config: ConfigDict, split: str) -> dict[str, Any]:
+    from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
+
+    return jta.load(config.data.dir, split, config.data.pictures)[0]
 
 
 def _jta_camera(config: ConfigDict, split: str) -> Camera:
-    from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
-
-    record = jta.load(config.data.dir, split, config.data.pictures)[0]
+    record = _first_record(config, split)
     return Camera(*(float(record["camera"][field]) for field in Camera._fields))
 
 

@@ -15,7 +15,7 @@ class VideoError(ValueError):
 
 
 class Info(NamedTuple):
-    """Of a video: pixels, frames a second, and the number of frames as its header says (0: it does not say)."""
+    """What a video's header says: pixels before it is turned, frames a second, their number (0: it does not say)."""
 
     height: int
     width: int
@@ -32,14 +32,15 @@ def info(path: os.PathLike | str) -> Info:
         return Info(stream.height, stream.width, float(rate), int(frames))
 
 
-def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray]]:
-    """Numbers, from 0, and pictures `[H, W, 3]` uint8 of all frames in order.
+def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float | None]]:
+    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds of all frames in order.
 
     Raises VideoError where the file is damaged or ends too early, after the frames before that; what is no video at
     once.
     """
     for number, frame in frames(path):
-        yield number, frame.to_ndarray(format="rgb24")
+        image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        yield number, np.ascontiguousarray(image), frame.time
 
 
 def frames(path: os.PathLike | str) -> Iterator[tuple[int, av.VideoFrame]]:

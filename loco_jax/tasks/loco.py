@@ -19,7 +19,7 @@ from loco_jax import draw, metrics, people, refinement, report, weights
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import compact, vha
+from loco_jax.models import code_predictor, compact, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.people import Points
 from loco_jax.tasks import Task
@@ -130,16 +130,18 @@ class LocoTask(Task):
         """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
         code = self.predict_code(params, frames.image)
         joints = frames._replace(image=None)
-        encode = functools.partial(self.vha.encode, params["vha"])
-        target = lax.stop_gradient(jax.vmap(encode)(joints)).astype(jnp.float32)
-        code_error = jnp.mean(jnp.square(code - target))
-        loss, logged = self.code_weight * code_error, {"code_error": code_error}
-        if self.heatmap_weight:
-            voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(joints)
-            cells = self.vha.target_cells(voxels_BxPxJx3, present_BxPxJ)
-            heatmap_error = self.vha.cell_loss(params["vha"], code, cells, present_BxPxJ)
-            loss, logged = loss + self.heatmap_weight * heatmap_error, {**logged, "heatmap_error": heatmap_error}
-        return loss, logged
+        if not self.heatmap_weight:
+            code_error = self._code_error(code, jax.vmap(functools.partial(self.vha.encode, params["vha"]))(joints))
+            return self.code_weight * code_error, {"code_error": code_error}
+        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(joints)
+        cells = self.vha.target_cells(voxels_BxPxJx3, present_BxPxJ)
+        code_error = self._code_error(code, self.vha.network.apply(params["vha"], cells, method="encode_cells"))
+        heatmap_error = self.vha.cell_loss(params["vha"], code, cells, present_BxPxJ)
+        loss = self.code_weight * code_error + self.heatmap_weight * heatmap_error
+        return loss, {"code_error": code_error, "heatmap_error": heatmap_error}
+
+    def _code_error(self, code, target):
+        return jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))
 
     def predict_code(self, params: Any, image: jax.Array) -> jax.Array:
         """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8, in float32."""
@@ -233,7 +235,7 @@ class LocoTask(Task):
         return sorted(systems, key=lambda name: (first.index(name) if name in first else 2, GROUND_TRUTH in name, name))
 
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
-        """Of the way from a picture to people, measured on the first frames of a batch, one frame at a time."""
+        """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
         volume, most, subvoxel = self.vha.volume, self.vha.max_peaks, self.vha.subvoxel
         predict = jax.jit(lambda p, image: self.predict_code(p, image[None])[0])
@@ -273,8 +275,6 @@ def create(config: ConfigDict) -> LocoTask:
     if c.trunk == "compact":
         network = compact.CompactPredictor(level, bins, c.width, c.blocks, autoencoder.volume.stride, dtype)
     elif c.trunk == "inception":
-        from loco_jax.models import code_predictor
-
         network = code_predictor.CodePredictor(level, bins, dtype=dtype)
     else:
         raise ValueError(f"config.predictor.trunk={c.trunk!r}; there are inception, compact")

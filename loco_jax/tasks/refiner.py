@@ -16,10 +16,6 @@ from loco_jax.models import refiner
 from loco_jax.tasks import Task
 
 KINDS = ("untouched", "moved", "swapped", "missing")
-_MIRROR = tuple(
-    skeleton.JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))
-    for name in skeleton.JOINTS
-)
 
 
 class Spoilt(NamedTuple):
@@ -91,7 +87,7 @@ class RefinerTask(Task):
         other = jnp.roll(joints, 1, axis=1)
         close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
         from_other = close & (jax.random.uniform(keys[2], shape) < 0.5)
-        swapped = jnp.where(from_other[..., None], other, joints[..., _MIRROR, :])
+        swapped = jnp.where(from_other[..., None], other, joints[..., skeleton.MIRROR, :])
         ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
         shift = jax.random.normal(keys[3], joints.shape)
         shift = shift + (self.along_ray - 1) * jax.random.normal(keys[4], (*shape, 1)) * ray

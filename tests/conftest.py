@@ -1,0 +1,17 @@
+"""What several test modules share: a JTA with pictures takes a while to make."""
+
+import pytest
+
+from loco_jax.data import crowd as crowds
+from loco_jax.data import jta, miniature
+
+
+@pytest.fixture(scope="session")
+def jta_with_pictures(tmp_path_factory):
+    """The folder of a miniature JTA, 11 frames a sequence, `jta` in it with videos, for all but train with extracted
+    frames too, and prepared in `data`; and what the builder says. `no_train_frames` has train's pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    counts = {"train": 1, "validation": 1, "test": 1}
+    miniature.write(folder / "jta", counts, crowds.DEMO, videos=True, frames=True, num_frames=11)
+    (folder / "jta" / "frames" / "train").rename(folder / "no_train_frames")  # those come from the video
+    return folder, jta.prepare(folder / "jta", folder / "data", pictures=True)
