@@ -20,6 +20,12 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"  # the autoencoder of the same level and variant
     c.refiner = "released"  # for evaluation; "" for none
 
+    # How its people are completed ("+"); as published 1 and 0.6. The compact network's scores are lower and it misses
+    # more joints: what is best on validation frames, see loco_jax/models/README.md.
+    c.refine = ConfigDict()
+    c.refine.least_joints = 7 if compact else 1  # joints a person needs, of 14
+    c.refine.least_stray = 0.3 if compact else 0.6  # score above which a joint that belongs to nobody counts
+
     c.predictor = ConfigDict()
     c.predictor.trunk = options["trunk"]
     c.predictor.trunk_weights = ""  # ImageNet weights of the Inception trunk, by python -m loco_jax.torch_weights

@@ -18,10 +18,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
     # What is done to the poses; people are spoilt more or less, these are means.
     c.spoil = ConfigDict()
-    c.spoil.missing = 0.15  # share of joints
+    c.spoil.missing = 0.25  # share of joints
     c.spoil.swapped = 0.05  # with the other side's, or the next person's
-    c.spoil.moved = 0.4
-    c.spoil.move_by = 0.05  # metres, standard deviation
+    c.spoil.moved = 0.9  # share of the others
+    c.spoil.move_by = 0.15  # metres, standard deviation across the ray
     c.spoil.along_ray = 2.0  # times that along the ray
 
     c.data.batch_size = 16 if scale == "demo" else 8
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.learning_rate = 2e-3  # the paper's 1e-4 is for days
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = 100
-    c.steps = 6000
+    c.steps = 12_000
     c.log_every = 200
     c.checkpoint_every = 2000
     c.eval_every = 2000

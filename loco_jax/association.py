@@ -23,6 +23,11 @@ class People(NamedTuple):
     scores: jax.Array
     strays: jax.Array
 
+    @property
+    def known(self) -> jax.Array:
+        """Which joints have a place `[N, 14]`: found, or filled in. Nobody's joint lies in the camera's centre."""
+        return (self.joints != 0).any(axis=-1)
+
 
 @jax.jit
 def group(points: jax.Array, scores: jax.Array) -> People:

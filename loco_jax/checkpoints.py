@@ -3,6 +3,7 @@
 A workdir belongs to one config. Fields that only say how long to run, or how often to look, may change between runs.
 """
 
+import functools
 import json
 from typing import Any
 
@@ -15,7 +16,13 @@ from ml_collections import ConfigDict
 CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
-    "quiet", "data.dir", "data.workers", "refiner",
+    "quiet", "data.dir", "data.workers", "refiner", "refine.least_joints", "refine.least_stray",
+)  # fmt: skip
+# What only training reads: a run's scores do not need it said again.
+TRAINING_FIELDS = (
+    "steps", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "spoil", "model.positive_weight",
+    "model.code_noise", "predictor.trunk_weights", "predictor.code_weight", "predictor.heatmap_weight",
+    "data.batch_size", "data.train_split", "data.augment",
 )  # fmt: skip
 
 
@@ -109,10 +116,7 @@ def check(workdir: str, config: ConfigDict) -> None:
     path = epath.Path(workdir).expanduser() / CONFIG_FILE
     if not (path.exists() and _folder(workdir).exists() and ocp.utils.checkpoint_steps(_folder(workdir))):
         return
-    try:
-        theirs = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
+    theirs = _read_config(path)
     differences = [
         f"  {name}: {old!r} there, {new!r} now"
         for name, old, new in _differences(theirs, _plain(config))
@@ -123,6 +127,24 @@ def check(workdir: str, config: ConfigDict) -> None:
             f"{path.parent}: holds a run of another config:\n" + "\n".join(differences) + "\n"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
+
+
+def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
+    """The config with those fields that only training reads as they were when the run of `workdir` was trained.
+
+    Raises CheckpointError if the other fields differ, see `check`, or if there is no run.
+    """
+    path = epath.Path(workdir).expanduser() / CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
+    theirs, config = _read_config(path), config.copy_and_resolve_references()
+    for name in TRAINING_FIELDS:
+        *above, last = name.split(".")
+        ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
+        if last in ours and last in trained:
+            ours[last] = trained[last]
+    check(workdir, config)
+    return config
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
@@ -141,6 +163,13 @@ def write_text(path: epath.Path, text: str) -> None:
     part = path.parent / f".{path.name}.part"
     part.write_text(text)
     part.replace(path)
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
 
 
 def _folder(workdir: str) -> epath.Path:

@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, progress, tasks
+from loco_jax import checkpoints, progress, tasks, weights
 from loco_jax.data import streams
 from loco_jax.tasks import Task
 
@@ -78,29 +78,35 @@ class Evaluator:
         return self._task.summary(records)
 
 
-def evaluate(config: ConfigDict, workdir: str, say=print) -> dict[str, Any]:
+def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> dict[str, Any]:
     """Scores the newest checkpoint of `workdir` on the test split; files go to `workdir/eval`.
 
-    Writes results.json, table.md and pictures. Raises CheckpointError if there is no checkpoint of this config.
+    With `source`, those parameters instead, see `weights.read`; the workdir need then not hold a run.
+    Fields that only training reads are taken from the run. Writes results.json, table.md and pictures. Raises
+    CheckpointError if there is no checkpoint of this config, WeightsError if `source` is none for it.
     """
     folder = epath.Path(workdir).expanduser()
-    if not (folder / checkpoints.CONFIG_FILE).exists():
-        raise checkpoints.CheckpointError(f"{folder}: no run here; train first, or give the right --workdir")
-    checkpoints.check(workdir, config)
+    config = config if source else checkpoints.as_trained(workdir, config)
     check_config(config)
     mesh, task = streams.make_mesh(config.data.batch_size), tasks.create(config)
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
+    like = jax.eval_shape(task.init, jax.random.key(config.seed))
+    if source:
+        whose = {"weights": source}
+        params = weights.read(config.task, source, like)
+    else:
+        with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+            step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
+        whose = {"step": step}
     params = jax.device_put(task.for_evaluation(params), NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
-    say(f"{folder}: step {step}, up to {config.test_frames} frames of the test split")
+    name, value = next(iter(whose.items()))
+    say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the test split")
     out = folder / "eval"
     out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, "test", thorough=True)
     summary = evaluator.run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
-    summary = {"data": f"{data}, test split", "step": step, **summary}
+    summary = {"data": f"{data}, test split", **whose, **summary}
     device = jax.devices()[0]
     if seconds := task.stage_seconds(*jax.device_put((params, evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}

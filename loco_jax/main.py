@@ -1,4 +1,4 @@
-"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval]"""
+"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval] [--weights=…]"""
 
 import sys
 
@@ -10,6 +10,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results g
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "Train, or score the newest checkpoint on the test split."
 )
+_WEIGHTS = flags.DEFINE_string(
+    "weights", "", 'With --mode=eval, score these: a run\'s folder, a file of weights, or "released".'
+)
 flags.mark_flag_as_required("config")
 
 
@@ -20,10 +23,15 @@ def main(argv: list[str]) -> None:
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
         logging.set_verbosity(logging.ERROR)
-    run = train.train if _MODE.value == "train" else evaluate.evaluate
     try:
         config = _CONFIG.value
-        run(config, _WORKDIR.value or f"runs/{config.name}")
+        workdir = _WORKDIR.value or f"runs/{config.name}"
+        if _MODE.value == "eval":
+            evaluate.evaluate(config, workdir, source=_WEIGHTS.value)
+        elif _WEIGHTS.value:
+            raise ValueError("--weights is for --mode=eval; training starts from --config.vha")
+        else:
+            train.train(config, workdir)
     except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:
         sys.exit(f"loco_jax: {error}")
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself

@@ -30,7 +30,7 @@ def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: 
     return Points(volume.to_camera(camera, found.voxels), found.scores, found.count)
 
 
-def find_people(points: Points, refiner: Any = None) -> People:
-    """People of points; refined if the refiner's parameters are given."""
+def find_people(points: Points, refiner: Any = None, least_joints: int = 1) -> People:
+    """People of points; refined if the refiner's parameters are given, those who have `least_joints` joints."""
     people = association.group(points.xyz, points.scores)
-    return people if refiner is None else people._replace(joints=refinement.refine(refiner, people))
+    return people if refiner is None else refinement.refine(refiner, people, least_joints)

@@ -9,21 +9,23 @@ from loco_jax.association import People
 from loco_jax.models import refiner
 
 
-def refine(params: Any, people: People) -> jax.Array:
-    """Joints `[N, 14, 3]` in metres of people whose holes are filled and whose joints are corrected; heads stay.
+def refine(params: Any, people: People, least_joints: int = 1) -> People:
+    """People whose holes are filled and whose joints are corrected; heads and scores stay.
 
-    Places without a person stay 0.
+    Who has fewer than `least_joints` joints, its head among them, stays as it is: as published, with 1, nobody. Of a
+    few joints nothing can be said of the others. Places without a person stay 0.
     """
-    known = people.scores > refiner.LEAST_SCORE
-    better = refiner.Refiner().apply(params, refiner.normalise(people.joints, known))
+    sure = people.scores > refiner.LEAST_SCORE
+    better = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
     joints = refiner.restore(better, people.joints[..., 0, :])
-    return jnp.where(people.scores[..., :1, None] > 0, joints, 0.0)
+    enough = (people.scores[..., 0] > 0) & (people.known.sum(axis=-1) >= least_joints)
+    return people._replace(joints=jnp.where(enough[..., None, None], joints, people.joints))
 
 
 def all_joints(
     points: jax.Array, scores: jax.Array, people: People, least_stray: float = 0.6
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What counts after refinement: every joint of every person, and of the strays those above `least_stray`.
+    """What counts after refinement: all known joints of every person, and of the strays those above `least_stray`.
 
     Args:
       points: `[J, K, 3]` metres, as they were associated.
@@ -36,11 +38,10 @@ def all_joints(
     """
     num_people, num_joints = people.scores.shape
     types_NxJ = jnp.broadcast_to(jnp.arange(num_joints), (num_people, num_joints))
-    exist_NxJ = jnp.broadcast_to(people.scores[:, :1] > 0, (num_people, num_joints))
     types_JxK = jnp.broadcast_to(jnp.arange(num_joints)[:, None], scores.shape)
     keep_JxK = people.strays & (scores > least_stray)
     return (
         jnp.concatenate([people.joints.reshape(-1, 3), points.reshape(-1, 3)]),
         jnp.concatenate([types_NxJ.reshape(-1), types_JxK.reshape(-1)]),
-        jnp.concatenate([exist_NxJ.reshape(-1), keep_JxK.reshape(-1)]),
+        jnp.concatenate([people.known.reshape(-1), keep_JxK.reshape(-1)]),
     )

@@ -69,7 +69,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read(kind: str, source: str, like: Any) -> Any:
-    """The parameters of one network, shaped as `like`, from a run's folder, a file, or "released".
+    """The parameters of one network or of a whole loco, shaped as `like`, from a run's folder, a file, or "released".
 
     A whole system's run or file will do for each of its parts. Raises WeightsError if there are none or if they do not
     fit, CheckpointError if a run has no checkpoint that can be read.
@@ -81,6 +81,8 @@ def read(kind: str, source: str, like: Any) -> Any:
         params, about = load(path)
         if about.get("kind") == "loco" and kind in params:
             params = params[kind]
+        elif about.get("kind") == kind == "loco":
+            params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
         elif about.get("kind") != kind:
             raise WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not {kind}")
     else:

@@ -98,11 +98,12 @@ def test_refining_is_the_published_network_on_normalised_offsets():
     joints = rng.normal(0, 0.4, (K, 14, 3)).astype(np.float32) + 5
     scores = rng.random((K, 14)).astype(np.float32)
     scores[-1] = 0  # nobody
+    joints[-1] = 0
     people = association.People(jnp.asarray(joints), jnp.asarray(scores), jnp.zeros((14, K), bool))
     half = np.array([0.27, 0.41, 0.67, 0.93, 0.41, 0.67, 0.92, 0.88, 1.28, 1.69, 0.88, 1.29, 1.70])[:, None]
     x = np.where(scores[:, 1:, None] > 0.2, 0.5 + (joints[:, 1:] - joints[:, :1]) / (2 * half), -1)
     offsets = (network(x.reshape(K, 39), params).reshape(K, 13, 3) - 0.5) * 2 * half
-    better = refinement.refine(params, people)
+    better = refinement.refine(params, people).joints
     np.testing.assert_allclose(better[:-1, 1:], (joints[:, :1] + offsets)[:-1], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(better[:-1, 0], joints[:-1, 0])
     assert not better[-1].any()
@@ -111,6 +112,8 @@ def test_refining_is_the_published_network_on_normalised_offsets():
 def test_what_counts_after_refinement():
     points, scores = made(3, 4, 1.0)
     people = association.group(points, scores)
+    params = refiner.Refiner().init(jax.random.key(0), jnp.zeros((1, 39)))
+    people = refinement.refine(params, people)
     xyz, types, keep = (np.asarray(x) for x in refinement.all_joints(points, scores, people))
     exist = np.asarray(people.scores[:, 0] > 0)
     strays = np.asarray(people.strays) & (scores > 0.6)
@@ -120,6 +123,19 @@ def test_what_counts_after_refinement():
     np.testing.assert_array_equal(
         np.bincount(types[keep], minlength=14), exist.sum() + np.bincount(np.nonzero(strays)[0], minlength=14)
     )
+
+
+@pytest.mark.parametrize("least", [1, 6, 14])
+def test_who_has_few_joints_stays_as_it_is(least):
+    points, scores = made(3, 4, 1.0)
+    people = association.group(points, scores)
+    params = refiner.Refiner().init(jax.random.key(0), jnp.zeros((1, 39)))
+    better = refinement.refine(params, people, least)
+    enough = (np.asarray(people.scores) > 0).sum(axis=1) >= least
+    assert 0 < enough.sum() or least == 14
+    assert np.asarray(better.known)[enough].all()
+    np.testing.assert_array_equal(np.asarray(better.joints)[~enough], np.asarray(people.joints)[~enough])
+    np.testing.assert_array_equal(better.scores, people.scores)
 
 
 def test_people_apart_from_each_other_come_out_whole():

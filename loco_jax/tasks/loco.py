@@ -15,7 +15,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, metrics, people, refinement, report, weights
+from loco_jax import draw, metrics, people, refinement, report, skeleton, weights
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -39,7 +39,7 @@ class Found(NamedTuple):
       code_error: `[B]` mean squared error of the code.
       overflow: `[B]` whether there were more peaks of a type than `max_peaks`.
       systems: by name, points `[B, M, 3]` in metres, their joint types `[B, M]` and which of them count `[B, M]`.
-      people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and scores `[B, N, 14]`.
+      people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`.
       true_present: `[B, P, J]` which true joints are targets.
     """
 
@@ -80,6 +80,8 @@ class LocoTask(Task):
       vha_weights: where the autoencoder's parameters come from.
       refiner_weights: where the refiner's come from; "" for none.
       trunk_weights: ImageNet weights of the published trunk; "" for random ones.
+      least_joints: joints that a person needs to be refined, see `refinement.refine`.
+      least_stray: score above which a joint that belongs to nobody counts after refinement.
     """
 
     vha: VhaTask
@@ -89,6 +91,8 @@ class LocoTask(Task):
     vha_weights: str
     refiner_weights: str
     trunk_weights: str = ""
+    least_joints: int = 1
+    least_stray: float = 0.6
 
     stages = 1
     frozen = ("vha", "batch_stats")
@@ -168,8 +172,8 @@ class LocoTask(Task):
             found = people.find_people(points)
             systems, groups = {self.name: _as_rows(points)}, {self.name: found}
             if "refiner" in params:
-                better = people.find_people(points, params["refiner"])
-                systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better)
+                better = people.find_people(points, params["refiner"], self.least_joints)
+                systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
             voxels, present = self.vha.targets(frame)
             if thorough:
@@ -178,7 +182,7 @@ class LocoTask(Task):
                 systems[GROUND_TRUTH] = _as_rows(points_of(render(voxels, subvoxel=False), subvoxel=False))
                 systems[SUBVOXEL] = _as_rows(points_of(render(voxels, subvoxel=True), subvoxel=True))
             overflow = (points.count > self.vha.max_peaks).any()
-            groups = {name: (group.joints, group.scores) for name, group in groups.items()}
+            groups = {name: (group.joints, group.known) for name, group in groups.items()}
             return Found(jnp.mean(jnp.square(code - target)), overflow, systems, groups, present)
 
         return lax.map(one, frames)
@@ -201,11 +205,9 @@ class LocoTask(Task):
             errors[system] = (len(distances), float(distances.sum()))
         there = int(found.true_present.any(axis=-1).sum())
         counts = {}
-        for system, (joints, confidence) in found.people.items():
-            exist = confidence[:, 0] > 0
-            known = exist[:, None] & (True if system.endswith("+") else confidence > 0)
+        for system, (joints, known) in found.people.items():
             number = metrics.people_found(joints, known, frame.joints, found.true_present, PERSON_THRESHOLD)
-            counts[system] = (number, int(exist.sum()), there)
+            counts[system] = (number, int(known[:, 0].sum()), there)
         return Record(scores, errors, counts, float(found.code_error), bool(found.overflow))
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
@@ -259,12 +261,10 @@ class LocoTask(Task):
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         found, frame = _frame((predicted, frames), index)
         name = list(found.people)[-1]  # the refined ones if there are any
-        joints, scores = found.people[name]
-        exist = scores[:, 0] > 0
-        known = np.ones_like(scores[exist], bool) if name.endswith("+") else scores[exist] > 0
-        return draw.people(
-            frame.image, frame.camera, (joints[exist], known), (frame.joints, found.true_present), f"{name}, {title}"
-        )
+        joints, known = found.people[name]
+        exist = known[:, 0]
+        people = joints[exist], known[exist]
+        return draw.people(frame.image, frame.camera, people, (frame.joints, found.true_present), f"{name}, {title}")
 
 
 def create(config: ConfigDict) -> LocoTask:
@@ -285,7 +285,22 @@ def create(config: ConfigDict) -> LocoTask:
         )
     if not (c.code_weight >= 0 and c.heatmap_weight >= 0 and c.code_weight + c.heatmap_weight > 0):
         raise ValueError("config.predictor: code_weight and heatmap_weight must not be negative, nor both 0")
-    return LocoTask(autoencoder, network, c.code_weight, c.heatmap_weight, config.vha, config.refiner, c.trunk_weights)
+    r = config.refine
+    if not (1 <= r.least_joints <= skeleton.NUM_JOINTS and 0 <= r.least_stray <= 1):
+        raise ValueError(
+            f"config.refine: want least_joints of 1 to {skeleton.NUM_JOINTS}, least_stray of 0 to 1; have {r.to_dict()}"
+        )
+    return LocoTask(
+        autoencoder,
+        network,
+        code_weight=c.code_weight,
+        heatmap_weight=c.heatmap_weight,
+        vha_weights=config.vha,
+        refiner_weights=config.refiner,
+        trunk_weights=c.trunk_weights,
+        least_joints=r.least_joints,
+        least_stray=r.least_stray,
+    )
 
 
 def read_params(kind: str, source: str, init: Callable[[jax.Array], Any]) -> Any:
@@ -330,7 +345,7 @@ class Predictor:
         def find(params, image, camera):
             heatmaps = task.decode(params, task.predict_code(params, image[None])[0])
             points = people.find_points(heatmaps, camera, volume, task.vha.max_peaks, subvoxel=True)
-            return people.find_people(points, params.get("refiner"))
+            return people.find_people(points, params.get("refiner"), task.least_joints)
 
         return jax.jit(find)
 

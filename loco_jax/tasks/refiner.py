@@ -51,8 +51,8 @@ class RefinerTask(Task):
     Attributes:
       missing: share of joints that are dropped.
       swapped: share of joints that are taken from the other side, or from the next person.
-      moved: share of joints that are moved.
-      move_by: metres, the standard deviation of that.
+      moved: share of the others, and of the heads, that are moved.
+      move_by: metres, the standard deviation of that across the ray; a person's is from 0 to twice as much.
       along_ray: how many times more joints move along the ray, where pictures tell least.
     """
 
@@ -73,16 +73,16 @@ class RefinerTask(Task):
         return f"Refiner: {sum(x.size for x in jax.tree.leaves(shapes)):,} parameters, 13 joints relative to the head"
 
     def spoil(self, frames: Frames, key: jax.Array) -> Spoilt:
-        """A batch's people with random mistakes; heads stay, since without a head there is no person."""
+        """A batch's people with random mistakes. Heads may move, but stay: without a head there is no person."""
         joints, shape = frames.joints, frames.joints.shape[:-1]
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 7)
         heads = jnp.arange(skeleton.NUM_JOINTS) == 0
-        # Who is badly seen has many mistakes, who is well seen has none.
+        # Who is badly seen misses many joints, who is well seen none; and some are found less precisely than others.
         amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1))
         u = jax.random.uniform(keys[1], shape) / jnp.maximum(amount, 1e-3)
-        edges = np.cumsum([self.missing, self.swapped, self.moved])
-        kind = jnp.select([u < edges[0], u < edges[1], u < edges[2]], [3, 2, 1], 0)
-        kind = jnp.where(heads, 0, kind)
+        gone, changed = ((u < edge) & ~heads for edge in np.cumsum([self.missing, self.swapped]))
+        move = jax.random.uniform(keys[5], shape) < self.moved
+        kind = jnp.select([gone, changed, move], [3, 2, 1], 0)
         # Not farther than association reaches: those of the next person only if they stand close.
         other = jnp.roll(joints, 1, axis=1)
         close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
@@ -91,17 +91,22 @@ class RefinerTask(Task):
         ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
         shift = jax.random.normal(keys[3], joints.shape)
         shift = shift + (self.along_ray - 1) * jax.random.normal(keys[4], (*shape, 1)) * ray
-        moved = joints + self.move_by * shift
+        size = self.move_by * 2 * jax.random.uniform(keys[6], (*shape[:2], 1, 1))
+        moved = joints + size * shift
         spoilt = jnp.select(
             [(kind == k)[..., None] for k in (1, 2, 3)], [moved, swapped, jnp.zeros_like(joints)], joints
         )
         return Spoilt(spoilt, kind != 3, kind)
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean squared error of the normalised offsets from the head, over all people who are there."""
+        """Mean squared error of the normalised offsets from the head, over all people who are there.
+
+        From the head as it was found: where that one is too near or too far, the others need not follow.
+        """
         spoilt = self.spoil(frames, key)
         found = refiner.Refiner().apply(params, refiner.normalise(spoilt.joints, spoilt.known))
-        true = refiner.normalise(frames.joints, jnp.ones_like(frames.present))
+        true = frames.joints.at[..., 0, :].set(spoilt.joints[..., 0, :])
+        true = refiner.normalise(true, jnp.ones_like(frames.present))
         there = frames.present.all(axis=-1, keepdims=True)
         count = jnp.maximum(there.sum(), 1)
         return jnp.sum(jnp.square(found - true) * there) / (39 * count), {}
@@ -181,8 +186,11 @@ class RefinerTask(Task):
 def create(config: ConfigDict) -> RefinerTask:
     """The task of a config. Raises ValueError for shares or lengths that cannot be."""
     s = config.spoil
-    if min(s.missing, s.swapped, s.moved) < 0 or s.missing + s.swapped + s.moved > 1:
-        raise ValueError(f"config.spoil: shares must not be negative, nor more than 1 together; have {s.to_dict()}")
+    if min(s.missing, s.swapped, s.moved) < 0 or max(s.missing + s.swapped, s.moved) > 1:
+        raise ValueError(
+            "config.spoil: want shares of at least 0, moved of at most 1, and missing and swapped of at most 1 "
+            f"together; have {s.to_dict()}"
+        )
     if not (s.move_by >= 0 and s.along_ray >= 1):
         raise ValueError(f"config.spoil: want move_by of at least 0 and along_ray of at least 1; have {s.to_dict()}")
     return RefinerTask(s.missing, s.swapped, s.moved, s.move_by, s.along_ray)
