@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.spoil.swapped = 0.05  # with the other side's, or the next person's
     c.spoil.moved = 0.9  # share of the others
     c.spoil.move_by = 0.15  # metres, standard deviation across the ray
-    c.spoil.along_ray = 2.0  # times that along the ray
+    c.spoil.along_ray = 1.5  # times that along the ray
 
     c.data.batch_size = 16 if scale == "demo" else 8
     c.optimizer.name = "adam"

@@ -5,6 +5,7 @@ A workdir belongs to one config. Fields that only say how long to run, or how of
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,11 @@ FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
     "quiet", "data.dir", "data.workers", "refiner", "refine.least_joints", "refine.least_stray",
 )  # fmt: skip
-# What only training reads: a run's scores do not need it said again.
+# What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
 TRAINING_FIELDS = (
     "steps", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "spoil", "model.positive_weight",
     "model.code_noise", "predictor.trunk_weights", "predictor.code_weight", "predictor.heatmap_weight",
-    "data.batch_size", "data.train_split", "data.augment",
+    "data.train_split", "data.augment",
 )  # fmt: skip
 
 
@@ -95,6 +96,18 @@ class Checkpoints:
         step, restored = self._restore(ocp.args.Composite(state=args))
         return step, next(iter(restored.state.values()))
 
+    def shapes(self, averaged: bool) -> Any:
+        """What `restore_params` would find, as a tree of things that have a `shape`; {} if there is no checkpoint."""
+        if self.latest is None:
+            return {}
+        try:
+            metadata = ocp.PyTreeCheckpointer().metadata(self.folder / str(self.latest) / "state")
+            return metadata.item_metadata.tree["ema" if averaged else "params"] or {}
+        except Exception as error:  # Orbax raises many kinds
+            raise CheckpointError(
+                f"{self.folder / str(self.latest)}: damaged ({error}); remove that folder to use the one before"
+            ) from error
+
     def _restore(self, args: ocp.args.Composite) -> tuple[int, Any]:
         step = self.latest
         if step is None:
@@ -108,19 +121,25 @@ class Checkpoints:
             ) from error
 
 
-def check(workdir: str, config: ConfigDict) -> None:
+def exist(workdir: str) -> bool:
+    """Whether there is a checkpoint in `workdir`."""
+    return _folder(workdir).exists() and bool(ocp.utils.checkpoint_steps(_folder(workdir)))
+
+
+def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS) -> None:
     """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
 
+    Those in `free` may differ.
     Without checkpoints there is nothing to protect, and any config will do.
     """
     path = epath.Path(workdir).expanduser() / CONFIG_FILE
-    if not (path.exists() and _folder(workdir).exists() and ocp.utils.checkpoint_steps(_folder(workdir))):
+    if not (path.exists() and exist(workdir)):
         return
     theirs = _read_config(path)
     differences = [
         f"  {name}: {old!r} there, {new!r} now"
         for name, old, new in _differences(theirs, _plain(config))
-        if name not in FREE_FIELDS
+        if name not in free
     ]
     if differences:
         raise CheckpointError(
@@ -132,7 +151,7 @@ def check(workdir: str, config: ConfigDict) -> None:
 def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
     """The config with those fields that only training reads as they were when the run of `workdir` was trained.
 
-    Raises CheckpointError if the other fields differ, see `check`, or if there is no run.
+    Raises CheckpointError if the other fields differ, see `check`, or if there is no run. The batch may be of any size.
     """
     path = epath.Path(workdir).expanduser() / CONFIG_FILE
     if not path.exists():
@@ -143,7 +162,7 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
         ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
         if last in ours and last in trained:
             ours[last] = trained[last]
-    check(workdir, config)
+    check(workdir, config, (*FREE_FIELDS, "data.batch_size"))
     return config
 
 

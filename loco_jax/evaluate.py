@@ -92,6 +92,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     like = jax.eval_shape(task.init, jax.random.key(config.seed))
     if source:
         whose = {"weights": source}
+        task.check_weights(source, "--weights")
         params = weights.read(config.task, source, like)
     else:
         with checkpoints.Checkpoints(workdir, read_only=True) as saved:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from loco_jax import association, peaks, refinement
 from loco_jax.association import People
@@ -15,7 +16,7 @@ class Points(NamedTuple):
 
     Attributes:
       xyz: `[J, K, 3]` metres in camera coordinates.
-      scores: `[J, K]`; 0 in empty places.
+      scores: `[J, K]`; 0 in empty places, and of peaks in the camera's centre, where nobody is.
       count: `[J]` how many peaks there are; above K, only the K best are listed.
     """
 
@@ -27,7 +28,8 @@ class Points(NamedTuple):
 def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool) -> Points:
     """The points of all joints in `heatmaps[J, H, W, D]`; on whole voxels, as published, unless `subvoxel`."""
     found = peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel)
-    return Points(volume.to_camera(camera, found.voxels), found.scores, found.count)
+    scores = jnp.where(found.voxels[..., 2] > 0, found.scores, 0.0)
+    return Points(volume.to_camera(camera, found.voxels), scores, found.count)
 
 
 def find_people(points: Points, refiner: Any = None, least_joints: int = 1) -> People:

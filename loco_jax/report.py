@@ -87,21 +87,19 @@ def vha_table(summary: Mapping[str, Any]) -> str:
 
 
 def loco_table(summary: Mapping[str, Any]) -> str:
-    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's beside them, and times."""
+    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
     thresholds = ("0.4 m", "0.8 m", "1.2 m")
     data = summary.get("data", "")
     header = ["system", "matching", *(f"{m} @{t}" for t in thresholds for m in ("PR", "RE", "F1")), "error (cm)"]
-    rows, poster = [], []
+    rows = []
     for system, entry in summary["systems"].items():
         for matching in ("hungarian", "nearest"):
             scores = entry[matching]
-            values = [f"{100 * scores[t][m]:.1f}" for t in thresholds for m in ("precision", "recall", "f1")]
+            values = [f"{100 * scores[t][m]:.2f}" for t in thresholds for m in ("precision", "recall", "f1")]
             error = entry["error_cm"] if matching == "hungarian" else None
             rows.append([system, f"`{matching}`", *values, "" if error is None else f"{error:.1f}"])
-        if system in POSTER_LOCO:
-            poster.append(system)
-    for system in poster:
-        rows.append([f"poster, JTA: {system}", "`nearest`", *(f"{v:.1f}" for t in POSTER_LOCO[system] for v in t), ""])
+    for system, scores in POSTER_LOCO.items():
+        rows.append([f"poster, JTA: {system}", "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""])
     found = [
         f"{system} finds {n['found']:,} of {n['true']:,} people and names {n['predicted']:,}"
         for system, n in ((system, entry.get("people")) for system, entry in summary["systems"].items())
@@ -112,8 +110,19 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         "",
         f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
-        "; ".join(found) + " (found: half of the joints within 0.8 m).",
+        *([f"{'; '.join(found)} (found: half of the joints within 0.8 m)."] if found else []),
     ]
+    if "made_of" in summary:
+        m = summary["made_of"]
+        refiner = f"; +: refiner {m['refiner']}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
+        lines.append(
+            f"LoCO({summary['level']}) is {m['predictor']} with {m['autoencoder']}{refiner if m['refiner'] else ''}."
+        )
+    if "joints_that_touch" in summary:
+        lines.append(
+            f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
+            " the same type: no heatmap of this grid tells such two apart, which bounds the GT rows."
+        )
     if "seconds_a_frame" in summary:
         seconds = summary["seconds_a_frame"]
         stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())

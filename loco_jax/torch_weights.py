@@ -33,6 +33,7 @@ KINDS = ("vha", "code_predictor", "refiner", "inception")
 # Where training checkpoints keep the state dict, the first that is there.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _PUBLISHED_BINS = 316
+_LEAST_TORCH = (2, 10)  # in older ones weights_only=True does not keep a file from running code
 _LISTED = 8  # tensors named in an error, of each sort
 
 Tensors = dict[str, dict[str, np.ndarray]]  # of a file: layer -> "weight", "bias", ... -> values
@@ -359,6 +360,10 @@ def _import_torch() -> Any:
         import torch
     except ImportError as error:
         raise ModuleNotFoundError("reading PyTorch's files needs PyTorch: pip install 'loco_jax[torch]'") from error
+    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < _LEAST_TORCH:
+        raise ModuleNotFoundError(
+            f"PyTorch {torch.__version__} can be made to run code by the file it reads: pip install -U 'torch>=2.10'"
+        )
     return torch
 
 
@@ -367,8 +372,9 @@ def _state_dict(path: os.PathLike | str, kind: str) -> dict[str, Any]:
     torch = _import_torch()
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such file of weights")
+    ignored = torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY])
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY]):
+        with warnings.catch_warnings(), ignored:
             warnings.simplefilter("ignore")
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make it raise anything

@@ -35,7 +35,8 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
       path: of the file; its folder is made.
       params: nested dicts of arrays.
       about: anything JSON can hold: what the weights are, and what builds their network.
-      dtype: to store floats in, for example float16 to halve the file; None keeps theirs.
+      dtype: to store floats in, for example float16 to halve the file; None keeps theirs. An array with a number too
+        large for it keeps its own type.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
@@ -59,6 +60,11 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file of weights") from error
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        if path.suffix in (".pth", ".pt", ".tar"):
+            raise WeightsError(
+                f"{path}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {path.name} "
+                "--kind=… --output=FILE.safetensors"
+            ) from error
         raise WeightsError(f"{path}: cannot be read as weights ({error}); get or make the file again") from error
     if not isinstance(about, dict):
         raise WeightsError(
@@ -104,6 +110,15 @@ def path_of(source: str) -> epath.Path:
     return _RELEASED_FILE
 
 
+def config_of(source: str) -> ConfigDict | None:
+    """The config that a run's folder or a file of weights was trained with; None if the file does not say."""
+    path = path_of(source)
+    if path.is_dir():
+        return run_config(path)
+    config = load(path)[1].get("config")
+    return None if config is None else ConfigDict(config)
+
+
 def run_config(folder: os.PathLike | str) -> ConfigDict:
     """The config of a run's folder. Raises WeightsError if there is none."""
     path = epath.Path(folder) / checkpoints.CONFIG_FILE
@@ -114,10 +129,17 @@ def run_config(folder: os.PathLike | str) -> ConfigDict:
 
 
 def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
-    """The parameters, or part of them as in `like`, of a run's newest checkpoint; their average where it has one."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """The parameters, or part of them as in `like`, of a run's newest checkpoint; their average where it has one.
+
+    Raises WeightsError if they are of another network, CheckpointError if there is no checkpoint that can be read.
+    """
+    sharding, averaged = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), bool(config.ema)
     with checkpoints.Checkpoints(os.fspath(folder), read_only=True) as saved:
-        return saved.restore_params(like, sharding, averaged=bool(config.ema))[1]
+        if saved.latest is None:
+            raise checkpoints.CheckpointError(f"{folder}: that run has no checkpoint yet")
+        have = saved.shapes(averaged)
+        check_fit({name: have.get(name, {}) for name in like}, like, os.fspath(folder))
+        return saved.restore_params(like, sharding, averaged)[1]
 
 
 def check_fit(params: Any, like: Any, whose: str) -> None:
@@ -138,4 +160,7 @@ def check_fit(params: Any, like: Any, whose: str) -> None:
 
 def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
     value = np.asarray(value)
-    return value if dtype is None or not np.issubdtype(value.dtype, np.floating) else value.astype(dtype)
+    if dtype is None or not np.issubdtype(value.dtype, np.floating):
+        return value
+    too_large = np.abs(value, where=np.isfinite(value), out=np.zeros_like(value)) > np.finfo(dtype).max
+    return value if too_large.any() else value.astype(dtype)

@@ -34,9 +34,12 @@ def test_what_is_spoilt_is_what_it_says():
     assert not spoilt.joints[spoilt.kind == 3].any()
     np.testing.assert_array_equal(spoilt.known, spoilt.kind != 3)
     moved = np.linalg.norm((spoilt.joints - joints)[spoilt.kind == 1], axis=-1)
-    # Two axes across the ray, and one along it with the root of 1 + (2 - 1)^2: sizes uniform up to twice `move_by`.
-    rms = task.move_by * np.sqrt((1 + 1 + 1 + (task.along_ray - 1) ** 2) * 4 / 3)
-    assert np.sqrt(np.mean(np.square(moved))) == pytest.approx(rms, rel=0.15)
+    ray = joints / np.linalg.norm(joints, axis=-1, keepdims=True)
+    along = np.sum((spoilt.joints - joints) * ray, axis=-1)[spoilt.kind == 1]
+    across = np.sqrt((np.square(moved) - np.square(along)) / 2)  # a mean over the two axes
+    rms = np.sqrt(np.mean(np.square(across)))
+    assert rms == pytest.approx(task.move_by * np.sqrt(4 / 3), rel=0.15)  # sizes uniform up to twice `move_by`
+    assert np.sqrt(np.mean(np.square(along))) == pytest.approx(task.along_ray * rms, rel=0.15)
     shares = [(spoilt.kind[..., 1:] == k).mean() for k in range(4)]
     assert shares[3] == pytest.approx(task.missing, abs=0.05)
     assert shares[0] == pytest.approx((1 - task.moved) * (shares[0] + shares[1]), abs=0.03)

@@ -18,6 +18,12 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> Any:
         """New parameters."""
 
+    def check_sources(self) -> None:
+        """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do."""
+
+    def check_weights(self, source: str, field: str) -> None:
+        """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""
+
     def pretrained(self, params: Any) -> Any:
         """The parameters with those in place that come from files: what a new run starts from."""
         return params

@@ -1,10 +1,11 @@
 """Training and scoring of LoCO: from a picture, through a predicted code, to people (method sections 4 to 6)."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, metrics, people, refinement, report, skeleton, weights
+from loco_jax import checkpoints, draw, metrics, people, refinement, report, skeleton, weights
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -23,8 +24,9 @@ from loco_jax.models import code_predictor, compact, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.people import Points
 from loco_jax.tasks import Task
-from loco_jax.tasks.vha import METRES, VhaTask
+from loco_jax.tasks.vha import METRES, VhaTask, check_same
 from loco_jax.tasks.vha import create as create_vha
+from loco_jax.volume import Volume
 
 MATCHINGS = ("hungarian", "nearest")
 PERSON_THRESHOLD = 0.8  # metres; half of a person's joints have to be as near as that
@@ -41,6 +43,8 @@ class Found(NamedTuple):
       systems: by name, points `[B, M, 3]` in metres, their joint types `[B, M]` and which of them count `[B, M]`.
       people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`.
       true_present: `[B, P, J]` which true joints are targets.
+      touching: `[B, P, J]` which of those are in one voxel with another of their type, or in neighbouring ones: in the
+        heatmap such two have one peak, or are a plateau.
     """
 
     code_error: jax.Array
@@ -48,6 +52,7 @@ class Found(NamedTuple):
     systems: dict[str, tuple[jax.Array, jax.Array, jax.Array]]
     people: dict[str, tuple[jax.Array, jax.Array]]
     true_present: jax.Array
+    touching: jax.Array
 
 
 class Record(NamedTuple):
@@ -59,6 +64,7 @@ class Record(NamedTuple):
       people: by system, how many true people were found, predicted, and there.
       code_error: mean squared error of the code.
       overflow: whether there were more peaks than `max_peaks`.
+      targets: how many true joints there are, and how many of them touch another.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
@@ -66,6 +72,7 @@ class Record(NamedTuple):
     people: dict[str, tuple[int, int, int]]
     code_error: float
     overflow: bool
+    targets: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,24 +117,40 @@ class LocoTask(Task):
 
     def pretrained(self, params: Any) -> Any:
         """With the autoencoder's trained parameters, and the trunk's if there are any."""
-        params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
+        with _naming("vha", self.vha_weights):
+            params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
         if self.trunk_weights:
-            params = {**params, **_with_trunk(params, self.trunk_weights)}
+            with _naming("predictor.trunk_weights", self.trunk_weights):
+                params = {**params, **_with_trunk(params, self.trunk_weights)}
         return params
+
+    def check_sources(self) -> None:
+        with _naming("vha", self.vha_weights):
+            check_same(self.vha, self.vha_weights, "config.vha")
+        if self.trunk_weights:
+            with _naming("predictor.trunk_weights", self.trunk_weights):
+                weights.config_of(self.trunk_weights)
+
+    def check_weights(self, source: str, field: str) -> None:
+        check_same(self.vha, source, field)
 
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
             return params
-        return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
+        with _naming("refiner", self.refiner_weights):
+            return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         parameters = sum(x.size for x in jax.tree.leaves(shapes["predictor"]))
         height, width = self.vha.volume.image_size
         code = vha.code_shape(self.vha.volume.shape, self.vha.network.level)
+        start = ""
+        if isinstance(self.network, code_predictor.CodePredictor) and not self.trunk_weights:
+            start = "; no config.predictor.trunk_weights, so its trunk begins at random"
         return (
             f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; pictures of "
-            f"{height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
+            f"{height} x {width} to a code of {' x '.join(map(str, code))}{start}. {self.vha.describe()}"
         )
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -177,13 +200,18 @@ class LocoTask(Task):
                 groups[f"{self.name}+"] = better
             voxels, present = self.vha.targets(frame)
             if thorough:
-                systems[f"{self.vha.name}, true code"] = _as_rows(points_of(self.decode(params, target)))
                 render = functools.partial(self.vha.render, present_PxJ=present, sigma=self.vha.sigmas[-1])
-                systems[GROUND_TRUTH] = _as_rows(points_of(render(voxels, subvoxel=False), subvoxel=False))
-                systems[SUBVOXEL] = _as_rows(points_of(render(voxels, subvoxel=True), subvoxel=True))
+                known = {
+                    f"{self.vha.name}, true code": points_of(self.decode(params, target)),
+                    GROUND_TRUTH: points_of(render(voxels, subvoxel=False), subvoxel=False),
+                    SUBVOXEL: points_of(render(voxels, subvoxel=True), subvoxel=True),
+                }
+                systems |= {name: _as_rows(cloud) for name, cloud in known.items()}
+                groups |= {name: people.find_people(cloud) for name, cloud in known.items()}
             overflow = (points.count > self.vha.max_peaks).any()
+            touching = _touching(jnp.round(voxels), present)
             groups = {name: (group.joints, group.known) for name, group in groups.items()}
-            return Found(jnp.mean(jnp.square(code - target)), overflow, systems, groups, present)
+            return Found(jnp.mean(jnp.square(code - target)), overflow, systems, groups, present, touching)
 
         return lax.map(one, frames)
 
@@ -208,7 +236,8 @@ class LocoTask(Task):
         for system, (joints, known) in found.people.items():
             number = metrics.people_found(joints, known, frame.joints, found.true_present, PERSON_THRESHOLD)
             counts[system] = (number, int(known[:, 0].sum()), there)
-        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow))
+        targets = int(found.true_present.sum()), int(found.touching.sum())
+        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow), targets)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
         """Mean scores over frames by system, mean errors in cm, people found."""
@@ -222,13 +251,27 @@ class LocoTask(Task):
             if system in records[0].people:
                 names = ("found", "predicted", "true")
                 entry["people"] = {n: sum(r.people[system][i] for r in records) for i, n in enumerate(names)}
+        code_error = float(np.mean([r.code_error for r in records]))
         return {
             "network": type(self.network).__name__,
             "level": self.vha.network.level,
             "frames": len(records),
             "systems": systems,
-            "code_error": float(np.mean([r.code_error for r in records])),
+            "code_error": code_error if np.isfinite(code_error) else None,
+            "joints": sum(r.targets[0] for r in records),
+            "joints_that_touch": sum(r.targets[1] for r in records),
+            "made_of": self.made_of(),
             "frames_with_too_many_peaks": sum(r.overflow for r in records),
+        }
+
+    def made_of(self) -> dict[str, Any]:
+        """What the numbers of a summary rest on."""
+        return {
+            "predictor": type(self.network).__name__,
+            "autoencoder": self.vha.name,
+            "refiner": self.refiner_weights or None,
+            "least_joints": self.least_joints,
+            "least_stray": self.least_stray,
         }
 
     def _in_order(self, systems: Iterable[str]) -> list[str]:
@@ -253,14 +296,15 @@ class LocoTask(Task):
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         clean = summary["systems"][self.name]["hungarian"]
-        return {**{f"f1_{t}m": clean[f"{t} m"]["f1"] for t in METRES}, "code_loss": summary["code_error"]}
+        code = {} if summary["code_error"] is None else {"code_loss": summary["code_error"]}
+        return {f"f1_{t}m": clean[f"{t} m"]["f1"] for t in METRES} | code
 
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.loco_table(summary)
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         found, frame = _frame((predicted, frames), index)
-        name = list(found.people)[-1]  # the refined ones if there are any
+        name = f"{self.name}+" if f"{self.name}+" in found.people else self.name
         joints, known = found.people[name]
         exist = known[:, 0]
         people = joints[exist], known[exist]
@@ -272,12 +316,25 @@ def create(config: ConfigDict) -> LocoTask:
     autoencoder = create_vha(config)
     c = config.predictor
     level, bins, dtype = config.model.level, autoencoder.volume.depth_bins, autoencoder.network.dtype
+    if min(c.width, c.blocks) < 1:
+        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
     if c.trunk == "compact":
         network = compact.CompactPredictor(level, bins, c.width, c.blocks, autoencoder.volume.stride, dtype)
     elif c.trunk == "inception":
         network = code_predictor.CodePredictor(level, bins, dtype=dtype)
     else:
         raise ValueError(f"config.predictor.trunk={c.trunk!r}; there are inception, compact")
+    if c.trunk_weights and c.trunk != "inception":
+        raise ValueError(
+            f"config.predictor.trunk_weights={c.trunk_weights} is for config.predictor.trunk=inception; have {c.trunk}"
+        )
+    if not config.data.pictures:
+        raise ValueError("config.data.pictures must be True: this task looks at pictures")
+    if autoencoder.volume.stride != Volume.stride:
+        raise ValueError(
+            f"config.volume.stride={autoencoder.volume.stride} must be {Volume.stride} here: the predictors' layers "
+            "are made for it"
+        )
     if c.heatmap_weight and config.model.variant != "patch":
         raise ValueError(
             f"config.predictor.heatmap_weight={c.heatmap_weight} needs config.model.variant=patch: the loss of "
@@ -301,6 +358,23 @@ def create(config: ConfigDict) -> LocoTask:
         least_joints=r.least_joints,
         least_stray=r.least_stray,
     )
+
+
+@contextlib.contextmanager
+def _naming(field: str, source: str) -> Iterator[None]:
+    """Errors about weights name the field of the config that they come from, and say where such weights come from."""
+    made = {
+        "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
+        "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
+        "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's",
+    }
+    try:
+        yield
+    except (weights.WeightsError, checkpoints.CheckpointError) as error:
+        text = str(error) if f"config.{field}=" in str(error) else f"config.{field}={source}: {error}"
+        raise weights.WeightsError(
+            f"{text}\n{made[field][:1].upper()}{made[field][1:]}; then give --config.{field}= its run or file."
+        ) from error
 
 
 def read_params(kind: str, source: str, init: Callable[[jax.Array], Any]) -> Any:
@@ -331,7 +405,7 @@ class Predictor:
         """Joints `[N, 14, 3]` in metres and scores `[N, 14]` of the people in a picture `[H, W, 3]`, uint8.
 
         The picture is taken as one by `camera`, whose focal lengths should be those that the network was trained with.
-        A joint with score 0 was not seen, but filled in by the refiner.
+        A joint with score 0 was not seen: the refiner filled it in, or it lies at 0 and is a hole.
         """
         found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
         joints, scores = jax.device_get((found.joints, found.scores))
@@ -367,8 +441,7 @@ def load_predictor(source: str | None = None) -> Predictor:
         params, about = weights.load(path)
         if about.get("kind") != "loco":
             raise weights.WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not a whole loco")
-        config = ConfigDict(about["config"])
-        task = create(config)
+        config, task = _of_file(path, about)
         like = jax.eval_shape(task.init, jax.random.key(0))
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
@@ -377,14 +450,46 @@ def load_predictor(source: str | None = None) -> Predictor:
     return Predictor(task, params, streams.camera_of(config), f"{which}: {task.describe()}")
 
 
-def export(workdir: str, path: str) -> None:
-    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights in float16."""
+def _of_file(path: Any, about: Mapping[str, Any]) -> tuple[ConfigDict, LocoTask]:
+    """The config and task that a file of weights says it is for."""
+    try:
+        config = ConfigDict(about["config"])
+        return config, create(config)
+    except (KeyError, AttributeError) as error:
+        raise weights.WeightsError(f"{path}: made by another version of loco_jax: its config lacks {error}") from error
+
+
+def export(workdir: str, path: str, dtype: Any = None) -> None:
+    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`."""
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
     task = create(config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
+    _save(path, task.for_evaluation(params), config, dtype)
+
+
+def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) -> None:
+    """Writes parts that were trained apart, as the authors' were, as one file of weights.
+
+    Args:
+      config: of the LoCO that they make; its `vha` and `refiner` say where those come from.
+      code_predictor: a file of weights of that kind, see `torch_weights`.
+      path: the file to write.
+      dtype: see `weights.save`.
+
+    Raises WeightsError if a part is missing or of another network.
+    """
+    task = create(config)
+    task.check_sources()
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    predictor = weights.read("code_predictor", code_predictor, _together(shapes))
+    params = task.pretrained(_apart(predictor))
+    _save(path, task.for_evaluation(params), config, dtype)
+
+
+def _save(path: str, params: Any, config: ConfigDict, dtype: Any) -> None:
     plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
-    weights.save(path, task.for_evaluation(params), {"kind": "loco", "config": plain}, dtype=np.float16)
+    weights.save(path, params, {"kind": "loco", "config": plain}, dtype)
 
 
 def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -407,6 +512,13 @@ def _with_trunk(params: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _together(params: Mapping[str, Any]) -> dict[str, Any]:
     statistics = {"batch_stats": params["batch_stats"]} if "batch_stats" in params else {}
     return {**params["predictor"], **statistics}
+
+
+def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
+    """Which present joints `[P, J]` are at most one voxel away, in every axis, from another person's of their type."""
+    apart_PxPxJ = jnp.abs(voxels_PxJx3[:, None] - voxels_PxJx3[None]).max(axis=-1)
+    others_PxPx1 = ~jnp.eye(len(voxels_PxJx3), dtype=bool)[..., None]
+    return present_PxJ & ((apart_PxPxJ <= 1) & others_PxPx1 & present_PxJ[None]).any(axis=1)
 
 
 def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -90,7 +90,9 @@ class RefinerTask(Task):
         swapped = jnp.where(from_other[..., None], other, joints[..., skeleton.MIRROR, :])
         ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
         shift = jax.random.normal(keys[3], joints.shape)
-        shift = shift + (self.along_ray - 1) * jax.random.normal(keys[4], (*shape, 1)) * ray
+        # Variances add up: what is added along the ray makes the deviation there `along_ray` times the others'.
+        more = np.sqrt(self.along_ray**2 - 1)
+        shift = shift + more * jax.random.normal(keys[4], (*shape, 1)) * ray
         size = self.move_by * 2 * jax.random.uniform(keys[6], (*shape[:2], 1, 1))
         moved = joints + size * shift
         spoilt = jnp.select(

@@ -13,7 +13,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton
+from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import vha
@@ -85,6 +85,9 @@ class VhaTask(Task):
     @property
     def stages(self) -> int:
         return len(self.sigmas)
+
+    def check_weights(self, source: str, field: str) -> None:
+        check_same(self, source, field)
 
     @property
     def name(self) -> str:
@@ -288,6 +291,29 @@ def create(config: ConfigDict) -> VhaTask:
     return VhaTask(
         volume, network, tuple(config.sigmas), config.subvoxel, m.positive_weight, m.code_noise, config.max_peaks
     )
+
+
+def check_same(task: VhaTask, source: str, field: str) -> None:
+    """Raises WeightsError if the autoencoder of a run or file was trained for another grid or other heatmaps.
+
+    Shapes do not tell: a network fits any grid. What a file does not say is not checked.
+    """
+    config = weights.config_of(source)
+    if config is None or config.task not in ("vha", "loco"):
+        return
+    theirs = create(config)
+    pairs = {
+        "model.level": (theirs.network.level, task.network.level),
+        "model.variant": (type(theirs.network).__name__, type(task.network).__name__),
+        "volume.depth_bins": (theirs.volume.depth_bins, task.volume.depth_bins),
+        "volume.max_distance": (theirs.volume.max_distance, task.volume.max_distance),
+        "volume.stride": (theirs.volume.stride, task.volume.stride),
+        "subvoxel": (theirs.subvoxel, task.subvoxel),
+        "the last of sigmas": (theirs.sigmas[-1], task.sigmas[-1]),
+    }
+    wrong = [f"{name} is {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+    if wrong:
+        raise weights.WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
 
 
 def band_edges(volume: Volume) -> list[float]:

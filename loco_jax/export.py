@@ -1,0 +1,45 @@
+"""A whole LoCO in one file of weights, for predict and for --mode=eval: of a run, or of parts that were trained apart.
+
+    python -m loco_jax.export --workdir=runs/loco2 --output=loco2.safetensors
+    python -m loco_jax.export --config=configs/loco2.py --config.vha=vha2.safetensors --code_predictor=predictor.safetensors \
+        --config.refiner=refiner.safetensors --output=loco2.safetensors
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from loco_jax import checkpoints, main
+
+
+def run(argv: Sequence[str]) -> None:
+    """The command: exits with one line about what is wrong, if anything is."""
+    values = flags.FLAGS
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    if bool(values.workdir) == bool(values.config and values.code_predictor):
+        raise app.UsageError("want either --workdir, or --config and --code_predictor")
+    from loco_jax.tasks import loco  # after the flags, so that --help is quick
+
+    logging.set_verbosity(logging.ERROR)
+    dtype = np.float16 if values.half else None
+    try:
+        if values.workdir:
+            loco.export(values.workdir, values.output, dtype)
+        else:
+            loco.join(values.config, values.code_predictor, values.output, dtype)
+    except (ValueError, OSError, checkpoints.CheckpointError) as error:
+        sys.exit(f"loco_jax: {error}")
+    print(f"Written to {values.output}")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The LoCO that the parts make, e.g. configs/loco2.py.")
+    flags.DEFINE_string("workdir", "", "A run whose newest checkpoint is written.")
+    flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
+    flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
+    flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
+    app.run(run, flags_parser=main.parse)
