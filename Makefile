@@ -8,16 +8,22 @@ DEMO ?= runs/demo
 DEMO_CONFIG := configs/vha2.py:variant=patch,scale=demo
 # The Code Predictor on top of the demo's own autoencoder: enough steps to see it learn, not to be good.
 DEMO_LOCO := --config=configs/loco2.py:variant=patch,trunk=compact,scale=demo --workdir=$(DEMO)/loco2 \
-	--config.vha=$(DEMO)/vha2 --config.steps=450 --config.eval_every=0 --config.test_frames=32
+	--config.vha=$(DEMO)/vha2 --config.steps=1000 --config.eval_every=0 --config.test_frames=32
 # On a machine with an NVIDIA driver, JAX comes with CUDA.
-EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "test,cuda12" || echo "test")
+EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "[cuda12]")
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: demo test clean
 
 .venv/installed: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loco_jax needs Python 3.11 or later: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	$(INSTALL) '.$(EXTRAS)'
+	@touch $@
+
+# What tests need besides, PyTorch among it; the demo does without.
+.venv/tests: .venv/installed
+	$(INSTALL) '.[test]'
 	@touch $@
 
 # First a miniature of JTA on disk, through the builder and Grain into a few steps of training; then the demo proper.
@@ -33,8 +39,10 @@ demo: .venv/installed
 	$(BIN)/python -m loco_jax.data.miniature --output=$(DEMO)/pictures --train=1 --validation=1 --test=1 \
 		--num_frames=10 --frames --overwrite
 	$(BIN)/python -m loco_jax.predict $(DEMO)/pictures/frames/test/seq_256 --weights=$(DEMO)/loco2 --output=$(DEMO)/people
+	@echo "Tables: $(DEMO)/vha2/eval/table.md, $(DEMO)/loco2/eval/table.md. People found, as pictures and 3D pages: $(DEMO)/people"
+	@echo "After so short a training, expect little of them."
 
-test: .venv/installed
+test: .venv/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest

@@ -1,8 +1,8 @@
 """A whole LoCO in one file of weights, for predict and for --mode=eval: of a run, or of parts that were trained apart.
 
     python -m loco_jax.export --workdir=runs/loco2 --output=loco2.safetensors
-    python -m loco_jax.export --config=configs/loco2.py --config.vha=vha2.safetensors --code_predictor=predictor.safetensors \
-        --config.refiner=refiner.safetensors --output=loco2.safetensors
+    python -m loco_jax.export --config=configs/loco2.py --code_predictor=predictor.safetensors \
+        --config.vha=vha2.safetensors --config.refiner=refiner.safetensors --output=loco2.safetensors
 """
 
 import sys

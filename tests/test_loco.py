@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
+from configs import refiner as refiner_config
 from loco_jax import tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
@@ -48,8 +49,41 @@ def test_the_table_has_every_system_and_the_posters(scored):
     task, summary, _, _ = scored
     assert list(summary["systems"])[:2] == ["LoCO(2)", "LoCO(2)+"]
     table = task.table(summary)
-    for words in ("LoCO(2)+", "poster, JTA: LoCO(2)", "54.8", "`nearest`", "people"):
+    for words in ("LoCO(2)+", "poster, JTA: LoCO(2)", "54.76", "`nearest`", "people"):
         assert words in table
+
+
+def test_true_codes_and_heatmaps_give_whole_people(scored):
+    _, summary, frames, _ = scored
+    people = {name: entry["people"] for name, entry in summary["systems"].items()}
+    there = people[loco.GROUND_TRUTH]["true"]
+    assert 0 < there <= frames.present.shape[1]
+    for name in (loco.GROUND_TRUTH, loco.SUBVOXEL, "PatchVHA(2), true code"):
+        assert people[name]["found"] >= there - 1 and people[name]["predicted"] <= there + 1, name
+
+
+def test_joints_that_touch_are_counted():
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 6, (7, 14, 3)).astype(np.float32)
+    present = rng.random((7, 14)) < 0.8
+    want = [
+        any(
+            p != q and present[p, j] and present[q, j] and np.abs(voxels[p, j] - voxels[q, j]).max() <= 1
+            for q in range(7)
+        )
+        for p in range(7)
+        for j in range(14)
+    ]
+    assert 0 < sum(want) < 98
+    np.testing.assert_array_equal(loco._touching(voxels, present), np.reshape(want, (7, 14)))
+
+
+def test_every_stage_is_timed(scored):
+    task, _, frames, _ = scored
+    params, _ = weights.load(weights.path_of("released"))
+    seconds = task.stage_seconds(params, frames)
+    assert list(seconds) == ["picture to code", "code to heatmaps", "heatmaps to points", "points to people"]
+    assert all(s > 0 for s in seconds.values())
 
 
 def test_a_picture_is_drawn(scored):
@@ -115,6 +149,72 @@ def test_configs_that_cannot_be(change, word):
     config.predictor.update(change)
     with pytest.raises(ValueError, match=word):
         tasks.create(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"predictor": {"trunk_weights": "x.safetensors"}}, "trunk_weights=.* is for config.predictor.trunk=inception"),
+        ({"volume": {"stride": 4}}, "config.volume.stride=4 must be 8"),
+        ({"data": {"pictures": False}}, "config.data.pictures must be True"),
+        ({"predictor": {"width": 0}}, "width and blocks"),
+        ({"refine": {"least_joints": 15}}, "config.refine"),
+    ],
+)
+def test_fields_that_do_not_go_together(change, word):
+    config = _config().copy_and_resolve_references()
+    config.update(change)
+    with pytest.raises(ValueError, match=word):
+        tasks.create(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"vha": "nowhere"}, "config.vha=nowhere: .*no such file.*\n.*configs/vha2.py"),
+        (
+            {"volume": {"max_distance": 50.0}},
+            "config.vha=released: trained for something else: volume.max_distance is 25.0 there",
+        ),
+        ({"subvoxel": False}, "subvoxel is True there, False here"),
+    ],
+)
+def test_an_autoencoder_that_will_not_do_is_told_before_anything_is_made(change, word, tmp_path):
+    config = _config().copy_and_resolve_references()
+    config.update(change)
+    with pytest.raises(weights.WeightsError, match=word):
+        train.train(config, str(tmp_path / "run"), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_network_name_its_tensors(tmp_path):
+    """A run's folder as well as a file: not one of the run's checkpoints is called damaged for it."""
+    config = refiner_config.get_config("scale=demo")
+    config.steps, config.eval_every, config.quiet = 1, 0, True
+    config.eval_frames = config.data.batch_size = 1
+    train.train(config, str(tmp_path), say=lambda _: None)
+    like = {"params": {"Dense_0": {"kernel": np.zeros((39, 64)), "bias": np.zeros(128)}, "Other": np.zeros(3)}}
+    with pytest.raises(weights.WeightsError) as error:
+        weights.read("refiner", str(tmp_path), like)
+    for line in ("missing params/Other", "unexpected params/Dense_1/bias", "kernel has shape (39, 128), not (39, 64)"):
+        assert line in str(error.value)
+    assert "remove" not in str(error.value)
+
+
+def test_parts_join_into_one_file(tmp_path):
+    config = loco_config.get_config(2, "variant=patch,scale=demo")
+    config.vha = config.refiner = "released"
+    shapes = jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+    predictor = loco._together(jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), shapes))
+    weights.save(tmp_path / "cp.safetensors", predictor, {"kind": "code_predictor"}, np.float16)
+    loco.join(config, str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), np.float16)
+    params, about = weights.load(tmp_path / "all.safetensors")
+    released, _ = weights.load(weights.path_of("released"))
+    for part in ("vha", "refiner"):
+        jax.tree.map(np.testing.assert_array_equal, params[part], released[part])
+    assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
+    assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
+    assert about["config"]["predictor"]["trunk"] == "inception"
 
 
 def test_weights_that_are_none(tmp_path):

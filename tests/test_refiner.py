@@ -33,9 +33,10 @@ def test_what_is_spoilt_is_what_it_says():
     np.testing.assert_array_equal(spoilt.joints[spoilt.kind == 0], joints[spoilt.kind == 0])
     assert not spoilt.joints[spoilt.kind == 3].any()
     np.testing.assert_array_equal(spoilt.known, spoilt.kind != 3)
-    moved = np.linalg.norm((spoilt.joints - joints)[spoilt.kind == 1], axis=-1)
-    ray = joints / np.linalg.norm(joints, axis=-1, keepdims=True)
-    along = np.sum((spoilt.joints - joints) * ray, axis=-1)[spoilt.kind == 1]
+    changed = (spoilt.kind == 1) & np.asarray(frames.present)
+    moved = np.linalg.norm((spoilt.joints - joints)[changed], axis=-1)
+    ray = joints[changed] / np.linalg.norm(joints[changed], axis=-1, keepdims=True)
+    along = np.sum((spoilt.joints - joints)[changed] * ray, axis=-1)
     across = np.sqrt((np.square(moved) - np.square(along)) / 2)  # a mean over the two axes
     rms = np.sqrt(np.mean(np.square(across)))
     assert rms == pytest.approx(task.move_by * np.sqrt(4 / 3), rel=0.15)  # sizes uniform up to twice `move_by`

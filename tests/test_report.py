@@ -55,6 +55,51 @@ def read(markdown: str) -> list[list[list[str]]]:
     return tables
 
 
+# The poster's rows for LoCO(2), copied from method.md's section 6.
+POSTER_LOCO = {
+    "LoCO(2)": "54.76 46.94 50.13 70.67 60.48 64.62 77.00 65.92 70.40",
+    "LoCO(2)+": "55.37 47.84 50.82 70.63 60.94 64.76 76.81 66.31 70.44",
+    "GT volumetric heatmaps": "99.96 99.96 99.96 99.99 99.99 99.99 99.99 99.99 99.99",
+    "Location Maps": "5.80 5.33 5.42 24.06 21.65 22.29 41.43 36.96 38.26",
+}
+
+
+def metres(first: float) -> dict:
+    names = [(f"{t} m", m) for t in (0.4, 0.8, 1.2) for m in ("precision", "recall", "f1")]
+    result = {f"{t} m": {} for t in (0.4, 0.8, 1.2)}
+    for i, (threshold, measure) in enumerate(names):
+        result[threshold][measure] = first + i / 100
+    return result
+
+
+def test_locos_rows_and_the_posters():
+    people = {"found": 3, "true": 5, "predicted": 1234}
+    systems = {
+        "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": people},
+        "other": {"hungarian": metres(0.3), "nearest": metres(0.2), "error_cm": None},
+    }
+    made = {"predictor": "A", "autoencoder": "B(2)", "refiner": "some.file", "least_joints": 7, "least_stray": 0.3}
+    summary = {"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 2, "made_of": made}
+    summary |= {"data": "crowd", "joints": 1000, "joints_that_touch": 17}
+    text = report.loco_table({**summary, "seconds_a_frame": {"one": 0.5, "two": 0.25}, "device": "cpu"})
+    (rows,) = read(text)
+    assert rows[1] == ["LoCO(2)", "`hungarian`", *(f"{50 + i}.00" for i in range(9)), "12.3"]
+    assert rows[2][2:] == [*(f"{40 + i}.00" for i in range(9)), ""]
+    assert rows[3] == ["other", "`hungarian`", *(f"{30 + i}.00" for i in range(9)), ""]
+    beside = {row[0].removeprefix("poster, JTA: "): row for row in rows if row[0].startswith("poster")}
+    assert len(beside) == 12
+    for name, figures in POSTER_LOCO.items():
+        assert beside[name][1:-1] == ["`nearest`", *figures.split()]
+    for part in (
+        "finds 3 of 5 people and names 1,234",
+        "A with B(2); +: refiner some.file, least_joints 7",
+        "17 of 1,000",
+    ):
+        assert part in text
+    for part in ("one 500 ms, two 250 ms; in all 0.75 s", "2 frames had more peaks", "8 frames"):
+        assert part in text
+
+
 def percents(first: float) -> list[str]:
     return [f"{first + i:.1f}" for i in range(9)]
 

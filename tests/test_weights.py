@@ -36,6 +36,14 @@ def test_half_precision_halves_the_file_and_keeps_three_digits(tmp_path):
     np.testing.assert_allclose(params["x"], values["x"], rtol=1e-3, atol=1e-6)
 
 
+def test_what_half_precision_cannot_hold_is_kept_whole(tmp_path):
+    values = {"x": np.float32([1e5, 1.0]), "y": np.float32([np.inf, 0.1])}
+    weights.save(tmp_path / "w", values, {"kind": "vha"}, dtype=np.float16)
+    params, _ = weights.load(tmp_path / "w")
+    np.testing.assert_array_equal(params["x"], values["x"])
+    np.testing.assert_array_equal(params["y"], np.float32([np.inf, np.float16(0.1)]))
+
+
 def test_device_arrays_go_in_too(tmp_path):
     weights.save(tmp_path / "w", {"x": jnp.ones((2, 2)).T}, {"kind": "vha"})
     np.testing.assert_array_equal(weights.load(tmp_path / "w")[0]["x"], np.ones((2, 2)))
@@ -65,6 +73,14 @@ def test_another_projects_file_is_told_apart(tmp_path):
     safetensors.numpy.save_file({"x": np.ones(3, np.float32)}, tmp_path / "w")
     with pytest.raises(weights.WeightsError, match="torch_weights"):
         weights.load(tmp_path / "w")
+
+
+def test_a_pytorch_file_is_to_be_converted(tmp_path):
+    (tmp_path / "inception.pth").write_bytes(b"PK\x03\x04 and so on, not ours")
+    with pytest.raises(
+        weights.WeightsError, match="inception.pth: a file of PyTorch's; convert it first: .*torch_weights"
+    ):
+        weights.load(tmp_path / "inception.pth")
 
 
 def test_check_fit_names_every_difference():
