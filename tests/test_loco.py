@@ -94,9 +94,10 @@ def test_a_picture_is_drawn(scored):
 
 @functools.lru_cache
 def _training():
-    config = _config()
+    config = _config().copy_and_resolve_references()
+    config.ema = 0.5
     task, optimizer = tasks.create(config), train.make_optimizer(config)
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0)
+    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     return task, train.init_state(task, optimizer, config, _batch()), jax.jit(step)
 
 
@@ -121,7 +122,15 @@ def test_training_changes_the_predictor_and_nothing_else(source, jta_with_pictur
     after = jax.device_get(state.params)
     for name in before:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), before[name], after[name])
-        assert all(jax.tree.leaves(same)) == (name in task.frozen), name
+        # Of what is trained nearly everything moves: what saw no gradient yet may stay.
+        moved = 1 - np.mean(jax.tree.leaves(same))
+        assert moved == 0 if name in task.frozen else moved > 0.9, name
+    # The average follows: after two steps it is between where they began and where they are.
+    first, now, average = (
+        x["predictor"]["params"]["Dense_0"]["bias"] for x in (before, after, jax.device_get(state.ema))
+    )
+    assert (np.abs(average - first) <= np.abs(now - first) + 1e-7).all() and (average != first).any()
+    jax.tree.map(np.testing.assert_array_equal, state.ema["vha"], before["vha"])
     # It began with the released autoencoder, and has no moments for it.
     np.testing.assert_array_equal(jax.tree.leaves(after["vha"])[0], jax.tree.leaves(released["vha"])[0])
     frozen, trained = (sum(x.size for x in jax.tree.leaves(before[name])) for name in ("vha", "predictor"))
