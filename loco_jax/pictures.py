@@ -50,13 +50,15 @@ class Canvas(NamedTuple):
     """How pictures of one size and camera are shown to a network, see `plan`.
 
     Attributes:
-      picture_size: height and width of the resampled picture; it lies in the canvas's top left corner.
+      picture_size: height and width of the resampled picture.
+      origin: row and column of the canvas where the picture's top left corner lies.
       size: height and width of the canvas.
       camera: for the network, in the canvas's pixels. Its focal lengths are those trained with.
       shrink: 1, or below that how much smaller people look in the canvas than they did in training.
     """
 
     picture_size: tuple[int, int]
+    origin: tuple[int, int]
     size: tuple[int, int]
     camera: Camera
     shrink: float
@@ -193,6 +195,9 @@ def plan(size: tuple[int, int], camera: Camera, trained: Camera, trained_size: t
     and width, or where they are larger than that to a whole number of CELL. A canvas of more than MOST_PIXELS times the
     trained pixels is too large to work on: then pictures are shrunk below equal angles, see `to_user`.
 
+    Pictures lie so that the optical axis is where it was in training, as near to it as the canvas allows: a network
+    learns which row means which angle downwards, and so which distance.
+
     Args:
       size, camera: of the pictures.
       trained, trained_size: the camera that the network was trained with, and the size of its pictures.
@@ -207,18 +212,20 @@ def plan(size: tuple[int, int], camera: Camera, trained: Camera, trained_size: t
     rows, columns = (max(1, round(n * shrink)) for n in full)
     canvas = [t if n <= t else CELL * math.ceil(n / CELL) for n, t in zip((rows, columns), trained_size)]
     x, y = columns / size[1], rows / size[0]
+    wanted = float(trained.cy) - camera.cy * y, float(trained.cx) - camera.cx * x
+    top, left = (min(max(round(w), 0), c - n) for w, c, n in zip(wanted, canvas, (rows, columns)))
     # Focal lengths are those trained with but for the rounding to whole pixels.
-    pretended = Camera(camera.fx * x / shrink, camera.fy * y / shrink, camera.cx * x, camera.cy * y)
-    return Canvas((rows, columns), (canvas[0], canvas[1]), Camera(*map(float, pretended)), shrink)
+    pretended = Camera(camera.fx * x / shrink, camera.fy * y / shrink, camera.cx * x + left, camera.cy * y + top)
+    return Canvas((rows, columns), (top, left), (canvas[0], canvas[1]), Camera(*map(float, pretended)), shrink)
 
 
 def fill(canvas: Canvas, image: np.ndarray) -> np.ndarray:
     """The canvas `[h, w, 3]` uint8 with a picture `[H, W, 3]` uint8 in its place, grey around it."""
-    rows, columns = canvas.picture_size
+    (rows, columns), (top, left) = canvas.picture_size, canvas.origin
     if image.shape[:2] != (rows, columns):
         image = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
     filled = np.full((*canvas.size, 3), GREY, np.uint8)
-    filled[:rows, :columns] = image
+    filled[top : top + rows, left : left + columns] = image
     return filled
 
 
