@@ -27,7 +27,7 @@ def test_a_video_comes_back_frame_by_frame(tmp_path):
     with video.Writer(path, 25, (64, 96), quality=5) as writer:
         for image in _moving():
             writer.write(image)
-    assert video.info(path) == (64, 96, 25.0, 12)
+    assert video.info(path) == (64, 96, 25.0, 12, 1.0)
     back = list(video.read(path))
     assert [number for number, *_ in back] == list(range(12))
     for (_, found, _), wanted in zip(back, _moving()):

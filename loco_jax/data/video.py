@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -9,6 +10,10 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+
+
+_CLOCK = 90_000  # ticks a second of the videos that we write
+_TOLERATED = 1.0  # seconds by which frames' times may go back before the clock counts as set back
 
 
 class VideoError(ValueError):
@@ -20,12 +25,14 @@ class DamageWarning(UserWarning):
 
 
 class Info(NamedTuple):
-    """What a video's header says: pixels before it is turned, frames a second, about how many (0: it does not say)."""
+    """What a video's header says: pixels before it is turned, frames a second, about how many (0: it does not say), and
+    how many times as wide as high a pixel is, before it is turned too."""
 
     height: int
     width: int
     fps: float
     frames: int
+    pixel_aspect: float
 
 
 def info(path: os.PathLike | str) -> Info:
@@ -35,18 +42,30 @@ def info(path: os.PathLike | str) -> Info:
         rate = stream.average_rate or stream.guessed_rate or Fraction(30)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
         frames = stream.frames or round(seconds * rate)
-        return Info(stream.height, stream.width, float(rate), int(frames))
+        aspect = float(stream.sample_aspect_ratio or 1)
+        return Info(stream.height, stream.width, float(rate), int(frames), aspect)
 
 
-def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float | None]]:
-    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds of all frames in order.
+def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
+    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds since the first, of all
+    frames in order.
 
-    Warns of frames that are damaged, see `frames`. Raises VideoError where no more can be decoded or the file ends too
-    early, after the frames before that; what is no video at once.
+    Seconds always rise: where the file's own clock does not, as in parts put together, it is set right. Warns of frames
+    that are damaged, see `frames`. Raises VideoError where no more can be decoded or the file ends too early, after the
+    frames before that; what is no video at once.
     """
+    step = 1 / info(path).fps
+    start, time = 0.0, -step
     for number, frame in frames(path):
+        if number == 0:
+            start = frame.time or 0.0
+        now = time + step if frame.time is None else frame.time - start
+        if now < time - _TOLERATED:
+            start -= time + step - now
+            now = time + step
+        time = max(now, time + 1 / _CLOCK)
         image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-        yield number, np.ascontiguousarray(image), frame.time
+        yield number, np.ascontiguousarray(image), time
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -55,13 +74,13 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
     Of damaged frames, which the decoder patches with what it has, DamageWarning tells the first when it comes and at
     the end their number. With `strict` any damage that the decoder sees is a VideoError.
     """
-    count, damaged = 0, 0
+    count, damaged, times = 0, 0, _Times()
     with _open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         if strict:
             stream.codec_context.options = {"err_detect": "explode"}
-        expected = _least_frames(stream)
+        promised = _promised(stream)
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
@@ -72,27 +91,50 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
                         warnings.warn(f"{path}: frame {count} (counted from 0) is damaged", DamageWarning, stacklevel=2)
                 yield count, frame
                 count += 1
+                times.add(frame)
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {error}") from error
     if damaged > 1:
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
         raise VideoError(f"{path}: has no frame that can be decoded; get the file again")
-    if count < expected:
+    if times.end < (promised or 0.0) - times.tolerance:
         raise VideoError(
-            f"{path}: ends after frame {count - 1} (counted from 0), and should have {expected} or more; it is cut off "
-            "or damaged"
+            f"{path}: ends after frame {count - 1} (counted from 0), at {times.end:.2f} of {promised:.2f} s; it is cut "
+            "off or damaged"
         )
 
 
-def _least_frames(stream: av.VideoStream) -> int:
-    """How many frames the pictures' own track promises; 0 where it does not say, as in Matroska and WebM."""
-    if not stream.frames:
-        return 0
-    frames = stream.frames
-    if stream.duration and stream.average_rate:  # less if the header says to show only a part
-        frames = min(frames, int(stream.duration * stream.time_base * stream.average_rate))
-    return frames - 2  # containers may miscount by a frame or two at the end
+class _Times:
+    """Where the frames so far end, in seconds, and how long they lasted at most."""
+
+    def __init__(self):
+        self.end, self._last, self._longest = 0.0, None, 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """By how much a header may be wrong: a few frames."""
+        return max(0.1, 2.5 * self._longest)
+
+    def add(self, frame: av.VideoFrame) -> None:
+        if frame.time is None:
+            return
+        if self._last is not None:
+            self._longest = max(self._longest, frame.time - self._last)
+        self._last = frame.time
+        self.end = max(self.end, frame.time + float((frame.duration or 0) * frame.time_base))
+
+
+def _promised(stream: av.VideoStream) -> float | None:
+    """When the pictures' own track should end, in seconds; None where it does not say.
+
+    The container's duration says nothing, as the sound may be longer, and nor does a number of frames: a header may say
+    to show only a part of them.
+    """
+    if stream.duration:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 class Writer:
@@ -102,15 +144,26 @@ class Writer:
     closing included, or no frame was written (VideoError), what was there before stays.
     """
 
-    def __init__(self, path: os.PathLike | str, fps: float, size: tuple[int, int], quality: int = 20):
-        """`size` is (height, width); `quality` is x264's constant rate factor: lower is better and larger."""
+    def __init__(
+        self,
+        path: os.PathLike | str,
+        fps: float,
+        size: tuple[int, int],
+        quality: int = 20,
+        pixel_aspect: float = 1.0,
+    ):
+        """`size` is (height, width); `quality` is x264's constant rate factor: lower is better and larger; a pixel is
+        `pixel_aspect` times as wide as high."""
         self._path = pathlib.Path(path)
         self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
         self._height, self._width = (n - n % 2 for n in size)
         if min(self._height, self._width) < 2:
             raise VideoError(f"{path}: a video of {size[0]} x {size[1]} pixels is too small")
+        self._fps, self._count, self._first, self._last = fps, 0, 0, 0
         self._container = av.open(os.fspath(self._part), "w")
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        self._stream.codec_context.time_base = Fraction(1, _CLOCK)
+        self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         self._stream.height, self._stream.width, self._stream.pix_fmt = self._height, self._width, "yuv420p"
         self._stream.options = {"crf": str(quality), "preset": "veryfast"}
 
@@ -121,7 +174,7 @@ class Writer:
         try:
             try:
                 if kind is None:
-                    self._container.mux(self._stream.encode())
+                    self._container.mux(self._finish())
             finally:
                 self._container.close()
             if kind is None and not self._part.exists():  # the file begins with the first frame
@@ -131,12 +184,30 @@ class Writer:
         finally:
             self._part.unlink(missing_ok=True)
 
-    def write(self, image: np.ndarray) -> None:
-        """Adds a picture `[H, W, 3]` uint8. Raises VideoError for one of another size."""
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Adds a picture `[H, W, 3]` uint8, at `time` in seconds, or as `fps` says. Raises VideoError for one of
+        another size."""
         cut = np.ascontiguousarray(image[: self._height, : self._width])
         if cut.shape != (self._height, self._width, 3):
             raise VideoError(f"{self._path}: a frame has the shape {image.shape}, not {(self._height, self._width, 3)}")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(cut, format="rgb24")))
+        tick = round((self._count / self._fps if time is None else time) * _CLOCK)
+        self._last = max(tick, self._last + 1) if self._count else tick
+        self._first = self._first if self._count else tick
+        self._count += 1
+        frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
+        frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
+        self._container.mux(self._stream.encode(frame))
+
+    def _finish(self) -> list[av.Packet]:
+        """What the encoder holds back. The last frame is shown as long as those before on average."""
+        packets = self._stream.encode()
+        if self._count > 1:
+            step = (self._last - self._first) / (self._count - 1)
+        else:
+            step = _CLOCK / self._fps
+        for packet in packets:
+            packet.duration = max(1, round(step / _CLOCK / packet.time_base))
+        return packets
 
 
 def _open(path: os.PathLike | str):
