@@ -52,18 +52,24 @@ def scale(frames: Frames, factor: float) -> Frames:
 
     The camera stays, so a joint at (x, y, z) goes to (x, y, z / factor): just where it is seen now. People keep their
     height and breadth, but become thinner from front to back: the price of labels that fit the picture exactly.
+    Joints outside the picture as it was are absent afterwards: a shrunken one shows grey there.
     """
     camera, image = frames.camera, frames.image
     height, width = image.shape[:2]
     # Output pixel p shows input pixel c + (p - c) / factor; pixel centres are at halves, PIL's too.
     inverse = 1 / factor
-    shift_x, shift_y = float(camera.cx) * (1 - inverse), float(camera.cy) * (1 - inverse)
+    left, top = float(camera.cx) * (1 - inverse), float(camera.cy) * (1 - inverse)
     moved = Image.fromarray(image).transform(
         (width, height),
         Image.Transform.AFFINE,
-        (inverse, 0, shift_x, 0, inverse, shift_y),
+        (inverse, 0, left, 0, inverse, top),
         resample=Image.Resampling.BILINEAR,
         fillcolor=(_GREY,) * 3,
     )
+    x, y, z = np.moveaxis(frames.joints, -1, 0)
+    in_front = z > 0
+    z = np.where(in_front, z, 1)
+    u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
+    seen = in_front & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
     joints = frames.joints * np.float32([1, 1, inverse])
-    return Frames(joints, frames.present, camera, np.asarray(moved))
+    return Frames(joints, frames.present & seen, camera, np.asarray(moved))

@@ -457,7 +457,7 @@ def _check_space(data_dir: pathlib.Path, needed: int) -> None:
     free = shutil.disk_usage(data_dir).free
     if free < needed:
         raise OSError(
-            f"{data_dir}: {free / 1e9:.1f} GB are free on that disk, and the pictures need about {needed / 1e9:.1f} GB; "
+            f"{data_dir}: {free / 1e9:.1f} GB are free on that disk, and the pictures need about {needed / 1e9:.1f}; "
             "choose another --data_dir, or make them smaller with --picture_height"
         )
 

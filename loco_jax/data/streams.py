@@ -100,11 +100,9 @@ class CrowdStream:
 class JtaStream:
     """Endless batches of a prepared JTA, shuffled."""
 
-    def __init__(self, reader: Iterator[Frames], sharding: NamedSharding):
+    def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
-        start = reader.get_state()
-        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), next(reader))
-        reader.set_state(start)
+        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), reader.first())
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
