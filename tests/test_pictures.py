@@ -148,6 +148,21 @@ def test_a_focal_length_and_the_sensors_pixels(tmp_path, unit, pixels):
     assert (focal.fx, focal.fy) == pytest.approx((500, 250))
 
 
+SENSOR = {"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}
+
+
+@pytest.mark.parametrize("tags", [SENSOR, {"FocalLengthIn35mmFilm": 30}], ids=["sensor", "film"])
+def test_pictures_that_were_turned_or_cut_after_they_were_taken(tmp_path, tags):
+    """A cut picture's camera is not known, since it may have been resized too; pixels stay square."""
+    tags = tags | {"ExifImageWidth": 800, "ExifImageHeight": 600}
+    whole = with_exif(tmp_path, (400, 300), **tags)
+    assert whole.fx == whole.fy == pytest.approx(250 if tags.keys() >= SENSOR.keys() else 30 * 500 / math.hypot(36, 24))
+    assert with_exif(tmp_path, (300, 400), **tags) == whole
+    assert with_exif(tmp_path, (401, 300), **tags).fx == pytest.approx(whole.fx, rel=0.01)
+    for size in ((300, 300), (400, 225), (200, 600)):
+        assert with_exif(tmp_path, size, **tags) is None
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -228,6 +243,13 @@ def test_folders(tmp_path):
     for folder in (tmp_path / "folder.jpg", tmp_path / "nowhere"):
         with pytest.raises(pictures.PictureError, match=os.path.basename(folder)):
             pictures.find(folder)
+
+
+def test_pictures_are_known_whatever_their_names(tmp_path):
+    path = saved(tmp_path, Image.fromarray(COLOURS), "p.png").rename(tmp_path / "p")
+    assert pictures.is_picture(path)
+    path.write_text("this is none")
+    assert not pictures.is_picture(path)
 
 
 # ---- Resampling

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-
 _CLOCK = 90_000  # ticks a second of the videos that we write
+_FASTEST = 500  # frames a second; more is the rate of a clock and not of pictures
 _TOLERATED = 1.0  # seconds by which frames' times may go back before the clock counts as set back
 
 
@@ -39,11 +39,22 @@ def info(path: os.PathLike | str) -> Info:
     """What the header says. Raises VideoError for what is no video."""
     with _open(path) as container:
         stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate or Fraction(30)
+        rates = stream.average_rate, stream.guessed_rate, Fraction(30)
+        rate = next(rate for rate in rates if rate and rate <= _FASTEST)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
         frames = stream.frames or round(seconds * rate)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(rate), int(frames), aspect)
+
+
+def is_video(path: os.PathLike | str) -> bool:
+    """Whether a file holds pictures that move, whatever its name: no still picture, no text, no cover of a record."""
+    try:
+        with _open(path) as container:
+            cover = container.streams.video[0].disposition & av.stream.Disposition.attached_pic
+            return bool(container.duration) and container.format.name != "tty" and not cover
+    except VideoError:
+        return False
 
 
 def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
