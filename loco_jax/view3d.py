@@ -137,7 +137,6 @@ def page(
     data = {
         "name": name,
         "notes": list(notes),
-        "frames": [frame.as_json() for frame in shown],
         "numbers": list(frames.kept),
         "times": [round(frame.time, 4) for frame in shown],
         "pictures": {str(i): _data_url(data) for i, data in sorted((pictures or {}).items())},
@@ -149,12 +148,10 @@ def page(
         "size": [width, height],
         **_world(ground(np.concatenate([np.zeros((0, skeleton.NUM_JOINTS, 3)), *joints]))),
     }
-    # No text in there can end the script or open another.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
+    # Frame by frame, since all at once would take much memory.
+    texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
     template = resources.files("loco_jax").joinpath("view3d.html").read_text(encoding="utf-8")
-    parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": text}
+    parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
     return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)  # at once: texts are not templates
 
 
@@ -221,6 +218,14 @@ def _world(place: Ground) -> dict[str, Any]:
     right = np.cross(ahead, place.up)
     rotation = [[round(float(x), 6) for x in row] for row in (right, place.up, ahead)]
     return {"rotation": rotation, "height": round(float(place.height), 4)}
+
+
+def _json(content: Any) -> str:
+    """As text that can neither end the page's script nor open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _data_url(jpeg: bytes) -> str:

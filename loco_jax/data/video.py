@@ -176,7 +176,8 @@ class Writer:
         self._stream.codec_context.time_base = Fraction(1, _CLOCK)
         self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         self._stream.height, self._stream.width, self._stream.pix_fmt = self._height, self._width, "yuv420p"
-        self._stream.options = {"crf": str(quality), "preset": "veryfast"}
+        # Without frames that wait for later ones, the file's duration is right whatever the frames' times.
+        self._stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
     def __enter__(self) -> "Writer":
         return self
