@@ -159,6 +159,9 @@ def test_pictures_that_were_turned_or_cut_after_they_were_taken(tmp_path, tags):
     assert whole.fx == whole.fy == pytest.approx(250 if tags.keys() >= SENSOR.keys() else 30 * 500 / math.hypot(36, 24))
     assert with_exif(tmp_path, (300, 400), **tags) == whole
     assert with_exif(tmp_path, (401, 300), **tags).fx == pytest.approx(whole.fx, rel=0.01)
+    if "FocalPlaneXResolution" in tags:
+        other = with_exif(tmp_path, (300, 400), **tags, FocalPlaneYResolution=200.0)
+        assert (other.fx, other.fy) == pytest.approx((500, 250))
     for size in ((300, 300), (400, 225), (200, 600)):
         assert with_exif(tmp_path, size, **tags) is None
 

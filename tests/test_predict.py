@@ -469,7 +469,7 @@ def test_a_telephones_video_is_turned(tmp_path):
     upright = Camera(200.0, 200.0, 120.0, 160.0)
     lying = np.rot90(scene((320, 240), upright, HEADS[:1]))
     path = tmp_path / "v.mp4"
-    with video.Writer(path, 10, lying.shape[:2], quality=2) as writer:
+    with video.Writer(path, 10, lying.shape[:2], quality=2, pixel_aspect=2.0) as writer:
         for _ in range(3):
             writer.write(lying)
     straight = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">i4").tobytes()
@@ -481,7 +481,8 @@ def test_a_telephones_video_is_turned(tmp_path):
     result = read(tmp_path / "v.json")
     assert (result["width"], result["height"]) == (240, 320)
     assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
-    assert video.info(tmp_path / "v_overlay.mp4").height == 3 * 320
+    overlay_info = video.info(tmp_path / "v_overlay.mp4")
+    assert (overlay_info.height, overlay_info.pixel_aspect) == (3 * 320, 0.5)
 
 
 # ---- The command

@@ -360,3 +360,25 @@ def test_a_crowd_with_holes(tmp_path):
     console, shot = visit(tmp_path, view3d.page("crowd.jpg", frames_of(people), CAMERA, SIZE))
     assert console == []
     assert all(count(panels_apart(shot), colour) > 20 for colour in overlay.COLOURS)
+
+
+@in_browser
+def test_a_long_video_opens_at_once_with_everybody_in_view(tmp_path):
+    """Counted in points brought to the screen: a second of them would be a few millions."""
+    rng = np.random.default_rng(0)
+    frames = [crowd(rng.uniform([-8, 4], [8, 20], (30, 2)), tilted(0.3), height=6.0) for _ in range(100)]
+    calls, outside, points = ask(
+        tmp_path,
+        view3d.page("v.mp4", frames_of(*frames), CAMERA, SIZE),
+        """
+        let calls = 0;
+        const once = project;
+        project = (eye, p) => { calls++; return once(eye, p); };
+        Object.assign(view, home());
+        out.push(calls);
+        const there = crowd.flatMap(p => [[p.middle[0], 0, p.middle[2]], add(p.middle, [0, 1, 0])]).map(screen);
+        out.push(there.filter(q => !q || q[0] < 15 || q[0] > width - 190 || q[1] < 80 || q[1] > height - 110).length);
+        out.push(there.length);
+        """,
+    )
+    assert calls < 150_000 and points == 2 * 100 * 30 and outside < 0.005 * points
