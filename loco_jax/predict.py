@@ -40,7 +40,6 @@ _NARROWEST, _WIDEST = 1.0, 170.0  # degrees that --fov may be
 _AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
 _OURS = "weights", "coordinates"  # what JSON that we wrote has, near its beginning
 _SAME_SHAPE = 0.02  # by which a video's later frames may be wider or narrower than the first
-_RESIZED = "such frames were resized"
 _ONE_PICTURE = "ids are of this picture alone"
 _FOLLOWED = "ids follow people by their places; two who meet may swap, and who is gone may get a new one"
 
@@ -258,10 +257,8 @@ def _is_video(path: pathlib.Path) -> bool:
 def _process_video(
     path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
 ) -> Done:
-    info = video.info(path)
-    images = video.read(path)
-    follower, photos, frames = Follower(), view3d.Pictures(), view3d.Frames()
-    count, people, time, failure = 0, 0, 0.0, None
+    info, images = video.info(path), video.read(path)
+    photos, frames, people, last, failure = view3d.Pictures(), view3d.Frames(), [], 0.0, None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", video.DamageWarning)
         first = next(images)  # the header's size is that before turning
@@ -269,44 +266,51 @@ def _process_video(
         turned = size == (info.width, info.height) != (info.height, info.width)
         aspect = 1 / info.pixel_aspect if turned else info.pixel_aspect
         camera, source, canvas, warned = _prepare(path, size, lens, None, predictor, aspect)
+        images = _of_size(path, itertools.chain([first], images), size, warned)
         facts = _facts(path, size, camera, source, predictor) | {"ids": _FOLLOWED}
-        label = {"desc": _shown(path.name)[-30:], "leave": False}
+        movie, label = output / f"{name}_overlay.mp4", {"desc": _shown(path.name)[-30:], "leave": False}
         with (
-            video.Writer(
-                output / f"{name}_overlay.mp4", info.fps, overlay.drawn_size(size), pixel_aspect=aspect
-            ) as writer,
+            video.Writer(movie, info.fps, overlay.drawn_size(size), pixel_aspect=aspect) as writer,
             _whole(output / f"{name}.json") as part,
             _JsonOfVideo(part, facts) as results,
             progress.bar(info.frames or None, " frames", quiet, **label) as bar,
         ):
             try:
-                for number, image, time in itertools.chain([first], images):
-                    image = _of_size(path, number, image, size, warned)
-                    joints, scores = _find_on(canvas, image, camera, predictor)
-                    now = to_people(joints, scores, camera, follower.update(joints, time))
+                for number, image, time, now in _follow(images, canvas, camera, predictor):
                     writer.write(overlay.draw(image, now), time)
                     results.add({"frame": number, "time": round(time, 4), "people": [as_json(p) for p in now]})
                     frames.add(number, now, time)
                     photos.add(number, image)
-                    count, people = count + 1, people + len(now)
+                    people.append(len(now))
+                    last = time
                     bar.update()
             except (ValueError, RuntimeError, KeyboardInterrupt) as error:  # the second of JAX: no memory left, say
-                if not count:
+                if not people:
                     raise
                 failure = error
             warned += [str(w.message) for w in caught if issubclass(w.category, video.DamageWarning)]
-            fps = round((count - 1) / time, 4) if count > 1 else info.fps
+            fps = round((len(people) - 1) / last, 4) if last else info.fps
             results.finish({"fps": fps, "warnings": warned, "complete": failure is None})
     page = view3d.page(_shown(path.name), frames, camera, size, photos.kept, _notes(camera, source, predictor, warned))
     with _whole(output / f"{name}_3d.html") as part:
         part.write_text(page, encoding="utf-8")
-    done = Done(people, count, source, tuple(warned), video=True)
+    done = Done(sum(people), len(people), source, tuple(warned), video=True)
     if failure is None:
         return done
-    before = f"the {count} frames before that were done"
+    before = f"the {done.frames} frames before that were done"
     if isinstance(failure, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{path}: stopped; {before}") from failure
     raise InputError(f"{_in_a_line(path, failure)} ({before})", done) from failure
+
+
+def _follow(
+    images: Iterator[tuple[int, np.ndarray, float]], canvas: Canvas, camera: Camera, predictor: Predictor
+) -> Iterator[tuple[int, np.ndarray, float, list[Person]]]:
+    """What is given, and the people of each frame, whose ids go on from frame to frame."""
+    follower = Follower()
+    for number, image, time in images:
+        joints, scores = _find_on(canvas, image, camera, predictor)
+        yield number, image, time, to_people(joints, scores, camera, follower.update(joints, time))
 
 
 class _JsonOfVideo:
@@ -337,18 +341,22 @@ class _JsonOfVideo:
 
 
 def _of_size(
-    path: pathlib.Path, number: int, image: np.ndarray, size: tuple[int, int], warned: list[str]
-) -> np.ndarray:
-    """A frame as large as the first. Raises ValueError where it is of another shape too; `warned` gets a line once."""
-    if image.shape[:2] == size:
-        return image
-    height, width = image.shape[:2]
-    text = f"frame {number} (counted from 0) has {width} x {height} pixels, the first {size[1]} x {size[0]}"
-    if abs(width * size[0] / (height * size[1]) - 1) > _SAME_SHAPE:
-        raise ValueError(f"{path}: {text}; cut the video there")
-    if not any(line.endswith(_RESIZED) for line in warned):
-        warned.append(f"{text}; {_RESIZED}")
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    path: pathlib.Path, images: Iterator[tuple[int, np.ndarray, float]], size: tuple[int, int], warned: list[str]
+) -> Iterator[tuple[int, np.ndarray, float]]:
+    """Frames, all as large as the first, as recorded calls are not; `warned` gets a line. Raises ValueError for one of
+    another shape: its camera would be another."""
+    resized = False
+    for number, image, time in images:
+        height, width = image.shape[:2]
+        if (height, width) != size:
+            text = f"frame {number} (counted from 0) has {width} x {height} pixels, the first {size[1]} x {size[0]}"
+            if abs(width * size[0] / (height * size[1]) - 1) > _SAME_SHAPE:
+                raise ValueError(f"{path}: {text}; cut the video there")
+            if not resized:
+                warned.append(f"{text}; such frames were resized")
+            resized = True
+            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+        yield number, image, time
 
 
 def _prepare(

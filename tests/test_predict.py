@@ -422,7 +422,8 @@ def test_frames_that_change_their_size(tmp_path, monkeypatch, later, words):
     if words:
         with pytest.raises(predict.InputError, match=words):
             predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
-        assert len(read(tmp_path / "v.json")["frames"]) == 2
+        result = read(tmp_path / "v.json")
+        assert len(result["frames"]) == 2 and result["fps"] == 10
         return
     done = predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
@@ -625,6 +626,7 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(command, monkeypatch
     assert sorted(os.listdir(tmp_path / "out")) == ["v.json", "v_3d.html", "v_overlay.mp4"]
     result = read(tmp_path / "out" / "v.json")
     assert len(result["frames"]) == 2 and not result["complete"] and "2 frames before that were done" in error
+    assert result["fps"] == 10
     assert len(list(video.read(tmp_path / "out" / "v_overlay.mp4"))) == 2
 
 
