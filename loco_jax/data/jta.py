@@ -880,13 +880,7 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
       ValueError: there is no such split, or no example in it.
     """
-    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
-    if not pictures and not _is_prepared(target):
-        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
-        target = with_pictures if _is_prepared(with_pictures) else target
-    if not _is_prepared(target):
-        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
-        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    target = _find_prepared(data_dir, pictures)
     if split.partition("[")[0] not in SPLITS:
         raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
     with _quiet_tfds():
@@ -896,6 +890,22 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
         if "image" not in builder.info.features:
             return builder.as_data_source(split)
         return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def describe(data_dir: os.PathLike, pictures: bool = False) -> Prepared:
+    """What is prepared there, of the config that `load` takes. Raises FileNotFoundError as it does."""
+    return _describe_prepared(_find_prepared(data_dir, pictures), reused=True)
+
+
+def _find_prepared(data_dir: os.PathLike, pictures: bool) -> pathlib.Path:
+    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
+    if not pictures and not _is_prepared(target):
+        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
+        target = with_pictures if _is_prepared(with_pictures) else target
+    if not _is_prepared(target):
+        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
+        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    return target
 
 
 def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
@@ -961,7 +971,7 @@ def _check_same(
 
 def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
     metadata = _metadata(target)
-    size = metadata["picture_size"] and tuple(metadata["picture_size"])
+    size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # not there in the oldest
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
 
 
