@@ -64,8 +64,8 @@ def read_jta(
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating, a frame
-        with more than `max_people` people, named by sequence and frame.
+      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating (or
+        at once) a damaged picture, and a frame with more than `max_people` people, named by sequence and frame.
     """
     from loco_jax.data import jta  # takes half a second, which those who only want the crowd need not wait
 
