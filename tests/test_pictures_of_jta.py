@@ -266,8 +266,9 @@ def test_what_would_be_prepared_otherwise_is_not_reused(tmp_path):
 
 
 @pytest.mark.parametrize("middle", [(48.0, 60.0), (80.0, 32.0)])
-def test_a_camera_of_other_pictures_is_told(tmp_path, middle):
-    folder = _small_jta(tmp_path / "jta")
+def test_a_camera_of_other_pictures_is_told(tmp_path, middle, monkeypatch):
+    folder = _small_jta(tmp_path / "jta", videos=(0,))
+    monkeypatch.setattr(jta, "_read_all", None)  # it does not come to that
     with pytest.raises(jta.AnnotationError, match="96 x 64 pixels.*--fx.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True, picture_height=32, camera=Camera(60.0, 60.0, *middle))
     assert not os.listdir(tmp_path / "data")
@@ -275,10 +276,10 @@ def test_a_camera_of_other_pictures_is_told(tmp_path, middle):
 
 def test_the_camera_of_jta_is_for_pictures_of_its_size():
     """Assumed without being given, so even a little less is told: 1600 x 900 came from somewhere else."""
-    jta._check_middle(cameras.JTA, jta.PictureSize(540, 960, 0.5))
-    jta._check_middle(Camera(900.0, 900.0, 790.0, 460.0), jta.PictureSize(900, 1600, 1.0))
+    jta._check_middle(cameras.JTA, (1080, 1920))
+    jta._check_middle(Camera(900.0, 900.0, 790.0, 460.0), (900, 1600))
     with pytest.raises(jta.AnnotationError, match="1600 x 900"):
-        jta._check_middle(cameras.JTA, jta.PictureSize(900, 1600, 1.0))
+        jta._check_middle(cameras.JTA, (900, 1600))
 
 
 @pytest.mark.parametrize("frame", [1, 10])
