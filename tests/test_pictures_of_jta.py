@@ -8,6 +8,7 @@ import shutil
 import warnings
 
 import av
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,8 @@ from tensorflow_datasets.core import shuffle
 
 from loco_jax import camera as cameras
 from loco_jax.camera import Camera
-from loco_jax.data import augment, jta, pipeline, video
+from loco_jax.data import augment, jta, miniature, pipeline, video
+from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import JOINTS
 from tests.test_jta import random_rows, write_jta
@@ -264,8 +266,9 @@ def test_what_would_be_prepared_otherwise_is_not_reused(tmp_path):
 
 
 @pytest.mark.parametrize("middle", [(48.0, 60.0), (80.0, 32.0)])
-def test_a_camera_of_other_pictures_is_told(tmp_path, middle):
-    folder = _small_jta(tmp_path / "jta")
+def test_a_camera_of_other_pictures_is_told(tmp_path, middle, monkeypatch):
+    folder = _small_jta(tmp_path / "jta", videos=(0,))
+    monkeypatch.setattr(jta, "_read_all", None)  # it does not come to that
     with pytest.raises(jta.AnnotationError, match="96 x 64 pixels.*--fx.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True, picture_height=32, camera=Camera(60.0, 60.0, *middle))
     assert not os.listdir(tmp_path / "data")
@@ -273,16 +276,30 @@ def test_a_camera_of_other_pictures_is_told(tmp_path, middle):
 
 def test_the_camera_of_jta_is_for_pictures_of_its_size():
     """Assumed without being given, so even a little less is told: 1600 x 900 came from somewhere else."""
-    jta._check_middle(cameras.JTA, jta.PictureSize(540, 960, 0.5))
-    jta._check_middle(Camera(900.0, 900.0, 790.0, 460.0), jta.PictureSize(900, 1600, 1.0))
+    jta._check_middle(cameras.JTA, (1080, 1920))
+    jta._check_middle(Camera(900.0, 900.0, 790.0, 460.0), (900, 1600))
     with pytest.raises(jta.AnnotationError, match="1600 x 900"):
-        jta._check_middle(cameras.JTA, jta.PictureSize(900, 1600, 1.0))
+        jta._check_middle(cameras.JTA, (900, 1600))
 
 
-def test_flags_of_the_miniature_are_the_renderers(jta_with_pictures):
-    people = jta.read_sequence(jta_with_pictures[0] / "jta" / "annotations" / "test" / "seq_256.json", range(1, 12))
-    assert people.occluded.any() or people.self_occluded.any()
-    assert not (people.occluded & people.self_occluded).any()
+@pytest.mark.parametrize("frame", [1, 10])
+def test_pictures_and_flags_of_the_miniature_are_the_renderers(jta_with_pictures, frame):
+    folder, key = jta_with_pictures[0] / "jta", crowds.scene_key("test", 0)
+    scene = miniature._sample(key, crowds.DEMO, 11)
+    stage_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
+    stage = miniature._set_up(stage_key, scene, crowds.DEMO)
+    picture = jax.device_get(miniature._shoot(stage, scene, crowds.DEMO, noise_key, frame - 1))
+    image = Image.open(folder / "frames" / "test" / "seq_256" / f"{frame}.jpg")
+    assert np.abs(np.asarray(image).astype(int) - picture.image).mean() < 4
+    people = jta.read_sequence(folder / "annotations" / "test" / "seq_256.json", [frame])
+    ids = np.asarray(scene.person_id).tolist()
+    rows = [ids.index(id) for id in people.id]
+    assert len(rows) > 1 and people.occluded.any() and people.self_occluded.any()
+    for found, true in ((people.occluded, picture.occluded), (people.self_occluded, picture.self_occluded)):
+        np.testing.assert_array_equal(found, true[rows] & people.present)
+
+
+# ---- Reading
 
 
 def test_poses_can_be_read_from_data_with_pictures(jta_with_pictures):

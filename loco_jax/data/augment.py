@@ -32,7 +32,8 @@ def change_colours(
     """A picture `[H, W, 3]` uint8 with its colours changed: factors, 1 for no change; `balance` has one a channel."""
     # All but the saturation treats each channel by itself: a table of 256 values does it.
     gains = brightness * np.asarray(balance, np.float64)
-    grey = float(gains * image.reshape(-1, 3).mean(axis=0) @ _GREY_SHARES)
+    # The mean grey, that contrast turns about; every eighth pixel will do, and is several times faster.
+    grey = float(gains * image[::8, ::8].reshape(-1, 3).mean(axis=0) @ _GREY_SHARES)
     values = grey + contrast * (gains[:, None] * np.arange(256) - grey)
     tables = np.clip(values + 0.5, 0, 255).astype(np.uint8)
     picture = Image.fromarray(image).point(tables.ravel().tolist())
@@ -56,16 +57,17 @@ def scale(frames: Frames, factor: float) -> Frames:
     """
     camera, image = frames.camera, frames.image
     height, width = image.shape[:2]
-    # Output pixel p shows input pixel c + (p - c) / factor; pixel centres are at halves, PIL's too.
+    # Output pixel p shows input pixel c + (p - c) / factor. Of the output, the whole pixels that show some picture:
     inverse = 1 / factor
-    left, top = float(camera.cx) * (1 - inverse), float(camera.cy) * (1 - inverse)
-    moved = Image.fromarray(image).transform(
-        (width, height),
-        Image.Transform.AFFINE,
-        (inverse, 0, left, 0, inverse, top),
-        resample=Image.Resampling.BILINEAR,
-        fillcolor=(_GREY,) * 3,
+    centre, size = np.array([camera.cx, camera.cy], float), np.array([width, height], float)
+    first = np.ceil(np.maximum(centre - centre * factor, 0))
+    end = np.floor(np.minimum(centre + (size - centre) * factor, size))
+    box = np.clip([centre + (corner - centre) * inverse for corner in (first, end)], 0, size)
+    part = Image.fromarray(image).resize(
+        (end - first).astype(int).tolist(), Image.Resampling.BILINEAR, box=box.ravel().tolist()
     )
+    moved = Image.new("RGB", (width, height), (_GREY,) * 3)
+    moved.paste(part, tuple(first.astype(int).tolist()))
     x, y, z = np.moveaxis(frames.joints, -1, 0)
     in_front = z > 0
     z = np.where(in_front, z, 1)

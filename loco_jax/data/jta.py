@@ -462,32 +462,35 @@ def _check_space(data_dir: pathlib.Path, needed: int) -> None:
         )
 
 
-def _needed_bytes(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted") -> int:
-    """About how much the pictures will take on disk, of which the largest part may be scratch for a while."""
-    total, pixels = 0, None
+def _needed_bytes(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted", size: tuple[int, int]) -> int:
+    """About how much the pictures will take on disk, if all come in this size (height, width)."""
+    height, width = size
+    pixels = height * width * ((what.picture_height or height) / height) ** 2
+    total = 0
     for folder, numbered in files.items():
         frames = _frames_of(folder, what.num_frames)
         for number in numbered:
             places = _picture_files(what.jta_dir, folder, number, frames)
-            if places[0].suffix == ".jpg" and not what.picture_height:
+            if places[0].suffix == ".jpg" and not what.picture_height:  # taken as they are
                 total += sum(path.stat().st_size for path in places if path.exists())
-                continue
-            pixels = pixels or _pixels(places[0], what.picture_height)
-            total += int(len(frames) * (pixels or 0) * _JPEG_BYTES)
+            else:
+                total += int(len(frames) * pixels * _JPEG_BYTES)
     return total
 
 
-def _pixels(path: pathlib.Path, picture_height: int) -> float | None:
-    """How many a picture or a video's frame has, after resizing; None where it cannot be read, as is told later."""
-    try:
-        if path.suffix == ".jpg":
-            with Image.open(path) as picture:
-                width, height = picture.size
-        else:
-            height, width, *_ = video.info(path)
-    except (OSError, ValueError):
-        return None
-    return width * height * ((picture_height or height) / height) ** 2
+def _first_size(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted") -> tuple[int, int] | None:
+    """Height and width of the first picture or video whose header can be read, None without any."""
+    for folder, numbered in files.items():
+        for number in numbered:
+            path = _picture_files(what.jta_dir, folder, number, _frames_of(folder, what.num_frames))[0]
+            try:
+                if path.suffix == ".jpg":
+                    with Image.open(path) as picture:
+                        return picture.height, picture.width
+                return tuple(video.info(path)[:2])
+            except (OSError, ValueError):  # what is wrong with it is told with all that is wrong
+                continue
+    return None
 
 
 # ---- The data set
@@ -574,8 +577,9 @@ class Jta(tfds.core.ShardBasedBuilder):
             self.builder_config.name == "frames",
             self._picture_height,
         )
-        if wanted.pictures:
-            _check_space(pathlib.Path(self.data_dir_root), _needed_bytes(files, wanted))
+        if wanted.pictures and (came := _first_size(files, wanted)):  # before hours of work
+            _check_middle(asked, came)
+            _check_space(pathlib.Path(self.data_dir_root), _needed_bytes(files, wanted, came))
         opened = contextlib.ExitStack()
         self._clean_up = weakref.finalize(self, opened.close)
         scratch = pathlib.Path(
@@ -587,8 +591,6 @@ class Jta(tfds.core.ShardBasedBuilder):
         read, bad = _read_all(files, scratch, wanted, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
         size = _common_size(read)
-        if size:
-            _check_middle(asked, size)
         factor = size.factor if size else 1.0
         camera = Camera(*asked.scaled(factor))
         self.info.metadata.update(
@@ -697,9 +699,9 @@ def _common_size(read: Mapping[str, Mapping[int, _Read]]) -> PictureSize | None:
     return next(iter(sizes))
 
 
-def _check_middle(camera: Camera, size: PictureSize) -> None:
-    """Raises AnnotationError if the camera does not look at about the middle of the pictures as they came."""
-    width, height = (round(pixels / size.factor) for pixels in (size.width, size.height))
+def _check_middle(camera: Camera, size: tuple[int, int]) -> None:
+    """Raises AnnotationError if the camera does not look at about the middle of pictures of this height and width."""
+    height, width = size
     # JTA's own looks at it exactly; where it was only assumed, pictures that were made smaller show in this.
     allowed = 0.02 if camera == cameras.JTA else 0.25
     if abs(camera.cx / width - 0.5) > allowed or abs(camera.cy / height - 0.5) > allowed:
@@ -742,6 +744,7 @@ def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, what: _
                 what.jta_dir, folder, number, frames, out.with_suffix(""), what.picture_height
             )
     except AnnotationError as error:
+        shutil.rmtree(out.with_suffix(""), ignore_errors=True)  # nobody else would before the end
         return str(error)
     np.savez(out, **people._asdict())
     counts = {split: _count(people, s.up_to(what.num_frames)) for split, s in SPLITS.items() if s.folder == folder}
@@ -880,13 +883,7 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
       ValueError: there is no such split, or no example in it.
     """
-    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
-    if not pictures and not _is_prepared(target):
-        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
-        target = with_pictures if _is_prepared(with_pictures) else target
-    if not _is_prepared(target):
-        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
-        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    target = _find_prepared(data_dir, pictures)
     if split.partition("[")[0] not in SPLITS:
         raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
     with _quiet_tfds():
@@ -896,6 +893,22 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
         if "image" not in builder.info.features:
             return builder.as_data_source(split)
         return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def describe(data_dir: os.PathLike, pictures: bool = False) -> Prepared:
+    """What is prepared there, of the config that `load` takes. Raises FileNotFoundError as it does."""
+    return _describe_prepared(_find_prepared(data_dir, pictures), reused=True)
+
+
+def _find_prepared(data_dir: os.PathLike, pictures: bool) -> pathlib.Path:
+    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
+    if not pictures and not _is_prepared(target):
+        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
+        target = with_pictures if _is_prepared(with_pictures) else target
+    if not _is_prepared(target):
+        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
+        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    return target
 
 
 def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
@@ -961,7 +974,7 @@ def _check_same(
 
 def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
     metadata = _metadata(target)
-    size = metadata["picture_size"] and tuple(metadata["picture_size"])
+    size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # not there in the oldest
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
 
 

@@ -64,8 +64,8 @@ def read_jta(
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating, a frame
-        with more than `max_people` people, named by sequence and frame.
+      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating (or
+        at once) a damaged picture, and a frame with more than `max_people` people, named by sequence and frame.
     """
     from loco_jax.data import jta  # takes half a second, which those who only want the crowd need not wait
 
@@ -239,9 +239,13 @@ def decode(example: dict[str, Any]) -> np.ndarray:
 
 def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float = 10.0) -> dict[str, float]:
     """Frames a second that come out of a prepared JTA with pictures: as they are, and augmented."""
+    from loco_jax.data import jta
+
+    counts = jta.describe(data_dir, pictures=True).splits
+    most_people = max(1, *(count["most_people"] for count in counts.values()))
     rates = {}
     for name, augment in (("decoded", False), ("decoded and augmented", True)):
-        reader = read_jta(data_dir, split, 1, 64, num_workers=workers, pictures=True, augment=augment)
+        reader = read_jta(data_dir, split, 1, most_people, num_workers=workers, pictures=True, augment=augment)
         for _ in range(8):  # what is read ahead at the start would flatter
             next(reader)
         count, start = 0, time.perf_counter()
@@ -249,6 +253,7 @@ def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float =
             next(reader)
             count += 1
         rates[name] = count / (time.perf_counter() - start)
+        reader.close()
     return rates
 
 
