@@ -7,9 +7,10 @@ somebody else.
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-REACH = 1.0  # metres from one frame to the next, and
+REACH = 0.5  # metres by which a place may be wrong; and
+SPEED = 3.0  # metres a second, of somebody who runs; or
 REACH_AFAR = 0.06  # of the distance from the camera: depth is uncertain there
-PATIENCE = 15  # frames that somebody may be missing
+PATIENCE = 1.0  # seconds that somebody may be missing
 
 
 class Follower:
@@ -18,17 +19,17 @@ class Follower:
     def __init__(self):
         self._places = np.zeros((0, 3))
         self._ids = np.zeros(0, int)
-        self._missing = np.zeros(0, int)
+        self._seen = np.zeros(0)  # when, in seconds
         self._next = 1
 
-    def update(self, joints: np.ndarray) -> list[int]:
-        """Ids of the people of the next frame, `joints[N, 14, 3]` in metres, NaN for holes.
+    def update(self, joints: np.ndarray, time: float) -> list[int]:
+        """Ids of the people of the next frame, `joints[N, 14, 3]` in metres, NaN for holes, at a time in seconds.
 
         The most people that can keep their ids do, with the least distance in all between the middles of their joints.
         """
         places = np.array([np.nanmean(person, axis=0) for person in joints]).reshape(-1, 3)
         away = np.linalg.norm(self._places[:, None] - places, axis=-1)
-        reach = np.maximum(REACH, REACH_AFAR * np.linalg.norm(places, axis=-1))
+        reach = np.maximum(REACH + SPEED * (time - self._seen)[:, None], REACH_AFAR * np.linalg.norm(places, axis=-1))
         cost = np.where(away <= reach, away, 1e6)
         before, now = linear_sum_assignment(cost)
         near = cost[before, now] < 1e6
@@ -39,8 +40,8 @@ class Follower:
         ids[new] = self._next + np.arange(len(new))
         self._next += len(new)
         lost = np.setdiff1d(np.arange(len(self._ids)), before)
-        lost = lost[self._missing[lost] < PATIENCE]
+        lost = lost[time - self._seen[lost] < PATIENCE]
         self._places = np.concatenate([places, self._places[lost]])
-        self._missing = np.concatenate([np.zeros(len(places), int), self._missing[lost] + 1])
+        self._seen = np.concatenate([np.full(len(places), time), self._seen[lost]])
         self._ids = np.concatenate([ids, self._ids[lost]])
         return ids.tolist()

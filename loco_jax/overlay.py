@@ -18,6 +18,7 @@ PALER = 0.5  # how far towards white the limbs of the left side are
 
 _LIMB = 0.03  # of a person's height in the picture: a limb's width
 _READABLE = 960  # pixels of the longer side; smaller pictures are enlarged by a whole number
+_LONGEST = 16_384  # pixels of the longer side; larger pictures are shrunk: JPEG and H.264 have limits
 _LARGE = 12_000_000  # pixels; smaller parts of pictures are drawn at twice their size, for smooth edges
 
 
@@ -51,17 +52,17 @@ def paler(colour: str) -> str:
 
 
 def draw(image: np.ndarray, people: Sequence[Person]) -> np.ndarray:
-    """The picture `[H, W, 3]` uint8 with people drawn into it, the farthest first; a small picture is enlarged.
+    """The picture `[H, W, 3]` uint8 with people drawn into it, the farthest first; at its `drawn_size`.
 
     One colour a person; limbs of the left side are paler, and those to joints that were not seen are thin. The picture
     that is given stays as it is.
     """
     picture = Image.fromarray(image)
-    times = enlargement(image.shape[:2])
-    if times > 1:
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.BICUBIC)
+    size = np.array(drawn_size(image.shape[:2]))[::-1]
+    if tuple(size) != picture.size:
+        times = size / picture.size
+        picture = picture.resize(size.tolist(), Image.Resampling.BICUBIC)
         people = [person._replace(pixels=person.pixels * times) for person in people]
-    size = np.array([picture.width, picture.height])
     drawn = [person for person in people if _reachable(person, size).any()]
     distances = [np.nanmean(np.linalg.norm(person.joints, axis=-1)) for person in drawn]
     widths = [_limb_width(person, size) for person in drawn]
@@ -72,9 +73,13 @@ def draw(image: np.ndarray, people: Sequence[Person]) -> np.ndarray:
     return np.array(picture)
 
 
-def enlargement(size: tuple[int, int]) -> int:
-    """How many times as large a picture of `size` is when people are drawn into it: lines need room."""
-    return min(max(1, math.ceil(_READABLE / max(size))), 8)
+def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which people are drawn into a picture of `size`: lines need room, so a small picture is
+    enlarged by a whole number; and one that is larger than files may be is shrunk."""
+    times = min(max(1, math.ceil(_READABLE / max(size))), 8)
+    if max(size) > _LONGEST:
+        times = _LONGEST / max(size)
+    return max(1, round(size[0] * times)), max(1, round(size[1] * times))
 
 
 def _reachable(person: Person, size: np.ndarray) -> np.ndarray:

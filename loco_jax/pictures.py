@@ -19,11 +19,27 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 )  # fmt: skip
+FOREIGN = (
+    ".heic",
+    ".heif",
+    ".hif",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".psd",
+    ".svg",
+)  # pictures too, but Pillow cannot read them, or only a thumbnail in them
 GREY = 128  # behind what is transparent, and around a picture that does not fill its canvas
 CELL = 64  # pixels; canvases larger than the trained pictures are whole numbers of these, so that few are compiled
 MOST_PIXELS = 4  # times those of the trained pictures; a larger canvas is shrunk
 
 _FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of the film that "35 mm equivalent" speaks of
+_SAME_SHAPE = 1.02  # times; pictures whose sides differ by less have one shape
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of resolution
 
 
@@ -50,13 +66,15 @@ class Canvas(NamedTuple):
     """How pictures of one size and camera are shown to a network, see `plan`.
 
     Attributes:
-      picture_size: height and width of the resampled picture; it lies in the canvas's top left corner.
+      picture_size: height and width of the resampled picture.
+      origin: row and column of the canvas where the picture's top left corner lies.
       size: height and width of the canvas.
       camera: for the network, in the canvas's pixels. Its focal lengths are those trained with.
       shrink: 1, or below that how much smaller people look in the canvas than they did in training.
     """
 
     picture_size: tuple[int, int]
+    origin: tuple[int, int]
     size: tuple[int, int]
     camera: Camera
     shrink: float
@@ -86,13 +104,26 @@ def read(path: os.PathLike | str) -> Picture:
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path}: has too many pixels, or claims so ({error}); make it smaller") from error
     except Image.UnidentifiedImageError as error:
-        hint = "convert it to JPEG or PNG" if path.suffix.lower() in (".heic", ".heif") else "JPEG or PNG will do"
+        hint = "convert it to JPEG or PNG" if path.suffix.lower() in FOREIGN else "JPEG or PNG will do"
         raise PictureError(f"{path}: is not a picture that can be read; {hint}") from error
     except Exception as error:  # decoders raise nearly anything for damaged files
         if isinstance(error, OSError) and error.errno:
             raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
         reason = str(error) or type(error).__name__
         raise PictureError(f"{path}: cannot be read as a picture ({reason}); it is damaged or cut off") from error
+
+
+def is_picture(path: os.PathLike | str) -> bool:
+    """Whether a file begins like a picture that can be read, whatever its name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path):
+                return True
+    except Image.UnidentifiedImageError:
+        return False
+    except Exception:  # it is one, and damaged
+        return True
 
 
 def find(folder: os.PathLike | str) -> list[pathlib.Path]:
@@ -163,7 +194,7 @@ def _focal(picture: Image.Image) -> Focal | None:
 def _focal_of_film(exif: dict, size: tuple[int, int]) -> Focal | None:
     """From the equivalent on film, which compares the diagonals."""
     millimetres = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
-    if not (math.isfinite(millimetres) and millimetres > 0):
+    if not (math.isfinite(millimetres) and millimetres > 0) or _resized(exif, size) is None:
         return None
     f = millimetres * math.hypot(*size) / _FILM_DIAGONAL
     return Focal(f, f, f"EXIF: {millimetres:g} mm on 35 mm film")
@@ -175,12 +206,25 @@ def _focal_of_sensor(exif: dict, size: tuple[int, int]) -> Focal | None:
     unit = _MILLIMETRES[exif.get(ExifTags.Base.FocalPlaneResolutionUnit, 2)]
     x = float(exif.get(ExifTags.Base.FocalPlaneXResolution, 0))
     y = float(exif.get(ExifTags.Base.FocalPlaneYResolution, x))
-    if not all(math.isfinite(n) and n > 0 for n in (millimetres, x, y)):
+    if not all(math.isfinite(n) and n > 0 for n in (millimetres, x, y)) or (resized := _resized(exif, size)) is None:
         return None
-    tags = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
-    resized = [now / float(exif.get(tag) or now) for now, tag in zip(size, tags)]
-    fx, fy = (millimetres * n / unit * r for n, r in zip((x, y), resized))
+    factor, turned = resized
+    fx, fy = (millimetres * n / unit * factor for n in ((y, x) if turned else (x, y)))
     return Focal(fx, fy, f"EXIF: {millimetres:g} mm and the sensor's resolution")
+
+
+def _resized(exif: dict, size: tuple[int, int]) -> tuple[float, bool] | None:
+    """How many times as large the picture is as it was when taken, and whether it was laid on its side since.
+
+    None if it has another shape: it was cut, and nothing tells from how large a part it was made.
+    """
+    tags = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+    was = [float(exif.get(tag) or now) for now, tag in zip(size, tags)]
+    for turned in (False, True):
+        x, y = (now / before for now, before in zip(size, was[::-1] if turned else was))
+        if max(x, y) <= (_SAME_SHAPE + 1 / min(size)) * min(x, y):
+            return (x + y) / 2, turned
+    return None
 
 
 # ---- Resampling
@@ -192,6 +236,9 @@ def plan(size: tuple[int, int], camera: Camera, trained: Camera, trained_size: t
     They are resampled so that a pixel is as wide an angle as in training, and padded: to the trained pictures' height
     and width, or where they are larger than that to a whole number of CELL. A canvas of more than MOST_PIXELS times the
     trained pixels is too large to work on: then pictures are shrunk below equal angles, see `to_user`.
+
+    Pictures lie so that the optical axis is where it was in training, as near to it as the canvas allows: a network
+    learns which row means which angle downwards, and so which distance.
 
     Args:
       size, camera: of the pictures.
@@ -207,18 +254,20 @@ def plan(size: tuple[int, int], camera: Camera, trained: Camera, trained_size: t
     rows, columns = (max(1, round(n * shrink)) for n in full)
     canvas = [t if n <= t else CELL * math.ceil(n / CELL) for n, t in zip((rows, columns), trained_size)]
     x, y = columns / size[1], rows / size[0]
+    wanted = float(trained.cy) - camera.cy * y, float(trained.cx) - camera.cx * x
+    top, left = (min(max(round(w), 0), c - n) for w, c, n in zip(wanted, canvas, (rows, columns)))
     # Focal lengths are those trained with but for the rounding to whole pixels.
-    pretended = Camera(camera.fx * x / shrink, camera.fy * y / shrink, camera.cx * x, camera.cy * y)
-    return Canvas((rows, columns), (canvas[0], canvas[1]), Camera(*map(float, pretended)), shrink)
+    pretended = Camera(camera.fx * x / shrink, camera.fy * y / shrink, camera.cx * x + left, camera.cy * y + top)
+    return Canvas((rows, columns), (top, left), (canvas[0], canvas[1]), Camera(*map(float, pretended)), shrink)
 
 
 def fill(canvas: Canvas, image: np.ndarray) -> np.ndarray:
     """The canvas `[h, w, 3]` uint8 with a picture `[H, W, 3]` uint8 in its place, grey around it."""
-    rows, columns = canvas.picture_size
+    (rows, columns), (top, left) = canvas.picture_size, canvas.origin
     if image.shape[:2] != (rows, columns):
         image = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
     filled = np.full((*canvas.size, 3), GREY, np.uint8)
-    filled[:rows, :columns] = image
+    filled[top : top + rows, left : left + columns] = image
     return filled
 
 

@@ -26,6 +26,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
 
 _MOST_AHEAD = 2  # steps that wait for the devices
+_MOST_WAITING = 0.1  # of the time, for input, until somebody is told
 
 
 class TrainingError(RuntimeError):
@@ -238,9 +239,14 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         summary, stop, log = {}, _StopSignal(), _Log(folder, step)
         bar = progress.bar(config.steps, "step", config.quiet, initial=step, dynamic_ncols=True)
         since, logged_step, ahead = time.monotonic(), step, collections.deque()
+        waited, told = 0.0, False
         with log, stop, bar, jax.transfer_guard("disallow"):
             while step < config.steps:
-                state, loss = do_step(state, next(source))
+                asked = time.monotonic()
+                frames = next(source)
+                if ahead and ahead[-1].is_ready():  # else the devices had work to do meanwhile
+                    waited += time.monotonic() - asked
+                state, loss = do_step(state, frames)
                 step += 1
                 # The host may run ahead of the devices, but not far: progress and signals concern the present.
                 ahead.append(loss)
@@ -254,9 +260,19 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                     _check_finite(state, saved, folder)
                     now = time.monotonic()
                     rate = (step - logged_step) * config.data.batch_size / (now - since)
-                    since, logged_step = now, step
-                    log.write(step, {**means, "frames_per_second": rate, "stage": stage})
-                    bar.set_postfix_str(f"loss {means['loss']:.4g}, {rate:.3g} frames/s", refresh=False)
+                    share = waited / (now - since)
+                    since, logged_step, waited = now, step, 0.0
+                    log.write(step, {**means, "frames_per_second": rate, "input_wait": share, "stage": stage})
+                    bar.set_postfix_str(
+                        f"loss {means['loss']:.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input", refresh=False
+                    )
+                    reads_pictures = config.data.source == "jta" and config.data.pictures
+                    if share > _MOST_WAITING and reads_pictures and not told:
+                        told = True
+                        say(
+                            f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
+                            f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
+                        )
                     if stage + 1 < task.stages and plateau.reached(means["loss"]):
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from loco_jax import overlay, skeleton
 from loco_jax.camera import Camera
 from loco_jax.overlay import Person
 
-MOST_FRAMES = 3000  # of a longer video, every n-th is in the page
+MOST_FRAMES = 3000  # of a longer video, every second, fourth ... is in the page
 MOST_PICTURES = 160  # of a video
 _STEEPEST = math.radians(65)  # of the ground against the camera
 _USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if nobody tells
@@ -37,21 +37,72 @@ class Ground(NamedTuple):
     height: float
 
 
-class Pictures:
-    """Small JPEGs of a video's frames: of all at first, of ever fewer as there are more, evenly spread."""
+class _Thinned:
+    """Something of a video's frames: of all at first, of ever fewer as there are more, evenly spread."""
+
+    def __init__(self, most: int):
+        self.kept: dict[int, Any] = {}
+        self._every, self._most = 1, most
+
+    def _add(self, frame: int, make: Callable[[], Any]) -> None:
+        if frame % self._every:
+            return
+        self.kept[frame] = make()
+        if len(self.kept) > self._most:
+            self._every *= 2
+            self.kept = {i: item for i, item in self.kept.items() if i % self._every == 0}
+
+
+class Pictures(_Thinned):
+    """Small JPEGs of at most MOST_PICTURES of a video's frames, by number."""
 
     def __init__(self, width: int = 384):
-        self.jpegs: dict[int, bytes] = {}
-        self._every, self._width = 1, width
+        super().__init__(MOST_PICTURES)
+        self._width = width
 
     def add(self, frame: int, image: np.ndarray) -> None:
         """A picture `[H, W, 3]` uint8; frames come in order, from 0."""
-        if frame % self._every:
-            return
-        self.jpegs[frame] = jpeg(image, self._width)
-        if len(self.jpegs) > MOST_PICTURES:
-            self._every *= 2
-            self.jpegs = {i: data for i, data in self.jpegs.items() if i % self._every == 0}
+        self._add(frame, lambda: jpeg(image, self._width))
+
+
+class Frames(_Thinned):
+    """The people of a picture, or of at most MOST_FRAMES of a video's frames, by number."""
+
+    def __init__(self):
+        super().__init__(MOST_FRAMES)
+
+    def add(self, frame: int, people: Sequence[Person], time: float = 0.0) -> None:
+        """The people at a time in seconds; frames come in order, from 0."""
+        self._add(frame, lambda: _Frame.of(people, time))
+
+
+class _Frame(NamedTuple):
+    """What the page shows of a frame, N people: as arrays, since there are many frames. NaN for holes."""
+
+    time: float
+    ids: list[int]
+    scores: np.ndarray  # [N]
+    joints_Nx14x3: np.ndarray
+    seen_Nx14: np.ndarray
+
+    @classmethod
+    def of(cls, people: Sequence[Person], time: float) -> "_Frame":
+        joints = np.array([p.joints for p in people], np.float32).reshape(-1, skeleton.NUM_JOINTS, 3)
+        seen = np.array([p.scores for p in people]).reshape(-1, skeleton.NUM_JOINTS) > 0
+        return cls(time, [p.id for p in people], np.array([p.score for p in people], np.float32), joints, seen)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        holes = ~np.isfinite(self.joints_Nx14x3).all(axis=-1)
+        millimetres = np.round(np.where(holes[..., None], 0, self.joints_Nx14x3) * 1000).astype(int).tolist()
+        for person, joint in np.argwhere(holes).tolist():
+            millimetres[person][joint] = None
+        columns = (
+            self.ids,
+            np.round(self.scores.astype(float), 3).tolist(),
+            millimetres,
+            self.seen_Nx14.astype(int).tolist(),
+        )
+        return [dict(zip(("id", "score", "joints", "seen"), row)) for row in zip(*columns)]
 
 
 def jpeg(image: np.ndarray, width: int = 1280) -> bytes:
@@ -64,33 +115,30 @@ def jpeg(image: np.ndarray, width: int = 1280) -> bytes:
 
 def page(
     name: str,
-    frames: Sequence[Sequence[Person]],
+    frames: Frames,
     camera: Camera,
     size: tuple[int, int],
     pictures: Mapping[int, bytes] | None = None,
-    fps: float = 0.0,
     notes: Sequence[str] = (),
 ) -> str:
     """The page as text, to be written as UTF-8.
 
     Args:
       name: shown above; any text.
-      frames: the people of one picture, or of each frame of a video.
+      frames: one of a picture, several of a video.
       camera: that took it.
       size: height and width of its pictures.
       pictures: JPEGs by frame, to show with the people of that frame and of those after it.
-      fps: frames a second, of a video.
       notes: shown below the name, a line each: where the camera comes from, say.
     """
-    every = max(1, math.ceil(len(frames) / MOST_FRAMES))
-    shown = list(range(0, len(frames), every))
     height, width = size
+    shown = frames.kept.values()
+    joints = [frame.joints_Nx14x3 for frame in shown]
     data = {
         "name": name,
         "notes": list(notes),
-        "frames": [[_person(person) for person in frames[i]] for i in shown],
-        "numbers": shown,
-        "fps": fps,
+        "numbers": list(frames.kept),
+        "times": [round(frame.time, 4) for frame in shown],
         "pictures": {str(i): _data_url(data) for i, data in sorted((pictures or {}).items())},
         "limbs": skeleton.LIMBS,
         "joints": skeleton.JOINTS,
@@ -98,24 +146,21 @@ def page(
         "paler": [overlay.paler(colour) for colour in overlay.COLOURS],
         "camera": {field: float(value) for field, value in camera._asdict().items()},
         "size": [width, height],
-        **_world(ground(person for people in frames for person in people)),
+        **_world(ground(np.concatenate([np.zeros((0, skeleton.NUM_JOINTS, 3)), *joints]))),
     }
-    # No text in there can end the script or open another.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
+    # Frame by frame, since all at once would take much memory.
+    texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
     template = resources.files("loco_jax").joinpath("view3d.html").read_text(encoding="utf-8")
-    parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": text}
+    parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
     return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)  # at once: texts are not templates
 
 
-def ground(people: Sequence[Person]) -> Ground:
-    """Where the ground is, from where the people stand: nobody gives the camera's tilt.
+def ground(joints: np.ndarray) -> Ground:
+    """Where the ground is, from where people stand, `joints[N, 14, 3]`, NaN for holes: nobody gives the camera's tilt.
 
     Up is along their bodies; the plane is fitted to their ankles, the more it follows those the farther they are apart,
     and people who are far from it count less. Without people it is level, 1.6 m below the camera.
     """
-    joints = np.array([person.joints for person in people]).reshape(-1, skeleton.NUM_JOINTS, 3)
     joints = joints[:: max(1, len(joints) // 5000)]
     feet = np.full((len(joints), 3), np.nan)
     ankles = joints[:, _ANKLES]
@@ -175,10 +220,12 @@ def _world(place: Ground) -> dict[str, Any]:
     return {"rotation": rotation, "height": round(float(place.height), 4)}
 
 
-def _person(person: Person) -> dict[str, Any]:
-    joints = [[round(float(x), 3) for x in joint] if np.isfinite(joint).all() else None for joint in person.joints]
-    seen = [int(score > 0) for score in person.scores]
-    return {"id": person.id, "score": round(float(person.score), 3), "joints": joints, "seen": seen}
+def _json(content: Any) -> str:
+    """As text that can neither end the page's script nor open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _data_url(jpeg: bytes) -> str:

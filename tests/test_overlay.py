@@ -58,7 +58,7 @@ def test_nobody_changes_nothing_but_small_pictures_grow():
     np.testing.assert_array_equal(overlay.draw(GREY, []), GREY)
     small = np.random.default_rng(0).integers(0, 256, (90, 321, 3), np.uint8)
     assert overlay.draw(small, []).shape == (270, 963, 3)
-    assert overlay.enlargement((1, 1)) == 8
+    assert overlay.drawn_size((1, 1)) == (8, 8)
     drawn = overlay.draw(np.full((270, 480, 3), 120, np.uint8), [person(240, 130, 10)])
     assert is_colour(at(drawn, 2 * (240 - 17.5), 2 * (130 + 60)), overlay.colour(1))
 
@@ -96,7 +96,14 @@ def test_holes_and_what_is_far_outside_are_left_out():
 @pytest.mark.parametrize("place", [(0, 0), (-500, 20), (2, 900)])
 def test_any_size_of_picture_and_any_place(size, place):
     drawn = overlay.draw(np.zeros((*size, 3), np.uint8), [person(*place, 30, id=123)])
-    assert drawn.shape == (*(n * overlay.enlargement(size) for n in size), 3) and drawn.dtype == np.uint8
+    assert drawn.shape == (*overlay.drawn_size(size), 3) and drawn.dtype == np.uint8
+
+
+def test_what_no_file_can_hold_is_shrunk():
+    assert overlay.drawn_size((20, 70000)) == (5, 16384)
+    drawn = overlay.draw(np.full((400, 65536, 3), 120, np.uint8), [person(32000, 240, 20)])
+    assert drawn.shape == (100, 16384, 3)
+    assert is_colour(at(drawn, 32000 / 4 - 1.75 * 5, 240 / 4 + 6 * 5), overlay.colour(1))
 
 
 def test_ids_stay_in_the_picture_and_colours_repeat():

@@ -148,6 +148,24 @@ def test_a_focal_length_and_the_sensors_pixels(tmp_path, unit, pixels):
     assert (focal.fx, focal.fy) == pytest.approx((500, 250))
 
 
+SENSOR = {"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}
+
+
+@pytest.mark.parametrize("tags", [SENSOR, {"FocalLengthIn35mmFilm": 30}], ids=["sensor", "film"])
+def test_pictures_that_were_turned_or_cut_after_they_were_taken(tmp_path, tags):
+    """A cut picture's camera is not known, since it may have been resized too; pixels stay square."""
+    tags = tags | {"ExifImageWidth": 800, "ExifImageHeight": 600}
+    whole = with_exif(tmp_path, (400, 300), **tags)
+    assert whole.fx == whole.fy == pytest.approx(250 if tags.keys() >= SENSOR.keys() else 30 * 500 / math.hypot(36, 24))
+    assert with_exif(tmp_path, (300, 400), **tags) == whole
+    assert with_exif(tmp_path, (401, 300), **tags).fx == pytest.approx(whole.fx, rel=0.01)
+    if "FocalPlaneXResolution" in tags:
+        other = with_exif(tmp_path, (300, 400), **tags, FocalPlaneYResolution=200.0)
+        assert (other.fx, other.fy) == pytest.approx((500, 250))
+    for size in ((300, 300), (400, 225), (200, 600)):
+        assert with_exif(tmp_path, size, **tags) is None
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -230,6 +248,13 @@ def test_folders(tmp_path):
             pictures.find(folder)
 
 
+def test_pictures_are_known_whatever_their_names(tmp_path):
+    path = saved(tmp_path, Image.fromarray(COLOURS), "p.png").rename(tmp_path / "p")
+    assert pictures.is_picture(path)
+    path.write_text("this is none")
+    assert not pictures.is_picture(path)
+
+
 # ---- Resampling
 
 TRAINED, TRAINED_SIZE = Camera(200.0, 210.0, 160.0, 120.0), (240, 320)
@@ -241,18 +266,24 @@ focals = st.floats(20, 9000)
 @given(st.tuples(lengths, lengths), st.builds(Camera, focals, focals, st.floats(-50, 5000), st.floats(-50, 5000)))
 def test_a_plan_keeps_angles_and_room(size, camera):
     canvas = pictures.plan(size, camera, TRAINED, TRAINED_SIZE)
-    assert all(1 <= inner <= outer for inner, outer in zip(canvas.picture_size, canvas.size))
+    for inner, start, outer in zip(canvas.picture_size, canvas.origin, canvas.size):
+        assert inner >= 1 and 0 <= start <= outer - inner
     assert all(n == t or (n > t and n % pictures.CELL == 0) for n, t in zip(canvas.size, TRAINED_SIZE))
     largest = pictures.MOST_PIXELS * math.prod(TRAINED_SIZE)
     rows, columns = (max(n, t) for n, t in zip(canvas.picture_size, TRAINED_SIZE))
     assert (rows - 1) * (columns - 1) <= largest
     assert 0 < canvas.shrink <= 1
     # A pixel of the picture and its place in the canvas lie on one ray; shrunk, only as far as the ray is shrunk too.
-    scale = [inner / own for inner, own in zip(canvas.picture_size[::-1], size[::-1])]
     for u in (0.0, 0.3, 1.0):
-        x = (u * size[1] - camera.cx) / camera.fx
-        placed = (u * size[1] * scale[0] - canvas.camera.cx) / canvas.camera.fx
-        assert placed == pytest.approx(x * canvas.shrink, rel=1e-6, abs=1e-6)
+        x, y = (u * size[1] - camera.cx) / camera.fx, (u * size[0] - camera.cy) / camera.fy
+        placed_x = (canvas.origin[1] + u * canvas.picture_size[1] - canvas.camera.cx) / canvas.camera.fx
+        placed_y = (canvas.origin[0] + u * canvas.picture_size[0] - canvas.camera.cy) / canvas.camera.fy
+        assert (placed_x, placed_y) == pytest.approx((x * canvas.shrink, y * canvas.shrink), rel=1e-6, abs=1e-6)
+    # The optical axis is where it was in training, or the picture lies at the canvas's edge on that side.
+    for own, trained, inner, start, outer in zip(
+        canvas.camera[2:], TRAINED[2:], canvas.picture_size[::-1], canvas.origin[::-1], canvas.size[::-1]
+    ):
+        assert abs(own - trained) <= 0.51 or start == (0 if own > trained else outer - inner)
     # Focal lengths are those trained with, but for whole pixels.
     for inner, own, trained in (
         (canvas.picture_size[1], canvas.camera.fx, TRAINED.fx),
@@ -267,19 +298,24 @@ def test_a_plan_keeps_angles_and_room(size, camera):
 def test_the_trained_camera_changes_nothing():
     image = np.random.default_rng(0).integers(0, 256, (*TRAINED_SIZE, 3), np.uint8)
     canvas = pictures.plan(TRAINED_SIZE, TRAINED, TRAINED, TRAINED_SIZE)
-    assert canvas == (TRAINED_SIZE, TRAINED_SIZE, TRAINED, 1.0)
+    assert canvas == (TRAINED_SIZE, (0, 0), TRAINED_SIZE, TRAINED, 1.0)
     np.testing.assert_array_equal(pictures.fill(canvas, image), image)
 
 
-def test_a_smaller_picture_lies_in_a_corner():
-    canvas = pictures.plan((100, 50), Camera(400.0, 420.0, 25.0, 50.0), TRAINED, TRAINED_SIZE)
+@pytest.mark.parametrize(
+    ("axis", "origin"),
+    [((25.0, 50.0), (95, 148)), ((625.0, 50.0), (95, 0)), ((25.0, 500.0), (0, 148)), ((-300.0, -300.0), (190, 295))],
+    ids=["of its own", "left of it", "above it", "right of it and below"],
+)
+def test_a_smaller_picture_lies_where_its_axis_was_in_training(axis, origin):
+    """A picture of 50 by 100 pixels, at half their size, cut from one that was as in training or larger."""
+    canvas = pictures.plan((100, 50), Camera(400.0, 420.0, *axis), TRAINED, TRAINED_SIZE)
+    assert canvas.picture_size == (50, 25) and canvas.origin == origin
     filled = pictures.fill(canvas, np.full((100, 50, 3), 7, np.uint8))
-    assert filled.shape == (240, 320, 3) and canvas.picture_size == (50, 25)
-    assert (
-        (filled[:50, :25] == 7).all()
-        and (filled[50:] == pictures.GREY).all()
-        and (filled[:, 25:] == pictures.GREY).all()
-    )
+    assert filled.shape == (240, 320, 3)
+    inside = np.zeros((240, 320), bool)
+    inside[origin[0] : origin[0] + 50, origin[1] : origin[1] + 25] = True
+    assert (filled[inside] == 7).all() and (filled[~inside] == pictures.GREY).all()
 
 
 def test_who_was_shrunk_comes_nearer_as_a_whole():
@@ -298,7 +334,8 @@ def test_who_was_shrunk_comes_nearer_as_a_whole():
         # Everything stays where it is in the picture.
         own = person[there, :2] / person[there, 2:] * camera[:2] + camera[2:]
         inside = before[there, :2] / before[there, 2:] * canvas.camera[:2] + canvas.camera[2:]
-        np.testing.assert_allclose(own * np.array(canvas.picture_size[::-1]) / [640, 480], inside, atol=1e-6)
+        placed = own * np.array(canvas.picture_size[::-1]) / [640, 480] + canvas.origin[::-1]
+        np.testing.assert_allclose(placed, inside, atol=1e-6)
 
 
 def test_nobody_gets_behind_the_camera():

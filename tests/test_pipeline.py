@@ -1,6 +1,5 @@
 """Miniature -> builder -> batches: geometry kept, position exact, shards disjoint, every frame evaluated once."""
 
-import itertools
 import json
 
 import numpy as np
@@ -79,18 +78,35 @@ def test_training_leaves_out_what_fills_no_batch(marked):
         assert len(set(epoch)) == 80
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_restored_iterator_goes_on_exactly(marked, num_workers):
-    arguments = (marked, "train_vha", 16, 2)
-    batches = pipeline.read_jta(*arguments, seed=3, num_workers=num_workers)
+@pytest.mark.parametrize("before, after", [(0, 0), (0, 2), (2, 0)])
+def test_restored_iterator_goes_on_exactly_with_other_workers_too(marked, before, after):
+    batches = pipeline.read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=before)
     for _ in range(7):  # 11 batches an epoch
         next(batches)
     state = json.loads(json.dumps(batches.get_state()))
-    following = list(itertools.islice(batches, 10))
-    again = pipeline.read_jta(*arguments, seed=3, num_workers=num_workers)
+    again = pipeline.read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=after)
+    next(again)
     again.set_state(state)
-    for a, b in zip(following, again):
-        assert_same(a, b)
+    for _ in range(10):
+        assert_same(next(batches), next(again))
+    assert again.get_state() == batches.get_state() == {"batches": 17}
+
+
+@pytest.mark.parametrize("state", [{"next_index": 3}, {"exhausted": [0, 0]}, {"batches": "3"}, {"batches": -1}])
+def test_positions_that_are_none(marked, state):
+    with pytest.raises(ValueError, match="another version.*another --workdir"):
+        pipeline.read_jta(marked, "train", 4, 2).set_state(state)
+
+
+def test_reading_ahead_is_bounded_by_memory():
+    """A batch of eight full-HD pictures is 50 MB."""
+    full = 8 * 1080 * 1920 * 3
+    for workers in (0, 1, 2, 8):
+        options = pipeline.read_ahead(full, workers, cores=8)
+        assert 1 <= options.num_threads <= options.prefetch_buffer_size
+        assert options.prefetch_buffer_size * max(workers, 1) * full <= 512e6
+    assert pipeline.read_ahead(100 * full, 2, cores=8).prefetch_buffer_size == 1
+    assert pipeline.read_ahead(0, 0, cores=8) == pipeline.read_ahead(0, 2, cores=8)
 
 
 def test_workers_change_nothing(marked):
@@ -251,7 +267,12 @@ def test_miniature_replaces_only_miniatures(tmp_path, monkeypatch):
         miniature.write(folder, once, crowds.DEMO)
     miniature.write(folder, {**once, "train": 2}, crowds.DEMO, overwrite=True)
     assert sorted(p.name for p in (folder / "annotations" / "train").iterdir()) == ["seq_0.json", "seq_1.json"]
-    (folder / "camera.json").unlink()  # now it might be the real one
+    mark = (folder / "miniature.json").read_text()
+    (folder / "miniature.json").unlink()  # now it might be the real one, with a camera.json
+    with pytest.raises(FileExistsError, match="not a miniature"):
+        miniature.write(folder, once, crowds.DEMO, overwrite=True)
+    (folder / "miniature.json").write_text(mark)
+    (folder / "precious.txt").write_text("somebody's")
     with pytest.raises(FileExistsError, match="not a miniature"):
         miniature.write(folder, once, crowds.DEMO, overwrite=True)
     with pytest.raises(ValueError, match="train=257: JTA's numbering has room for 1 to 256"):

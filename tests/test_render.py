@@ -331,6 +331,11 @@ def test_keys_decide(shots):
 
 
 def test_several_at_once_are_the_same(shots):
+    """Pictures and tiles side by side, as on a GPU; 40 tiles in batches of 16, so that the last one is not full."""
+
+    def shoot(stage, scene, seed):
+        return render.render(stage, scene, SMALL, jax.random.key(seed), tiles_at_once=16)
+
     some = jax.tree.map(lambda *x: jnp.stack(x), *[(shot.stage, shot.scene, 0) for shot in shots[:2]])
     side_by_side = jax.vmap(shoot)
     in_turn = jax.jit(lambda pairs: jax.lax.map(lambda pair: side_by_side(*pair), pairs))

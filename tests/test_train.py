@@ -34,6 +34,7 @@ from loco_jax.skeleton import FROM_JTA
 from tests.test_jta import write_jta
 
 ROOT = pathlib.Path(__file__).parents[1]
+TIMINGS = {"frames_per_second", "input_wait"}  # what no two runs have alike in their logs
 
 
 # ---- A toy task, and toy frames
@@ -219,12 +220,31 @@ def test_training_is_clipped_adam_on_the_crowds_scenes(by_hand):
         assert line["loss"] == pytest.approx(np.mean(losses[part]), rel=1e-4)
         assert line["grad_norm"] == pytest.approx(np.mean(norms[part]), rel=1e-4)
         assert line["stage"] == 0 and line["frames_per_second"] > 0 and line["size"] > 0
+        assert 0 <= line["input_wait"] < 1
     # Evaluations are of the average, on the validation split's first scenes.
     evaluations = [line for line in logged(workdir) if "validation/w" in line]
     assert [line["step"] for line in evaluations] == [9, 12]
     for line in evaluations:
         assert line["validation/w"] == pytest.approx(averages[line["step"] - 1][0, 0], rel=1e-4)
     np.testing.assert_allclose(summary["marks"], scenes("validation", range(3)).joints[:, 0, 0, 0], rtol=1e-6)
+
+
+def test_input_that_holds_the_devices_back_is_told_once(toy, jta_with_pictures, tmp_path, monkeypatch):
+    config = tiny(steps=12, log_every=4, ema=0.0)
+    data = {"source": "jta", "dir": str(jta_with_pictures[0] / "data"), "pictures": True, "max_people": 8}
+    config.data.update({**data, "train_split": "train"})
+    read = streams.JtaStream.__next__
+
+    def slowly(stream):
+        time.sleep(0.05)
+        return read(stream)
+
+    monkeypatch.setattr(streams.JtaStream, "__next__", slowly)
+    _, said = quietly(config, tmp_path)
+    shares = [line["input_wait"] for line in logged(tmp_path) if "input_wait" in line]
+    assert len(shares) == 3 and all(0.3 < share <= 1 for share in shares[1:])
+    told = [line for line in said if "wait for pictures" in line]
+    assert len(told) == 1 and told[0].endswith("--config.data.workers=2")
 
 
 def test_a_run_leaves_its_files(by_hand):
@@ -353,7 +373,7 @@ def assert_same_run(one, other, step: int) -> None:
     assert a.keys() == b.keys() and len(a) > 8
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    lines = [[{k: v for k, v in x.items() if k != "frames_per_second"} for x in logged(w)] for w in (one, other)]
+    lines = [[{k: v for k, v in x.items() if k not in TIMINGS} for x in logged(w)] for w in (one, other)]
     assert lines[0] == lines[1]
 
 
@@ -769,7 +789,7 @@ def several_devices(batch_size: int, **changes):
 
 def assert_close_logs(one, other) -> None:
     for a, b in zip(logged(one), logged(other), strict=True):
-        for name in a.keys() - {"frames_per_second"}:
+        for name in a.keys() - TIMINGS:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
 
 

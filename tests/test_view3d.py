@@ -48,6 +48,18 @@ def crowd(places, rotation=None, height=1.6, ids=None):
     return predict.to_people(joints, np.full(joints.shape[:2], 0.9), CAMERA, ids)
 
 
+def frames_of(*people, fps=1.0):
+    """Frames, each a list of people."""
+    frames = view3d.Frames()
+    for number, them in enumerate(people):
+        frames.add(number, them, number / fps)
+    return frames
+
+
+def joints_of(people):
+    return np.array([person.joints for person in people]).reshape(-1, 14, 3)
+
+
 def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
@@ -64,13 +76,14 @@ def test_the_page_has_what_was_given():
     joints = people[0].joints.copy()
     joints[4] = np.nan
     people[0] = people[0]._replace(joints=joints, scores=np.where(np.arange(14) == 7, 0, 0.9))
-    data = data_of(view3d.page("a.jpg", [people, []], CAMERA, SIZE, {0: picture("red")}, 25.0, ["a note"]))
-    assert (data["name"], data["notes"], data["fps"], data["size"]) == ("a.jpg", ["a note"], 25.0, [800, 600])
+    frames = frames_of(people, [], fps=25)
+    data = data_of(view3d.page("a.jpg", frames, CAMERA, SIZE, {0: picture("red")}, ["a note"]))
+    assert (data["name"], data["notes"], data["times"], data["size"]) == ("a.jpg", ["a note"], [0, 0.04], [800, 600])
     assert [p["id"] for p in data["frames"][0]] == [3, 14] and data["frames"][1] == []
     first = data["frames"][0][0]
     assert first["joints"][4] is None and first["seen"][7] == 0 and sum(first["seen"]) == 13
     np.testing.assert_allclose(
-        np.delete(np.array(first["joints"], object), 4, 0).tolist(), np.delete(joints, 4, 0), atol=6e-4
+        np.delete(np.array(first["joints"], object), 4, 0).tolist(), 1000 * np.delete(joints, 4, 0), atol=0.6
     )
     url = data["pictures"]["0"]
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,")))))
@@ -79,31 +92,33 @@ def test_the_page_has_what_was_given():
 
 @pytest.mark.parametrize("name", [NASTY, "", "a" * 300, "{{data}}"])
 def test_names_are_only_text(name):
-    page = view3d.page(name, [crowd([(0, 5)])], CAMERA, SIZE, notes=[name])
+    page = view3d.page(name, frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[name])
     page.encode("utf-8")  # can be written
     assert data_of(page)["name"] == name and data_of(page)["notes"] == [name]
-    empty = view3d.page("", [crowd([(0, 5)])], CAMERA, SIZE, notes=[""])
+    empty = view3d.page("", frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[""])
     assert page.count("<script") == empty.count("<script") and page.count("</script") == empty.count("</script")
     title = re.search("<title>(.*?)</title>", page, re.S)[1]
     assert html.unescape(title) == name.encode("utf-8", "replace").decode()
 
 
 def test_the_page_needs_no_network():
-    page = view3d.page("a.jpg", [crowd([(0, 5)])], CAMERA, SIZE, {0: picture()})
+    page = view3d.page("a.jpg", frames_of(crowd([(0, 5)])), CAMERA, SIZE, {0: picture()})
     assert not re.search(r"https?:|//\w+\.\w|@import|<link|\bsrc=|fetch\(|XMLHttpRequest|url\(", page)
     assert "default-src 'none'" in page
 
 
 def test_long_videos_are_thinned(monkeypatch):
     monkeypatch.setattr(view3d, "MOST_FRAMES", 10)
-    data = data_of(view3d.page("v.mp4", [crowd([(0, 5)])] * 25, CAMERA, SIZE, fps=10))
-    assert data["numbers"] == list(range(0, 25, 3)) and len(data["frames"]) == 9
+    frames = frames_of(*[crowd([(0, 5)])] * 25, fps=10)
+    data = data_of(view3d.page("v.mp4", frames, CAMERA, SIZE))
+    assert data["numbers"] == list(range(0, 25, 4)) and len(data["frames"]) == len(frames.kept) == 7
+    assert data["times"] == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4])
     monkeypatch.setattr(view3d, "MOST_PICTURES", 6)
     photos = view3d.Pictures(width=16)
     for i in range(40):
         photos.add(i, np.zeros((20, 30, 3), np.uint8))
-        assert len(photos.jpegs) <= 6 and 0 in photos.jpegs
-    assert list(photos.jpegs) == [0, 8, 16, 24, 32]
+        assert len(photos.kept) <= 6 and 0 in photos.kept
+    assert list(photos.kept) == [0, 8, 16, 24, 32]
 
 
 # ---- The ground
@@ -114,7 +129,7 @@ def test_long_videos_are_thinned(monkeypatch):
 @pytest.mark.parametrize("places", [[(0, 6)], [(-3, 5), (2, 8), (0, 20), (5, 12)]], ids=["one", "four"])
 def test_the_ground_is_where_people_stand(angle, roll, places):
     rotation = tilted(angle, roll)
-    up, height = view3d.ground(crowd(places, rotation, height=4.0))
+    up, height = view3d.ground(joints_of(crowd(places, rotation, height=4.0)))
     np.testing.assert_allclose(up, rotation[1], atol=0.01)
     assert height == pytest.approx(4.0, abs=0.05)
 
@@ -127,22 +142,22 @@ def test_the_ground_bears_noise_holes_and_somebody_in_the_air():
         joints = person.joints + rng.normal(0, 0.08, (14, 3))
         joints[rng.random(14) < 0.2] = np.nan
         people[i] = person._replace(joints=joints - (3 * rotation[1] if i == 4 else 0))
-    up, height = view3d.ground(people)
+    up, height = view3d.ground(joints_of(people))
     assert math.degrees(math.acos(up @ rotation[1])) < 3 and height == pytest.approx(5.0, abs=0.4)
 
 
 def test_the_ground_without_feet_or_people():
-    up, height = view3d.ground([])
+    up, height = view3d.ground(joints_of([]))
     assert up.tolist() == [0, -1, 0] and height > 1
     (person,) = crowd([(0, 3)], height=1.6)
     joints = person.joints.copy()
     joints[[skeleton.JOINTS.index(f"{side}_ankle") for side in ("left", "right")]] = np.nan
-    up, height = view3d.ground([person._replace(joints=joints)])
+    up, height = view3d.ground(joints_of([person._replace(joints=joints)]))
     assert up.tolist() == [0, -1, 0] and height == pytest.approx(1.6 - 0.5, abs=0.01)  # the knees are lowest
     nothing = person._replace(joints=np.full((14, 3), np.nan))
-    assert np.isfinite(view3d.ground([nothing]).up).all()
+    assert np.isfinite(view3d.ground(joints_of([nothing])).up).all()
     lying = person._replace(joints=person.joints[:, [0, 2, 1]])
-    assert math.acos(-view3d.ground([lying]).up[1]) < math.radians(66)
+    assert math.acos(-view3d.ground(joints_of([lying])).up[1]) < math.radians(66)
 
 
 # ---- In a browser
@@ -183,7 +198,7 @@ def panels_apart(shot):
 @in_browser
 def test_people_are_seen_in_their_colours(tmp_path):
     people = crowd([(-1.5, 6), (0, 7), (1.5, 8)], tilted(0.2), height=3.0)
-    page = view3d.page("street.jpg", [people], CAMERA, SIZE, {0: picture("#12F034")}, notes=["a note"])
+    page = view3d.page("street.jpg", frames_of(people), CAMERA, SIZE, {0: picture("#12F034")}, notes=["a note"])
     console, shot = visit(tmp_path, page)
     assert console == []
     for person in people:
@@ -197,7 +212,7 @@ def test_people_are_seen_in_their_colours(tmp_path):
 
 @in_browser
 def test_an_empty_page_with_a_nasty_name(tmp_path):
-    console, shot = visit(tmp_path, view3d.page(NASTY, [[]], CAMERA, SIZE, {0: picture()}, notes=[NASTY]))
+    console, shot = visit(tmp_path, view3d.page(NASTY, frames_of([]), CAMERA, SIZE, {0: picture()}, notes=[NASTY]))
     assert console == []
     assert all(count(panels_apart(shot), colour) < 5 for colour in overlay.COLOURS)
     assert count(shot, "#9fb0c0", 16) > 100
@@ -227,7 +242,7 @@ def ask(tmp_path, page, script):
 def test_mouse_fingers_and_keys(tmp_path):
     """Drags turn, the wheel and two fingers zoom, Shift moves, R resets; hovering tells who it is."""
     people = crowd([(-1, 6), (1, 8)], tilted(0.2), height=3.0)
-    page = view3d.page("a.jpg", [people], CAMERA, SIZE, {0: picture()})
+    page = view3d.page("a.jpg", frames_of(people), CAMERA, SIZE, {0: picture()})
     out = ask(
         tmp_path,
         page,
@@ -273,7 +288,7 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
     """From the camera, everybody stands on their own pixels; and on the ground, whose up is up."""
     people = crowd([(-1, 6), (1, 8), (2, 15)], tilted(0.25, 0.05), height=3.0)
     camera = Camera(600.0, 550.0, 380.0, 310.0)
-    page = view3d.page("a.jpg", [people], camera, SIZE, {0: picture()})
+    page = view3d.page("a.jpg", frames_of(people), camera, SIZE, {0: picture()})
     out = ask(
         tmp_path,
         page,
@@ -298,8 +313,11 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
 
 @in_browser
 def test_a_video_plays(tmp_path):
-    frames = [crowd([(0.3 * t, 6)], ids=[1]) for t in range(9)] + [[]]
-    page = view3d.page("v.mp4", frames, CAMERA, SIZE, {0: picture(), 4: picture("red")}, fps=10)
+    """At its own pace, which is not even: ten frames a second, and a rest of a second after the fifth."""
+    frames = view3d.Frames()
+    for t in range(10):
+        frames.add(t, crowd([(0.3 * t, 6)], ids=[1]) if t < 9 else [], t / 10 + (t > 4))
+    page = view3d.page("v.mp4", frames, CAMERA, SIZE, {0: picture(), 4: picture("red")})
     out = ask(
         tmp_path,
         page,
@@ -314,12 +332,19 @@ def test_a_video_plays(tmp_path):
         out.push($("play").getAttribute("aria-label"));
         press(" ");
         out.push($("play").getAttribute("aria-label"));
+        let now = 0, next = null;
+        performance.now = () => now;
+        window.requestAnimationFrame = step => { next = step; };
+        show(0);
+        play(true);
+        out.push([0, 150, 420, 1300, 1520].map(t => { now = t; next(now); return shown.frame; }));
         """,
     )
     assert out[0] == ["flex", "9", "frame 0 of 9 · 0.00 s", pytest.approx(0, abs=1e-3)]
     assert out[1] == [2, pytest.approx(0.6, abs=1e-3)]
-    assert out[2] == [9, 0, "No people in this frame", "frame 9 of 9 · 0.90 s"]
-    assert out[3:] == ["Pause", "Play"]
+    assert out[2] == [9, 0, "No people in this frame", "frame 9 of 9 · 1.90 s"]
+    assert out[3:5] == ["Pause", "Play"]
+    assert out[5] == [0, 1, 4, 4, 5]
 
 
 @in_browser
@@ -332,6 +357,28 @@ def test_a_crowd_with_holes(tmp_path):
         people[i] = person._replace(joints=joints)
     people[7] = people[7]._replace(joints=np.full((14, 3), np.nan))
     people[8] = people[8]._replace(joints=np.where(np.arange(14)[:, None] == 3, people[8].joints[3:4], np.nan))
-    console, shot = visit(tmp_path, view3d.page("crowd.jpg", [people], CAMERA, SIZE))
+    console, shot = visit(tmp_path, view3d.page("crowd.jpg", frames_of(people), CAMERA, SIZE))
     assert console == []
     assert all(count(panels_apart(shot), colour) > 20 for colour in overlay.COLOURS)
+
+
+@in_browser
+def test_a_long_video_opens_at_once_with_everybody_in_view(tmp_path):
+    """Counted in points brought to the screen: a second of them would be a few millions."""
+    rng = np.random.default_rng(0)
+    frames = [crowd(rng.uniform([-8, 4], [8, 20], (30, 2)), tilted(0.3), height=6.0) for _ in range(100)]
+    calls, outside, points = ask(
+        tmp_path,
+        view3d.page("v.mp4", frames_of(*frames), CAMERA, SIZE),
+        """
+        let calls = 0;
+        const once = project;
+        project = (eye, p) => { calls++; return once(eye, p); };
+        Object.assign(view, home());
+        out.push(calls);
+        const there = crowd.flatMap(p => [[p.middle[0], 0, p.middle[2]], add(p.middle, [0, 1, 0])]).map(screen);
+        out.push(there.filter(q => !q || q[0] < 15 || q[0] > width - 190 || q[1] < 80 || q[1] > height - 110).length);
+        out.push(there.length);
+        """,
+    )
+    assert calls < 150_000 and points == 2 * 100 * 30 and outside < 0.005 * points

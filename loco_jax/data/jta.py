@@ -7,6 +7,9 @@ reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1
 `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's, unless
 `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy say
 otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
+
+Pictures of all of JTA take some 80 GB in full HD. While they are prepared the disk holds them once, and with
+`--overwrite` the old ones beside them until the new ones are complete.
 """
 
 import concurrent.futures
@@ -15,6 +18,7 @@ import functools
 import gc
 import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -26,7 +30,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +50,9 @@ MAX_PEOPLE = 64
 CAMERA_FILE = "camera.json"
 JPEG_QUALITY = 95  # of frames that come out of videos; extracted ones are taken as they are
 
+_JPEG_BYTES = 0.4  # a pixel, about, at that quality
+_SHARD_BYTES = 200_000_000  # TFDS holds a file's examples in memory until it is written
+
 # A process takes as long to start as to read one real sequence or two, of some 25 MB each.
 _BYTES_PER_WORKER = 50_000_000
 
@@ -59,6 +66,10 @@ class Selection(NamedTuple):
     folder: str
     frames: range
 
+    def up_to(self, num_frames: int) -> list[int]:
+        """Those frames that a sequence of so many has."""
+        return [frame for frame in self.frames if frame <= num_frames]
+
 
 # The paper's selections (method section 1).
 SPLITS = {
@@ -68,6 +79,11 @@ SPLITS = {
     "test": Selection("test", range(10, NUM_FRAMES + 1, 10)),
 }
 FOLDERS = ("train", "val", "test")
+
+
+def _frames_of(folder: str, num_frames: int) -> list[int]:
+    """The frames that any split takes of a folder's sequences of so many frames, ascending."""
+    return sorted(frame for s in SPLITS.values() if s.folder == folder for frame in s.up_to(num_frames))
 
 
 class AnnotationError(ValueError):
@@ -337,9 +353,6 @@ def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -
         raise
 
 
-# ---- The data set
-
-
 # ---- Pictures
 
 
@@ -401,6 +414,12 @@ def _picture_places(jta_dir: os.PathLike, folder: str, number: int) -> tuple[pat
     return root / "frames" / folder / f"seq_{number}", root / "videos" / folder / f"seq_{number}.mp4"
 
 
+def _picture_files(jta_dir: pathlib.Path, folder: str, number: int, frames: Sequence[int]) -> list[pathlib.Path]:
+    """The files that a sequence's pictures come from, whether they exist or not: extracted frames, or the video."""
+    extracted, movie = _picture_places(jta_dir, folder, number)
+    return [extracted / f"{frame}.jpg" for frame in frames] if extracted.is_dir() else [movie]
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
@@ -421,18 +440,63 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[in
 def _from_video(path: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int, tuple[Image.Image, None]]]:
     wanted, last = set(frames), 0
     try:
-        for number, frame in video.frames(path):
+        for number, frame in video.frames(path, strict=True):
             last = number + 1
             if last in wanted:
                 yield last, (frame.to_image(), None)
             if last >= frames[-1]:
                 return
     except video.VideoError as error:
-        raise AnnotationError(f"{error}; frame {max(frames)} (counted from 1) is needed, get the file again") from error
+        remedy = f"frame {frames[-1]} (counted from 1) is needed; get the file again, or put its frames into frames/"
+        raise AnnotationError(f"{error}; {remedy}") from error
     raise AnnotationError(f"{path}: has {last} frames, but frame {frames[-1]} is needed; it is cut off, get it again")
 
 
-class Jta(tfds.core.GeneratorBasedBuilder):
+def _check_space(data_dir: pathlib.Path, needed: int) -> None:
+    """Raises OSError if the pictures will not go onto the disk of `data_dir`, about."""
+    free = shutil.disk_usage(data_dir).free
+    if free < needed:
+        raise OSError(
+            f"{data_dir}: {free / 1e9:.1f} GB are free on that disk, and the pictures need about {needed / 1e9:.1f}; "
+            "choose another --data_dir, or make them smaller with --picture_height"
+        )
+
+
+def _needed_bytes(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted", size: tuple[int, int]) -> int:
+    """About how much the pictures will take on disk, if all come in this size (height, width)."""
+    height, width = size
+    pixels = height * width * ((what.picture_height or height) / height) ** 2
+    total = 0
+    for folder, numbered in files.items():
+        frames = _frames_of(folder, what.num_frames)
+        for number in numbered:
+            places = _picture_files(what.jta_dir, folder, number, frames)
+            if places[0].suffix == ".jpg" and not what.picture_height:  # taken as they are
+                total += sum(path.stat().st_size for path in places if path.exists())
+            else:
+                total += int(len(frames) * pixels * _JPEG_BYTES)
+    return total
+
+
+def _first_size(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted") -> tuple[int, int] | None:
+    """Height and width of the first picture or video whose header can be read, None without any."""
+    for folder, numbered in files.items():
+        for number in numbered:
+            path = _picture_files(what.jta_dir, folder, number, _frames_of(folder, what.num_frames))[0]
+            try:
+                if path.suffix == ".jpg":
+                    with Image.open(path) as picture:
+                        return picture.height, picture.width
+                return tuple(video.info(path)[:2])
+            except (OSError, ValueError):  # what is wrong with it is told with all that is wrong
+                continue
+    return None
+
+
+# ---- The data set
+
+
+class Jta(tfds.core.ShardBasedBuilder):
     """One example a frame, ordered by sequence and frame; frames with nobody are there too.
 
     Features:
@@ -442,7 +506,7 @@ class Jta(tfds.core.GeneratorBasedBuilder):
       people: P people by ascending id. `id` [P] int64, `pixels` [P, 22, 2] and `joints` [P, 22, 3] float32 (metres),
         `present`, `occluded` and `self_occluded` [P, 22] bool, as in `People`.
 
-    TFDS keeps at most 1 GB of a split in memory while it writes, the rest on disk.
+    Each file of a split is written as it is read, some 200 MB of consecutive frames.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -502,13 +566,10 @@ class Jta(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
         jta_dir = pathlib.Path(dl_manager.manual_dir)
         files = find_sequences(jta_dir)
-        camera = resolve_camera(jta_dir, self._camera)
-        scratch = tempfile.mkdtemp(dir=self.data_dir_root, prefix=".jta_scratch_")
-        self._clean_up = weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        # All is read and checked before anything is written, and a train file once for both of its splits.
+        asked = resolve_camera(jta_dir, self._camera)
         wanted = _Wanted(
             jta_dir,
             self._max_people,
@@ -516,41 +577,94 @@ class Jta(tfds.core.GeneratorBasedBuilder):
             self.builder_config.name == "frames",
             self._picture_height,
         )
-        read, bad = _read_all(files, pathlib.Path(scratch), wanted, self._num_workers)
+        if wanted.pictures and (came := _first_size(files, wanted)):  # before hours of work
+            _check_middle(asked, came)
+            _check_space(pathlib.Path(self.data_dir_root), _needed_bytes(files, wanted, came))
+        opened = contextlib.ExitStack()
+        self._clean_up = weakref.finalize(self, opened.close)
+        scratch = pathlib.Path(
+            opened.enter_context(
+                tempfile.TemporaryDirectory(dir=self.data_dir_root, prefix=".jta_scratch_", ignore_cleanup_errors=True)
+            )
+        )
+        # All is read and checked before anything is written, and a train file once for both of its splits.
+        read, bad = _read_all(files, scratch, wanted, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
         size = _common_size(read)
-        self._num_frames, self._factor = wanted.num_frames, size.factor if size else 1.0
-        camera = Camera(*camera.scaled(self._factor))
+        factor = size.factor if size else 1.0
+        camera = Camera(*asked.scaled(factor))
         self.info.metadata.update(
-            source=_describe_source(jta_dir, files, wanted.pictures),
+            source=_describe_source(files, wanted),
+            asked={"camera": asked._asdict(), "picture_height": self._picture_height},
             camera=camera._asdict(),
             left_out=bad,
             splits={split: _total(split, read[SPLITS[split].folder].values()) for split in SPLITS},
             picture_size=size and [size.height, size.width],
         )
-        return {split: self._generate_examples(split, read[SPLITS[split].folder], camera) for split in SPLITS}
 
-    def _generate_examples(self, split: str, read: Mapping[int, "_Read"], camera: Camera) -> Iterator:
-        for number, (path, _, pictures, _) in _with_bar(read.items(), f"Writing {split}", len(read)):
-            people = load_people(path)
-            people = people._replace(pixels=people.pixels * np.float32(self._factor))
-            frames = [frame for frame in SPLITS[split].frames if frame <= self._num_frames]
-            firsts, ends = (np.searchsorted(people.frame, frames, side) for side in ("left", "right"))
-            for frame, first, end in zip(frames, firsts, ends):
-                # Keys are what TFDS sorts by.
-                yield (
-                    number * (NUM_FRAMES + 1) + frame,
-                    {
-                        "sequence": number,
-                        "frame": frame,
-                        **({"image": pictures[frame].read_bytes()} if pictures else {}),
-                        "camera": camera._asdict(),
-                        "people": {k: v[first:end] for k, v in people._asdict().items() if k != "frame"},
-                    },
-                )
+        bar = opened.enter_context(
+            _bar("Writing", sum(t["frames"] for t in self.info.metadata["splits"].values()), " frames")
+        )
+        shards = {}
+        for split, selection in SPLITS.items():
+            write = functools.partial(_examples, read[selection.folder], camera, factor, scratch, bar.update)
+            places = _shards(read[selection.folder], selection.up_to(wanted.num_frames))
+            shards[split] = [functools.partial(write, shard) for shard in places]
+        return shards
 
     def _post_download_and_prepare_hook(self) -> None:
         self._clean_up()
+
+
+def _shards(sequences: Mapping[int, "_Read"], frames: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """All (sequence, frame) in order, parted into lists of at most `_SHARD_BYTES`."""
+    shards, filled = [[]], 0
+    for number, sequence in sequences.items():
+        people = sequence.path.stat().st_size // len(frames)
+        for frame in frames:
+            size = people + (sequence.pictures[frame].stat().st_size if sequence.pictures else 0)
+            if shards[-1] and filled + size > _SHARD_BYTES:
+                shards.append([])
+                filled = 0
+            shards[-1].append((number, frame))
+            filled += size
+    return shards
+
+
+def _examples(
+    sequences: Mapping[int, "_Read"],
+    camera: Camera,
+    factor: float,
+    scratch: pathlib.Path,
+    done: Callable[[], Any],
+    shard: Sequence[tuple[int, int]],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Keys and examples of the (sequence, frame) in `shard`; `done` is called after each.
+
+    Pictures in `scratch` are removed when they are read: no two splits have one in common.
+    """
+    for number, group in itertools.groupby(shard, key=lambda place: place[0]):
+        people = load_people(sequences[number].path)
+        people = people._replace(pixels=people.pixels * np.float32(factor))
+        for _, frame in group:
+            first, end = (np.searchsorted(people.frame, frame, side) for side in ("left", "right"))
+            image = {}
+            if sequences[number].pictures:
+                path = sequences[number].pictures[frame]
+                image = {"image": path.read_bytes()}
+                if path.is_relative_to(scratch):
+                    path.unlink()
+            yield (
+                number * (NUM_FRAMES + 1) + frame,
+                {
+                    "sequence": number,
+                    "frame": frame,
+                    **image,
+                    "camera": camera._asdict(),
+                    "people": {k: v[first:end] for k, v in people._asdict().items() if k != "frame"},
+                },
+            )
+            done()
 
 
 class _Read(NamedTuple):
@@ -585,6 +699,19 @@ def _common_size(read: Mapping[str, Mapping[int, _Read]]) -> PictureSize | None:
     return next(iter(sizes))
 
 
+def _check_middle(camera: Camera, size: tuple[int, int]) -> None:
+    """Raises AnnotationError if the camera does not look at about the middle of pictures of this height and width."""
+    height, width = size
+    # JTA's own looks at it exactly; where it was only assumed, pictures that were made smaller show in this.
+    allowed = 0.02 if camera == cameras.JTA else 0.25
+    if abs(camera.cx / width - 0.5) > allowed or abs(camera.cy / height - 0.5) > allowed:
+        raise AnnotationError(
+            f"the pictures are {_by((width, height))} pixels, but the camera looks at pixel ({camera.cx:g}, "
+            f"{camera.cy:g}), not at their middle. Give the camera of these very pictures with --fx --fy --cx --cy or "
+            f"{CAMERA_FILE}; pictures made smaller with --picture_height need none, their camera shrinks with them"
+        )
+
+
 def _read_all(
     files: Mapping[str, Mapping[int, pathlib.Path]], scratch: pathlib.Path, what: _Wanted, num_workers: int
 ) -> tuple[dict[str, dict[int, _Read]], list[str]]:
@@ -595,9 +722,10 @@ def _read_all(
     folders = [folder for folder, _ in wanted]
     read, bad = {folder: {} for folder in files}, []
     worth = len(paths) if what.pictures else sum(path.stat().st_size for path in paths) // _BYTES_PER_WORKER
-    with _mapper(min(num_workers, worth)) as mapper:
+    with _mapper(min(num_workers, worth)) as mapper, _bar("Reading", len(paths), " sequences") as bar:
         results = mapper(functools.partial(_read_to_file, what=what), folders, paths, outs)
-        for result, (folder, number) in zip(_with_bar(results, "Reading", len(paths)), wanted):
+        for result, (folder, number) in zip(results, wanted):
+            bar.update()
             if isinstance(result, str):
                 bad.append(result)
             else:
@@ -607,12 +735,7 @@ def _read_all(
 
 def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, what: _Wanted) -> _Read | str:
     """Puts the frames that any split takes of a sequence into `out`. A bad file's message is returned, not raised."""
-    selections = {
-        split: [frame for frame in s.frames if frame <= what.num_frames]
-        for split, s in SPLITS.items()
-        if s.folder == folder
-    }
-    frames, pictures, size = sorted(set().union(*selections.values())), {}, None
+    frames, pictures, size = _frames_of(folder, what.num_frames), {}, None
     try:
         people = read_sequence(path, frames, what.max_people)
         if what.pictures:
@@ -621,9 +744,10 @@ def _read_to_file(folder: str, path: pathlib.Path, out: pathlib.Path, *, what: _
                 what.jta_dir, folder, number, frames, out.with_suffix(""), what.picture_height
             )
     except AnnotationError as error:
+        shutil.rmtree(out.with_suffix(""), ignore_errors=True)  # nobody else would before the end
         return str(error)
     np.savez(out, **people._asdict())
-    counts = {split: _count(people, frames) for split, frames in selections.items()}
+    counts = {split: _count(people, s.up_to(what.num_frames)) for split, s in SPLITS.items() if s.folder == folder}
     return _Read(out, counts, pictures, size)
 
 
@@ -665,13 +789,9 @@ def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: l
     raise AnnotationError("\n  ".join(lines))
 
 
-def _with_bar(items: Iterable, what: str, total: int) -> Iterable:
-    """`items`, with a progress bar if standard error is a terminal."""
-    quiet = not sys.stderr.isatty()
-    with progress.bar(total, " sequences", quiet, desc=what, leave=False, dynamic_ncols=True) as bar:
-        for item in items:
-            yield item
-            bar.update()
+def _bar(what: str, total: int, unit: str):
+    """A progress bar, to be seen if standard error is a terminal."""
+    return progress.bar(total, unit, not sys.stderr.isatty(), desc=what, leave=False, dynamic_ncols=True)
 
 
 # ---- Preparing and loading
@@ -711,12 +831,14 @@ def prepare(
 ) -> Prepared:
     """Turns JTA's annotation files into ArrayRecord files under `data_dir`. What is there stays until all is well.
 
+    With pictures the disk must have room for all of them once, see the top of this file.
+
     Args:
       jta_dir: holds `annotations/{train,val,test}/seq_N.json`.
       data_dir: is made where missing; the data set goes into its `jta/poses`, or with pictures `jta/frames`.
       camera: intrinsics in pixels; None for those of `read_camera`.
       max_people: more people in a frame are an error.
-      skip_bad: leave bad files out instead of refusing all.
+      skip_bad: leave sequences with bad files out instead of refusing all.
       overwrite: replace what was prepared before; without, the same source is reused and another one refused.
       num_workers: how many processes may read; fewer do if there is little to read, and below two, this one does.
       pictures: with them, see `collect_pictures`.
@@ -724,8 +846,10 @@ def prepare(
 
     Raises:
       ValueError: a negative `picture_height`, or one without `pictures`.
-      AnnotationError: missing folders, or bad files, all of them listed.
+      AnnotationError: missing folders, or bad files, all of them listed; or pictures that differ in size, or in whose
+        middle the camera does not look.
       FileExistsError: `data_dir` holds a JTA prepared from something else.
+      OSError: the disk is too small.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
@@ -735,7 +859,8 @@ def prepare(
     config = "frames" if pictures else "poses"
     target = _folder(data_dir, config)
     if _is_prepared(target) and not overwrite:
-        _check_same(target, _describe_source(jta_dir, files, pictures), camera, max_people, skip_bad, picture_height)
+        wanted = _Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
+        _check_same(target, _describe_source(files, wanted), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".jta_preparing_") as work, _quiet_tfds():
@@ -758,13 +883,7 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
       ValueError: there is no such split, or no example in it.
     """
-    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
-    if not pictures and not _is_prepared(target):
-        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
-        target = with_pictures if _is_prepared(with_pictures) else target
-    if not _is_prepared(target):
-        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
-        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    target = _find_prepared(data_dir, pictures)
     if split.partition("[")[0] not in SPLITS:
         raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
     with _quiet_tfds():
@@ -774,6 +893,22 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
         if "image" not in builder.info.features:
             return builder.as_data_source(split)
         return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def describe(data_dir: os.PathLike, pictures: bool = False) -> Prepared:
+    """What is prepared there, of the config that `load` takes. Raises FileNotFoundError as it does."""
+    return _describe_prepared(_find_prepared(data_dir, pictures), reused=True)
+
+
+def _find_prepared(data_dir: os.PathLike, pictures: bool) -> pathlib.Path:
+    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
+    if not pictures and not _is_prepared(target):
+        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
+        target = with_pictures if _is_prepared(with_pictures) else target
+    if not _is_prepared(target):
+        command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
+        raise FileNotFoundError(f"no prepared JTA in {target}; prepare it with\n  {command}")
+    return target
 
 
 def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
@@ -794,18 +929,17 @@ def _metadata(target: pathlib.Path) -> dict[str, Any]:
         return dict(tfds.builder_from_directory(target).info.metadata)
 
 
-def _describe_source(
-    jta_dir: pathlib.Path, files: Mapping[str, Mapping[int, pathlib.Path]], pictures: bool
-) -> dict[str, str]:
+def _describe_source(files: Mapping[str, Mapping[int, pathlib.Path]], what: _Wanted) -> dict[str, str]:
     """What tells whether annotations, and pictures, are those of an earlier run, without reading them."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{what.num_frames} frames\n".encode())
     for folder, numbered in files.items():
+        frames = _frames_of(folder, what.num_frames)
         for number, annotations in numbered.items():
-            places = [annotations, *(_picture_places(jta_dir, folder, number) if pictures else ())]
-            for path in (path for path in places if path.exists()):
+            pictures = _picture_files(what.jta_dir, folder, number, frames) if what.pictures else ()
+            for path in (path for path in (annotations, *pictures) if path.exists()):
                 status = path.stat()
-                digest.update(f"{folder}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return {"jta_dir": str(jta_dir), "files": digest.hexdigest()}
+                digest.update(f"{folder}/{number}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"jta_dir": str(what.jta_dir), "files": digest.hexdigest()}
 
 
 def _check_same(
@@ -814,14 +948,21 @@ def _check_same(
     """Raises FileExistsError where a new run would not give what is in `target`."""
     old = _metadata(target)
     most_people = max(split["most_people"] for split in old["splits"].values())
-    if old["source"]["jta_dir"] != source["jta_dir"]:
+    asked = {"camera": camera._asdict(), "picture_height": picture_height}
+    if "asked" not in old:
+        difference = "was prepared by an earlier version, which did not note what it was asked for"
+    elif old["source"]["jta_dir"] != source["jta_dir"]:
         difference = f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
     elif old["source"]["files"] != source["files"]:
         difference = "was prepared before its files changed"
-    elif picture_height and old["picture_size"][0] != picture_height:
-        difference = f"has pictures {old['picture_size'][0]} pixels high, not {picture_height}"
-    elif not picture_height and old["camera"] != camera._asdict():
-        difference = f"was prepared with the camera {old['camera']}, not {camera._asdict()}"
+    elif old["asked"]["picture_height"] != picture_height:
+        heights = (
+            f"{height} pixels high" if height else "as they came"
+            for height in (old["asked"]["picture_height"], picture_height)
+        )
+        difference = "has pictures {}, not {}".format(*heights)
+    elif old["asked"] != asked:
+        difference = f"was prepared with the camera {old['asked']['camera']}, not {asked['camera']}"
     elif old["left_out"] and not skip_bad:
         difference = f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
     elif most_people > max_people:
@@ -833,7 +974,7 @@ def _check_same(
 
 def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
     metadata = _metadata(target)
-    size = metadata["picture_size"] and tuple(metadata["picture_size"])
+    size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # not there in the oldest
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
 
 
@@ -856,10 +997,16 @@ def _quiet_tfds():
 
 def _define_flags() -> None:
     flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
-    flags.DEFINE_string("data_dir", None, "Folder for the prepared data set.", required=True)
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder for the prepared data set. Full-HD pictures of all of JTA need about 80 GB there, and with --overwrite "
+        "as much again until they are complete.",
+        required=True,
+    )
     flags.DEFINE_bool("pictures", False, "With pictures, from JTA's frames/ or videos/.")
     flags.DEFINE_integer("picture_height", 0, "Make pictures so many pixels high; 0 leaves them as they are.", 0)
-    flags.DEFINE_bool("skip_bad", False, "Leave bad annotation files out, and say which.")
+    flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and say which.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
     flags.DEFINE_integer("max_people", MAX_PEOPLE, "More people in a frame are an error.", lower_bound=1)
     flags.DEFINE_integer("num_workers", min(os.cpu_count() or 1, 8), "Most processes that read.", lower_bound=0)

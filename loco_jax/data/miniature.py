@@ -6,7 +6,8 @@
 writes `DIR/annotations/{train,val,test}/seq_N.json`, numbered as JTA's, and `DIR/camera.json`, the intrinsics (and the
 number of frames, if it is not JTA's 900), which `loco_jax.data.jta` picks up. With `--videos` also
 `DIR/videos/{train,val,test}/seq_N.mp4`, with `--frames` also `DIR/frames/{train,val,test}/seq_N/F.jpg`; the annotations
-then have the occlusion flags, which without pictures are all 0.
+then have the occlusion flags, which without pictures are all 0. `DIR/miniature.json` marks it as one: `--overwrite`
+replaces nothing else.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from loco_jax.data import render, video
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, NUM_FRAMES, check_camera, replace_folder
 
+MARK_FILE = "miniature.json"
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
 
 
@@ -94,6 +96,8 @@ def write(
         new.mkdir()
         facts = check_camera(crowd.camera)._asdict() | ({} if num_frames == NUM_FRAMES else {"num_frames": num_frames})
         (new / CAMERA_FILE).write_text(json.dumps(facts) + "\n")
+        mark = {"what": "a miniature JTA, made by loco_jax.data.miniature", "sequences": sequences, "seed": seed}
+        (new / MARK_FILE).write_text(json.dumps(mark) + "\n")
         jobs = [(split, i) for split, count in sequences.items() for i in range(count)]
         with progress.bar(len(jobs) * num_frames, " frames", desc="Writing", leave=False, dynamic_ncols=True) as bar:
             for split, i in jobs:
@@ -204,10 +208,10 @@ def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     names = {path.name for path in output.iterdir()}
     if not names:
         return
-    if (
-        not {"annotations", CAMERA_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE}
-    ):  # the real JTA has no camera.json, so it is safe from --overwrite
-        raise FileExistsError(f"{output} is not empty and not a miniature JTA; choose another --output")
+    if not {"annotations", MARK_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE, MARK_FILE}:
+        raise FileExistsError(
+            f"{output} is not empty and not a miniature JTA alone, with its {MARK_FILE}; choose another --output"
+        )
     if not overwrite:
         raise FileExistsError(f"{output} holds a miniature JTA already; replace it with --overwrite")
 

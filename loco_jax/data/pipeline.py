@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -19,6 +19,8 @@ from loco_jax.camera import Camera
 from loco_jax.data import augment as augmentation
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import FROM_JTA, NUM_JOINTS
+
+_AHEAD_BYTES = 512_000_000
 
 
 def read_jta(
@@ -36,7 +38,7 @@ def read_jta(
     num_workers: int = 0,
     pictures: bool = False,
     augment: bool = False,
-) -> grain.DatasetIterator:
+) -> "Batches":
     """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B.
 
     With `repeat` it never ends, for training: every epoch has another order and leaves out what does not fill a batch
@@ -44,7 +46,7 @@ def read_jta(
     `is_real(frames)` tells the frames from the padding. All processes get the same number of batches.
 
     `get_state()` of the iterator is a dict that JSON can hold; after `set_state()` an iterator made with the same
-    arguments goes on with the very same batches.
+    arguments, but perhaps another `num_workers`, goes on with the very same batches.
 
     Args:
       data_dir: where `python -m loco_jax.data.jta` put it.
@@ -62,8 +64,8 @@ def read_jta(
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating, a frame
-        with more than `max_people` people, named by sequence and frame.
+      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating (or
+        at once) a damaged picture, and a frame with more than `max_people` people, named by sequence and frame.
     """
     from loco_jax.data import jta  # takes half a second, which those who only want the crowd need not wait
 
@@ -94,14 +96,74 @@ def read_jta(
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if repeat:
         dataset = dataset.repeat()  # every epoch with another seed, for the order and for the pictures' changes
-    # Records without pictures are small: a few threads and batches ahead are enough.
-    threads = max(2, (os.cpu_count() or 2) // 2) if pictures else 2
-    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8))
-    if num_workers:
-        if not flags.FLAGS.is_parsed():  # as in a notebook; Grain asks for flags of its own
-            flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(stream)
+    picture = decode(records[0]).nbytes if pictures else 0
+    return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
+
+
+class Batches:
+    """Iterates over a Grain data set, in this process or in others; its position is how many batches came.
+
+    Grain's own position depends on the number of workers.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, options: grain.ReadOptions, num_workers: int):
+        self._dataset, self._options, self._num_workers = dataset, options, num_workers
+        self._done, self._iterator = 0, None
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Frames:
+        if self._iterator is None:
+            self._iterator = self._begin()
+        batch = next(self._iterator)
+        self._done += 1
+        return batch
+
+    def first(self) -> Frames:
+        """The first of all batches, read here and now; the position stays."""
+        return self._dataset[0]
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self._done}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position. Raises ValueError for what is none."""
+        done = state.get("batches")
+        if type(done) is not int or done < 0:
+            raise ValueError(
+                f"{state} is no position in the data: its checkpoint was written by another version of this program; "
+                "go on with that version, or start anew in another --workdir"
+            )
+        self.close()
+        self._done = done
+
+    def close(self) -> None:
+        """Ends threads and workers; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+
+    def _begin(self) -> Iterator[Frames]:
+        stream = self._dataset[self._done :].to_iter_dataset(self._options)
+        if self._num_workers:
+            if not flags.FLAGS.is_parsed():  # as in a notebook; Grain asks for flags of its own
+                flags.FLAGS.mark_as_parsed()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
+        return iter(stream)
+
+
+def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOptions:
+    """Threads and batches ahead of each process; `batch_bytes` are those of a batch's pictures, 0 without.
+
+    Batches without pictures are small: a few of each are enough. With pictures all processes together keep at most
+    512 MB of batches, or one batch each if that is more.
+    """
+    if not batch_bytes:
+        return grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    ahead = min(8, max(1, _AHEAD_BYTES // (batch_bytes * max(num_workers, 1))))
+    threads = 2 if num_workers else max(2, cores // 2)
+    return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
 
 
 def is_real(frames: Frames) -> Any:
@@ -177,9 +239,13 @@ def decode(example: dict[str, Any]) -> np.ndarray:
 
 def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float = 10.0) -> dict[str, float]:
     """Frames a second that come out of a prepared JTA with pictures: as they are, and augmented."""
+    from loco_jax.data import jta
+
+    counts = jta.describe(data_dir, pictures=True).splits
+    most_people = max(1, *(count["most_people"] for count in counts.values()))
     rates = {}
     for name, augment in (("decoded", False), ("decoded and augmented", True)):
-        reader = read_jta(data_dir, split, 1, 64, num_workers=workers, pictures=True, augment=augment)
+        reader = read_jta(data_dir, split, 1, most_people, num_workers=workers, pictures=True, augment=augment)
         for _ in range(8):  # what is read ahead at the start would flatter
             next(reader)
         count, start = 0, time.perf_counter()
@@ -187,6 +253,7 @@ def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float =
             next(reader)
             count += 1
         rates[name] = count / (time.perf_counter() - start)
+        reader.close()
     return rates
 
 

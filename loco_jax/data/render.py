@@ -26,6 +26,7 @@ from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
 _CHUNK = 2  # bodies that a tile looks at together; with more, most tiles look at empty places
+_TILES_AT_ONCE = 64  # off the CPU
 _NEAREST = 0.2  # metres in front of the camera; what is nearer is not drawn
 _NUM_CARS, _NUM_TREES, _NUM_POLES, _NUM_BINS = 6, 6, 4, 4
 _NUM_RING, _NUM_HOUSES = 14, 8  # buildings around everything, and nearer ones
@@ -118,7 +119,11 @@ class _Light(NamedTuple):
 
 
 def sample_stage(key: jax.Array, scene: Scene, crowd: Crowd) -> Stage:
-    """The look of a scene, or of a sequence: nothing stands in anybody's way at any time, and buildings hide nobody."""
+    """The look of a scene, or of a sequence.
+
+    Nothing stands where somebody is, and houses hide nobody: as far as pelvises tell, and of a long sequence at 60 or
+    so instants of it. In between somebody may brush past a thing or pass behind the corner of a house.
+    """
     keys = jax.random.split(key, 5)
     joints_TxPxJx3 = scene.joints.reshape(-1, *scene.joints.shape[-3:])
     every = max(1, joints_TxPxJx3.shape[0] // 60)
@@ -474,8 +479,14 @@ def take_picture(key: jax.Array, scene: Scene, crowd: Crowd) -> Picture:
     return render(sample_stage(key_stage, scene, crowd), scene, crowd, key_noise)
 
 
-def render(stage: Stage, scene: Scene, crowd: Crowd, key: jax.Array) -> Picture:
-    """A picture of one instant on a stage; the key is the sensor's noise."""
+def render(stage: Stage, scene: Scene, crowd: Crowd, key: jax.Array, tiles_at_once: int | None = None) -> Picture:
+    """A picture of one instant on a stage; the key is the sensor's noise.
+
+    Of its tiles, `tiles_at_once` are worked on side by side: by default one on a CPU, whose caches that suits, and
+    many elsewhere.
+    """
+    if tiles_at_once is None:
+        tiles_at_once = 1 if jax.default_backend() == "cpu" else _TILES_AT_ONCE
     camera, (height, width) = crowd.camera, crowd.volume.image_size
     up = scene.rotation[:, 2]
     people = bodies(scene.joints, scene.present, up, scene.height, stage.clothes)
@@ -503,7 +514,8 @@ def render(stage: Stage, scene: Scene, crowd: Crowd, key: jax.Array) -> Picture:
     )
     view = _View(capsules, shadows[0], shadows[1], stage.boxes, stage.light, scene.rotation, scene.height)
     see = functools.partial(_see_tile, view=view, camera=camera, tile=tile)
-    colour, depth, person = jax.lax.map(see, (corner_Tx2, lists))
+    batch_size = tiles_at_once if tiles_at_once > 1 else None
+    colour, depth, person = jax.lax.map(see, (corner_Tx2, lists), batch_size=batch_size)
 
     def whole(x):
         x = x.reshape(rows, columns, *tile, *x.shape[3:])

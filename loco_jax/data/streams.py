@@ -23,6 +23,8 @@ from loco_jax.data import pipeline, render
 from loco_jax.data.frames import Frames
 from loco_jax.volume import Volume
 
+_PICTURES_AT_ONCE = 4  # of a batch of the crowd, off the CPU
+
 
 def make_mesh(batch_size: int) -> Mesh:
     """Devices in a row over the batch: all of them, or as many as can share it evenly."""
@@ -48,8 +50,11 @@ def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: N
 
     def make_some(indices: jax.Array) -> Frames:
         keys = jax.vmap(functools.partial(crowds.scene_key, split))(indices)
-        # Pictures one after the other: of many at once they would take more memory, and no less time.
-        return jax.lax.map(frame, keys) if pictures else jax.vmap(frame)(keys)
+        if not pictures:
+            return jax.vmap(frame)(keys)
+        # Side by side they take more memory, and on a CPU no less time.
+        together = None if jax.default_backend() == "cpu" else _PICTURES_AT_ONCE
+        return jax.lax.map(frame, keys, batch_size=together)
 
     def make(index: jax.Array) -> Frames:
         batch = PartitionSpec("batch")
@@ -100,11 +105,9 @@ class CrowdStream:
 class JtaStream:
     """Endless batches of a prepared JTA, shuffled."""
 
-    def __init__(self, reader: Iterator[Frames], sharding: NamedSharding):
+    def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
-        start = reader.get_state()
-        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), next(reader))
-        reader.set_state(start)
+        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), reader.first())
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""

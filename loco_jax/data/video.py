@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -9,99 +11,215 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+_CLOCK = 90_000  # ticks a second of the videos that we write
+_FASTEST = 500  # frames a second; more is the rate of a clock and not of pictures
+_TOLERATED = 1.0  # seconds by which frames' times may go back before the clock counts as set back
+
 
 class VideoError(ValueError):
     """A video cannot be read or written; the message names the file, and the frame where there is one."""
 
 
+class DamageWarning(UserWarning):
+    """A frame of a video is damaged, and was mended from its neighbours; the message names file and frame."""
+
+
 class Info(NamedTuple):
-    """What a video's header says: pixels before it is turned, frames a second, their number (0: it does not say)."""
+    """What a video's header says: pixels before it is turned, frames a second, about how many (0: it does not say), and
+    how many times as wide as high a pixel is, before it is turned too."""
 
     height: int
     width: int
     fps: float
     frames: int
+    pixel_aspect: float
 
 
 def info(path: os.PathLike | str) -> Info:
     """What the header says. Raises VideoError for what is no video."""
     with _open(path) as container:
         stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate or Fraction(30)
-        frames = stream.frames or (round(float(container.duration * rate) / av.time_base) if container.duration else 0)
-        return Info(stream.height, stream.width, float(rate), int(frames))
+        rates = stream.average_rate, stream.guessed_rate, Fraction(30)
+        rate = next(rate for rate in rates if rate and rate <= _FASTEST)
+        seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
+        frames = stream.frames or round(seconds * rate)
+        aspect = float(stream.sample_aspect_ratio or 1)
+        return Info(stream.height, stream.width, float(rate), int(frames), aspect)
 
 
-def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float | None]]:
-    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds of all frames in order.
+def is_video(path: os.PathLike | str) -> bool:
+    """Whether a file holds pictures that move, whatever its name: no still picture, no text, no cover of a record."""
+    try:
+        with _open(path) as container:
+            cover = container.streams.video[0].disposition & av.stream.Disposition.attached_pic
+            return bool(container.duration) and container.format.name != "tty" and not cover
+    except VideoError:
+        return False
 
-    Raises VideoError where the file is damaged or ends too early, after the frames before that; what is no video at
-    once.
+
+def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
+    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds since the first, of all
+    frames in order.
+
+    Seconds always rise: where the file's own clock does not, as in parts put together, it is set right. Warns of frames
+    that are damaged, see `frames`. Raises VideoError where no more can be decoded or the file ends too early, after the
+    frames before that; what is no video at once.
     """
+    step = 1 / info(path).fps
+    start, time = 0.0, -step
     for number, frame in frames(path):
+        if number == 0:
+            start = frame.time or 0.0
+        now = time + step if frame.time is None else frame.time - start
+        if now < time - _TOLERATED:
+            start -= time + step - now
+            now = time + step
+        time = max(now, time + 1 / _CLOCK)
         image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-        yield number, np.ascontiguousarray(image), frame.time
+        yield number, np.ascontiguousarray(image), time
 
 
-def frames(path: os.PathLike | str) -> Iterator[tuple[int, av.VideoFrame]]:
-    """As `read`, but frames that are decoded and not yet turned into colours: for those who want only some of them."""
-    count, expected = 0, info(path).frames
+def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
+    """As `read`, but frames that are decoded and not yet turned into colours: for those who want only some of them.
+
+    Of damaged frames, which the decoder patches with what it has, DamageWarning tells the first when it comes and at
+    the end their number. With `strict` any damage that the decoder sees is a VideoError.
+    """
+    count, damaged, times = 0, 0, _Times()
     with _open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        if strict:
+            stream.codec_context.options = {"err_detect": "explode"}
+        promised = _promised(stream)
         try:
             for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    if strict:
+                        raise VideoError(f"{path}: frame {count} (counted from 0) is damaged")
+                    damaged += 1
+                    if damaged == 1:
+                        warnings.warn(f"{path}: frame {count} (counted from 0) is damaged", DamageWarning, stacklevel=2)
                 yield count, frame
                 count += 1
+                times.add(frame)
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {error}") from error
+    if damaged > 1:
+        warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
         raise VideoError(f"{path}: has no frame that can be decoded; get the file again")
-    # Containers may miscount by a frame or two at the end.
-    if count < expected - 2:
+    if times.end < (promised or 0.0) - times.tolerance:
         raise VideoError(
-            f"{path}: ends after frame {count - 1} (counted from 0) of {expected}; it is cut off or damaged"
+            f"{path}: ends after frame {count - 1} (counted from 0), at {times.end:.2f} of {promised:.2f} s; it is cut "
+            "off or damaged"
         )
+
+
+class _Times:
+    """Where the frames so far end, in seconds, and how long they lasted at most."""
+
+    def __init__(self):
+        self.end, self._last, self._longest = 0.0, None, 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """By how much a header may be wrong: a few frames."""
+        return max(0.1, 2.5 * self._longest)
+
+    def add(self, frame: av.VideoFrame) -> None:
+        if frame.time is None:
+            return
+        if self._last is not None:
+            self._longest = max(self._longest, frame.time - self._last)
+        self._last = frame.time
+        self.end = max(self.end, frame.time + float((frame.duration or 0) * frame.time_base))
+
+
+def _promised(stream: av.VideoStream) -> float | None:
+    """When the pictures' own track should end, in seconds; None where it does not say.
+
+    The container's duration says nothing, as the sound may be longer, and nor does a number of frames: a header may say
+    to show only a part of them.
+    """
+    if stream.duration:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 class Writer:
     """Writes pictures as an H.264 video that players and browsers know; a context manager.
 
-    An odd height or width loses its last row or column. The file appears when it is complete.
+    An odd height or width loses its last row or column. The file appears when it is complete; where anything fails,
+    closing included, or no frame was written (VideoError), what was there before stays.
     """
 
-    def __init__(self, path: os.PathLike | str, fps: float, size: tuple[int, int], quality: int = 20):
-        """`size` is (height, width); `quality` is x264's constant rate factor: lower is better and larger."""
+    def __init__(
+        self,
+        path: os.PathLike | str,
+        fps: float,
+        size: tuple[int, int],
+        quality: int = 20,
+        pixel_aspect: float = 1.0,
+    ):
+        """`size` is (height, width); `quality` is x264's constant rate factor: lower is better and larger; a pixel is
+        `pixel_aspect` times as wide as high."""
         self._path = pathlib.Path(path)
         self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
         self._height, self._width = (n - n % 2 for n in size)
         if min(self._height, self._width) < 2:
             raise VideoError(f"{path}: a video of {size[0]} x {size[1]} pixels is too small")
+        self._fps, self._count, self._first, self._last = fps, 0, 0, 0
         self._container = av.open(os.fspath(self._part), "w")
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        self._stream.codec_context.time_base = Fraction(1, _CLOCK)
+        self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         self._stream.height, self._stream.width, self._stream.pix_fmt = self._height, self._width, "yuv420p"
-        self._stream.options = {"crf": str(quality), "preset": "veryfast"}
+        # Without frames that wait for later ones, the file's duration is right whatever the frames' times.
+        self._stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind, *_) -> None:
         try:
-            if kind is None:
-                self._container.mux(self._stream.encode())
-        finally:
-            self._container.close()
+            try:
+                if kind is None:
+                    self._container.mux(self._finish())
+            finally:
+                self._container.close()
+            if kind is None and not self._part.exists():  # the file begins with the first frame
+                raise VideoError(f"{self._path}: a video needs a frame, and none was written")
             if kind is None:
                 self._part.replace(self._path)
-            else:
-                self._part.unlink(missing_ok=True)
+        finally:
+            self._part.unlink(missing_ok=True)
 
-    def write(self, image: np.ndarray) -> None:
-        """Adds a picture `[H, W, 3]` uint8. Raises VideoError for one of another size."""
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Adds a picture `[H, W, 3]` uint8, at `time` in seconds, or as `fps` says. Raises VideoError for one of
+        another size."""
         cut = np.ascontiguousarray(image[: self._height, : self._width])
         if cut.shape != (self._height, self._width, 3):
             raise VideoError(f"{self._path}: a frame has the shape {image.shape}, not {(self._height, self._width, 3)}")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(cut, format="rgb24")))
+        tick = round((self._count / self._fps if time is None else time) * _CLOCK)
+        self._last = max(tick, self._last + 1) if self._count else tick
+        self._first = self._first if self._count else tick
+        self._count += 1
+        frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
+        frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
+        self._container.mux(self._stream.encode(frame))
+
+    def _finish(self) -> list[av.Packet]:
+        """What the encoder holds back. The last frame is shown as long as those before on average."""
+        packets = self._stream.encode()
+        if self._count > 1:
+            step = (self._last - self._first) / (self._count - 1)
+        else:
+            step = _CLOCK / self._fps
+        for packet in packets:
+            packet.duration = max(1, round(step / _CLOCK / packet.time_base))
+        return packets
 
 
 def _open(path: os.PathLike | str):

@@ -446,7 +446,7 @@ def load_predictor(source: str | None = None) -> Predictor:
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
         weights.check_fit(params, like, str(path))
-    which = "the released weights" if source is None else f"the weights of {path}"
+    which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
     return Predictor(task, params, streams.camera_of(config), f"{which}: {task.describe()}")
 
 
