@@ -11,7 +11,7 @@ import av
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from tensorflow_datasets.core import shuffle
 
 from loco_jax import camera as cameras
@@ -456,3 +456,9 @@ def test_colours():
     grey = augment.change_colours(image, 1, 1, 0, np.ones(3)).astype(int)
     assert np.ptp(grey, axis=-1).max() <= 1
     assert augment.change_colours(image, 0.5, 1, 1, np.ones(3)).mean() == pytest.approx(image.mean() / 2, abs=1)
+    middling = image // 2 + 60  # nothing is cut off at either end
+    changed = augment.change_colours(middling, 1.2, 0.9, 1.3, np.array([1.0, 0.95, 1.05]))
+    wanted = middling * 1.2 * np.array([1.0, 0.95, 1.05])
+    grey = (middling[::8, ::8] * 1.2 * np.array([1.0, 0.95, 1.05])).mean(axis=(0, 1)) @ [0.299, 0.587, 0.114]
+    wanted = Image.fromarray(np.uint8(np.rint(grey + 0.9 * (wanted - grey))))
+    assert np.abs(changed.astype(int) - np.asarray(ImageEnhance.Color(wanted).enhance(1.3))).max() <= 2

@@ -1,7 +1,7 @@
 """More pictures from the same ones: other colours, mirrored, nearer or farther. NumPy, on one frame at a time."""
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import MIRROR
@@ -30,14 +30,13 @@ def change_colours(
     image: np.ndarray, brightness: float, contrast: float, saturation: float, balance: np.ndarray
 ) -> np.ndarray:
     """A picture `[H, W, 3]` uint8 with its colours changed: factors, 1 for no change; `balance` has one a channel."""
-    # All but the saturation treats each channel by itself: a table of 256 values does it.
     gains = brightness * np.asarray(balance, np.float64)
     # The mean grey, that contrast turns about; every eighth pixel will do, and is several times faster.
     grey = float(gains * image[::8, ::8].reshape(-1, 3).mean(axis=0) @ _GREY_SHARES)
-    values = grey + contrast * (gains[:, None] * np.arange(256) - grey)
-    tables = np.clip(values + 0.5, 0, 255).astype(np.uint8)
-    picture = Image.fromarray(image).point(tables.ravel().tolist())
-    return np.asarray(ImageEnhance.Color(picture).enhance(saturation))
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.array([_GREY_SHARES] * 3)
+    # One matrix for everything, whose fourth column is added.
+    matrix = np.column_stack([saturate * (contrast * gains), np.full(3, (1 - contrast) * grey)])
+    return np.asarray(Image.fromarray(image).convert("RGB", matrix.ravel().tolist()))
 
 
 def flip(frames: Frames) -> Frames:
@@ -45,7 +44,8 @@ def flip(frames: Frames) -> Frames:
     width = frames.image.shape[1]
     joints = frames.joints[..., MIRROR, :] * np.float32([-1, 1, 1])
     camera = frames.camera._replace(cx=np.float32(width - frames.camera.cx))
-    return Frames(joints, frames.present[..., MIRROR], camera, np.ascontiguousarray(frames.image[:, ::-1]))
+    image = Image.fromarray(frames.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
+    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(image))
 
 
 def scale(frames: Frames, factor: float) -> Frames:

@@ -157,7 +157,7 @@ def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOpti
     """Threads and batches ahead of each process; `batch_bytes` are those of a batch's pictures, 0 without.
 
     Batches without pictures are small: a few of each are enough. With pictures all processes together keep at most
-    512 MB of batches, or one batch each if that is more.
+    512 MB of batches, or one batch each if that is more; and the one or two that each is handing over.
     """
     if not batch_bytes:
         return grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
