@@ -11,7 +11,7 @@ answer. A `Source` is searched likewise, without its volume ever being written.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +44,20 @@ class Source(NamedTuple):
 
     Attributes:
       shape: (J, H, W, D).
-      highest: `[J, *grid]` float32, the greatest value of each block; none is less than that of the block's voxels.
-      take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume.
-      whole: all of them, `[J, H, W, D]`; called where there is too much in them to be looked at in parts.
+      highest: `[J, *grid]` float32, the greatest value of each block, or something greater.
+      take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume. In blocks that
+        do not reach the threshold, anything below it will do.
+      exact: values at a few places `[J, K]` likewise, right everywhere.
+      origin: what `whole` works on.
+      whole: all values `[J, H, W, D]`, from `origin`; called if there is too much in them to be looked at in parts.
     """
 
     shape: tuple[int, int, int, int]
     highest: jax.Array
     take: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-    whole: Callable[[], jax.Array]
+    exact: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    origin: Any
+    whole: Callable[[Any], jax.Array]
 
 
 @functools.partial(jax.jit, static_argnames=("max_peaks", "subvoxel"))
@@ -76,8 +81,8 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
     nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
     state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
-    # Loops of at most one turn: branches that stay branches under vmap. A turn uses up the maxima, or XLA would see
-    # that it does not depend on the loop and do it beforehand, needed or not.
+    # Loops of at most one turn: branches that stay branches under vmap. A turn uses up what it works on, or XLA
+    # would see that it does not depend on the loop and do it beforehand, needed or not.
     for num_blocks, candidates in CAPACITIES:
 
         def sparse(_, state, num_blocks=num_blocks, max_candidates=candidates * max_peaks):
@@ -88,9 +93,13 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
         state = lax.fori_loop(0, turns, sparse, (*state, source.highest))[:4]
 
     def dense(state):
-        return *_dense_peaks(source.whole(), threshold, max_peaks), True
+        *_, threshold, origin = state
+        found = _dense_peaks(source.whole(origin), threshold, max_peaks)
+        return *found, True, threshold + 1, jax.tree.map(jnp.zeros_like, origin)
 
-    ids_JxK, scores_JxK, count_J, _ = lax.while_loop(lambda state: ~state[3], dense, state)
+    ids_JxK, scores_JxK, count_J, *_ = lax.while_loop(
+        lambda state: ~state[3], dense, (*state, threshold, source.origin)
+    )
     voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, tuple(shape)), axis=-1)
     found = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
     return found._replace(voxels=found.voxels + _subvoxel_offsets(source, found)) if subvoxel else found
@@ -109,12 +118,11 @@ def of_volume(heatmaps: jax.Array) -> Source:
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
 
-    return Source(
-        heatmaps.shape,
-        block_maxima(heatmaps),
-        lambda *index: heatmaps.at[index].get(mode="promise_in_bounds"),
-        lambda: heatmaps,
-    )
+
+    def take(*index):
+        return heatmaps.at[index].get(mode="promise_in_bounds")
+
+    return Source(heatmaps.shape, block_maxima(heatmaps), take, take, (), lambda _: heatmaps)
 
 
 def _subvoxel_offsets(source, peaks):
@@ -123,7 +131,7 @@ def _subvoxel_offsets(source, peaks):
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
 
     def log_at(voxels):
-        values = source.take(joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]).astype(jnp.float32)
+        values = source.exact(joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]).astype(jnp.float32)
         return jnp.log(jnp.where(values > 0, values, jnp.nan))
 
     centre, offsets = log_at(voxels_JxKx3), []
@@ -256,8 +264,8 @@ def _best(ids_JxN, scores_JxN, max_peaks):
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
-    """Ids `[J, K]`, scores `[J, K]` and count `[J]` by max-pooling all of the volume; for those with too much in them."""
-    # One joint type at a time: in a volume this full, a plateau may have to be followed far.
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling the whole volume; for volumes with too much in them."""
+    # One joint type at a time, for the memory it takes.
     ids, scores, counts = lax.map(lambda h: _dense_peaks_of_some(h[None], threshold, max_peaks), heatmaps)
     return ids[:, 0], scores[:, 0], counts[:, 0]
 

@@ -129,10 +129,14 @@ class PatchVHA(nn.Module):
 
     def decode_cells(self, code: jax.Array) -> jax.Array:
         """Logits of a code `[B, h, w, d]`, folded as the heatmaps are."""
+        return self.to_logits(self.decode_features(code))
+
+    def decode_features(self, code: jax.Array) -> jax.Array:
+        """What the logits of each cell are made of, `[B, d, h, w, width]`."""
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
             x = block(x)
-        return self.to_logits(x)
+        return x
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:
         """The reconstruction `[B, J, H, W, D]` of heatmaps of the same shape."""

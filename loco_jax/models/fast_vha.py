@@ -1,0 +1,175 @@
+"""Decoding on CPUs: the same heatmaps and the same peaks as the plain networks' in a fraction of the time.
+
+The published network's wide convolutions go through `fast_conv`, one joint type after the other, and its 3D ones are
+done as 2D ones. Peaks are found band by band as the results come, so that no more than one joint type's heatmaps exist
+at a time. PatchVHA's last and widest layer is computed twice: for all cells, of which only the maxima are kept, and for
+those cells that reach the threshold.
+
+On other devices the plain networks are the fast ones, and in bfloat16 the ways would differ by more than rounding: there
+they are what is computed.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from loco_jax import peaks
+from loco_jax.models import fast_conv, vha
+from loco_jax.peaks import BLOCK, Peaks
+
+DEPTHS = 8  # results of a 3D convolution that one product makes
+MAX_BLOCKS = 4096  # of a PatchVHA's volume, 28 kB each
+CHUNK = 128  # blocks at a time
+
+
+def decode(network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`, as the network's `decode` makes them."""
+    dense = functools.partial(_dense, network, size=size)
+    if isinstance(network, vha.PatchVHA) or network.dtype != jnp.float32:
+        return dense(params, code)
+
+    return lax.platform_dependent(
+        params, code, cpu=lambda params, code: _of_each_joint(params, code, size)[:, : size[0]], default=dense
+    )
+
+
+def decode_peaks(
+    network: vha.VHA | vha.PatchVHA,
+    params: Any,
+    code: jax.Array,
+    size: tuple[int, int],
+    threshold: float = 0.1,
+    max_peaks: int = 128,
+    subvoxel: bool = False,
+) -> Peaks:
+    """The peaks of the heatmaps of one code `[h, w, d]`, as `peaks.find_peaks` finds them in what `decode` makes."""
+    find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
+
+    def dense(params, code):
+        return find(peaks.of_volume(_dense(network, params, code, size)))
+
+    def fast(params, code):
+        if isinstance(network, vha.PatchVHA):
+            return find(_patch_source(network, params, code, size, threshold))
+        found = _of_each_joint(params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
+        return jax.tree.map(lambda x: x[:, 0], found)
+
+    if network.dtype != jnp.float32:
+        return dense(params, code)
+    return lax.platform_dependent(params, code, cpu=fast, default=dense)
+
+
+def _dense(network, params, code, size):
+    return network.apply(params, code[None], size, method="decode")[0]
+
+
+# --- the published network
+
+
+def _of_each_joint(params, code, size, each_band=lambda band: band, then=lambda x: x):
+    """Each joint type's heatmaps `[H', W, D]`, stacked; H' is at least H, and what is in rows from H on is 0.
+
+    They come in bands `[p, W, D]`, p being the rows of results of a tile. What `each_band` makes of one is stacked,
+    its first axis is joined with that of bands, and what `then` makes of that is stacked.
+    """
+    params = params["params"]
+    x = code[..., None]
+    for i in range(2):
+        x = nn.relu(_conv_3d(x, **params[f"decoder_3d_{i}"]))
+    num_layers = sum(name.startswith("decoder_2d") for name in params)
+    layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
+    products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
+
+    def bands(x, product, finish):
+        x = jnp.pad(x, ((2, 2), (2, 2), (0, 0)))
+        y = fast_conv.conv_bands(x, product, (5, 5), fast_conv.TILE, finish)
+        return jax.tree.map(lambda band: band.reshape(-1, *band.shape[2:]), y)
+
+    def one(x):
+        for layer, product in zip(layers[:-1], products):
+            rows, columns = x.shape[:2]
+            x = bands(x, product, lambda i, band, bias=layer["bias"]: band + bias)[:rows, :columns]
+            x = nn.relu(vha.upsample(x[None])[0])
+
+        def finish(i, band):
+            row = i * band.shape[0] + jnp.arange(band.shape[0])
+            band = nn.relu(band[:, : size[1]] + layers[-1]["bias"])
+            return each_band(jnp.where((row < size[0])[:, None, None], band, 0.0))
+
+        return then(bands(x, products[-1], finish))
+
+    return lax.map(one, jnp.moveaxis(x, -1, 0))
+
+
+def _with_maxima(band):
+    """A band, which is as high as a block, and the maxima of its blocks."""
+    return band, peaks.block_maxima(band[None])[0]
+
+
+def _joint_source(heatmap, highest, size):
+    source = peaks.of_volume(heatmap[None])
+    shape = (1, *size, heatmap.shape[-1])
+    return source._replace(shape=shape, highest=highest[None], whole=lambda _: heatmap[None, : size[0]])
+
+
+def _conv_3d(x, kernel, bias):
+    """A 3D convolution of `x[h, w, d, C]` with zeros around it: XLA's own are slow on CPUs.
+
+    Done as a 2D one whose channels are those of DEPTHS neighbouring depths, all together.
+    """
+    taps, channels, features = kernel.shape[2:]
+    h, w, d, _ = x.shape
+    parts = -(-d // DEPTHS)
+    deep = DEPTHS + taps - 1
+    x = jnp.pad(x, ((0, 0), (0, 0), (taps // 2, parts * DEPTHS - d + taps // 2), (0, 0)))
+    x = jnp.stack([x[:, :, i * DEPTHS : i * DEPTHS + deep] for i in range(parts)]).reshape(parts, h, w, deep * channels)
+    # Entry (depth in, channel, depth out, feature) is the kernel's at depth in - depth out.
+    wide = [jnp.pad(kernel, ((0, 0), (0, 0), (i, DEPTHS - 1 - i), (0, 0), (0, 0))) for i in range(DEPTHS)]
+    wide = jnp.stack(wide, axis=4).reshape(*kernel.shape[:2], deep * channels, DEPTHS * features)
+    y = lax.conv_general_dilated(
+        x, wide, (1, 1), [(k // 2, k // 2) for k in kernel.shape[:2]], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.moveaxis(y.reshape(parts, h, w, DEPTHS, features), 0, 2).reshape(h, w, -1, features)[:, :, :d] + bias
+
+
+# --- PatchVHA
+
+
+def _patch_source(network, params, code, size, threshold):
+    """A PatchVHA's heatmaps as a source: of those blocks that reach the threshold in any joint type, it has the voxels.
+
+    A block is a cube of cells, and cells beyond the volume's end complete the last ones.
+    """
+    cell = 2**network.level
+    side = BLOCK // cell
+    joints = network.num_joints
+
+    def head(features):
+        return network.apply(params, features, method=lambda net, x: net.to_logits(x))
+
+    features = network.apply(params, code[None], method="decode_features")[0]
+    cells = features.shape[:3]  # d, h, w
+    grid = tuple(-(-s // side) for s in cells)
+    features = jnp.pad(features, [*((0, g * side - s) for g, s in zip(grid, cells)), (0, 0)])
+    blocks = features.reshape(grid[0], side, grid[1], side, grid[2], side, -1)
+
+    # The greatest logit of each block and joint type, without those of the cells that are none. A logit's rounding may
+    # differ from one product to another: what might reach the threshold is looked into.
+    real = [(jnp.arange(g * side) < s).reshape(g, side) for g, s in zip(grid, cells)]
+
+    def highest(args):
+        layer, real_d = args
+        logits = head(layer)
+        inside = real_d[:, None, None, None, None] & real[1][:, :, None, None] & real[2]
+        logits = jnp.where(inside[..., None], logits, -jnp.inf)
+        most = jnp.max(logits, axis=(0, 2, 4))
+        return jnp.max(most.reshape(*grid[1:], joints, cell**3), axis=-1)
+
+    highest_dxhxwxJ = nn.sigmoid(lax.map(highest, (blocks, real[0]))) * (1 + 1e-5)
+    highest_JxNd = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
+    return highest_JxNd
