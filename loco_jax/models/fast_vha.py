@@ -15,12 +15,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from loco_jax import peaks
 from loco_jax.models import fast_conv, vha
-from loco_jax.peaks import BLOCK, Peaks
+from loco_jax.peaks import BLOCK, Peaks, Source
 
 DEPTHS = 8  # results of a 3D convolution that one product makes
 MAX_BLOCKS = 4096  # of a PatchVHA's volume, 28 kB each
@@ -141,35 +140,66 @@ def _conv_3d(x, kernel, bias):
 
 
 def _patch_source(network, params, code, size, threshold):
-    """A PatchVHA's heatmaps as a source: of those blocks that reach the threshold in any joint type, it has the voxels.
-
-    A block is a cube of cells, and cells beyond the volume's end complete the last ones.
-    """
-    cell = 2**network.level
+    """A PatchVHA's heatmaps as a source that has the voxels of blocks where any joint type reaches the threshold."""
+    features = network.apply(params, code[None], method="decode_features")[0]
+    depth, rows, columns, width = features.shape
+    cell, joints = 2**network.level, network.num_joints
     side = BLOCK // cell
-    joints = network.num_joints
+    grid = d, h, w = tuple(-(-s // side) for s in (depth, rows, columns))
+    flat = features.reshape(-1, width)
 
     def head(features):
         return network.apply(params, features, method=lambda net, x: net.to_logits(x))
 
-    features = network.apply(params, code[None], method="decode_features")[0]
-    cells = features.shape[:3]  # d, h, w
-    grid = tuple(-(-s // side) for s in cells)
-    features = jnp.pad(features, [*((0, g * side - s) for g, s in zip(grid, cells)), (0, 0)])
-    blocks = features.reshape(grid[0], side, grid[1], side, grid[2], side, -1)
+    def layer_maxima(i):
+        """Of the logits of a layer of blocks. The last may take some of its neighbour's cells in: no harm is done."""
+        logits = head(lax.dynamic_slice_in_dim(features, i * side, min(side, depth)))
+        padding = [(0, 0), (0, -rows % side), (0, -columns % side), (0, 0)]
+        logits = jnp.pad(logits, padding, constant_values=-jnp.inf)
+        x = jnp.max(logits.reshape(-1, h, side, w, side, logits.shape[-1]), axis=(0, 2, 4))
+        return jnp.max(x.reshape(h, w, joints, cell**3), axis=-1)
 
-    # The greatest logit of each block and joint type, without those of the cells that are none. A logit's rounding may
-    # differ from one product to another: what might reach the threshold is looked into.
-    real = [(jnp.arange(g * side) < s).reshape(g, side) for g, s in zip(grid, cells)]
+    # A number's rounding depends on how many are computed at once: what might reach the threshold is looked into.
+    highest_dxhxwxJ = nn.sigmoid(lax.map(layer_maxima, jnp.arange(d))) * (1 + 1e-5)
+    listed_N = jnp.any(highest_dxhxwxJ > threshold, axis=-1).reshape(-1)
+    slot_N = jnp.cumsum(listed_N) - 1
+    most = -(-min(MAX_BLOCKS, listed_N.size) // CHUNK) * CHUNK
+    block_M = jnp.nonzero(listed_N, size=most, fill_value=0)[0]
 
-    def highest(args):
-        layer, real_d = args
-        logits = head(layer)
-        inside = real_d[:, None, None, None, None] & real[1][:, :, None, None] & real[2]
-        logits = jnp.where(inside[..., None], logits, -jnp.inf)
-        most = jnp.max(logits, axis=(0, 2, 4))
-        return jnp.max(most.reshape(*grid[1:], joints, cell**3), axis=-1)
+    def voxels(i, values):
+        block_C = lax.dynamic_slice_in_dim(block_M, i * CHUNK, CHUNK)
+        within = jnp.meshgrid(*[jnp.arange(side)] * 3, indexing="ij")
+        at = [b[:, None, None, None] * side + x for b, x in zip(jnp.unravel_index(block_C, grid), within)]
+        z, y, x = (jnp.minimum(a, s - 1) for a, s in zip(at, (depth, rows, columns)))
+        heat = nn.sigmoid(head(flat[(z * rows + y) * columns + x]))
+        heat = heat.reshape(CHUNK, side, side, side, joints, cell, cell, cell).transpose(0, 4, 2, 5, 3, 6, 1, 7)
+        return lax.dynamic_update_slice_in_dim(values, heat.reshape(CHUNK, joints, BLOCK**3), i * CHUNK, axis=0)
 
-    highest_dxhxwxJ = nn.sigmoid(lax.map(highest, (blocks, real[0]))) * (1 + 1e-5)
-    highest_JxNd = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
-    return highest_JxNd
+    num_listed = jnp.sum(listed_N)
+    turns = jnp.minimum(-(-num_listed // CHUNK), most // CHUNK)
+    values_MxJxV = lax.fori_loop(0, turns, voxels, jnp.zeros((most, joints, BLOCK**3)))
+
+    def take(joint, row, column, bin):
+        block = ((bin // BLOCK) * h + row // BLOCK) * w + column // BLOCK
+        voxel = ((row % BLOCK) * BLOCK + column % BLOCK) * BLOCK + bin % BLOCK
+        slot = jnp.clip(slot_N[block], 0, most - 1)
+        return jnp.where(listed_N[block], values_MxJxV[slot, joint, voxel], 0.0)
+
+    def exact(*index):
+        def one(args):
+            joint, row, column, bin = args
+            logits = head(flat[((bin // cell) * rows + row // cell) * columns + column // cell])
+            return nn.sigmoid(logits[jnp.arange(len(bin)), _channel(joint, row, column, bin, cell)])
+
+        return lax.map(one, jnp.broadcast_arrays(*index))
+
+    # With more blocks than there is room for, some joint type has more than are looked into in any case.
+    highest_JxN = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
+    highest_JxN = jnp.where(num_listed > most, jnp.inf, highest_JxN)
+    shape = (joints, *size, network.depth_bins)
+    return Source(shape, highest_JxN, take, exact, code, lambda code: _dense(network, params, code, size))
+
+
+def _channel(joint, row, column, bin, cell):
+    """Where a voxel is among the channels of its cell, see `vha.fold`."""
+    return ((joint * cell + row % cell) * cell + column % cell) * cell + bin % cell
