@@ -118,7 +118,6 @@ def of_volume(heatmaps: jax.Array) -> Source:
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
 
-
     def take(*index):
         return heatmaps.at[index].get(mode="promise_in_bounds")
 

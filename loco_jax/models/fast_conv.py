@@ -43,7 +43,9 @@ def transform_kernel(kernel: jax.Array, tile: tuple[int, int]) -> jax.Array:
     (k, l, channels, features), (T, U) = kernel.shape, tile
     if T < k or U < l or T % 2 or U % 2:
         raise ValueError(f"tile={tile} must have even sides, not smaller than the kernel's {k} x {l}")
-    over_rows, over_columns = (jnp.asarray(m, kernel.dtype) for m in (_real_dft(T, k, -1), _products_of_kernel(tile, l)))
+    over_rows, over_columns = (
+        jnp.asarray(m, kernel.dtype) for m in (_real_dft(T, k, -1), _products_of_kernel(tile, l))
+    )
     x = jnp.matmul(over_rows, kernel.reshape(k, -1), precision="highest").reshape(T // 2, 2 * l, -1)
     return jnp.matmul(over_columns, x, precision="highest").reshape(T // 2, 3 * U, channels, features)
 
