@@ -263,7 +263,7 @@ def _best(ids_JxN, scores_JxN, max_peaks):
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
-    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling the whole volume; for volumes with too much in them."""
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling the whole volume: for those with too much in it."""
     # One joint type at a time, for the memory it takes.
     ids, scores, counts = lax.map(lambda h: _dense_peaks_of_some(h[None], threshold, max_peaks), heatmaps)
     return ids[:, 0], scores[:, 0], counts[:, 0]

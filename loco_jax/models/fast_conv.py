@@ -4,13 +4,14 @@ The picture is cut into overlapping tiles. A discrete Fourier transform of each 
 convolution, which over all tiles and channels is a product of matrices (overlap-save). The result is that of
 `lax.conv_general_dilated` up to rounding, about 1e-6 of the largest. It pays on CPUs, where arithmetic is the limit.
 
-The transforms are short, so they are products with constant matrices. A product of complex numbers is made of three real
-ones (Gauss), and the sums before and after those are parts of the constant matrices:
+The transforms are short, so they are products with constant matrices. A product of complex numbers is made of three
+real ones (Gauss), and the sums before and after those are parts of the constant matrices:
 (a + bi)(c + di) = (P - R) + (P + Q)i, where P = (a + b)c, Q = a(d - c), R = b(c + d).
 
 Axes: T rows and U columns of a tile with its halo, m x n tiles, p x q results a tile; C channels in, N out. Along the
 rows, G = T/2 pairs of real numbers stand for the T/2 + 1 frequencies of real numbers: the first pair is the lowest and
-the highest, which are real, and the others are complex. Each pair is transformed along the columns and multiplied apart.
+the highest, which are real, and the others are complex. Each pair is transformed along the columns and multiplied by
+itself.
 """
 
 import functools
@@ -94,7 +95,7 @@ def conv_bands(
     return lax.map(band, jnp.arange(m))
 
 
-# --- The constant matrices. Forward transforms multiply by e^(-2 pi i f t / T); a kernel's by its conjugate, for what is
+# --- The constant matrices. A tile's transform multiplies by e^(-2 pi i f t / T), a kernel's by the conjugate: what is
 # --- called a convolution here is a correlation.
 
 

@@ -5,8 +5,8 @@ done as 2D ones. Peaks are found band by band as the results come, so that no mo
 at a time. PatchVHA's last and widest layer is computed twice: for all cells, of which only the maxima are kept, and for
 those cells that reach the threshold.
 
-On other devices the plain networks are the fast ones, and in bfloat16 the ways would differ by more than rounding: there
-they are what is computed.
+On other devices the plain networks are the fast ones, and in bfloat16 the ways would differ by more than a little: there
+the plain networks are what is computed.
 """
 
 import functools
@@ -29,7 +29,7 @@ CHUNK = 128  # blocks at a time
 def decode(network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`, as the network's `decode` makes them."""
     dense = functools.partial(_dense, network, size=size)
-    if isinstance(network, vha.PatchVHA) or network.dtype != jnp.float32:
+    if not (isinstance(network, vha.VHA) and network.dtype == jnp.float32):
         return dense(params, code)
 
     return lax.platform_dependent(
@@ -58,7 +58,7 @@ def decode_peaks(
         found = _of_each_joint(params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
         return jax.tree.map(lambda x: x[:, 0], found)
 
-    if network.dtype != jnp.float32:
+    if not (isinstance(network, vha.VHA | vha.PatchVHA) and network.dtype == jnp.float32):
         return dense(params, code)
     return lax.platform_dependent(params, code, cpu=fast, default=dense)
 
