@@ -2,10 +2,10 @@
 
 The published network's wide convolutions go through `fast_conv`, one joint type after the other, and its 3D ones are
 done as 2D ones. Peaks are found band by band as the results come, so that no more than one joint type's heatmaps exist
-at a time. PatchVHA's last and widest layer is computed twice: for all cells, of which only the maxima are kept, and for
-those cells that reach the threshold.
+at a time. PatchVHA's last and widest layer is left out for cells so near to an empty one that they cannot reach the
+threshold, and of the others only the maxima are kept, until it is known which blocks reach it.
 
-On other devices the plain networks are the fast ones, and in bfloat16 the ways would differ by more than a little: there
+On other devices the plain networks are the fast ones, and in bfloat16 they would differ by more than a little: there
 the plain networks are what is computed.
 """
 
@@ -151,16 +151,11 @@ def _patch_source(network, params, code, size, threshold):
     def head(features):
         return network.apply(params, features, method=lambda net, x: net.to_logits(x))
 
-    def layer_maxima(i):
-        """Of the logits of a layer of blocks. The last may take some of its neighbour's cells in: no harm is done."""
-        logits = head(lax.dynamic_slice_in_dim(features, i * side, min(side, depth)))
-        padding = [(0, 0), (0, -rows % side), (0, -columns % side), (0, 0)]
-        logits = jnp.pad(logits, padding, constant_values=-jnp.inf)
-        x = jnp.max(logits.reshape(-1, h, side, w, side, logits.shape[-1]), axis=(0, 2, 4))
-        return jnp.max(x.reshape(h, w, joints, cell**3), axis=-1)
-
     # A number's rounding depends on how many are computed at once: what might reach the threshold is looked into.
-    highest_dxhxwxJ = nn.sigmoid(lax.map(layer_maxima, jnp.arange(d))) * (1 + 1e-5)
+    highest = _cell_maxima(network, params, features, threshold).reshape(depth, rows, columns, joints)
+    highest = jnp.pad(highest, [*((0, -s % side) for s in (depth, rows, columns)), (0, 0)], constant_values=-jnp.inf)
+    highest = jnp.max(highest.reshape(d, side, h, side, w, side, joints), axis=(1, 3, 5))
+    highest_dxhxwxJ = nn.sigmoid(highest) * (1 + 1e-5)
     listed_N = jnp.any(highest_dxhxwxJ > threshold, axis=-1).reshape(-1)
     slot_N = jnp.cumsum(listed_N) - 1
     most = -(-min(MAX_BLOCKS, listed_N.size) // CHUNK) * CHUNK
@@ -198,6 +193,40 @@ def _patch_source(network, params, code, size, threshold):
     highest_JxN = jnp.where(num_listed > most, jnp.inf, highest_JxN)
     shape = (joints, *size, network.depth_bins)
     return Source(shape, highest_JxN, take, exact, code, lambda code: _dense(network, params, code, size))
+
+
+def _cell_maxima(network, params, features_dxhxwxC, threshold):
+    """The greatest logits of cells `[N, J]`; -inf where it is certain that they do not reach the threshold.
+
+    The last layer is linear. So for a cell whose hidden vector is at a distance from some point, its logits are at most
+    those of the point and that distance times the norms of the layer's columns (Cauchy and Schwarz): within a radius
+    none of them reaches the threshold. Around the mean of all cells, which is that of empty ones, this holds for most.
+    """
+    cell, joints = 2**network.level, network.num_joints
+
+    def head(features, only_hidden=False):
+        return network.apply(params, features, method=lambda net, x: net.to_logits(x, only_hidden))
+
+    flat = features_dxhxwxC.reshape(-1, features_dxhxwxC.shape[-1])
+    centre = jnp.mean(head(flat[:: len(flat) // 4096 + 1], only_hidden=True), axis=0)
+    last = params["params"]["to_logits"]["Dense_1"]
+    room = jax.scipy.special.logit(threshold) - (centre @ last["kernel"] + last["bias"])
+    radius = jnp.min((room - 1e-3) / jnp.linalg.norm(last["kernel"], axis=0))  # 1e-3: for rounding
+
+    def near(layer):
+        return jnp.linalg.norm(head(layer, only_hidden=True) - centre, axis=-1) * (1 + 1e-5) < radius
+
+    far_N = ~lax.map(near, features_dxhxwxC).reshape(-1)
+    count = CHUNK * (BLOCK // cell) ** 3
+    cell_N = jnp.nonzero(far_N, size=-(-far_N.size // count) * count, fill_value=0)[0]
+
+    def maxima(i, highest):
+        some = lax.dynamic_slice_in_dim(cell_N, i * count, count)
+        logits = head(flat[some]).reshape(count, joints, cell**3)
+        return highest.at[some].set(jnp.max(logits, axis=-1))
+
+    turns = -(-jnp.sum(far_N) // count)
+    return lax.fori_loop(0, turns, maxima, jnp.full((far_N.size, joints), -jnp.inf))
 
 
 def _channel(joint, row, column, bin, cell):

@@ -171,8 +171,10 @@ class Head(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, only_hidden: bool = False) -> jax.Array:
         x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x)))
+        if only_hidden:
+            return x
         return nn.Dense(
             self.voxels,
             kernel_init=nn.initializers.normal(0.02),
