@@ -7,6 +7,7 @@ import jax
 from loco_jax import association, peaks, refinement
 from loco_jax.association import People
 from loco_jax.camera import Camera
+from loco_jax.peaks import Peaks
 from loco_jax.volume import Volume
 
 
@@ -26,7 +27,11 @@ class Points(NamedTuple):
 
 def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool) -> Points:
     """The points of all joints in `heatmaps[J, H, W, D]`; on whole voxels, as published, unless `subvoxel`."""
-    found = peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel)
+    return in_metres(peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel), camera, volume)
+
+
+def in_metres(found: Peaks, camera: Camera, volume: Volume) -> Points:
+    """Peaks as points."""
     return Points(volume.to_camera(camera, found.voxels), found.scores, found.count)
 
 
