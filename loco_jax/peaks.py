@@ -5,11 +5,13 @@ as 0). Where neighbours are equal, the plateau is taken as one: it is a peak if 
 its first voxel (in row, column, bin order) stands for it. A NaN is never a peak and hides no neighbour.
 
 The volume is read once, for the maxima of blocks. Only blocks that reach the threshold are looked into, so a crowd of
-joints in 144 million voxels costs one pass over memory. Frames too full for that take a dense way to the same answer.
+joints in 144 million voxels costs little more than that one read. Frames too full for that take a dense way to the same
+answer. A `Source` is searched likewise, without its volume ever being written.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ import numpy as np
 from jax import lax
 
 BLOCK = 8  # voxels a side
-MAX_BLOCKS = 512  # a joint type; 64 people whose Gaussians each touch 8 blocks
+# How many blocks of a joint type are looked into, and how many candidates they may have for each of `max_peaks`. The
+# least that is enough is taken: about 20 people, whose Gaussians each touch up to 8 blocks, or 64.
+CAPACITIES = ((128, 2), (512, 4))
 _NOWHERE = np.iinfo(np.int32).max  # no voxel's number
 
 
@@ -35,6 +39,27 @@ class Peaks(NamedTuple):
     count: jax.Array
 
 
+class Source(NamedTuple):
+    """Heatmaps that need not exist as a whole.
+
+    Attributes:
+      shape: (J, H, W, D).
+      highest: `[J, *grid]` float32, the greatest value of each block, or something greater.
+      take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume. In blocks that
+        do not reach the threshold, anything below it will do.
+      exact: values at a few places `[J, K]` likewise, right everywhere.
+      origin: what `whole` works on.
+      whole: all values `[J, H, W, D]`, from `origin`; called if there is too much in them to be looked at in parts.
+    """
+
+    shape: tuple[int, int, int, int]
+    highest: jax.Array
+    take: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    exact: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    origin: Any
+    whole: Callable[[Any], jax.Array]
+
+
 @functools.partial(jax.jit, static_argnames=("max_peaks", "subvoxel"))
 def find_peaks(heatmaps: jax.Array, threshold: float = 0.1, max_peaks: int = 128, subvoxel: bool = False) -> Peaks:
     """The best `max_peaks` (K) local maxima of each of `heatmaps[J, H, W, D]` (any float type).
@@ -43,23 +68,41 @@ def find_peaks(heatmaps: jax.Array, threshold: float = 0.1, max_peaks: int = 128
     the top of the parabola through the logarithms of the voxel and its two neighbours: exact for an isolated Gaussian.
     It moves at most one voxel, and not at all on the volume's border or beside a value that is not positive.
     """
-    if heatmaps.ndim != 4:
-        raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
+    return search(of_volume(heatmaps), threshold, max_peaks, subvoxel)
+
+
+def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxel: bool = False) -> Peaks:
+    """As `find_peaks`, of a `source`'s heatmaps."""
     if max_peaks < 1:
         raise ValueError(f"max_peaks={max_peaks} must be at least 1")
     threshold = jnp.asarray(threshold, jnp.float32)
-    ids_JxK, scores_JxK, count_J, complete = _sparse_peaks(heatmaps, threshold, max_peaks)
+    num_joints, *shape = source.shape
+    num_active = jnp.max(jnp.sum(source.highest > threshold, axis=(1, 2, 3)))
+    nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
+    state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
-    # A loop of at most one turn: a branch that stays a branch under vmap.
+    # Loops of at most one turn: branches that stay branches under vmap. A turn uses up what it works on, or XLA
+    # would see that it does not depend on the loop and do it beforehand, needed or not.
+    for num_blocks, candidates in CAPACITIES:
+
+        def sparse(_, state, num_blocks=num_blocks, max_candidates=candidates * max_peaks):
+            found = _sparse_peaks(source, state[-1], threshold, max_peaks, num_blocks, max_candidates)
+            return *found, jnp.full_like(state[-1], -jnp.inf)
+
+        turns = jnp.where(~state[3] & (num_active <= num_blocks), 1, 0)
+        state = lax.fori_loop(0, turns, sparse, (*state, source.highest))[:4]
+
     def dense(state):
-        return *_dense_peaks(heatmaps, threshold, max_peaks), True
+        *_, threshold, origin = state
+        found = _dense_peaks(source.whole(origin), threshold, max_peaks)
+        return *found, True, threshold + 1, jax.tree.map(jnp.zeros_like, origin)
 
-    ids_JxK, scores_JxK, count_J, _ = lax.while_loop(
-        lambda state: ~state[-1], dense, (ids_JxK, scores_JxK, count_J, complete)
+    ids_JxK, scores_JxK, count_J, *_ = lax.while_loop(
+        lambda state: ~state[3], dense, (*state, threshold, source.origin)
     )
-    voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, heatmaps.shape[1:]), axis=-1)
-    whole = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
-    return whole._replace(voxels=whole.voxels + subvoxel_offsets(heatmaps, whole)) if subvoxel else whole
+    voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, tuple(shape)), axis=-1)
+    found = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
+    return found._replace(voxels=found.voxels + _subvoxel_offsets(source, found)) if subvoxel else found
 
 
 def subvoxel_offsets(heatmaps: jax.Array, peaks: Peaks) -> jax.Array:
@@ -67,12 +110,27 @@ def subvoxel_offsets(heatmaps: jax.Array, peaks: Peaks) -> jax.Array:
 
     What `find_peaks` adds with `subvoxel`; 0 in empty places.
     """
-    shape = jnp.asarray(heatmaps.shape[1:])
-    joints = jnp.arange(heatmaps.shape[0])[:, None]
+    return _subvoxel_offsets(of_volume(heatmaps), peaks)
+
+
+def of_volume(heatmaps: jax.Array) -> Source:
+    """`heatmaps[J, H, W, D]` as a source. Under jit, what is not asked of it is not computed."""
+    if heatmaps.ndim != 4:
+        raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
+
+    def take(*index):
+        return heatmaps.at[index].get(mode="promise_in_bounds")
+
+    return Source(heatmaps.shape, block_maxima(heatmaps), take, take, (), lambda _: heatmaps)
+
+
+def _subvoxel_offsets(source, peaks):
+    shape = jnp.asarray(source.shape[1:])
+    joints = jnp.arange(source.shape[0])[:, None]
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
 
     def log_at(voxels):
-        values = heatmaps[joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]].astype(jnp.float32)
+        values = source.exact(joints, voxels[..., 0], voxels[..., 1], voxels[..., 2]).astype(jnp.float32)
         return jnp.log(jnp.where(values > 0, values, jnp.nan))
 
     centre, offsets = log_at(voxels_JxKx3), []
@@ -86,72 +144,88 @@ def subvoxel_offsets(heatmaps: jax.Array, peaks: Peaks) -> jax.Array:
     return jnp.stack(offsets, axis=-1)
 
 
-def _sparse_peaks(heatmaps, threshold, max_peaks):
-    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, and whether that is all: blocks and candidates had room enough."""
-    num_joints, *shape = heatmaps.shape
-    max_candidates = 4 * max_peaks
-    grid = tuple(-(-size // BLOCK) for size in shape)
-    highest_JxN = _block_maxima(heatmaps, grid).reshape(num_joints, -1)
-    num_blocks = min(MAX_BLOCKS, highest_JxN.shape[1])
-    best_JxA, block_JxA = lax.top_k(highest_JxN, num_blocks)
+def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candidates):
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, and whether that is all: the candidates had room enough.
+
+    The blocks that reach the threshold must be no more than `num_blocks` a joint type.
+    """
+    num_joints, *shape = source.shape
+    grid = highest.shape[1:]
+    best_JxA, block_JxA = lax.top_k(highest.reshape(num_joints, -1), min(num_blocks, int(np.prod(grid))))
     active_JxA = best_JxA > threshold
 
-    # Each active block with a halo of one voxel, and of each of its voxels the greatest and the equal neighbours.
+    # Each active block with a halo of one voxel, and of each of its voxels whether a neighbour is greater.
     corner_JxAx3 = BLOCK * jnp.stack(jnp.unravel_index(block_JxA, grid), axis=-1)
-    values = _cubes(heatmaps, corner_JxAx3 - 1, BLOCK + 2)
+    values = _cubes(source, corner_JxAx3 - 1, BLOCK + 2)
     inner = values[..., 1:-1, 1:-1, 1:-1]
-    greatest, equal = jnp.full_like(inner, -jnp.inf), jnp.zeros(inner.shape, jnp.int32)
-    for r, c, b in np.ndindex(3, 3, 3):
-        if (r, c, b) != (1, 1, 1):
-            neighbour = values[..., r : r + BLOCK, c : c + BLOCK, b : b + BLOCK]
-            greatest, equal = jnp.maximum(greatest, neighbour), equal + (neighbour == inner)
+    greatest = values
+    for axis in (2, 3, 4):
+        parts = (lax.slice_in_dim(greatest, i, i + BLOCK, axis=axis) for i in range(3))
+        greatest = functools.reduce(jnp.maximum, parts)
     at = [corner_JxAx3[..., axis, None] + jnp.arange(BLOCK) for axis in range(3)]
     inside = [a < size for a, size in zip(at, shape)]
-    ids = (at[0][..., :, None, None] * shape[1] + at[1][..., None, :, None]) * shape[2] + at[2][..., None, None, :]
     inside = inside[0][..., :, None, None] & inside[1][..., None, :, None] & inside[2][..., None, None, :]
     candidate = (inner >= greatest) & (inner > threshold) & inside & active_JxA[..., None, None, None]
 
     # Few of them are candidates: list those, and settle plateaus among the list.
     place_JxC, num_candidates_J = _first_true(candidate.reshape(num_joints, -1), max_candidates)
-
-    def take(x, fill):
-        return jnp.take_along_axis(x.reshape(num_joints, -1), place_JxC, axis=1, mode="fill", fill_value=fill)
-
-    ids_JxC, scores_JxC = take(ids, _NOWHERE), take(inner, -jnp.inf)
-    first_JxC = _plateaus(ids_JxC, take(equal, 0), shape)
+    real_JxC = jnp.arange(max_candidates) < num_candidates_J[:, None]
+    block_JxC, *within = jnp.unravel_index(place_JxC, candidate.shape[1:])
+    corner_JxCx3 = jnp.take_along_axis(corner_JxAx3, block_JxC[..., None], axis=1)
+    voxels_JxCx3 = corner_JxCx3 + jnp.stack(within, axis=-1)
+    around = _cubes(source, voxels_JxCx3 - 1, 3)
+    scores_JxC = around[..., 1, 1, 1]
+    equal_JxC = jnp.sum(around == scores_JxC[..., None, None, None], axis=(2, 3, 4)) - 1
+    row_JxC, column_JxC, bin_JxC = jnp.moveaxis(voxels_JxCx3, -1, 0)
+    ids_JxC = jnp.where(real_JxC, (row_JxC * shape[1] + column_JxC) * shape[2] + bin_JxC, _NOWHERE)
+    first_JxC = _plateaus(ids_JxC, equal_JxC, shape)
     ids_JxK, scores_JxK = _best(ids_JxC, jnp.where(first_JxC, scores_JxC, -jnp.inf), max_peaks)
-    complete = jnp.all(num_candidates_J <= max_candidates) & jnp.all(jnp.sum(highest_JxN > threshold, 1) <= num_blocks)
+    complete = jnp.all(num_candidates_J <= max_candidates)
     return ids_JxK, scores_JxK, jnp.sum(first_JxC, axis=1, dtype=jnp.int32), complete
 
 
-def _block_maxima(heatmaps, grid):
-    """The greatest value of each block, `[J, *grid]` float32; blocks cut by the border keep what is inside."""
-    padding = [(0, BLOCK * blocks - size) for blocks, size in zip(grid, heatmaps.shape[1:])]
-    padded = jnp.pad(heatmaps, [(0, 0), *padding], constant_values=-jnp.inf)
-    (h, w, d), num_joints = grid, heatmaps.shape[0]
-    blocks = padded.reshape(num_joints, h, BLOCK, w, BLOCK, d, BLOCK)
-    return jnp.max(blocks, axis=(2, 4, 6), where=~jnp.isnan(blocks), initial=-jnp.inf).astype(jnp.float32)
+def block_maxima(heatmaps: jax.Array) -> jax.Array:
+    """The greatest value of each block, `[J, *grid]` float32; infinite where there is a NaN, which hides the others.
+
+    Blocks cut by the border keep what is inside.
+    """
+    num_joints, *shape = heatmaps.shape
+    padding = [(0, -size % BLOCK) for size in shape]
+    h, w, d = ((size + rest) // BLOCK for size, (_, rest) in zip(shape, padding))
+    # The plainest of maxima over rows and columns at once: on CPUs as fast as memory, unlike all that step over NaN.
+    padded = jnp.pad(heatmaps, [(0, 0), *padding[:2], (0, 0)], constant_values=-jnp.inf)
+    x = jnp.max(padded.reshape(num_joints * h, BLOCK, w, BLOCK, shape[2]), axis=(1, 3))
+    x = jnp.pad(x, [(0, 0), (0, 0), padding[2]], constant_values=-jnp.inf)
+    x = functools.reduce(jnp.maximum, (x[..., i::BLOCK] for i in range(BLOCK)))
+    return jnp.where(jnp.isnan(x), jnp.inf, x).astype(jnp.float32).reshape(num_joints, h, w, d)
 
 
-def _cubes(heatmaps, corner_JxAx3, side):
+def _cubes(source, corner_JxAx3, side):
     """Cubes `[J, A, side, side, side]` float32 at `corner`; 0 outside the volume, -inf for NaN."""
     index, inside = [], True
-    for axis, size in enumerate(heatmaps.shape[1:]):
+    for axis, size in enumerate(source.shape[1:]):
         at = corner_JxAx3[..., axis, None] + jnp.arange(side)
         broadcast = [slice(None), slice(None), None, None, None]
         broadcast[2 + axis] = slice(None)
         index.append(jnp.clip(at, 0, size - 1)[tuple(broadcast)])
         inside = inside & ((at >= 0) & (at < size))[tuple(broadcast)]
-    joints = jnp.arange(heatmaps.shape[0])[:, None, None, None, None]
-    values = heatmaps.at[joints, *index].get(mode="promise_in_bounds").astype(jnp.float32)
+    joints = jnp.arange(source.shape[0])[:, None, None, None, None]
+    values = source.take(joints, *index).astype(jnp.float32)
     return jnp.where(inside, jnp.where(jnp.isnan(values), -jnp.inf, values), 0.0)
 
 
 def _first_true(mask_JxN, size):
-    """Places `[J, size]` of the first true entries of each row (N where there are no more), and how many there are."""
-    rank_JxN = jnp.cumsum(mask_JxN, axis=1)
-    places = jax.vmap(lambda ranks: jnp.searchsorted(ranks, jnp.arange(1, size + 1)))(rank_JxN)
-    return places, rank_JxN[:, -1]
+    """Places `[J, size]` of the first true entries of each row, and how many there are. N is a multiple of BLOCK."""
+    parts_JxMxB = mask_JxN.reshape(mask_JxN.shape[0], -1, BLOCK)
+    up_to_JxM = jnp.cumsum(jnp.sum(parts_JxMxB, axis=2, dtype=jnp.int32), axis=1)
+    rank = jnp.arange(1, size + 1)
+    part_JxC = jax.vmap(lambda ranks: jnp.searchsorted(ranks, rank))(up_to_JxM)
+    part_JxC = jnp.minimum(part_JxC, parts_JxMxB.shape[1] - 1)
+    some_JxCxB = jnp.take_along_axis(parts_JxMxB, part_JxC[..., None], axis=1)
+    from_end_JxCxB = jnp.cumsum(some_JxCxB[..., ::-1], axis=2)[..., ::-1]
+    left_JxC = jnp.take_along_axis(up_to_JxM, part_JxC, axis=1) - rank
+    within_JxC = jnp.argmax(some_JxCxB & (from_end_JxCxB == left_JxC[..., None] + 1), axis=2)
+    return part_JxC * BLOCK + within_JxC, up_to_JxM[:, -1]
 
 
 def _plateaus(ids_JxC, equal_JxC, shape):
@@ -189,7 +263,13 @@ def _best(ids_JxN, scores_JxN, max_peaks):
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
-    """As `_sparse_peaks`, by max-pooling the whole volume; for volumes with too much in them."""
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling the whole volume: for those with too much in it."""
+    # One joint type at a time, for the memory it takes.
+    ids, scores, counts = lax.map(lambda h: _dense_peaks_of_some(h[None], threshold, max_peaks), heatmaps)
+    return ids[:, 0], scores[:, 0], counts[:, 0]
+
+
+def _dense_peaks_of_some(heatmaps, threshold, max_peaks):
     shape = heatmaps.shape[1:]
     values = heatmaps.astype(jnp.float32)
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)

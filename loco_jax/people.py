@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from loco_jax import association, peaks, refinement
 from loco_jax.association import People
 from loco_jax.camera import Camera
+from loco_jax.peaks import Peaks
 from loco_jax.volume import Volume
 
 
@@ -27,7 +28,11 @@ class Points(NamedTuple):
 
 def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool) -> Points:
     """The points of all joints in `heatmaps[J, H, W, D]`; on whole voxels, as published, unless `subvoxel`."""
-    found = peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel)
+    return in_metres(peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel), camera, volume)
+
+
+def in_metres(found: Peaks, camera: Camera, volume: Volume) -> Points:
+    """Peaks as points."""
     scores = jnp.where(found.voxels[..., 2] > 0, found.scores, 0.0)
     return Points(volume.to_camera(camera, found.voxels), scores, found.count)
 

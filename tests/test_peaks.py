@@ -56,7 +56,10 @@ def _every_way(volumes, threshold, max_peaks):
         voxels = jnp.stack(jnp.unravel_index(ids, volumes.shape[1:]), axis=-1)
         return peaks.Peaks(voxels.astype(jnp.float32), scores, count)
 
-    *sparse, complete = peaks._sparse_peaks(volumes, threshold, max_peaks)
+    highest, (num_blocks, candidates) = peaks.block_maxima(volumes), peaks.CAPACITIES[-1]
+    source = peaks.of_volume(volumes)
+    *sparse, complete = peaks._sparse_peaks(source, highest, threshold, max_peaks, num_blocks, candidates * max_peaks)
+    complete &= jnp.all(jnp.sum(highest > threshold, axis=(1, 2, 3)) <= num_blocks)
     dense = peaks._dense_peaks(volumes, threshold, max_peaks)
     return peaks.find_peaks(volumes, threshold, max_peaks), in_full(*sparse), in_full(*dense), complete
 
@@ -233,9 +236,10 @@ def test_plateau_open_at_one_voxel_of_many():
 def test_more_blocks_than_the_sparse_way_looks_into():
     """A volume so thin that 514 blocks are few voxels, with one peak a block: the peaks would have had room."""
     rng = np.random.default_rng(0)
-    volume = np.zeros((1, 1, 1, 8 * (peaks.MAX_BLOCKS + 2)), np.float32)
-    volume[..., 4::8] = rng.choice(_VALUES[3:], peaks.MAX_BLOCKS + 2)
-    assert peaks.MAX_BLOCKS + 2 < 4 * EVERY
+    blocks = peaks.CAPACITIES[-1][0] + 2
+    volume = np.zeros((1, 1, 1, 8 * blocks), np.float32)
+    volume[..., 4::8] = rng.choice(_VALUES[3:], blocks)
+    assert blocks < 4 * EVERY
     assert not _check(volume, EVERY)
     volume[..., :8] = volume[..., -8:] = 0
     assert _check(volume, EVERY)  # as many as it can hold

@@ -129,10 +129,14 @@ class PatchVHA(nn.Module):
 
     def decode_cells(self, code: jax.Array) -> jax.Array:
         """Logits of a code `[B, h, w, d]`, folded as the heatmaps are."""
+        return self.to_logits(self.decode_features(code))
+
+    def decode_features(self, code: jax.Array) -> jax.Array:
+        """What the logits of each cell are made of, `[B, d, h, w, width]`."""
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
             x = block(x)
-        return self.to_logits(x)
+        return x
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:
         """The reconstruction `[B, J, H, W, D]` of heatmaps of the same shape."""
@@ -167,8 +171,10 @@ class Head(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, only_hidden: bool = False) -> jax.Array:
         x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x)))
+        if only_hidden:
+            return x
         return nn.Dense(
             self.voxels,
             kernel_init=nn.initializers.normal(0.02),

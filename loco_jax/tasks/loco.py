@@ -20,7 +20,7 @@ from loco_jax import checkpoints, draw, metrics, people, refinement, report, ske
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import code_predictor, compact, vha
+from loco_jax.models import code_predictor, compact, fast_vha, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.people import Points
 from loco_jax.tasks import Task
@@ -174,10 +174,11 @@ class LocoTask(Task):
         """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8, in float32."""
         return self.network.apply(_together(params), image).astype(jnp.float32)
 
-    def decode(self, params: Any, code: jax.Array) -> jax.Array:
-        """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`."""
-        size = self.vha.volume.shape[:2]
-        return self.vha.network.apply(params["vha"], code[None], size, method="decode")[0]
+    def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
+        """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
+        size, most = self.vha.volume.shape[:2], self.vha.max_peaks
+        found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, size, max_peaks=most, subvoxel=subvoxel)
+        return people.in_metres(found, camera, self.vha.volume)
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
@@ -188,10 +189,10 @@ class LocoTask(Task):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
             code = self.predict_code(params, frame.image[None])[0]
 
-            def points_of(heatmaps, subvoxel=self.vha.subvoxel):
+            def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
 
-            points = points_of(self.decode(params, code))
+            points = self.points_of_code(params, code, frame.camera, self.vha.subvoxel)
             found = people.find_people(points)
             systems, groups = {self.name: _as_rows(points)}, {self.name: found}
             if "refiner" in params:
@@ -202,7 +203,7 @@ class LocoTask(Task):
             if thorough:
                 render = functools.partial(self.vha.render, present_PxJ=present, sigma=self.vha.sigmas[-1])
                 known = {
-                    f"{self.vha.name}, true code": points_of(self.decode(params, target)),
+                    f"{self.vha.name}, true code": self.points_of_code(params, target, frame.camera, self.vha.subvoxel),
                     GROUND_TRUTH: points_of(render(voxels, subvoxel=False), subvoxel=False),
                     SUBVOXEL: points_of(render(voxels, subvoxel=True), subvoxel=True),
                 }
@@ -282,15 +283,12 @@ class LocoTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
-        volume, most, subvoxel = self.vha.volume, self.vha.max_peaks, self.vha.subvoxel
         predict = jax.jit(lambda p, image: self.predict_code(p, image[None])[0])
-        decode = jax.jit(self.decode)
-        find = jax.jit(lambda heatmaps, camera: people.find_points(heatmaps, camera, volume, most, subvoxel))
+        find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
         group = jax.jit(people.find_people)
         code, seconds = _time(predict, params, frame.image)
         stages = {"picture to code": seconds}
-        heatmaps, stages["code to heatmaps"] = _time(decode, params, code)
-        points, stages["heatmaps to points"] = _time(find, heatmaps, frame.camera)
+        points, stages["code to points"] = _time(find, params, code, frame.camera)
         _, stages["points to people"] = _time(group, points, params.get("refiner"))
         return stages
 
@@ -417,8 +415,7 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         def find(params, image, camera):
-            heatmaps = task.decode(params, task.predict_code(params, image[None])[0])
-            points = people.find_points(heatmaps, camera, volume, task.vha.max_peaks, subvoxel=True)
+            points = task.points_of_code(params, task.predict_code(params, image[None])[0], camera, subvoxel=True)
             return people.find_people(points, params.get("refiner"), task.least_joints)
 
         return jax.jit(find)

@@ -1,0 +1,221 @@
+"""Tests of fast decoding: the heatmaps and the peaks of the plain networks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_jax import heatmaps, peaks, weights
+from loco_jax.models import fast_vha, vha
+
+MOST = 16
+# Level and volume: rows and columns that do not fill cells, blocks or tiles, and bins that do not fill cells.
+VHAS = {level: (vha.VHA(level, shape[2]), shape) for level, shape in {1: (9, 18, 10), 2: (18, 31, 19)}.items()}
+VHAS[3] = vha.VHA(3, 34), (20, 70, 34)
+PATCHES = {
+    level: (vha.PatchVHA(level, shape[2], 8), shape) for level, shape in {1: (9, 18, 11), 2: (18, 31, 19)}.items()
+}
+PATCHES[3] = vha.PatchVHA(3, 34, 8), (20, 30, 34)
+ALL = [*VHAS.values(), *PATCHES.values()]
+NAMES = [f"{type(network).__name__}({network.level})" for network, _ in ALL]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_capacity():
+    """Whether there is one or two makes no difference here, except to the time of compilation."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(peaks, "CAPACITIES", ((512, 4),))
+        yield
+
+
+@functools.cache
+def _params(network):
+    """Random ones, larger than at the start of training: heatmaps with hills and valleys."""
+    cells = 2 ** (network.level + 1)
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 14, cells, cells, network.depth_bins)))
+    return jax.tree.map(lambda x: 2 * x, params)
+
+
+def _code(network, shape, kind, seed):
+    """Empty, full, or with a few spots, some of them at the border and over each other."""
+    rng = np.random.default_rng(seed)
+    size = vha.code_shape(shape, network.level)
+    noise = rng.normal(size=size).astype(np.float32)
+    if kind == "full":
+        return noise
+    mask = np.zeros(size, bool)
+    for _ in range(0 if kind == "empty" else rng.integers(1, 5)):
+        corner = [rng.choice([0, rng.integers(s), s - 1]) for s in size]
+        mask[tuple(slice(max(c - 1, 0), c + 1) for c in corner)] = True
+    return np.where(mask, noise, 0)
+
+
+def _codes(network, shape):
+    kinds = st.sampled_from(["empty", "spots", "full"])
+    return st.builds(functools.partial(_code, network, shape), kinds, st.integers(0, 2**32 - 1))
+
+
+@functools.cache
+def _plain(network, shape):
+    return jax.jit(lambda params, code: network.apply(params, code[None], shape[:2], method="decode")[0])
+
+
+@functools.cache
+def _fast(network, shape, subvoxel=False):
+    def find(params, code, threshold):
+        return fast_vha.decode_peaks(network, params, code, shape[:2], threshold, MOST, subvoxel)
+
+    return jax.jit(find)
+
+
+def _above(plain, share):
+    """The threshold that a share of voxels do not exceed."""
+    return max(float(np.quantile(plain, share)), 1e-6)
+
+
+def _assert_same(fast, plain):
+    """The same but for rounding, in which the order of scores may change that are all but equal."""
+    fast, plain = jax.device_get((fast, plain))
+    np.testing.assert_array_equal(fast.count, plain.count)
+    np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-5, atol=1e-7)
+    for place in np.argwhere(np.abs(fast.voxels - plain.voxels).max(axis=-1) > 1e-3):
+        *joint, k = place
+        joint = tuple(joint)
+        alike = np.isclose(plain.scores[joint], fast.scores[joint][k], rtol=1e-5, atol=1e-7)
+        assert (np.abs(plain.voxels[joint][alike] - fast.voxels[joint][k]).max(axis=-1) < 1e-3).any()
+
+
+def test_heatmaps_are_the_published_networks():
+    network, shape = VHAS[2]
+    params, code = _params(network), _code(network, shape, "full", 0)
+    found = jax.jit(lambda p, c: fast_vha.decode(network, p, c, shape[:2]))(params, code)
+    want = _plain(network, shape)(params, code)
+    assert found.shape == (14, *shape) and want.max() > 1
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * want.max())
+
+
+@pytest.mark.parametrize("network, shape", ALL, ids=NAMES)
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_peaks_are_those_of_the_plain_heatmaps(network, shape, data):
+    params, code = _params(network), data.draw(_codes(network, shape))
+    plain = _plain(network, shape)(params, code)
+    threshold = _above(plain, data.draw(st.sampled_from([0.5, 0.99, 0.9999])))
+    _assert_same(_fast(network, shape)(params, code, threshold), peaks.find_peaks(plain, threshold, MOST))
+
+
+@pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[2]], ids=["VHA", "PatchVHA"])
+def test_subvoxel_peaks(network, shape):
+    params, code = _params(network), _code(network, shape, "full", 1)
+    plain = _plain(network, shape)(params, code)
+    threshold = _above(plain, 0.99)
+    want = peaks.find_peaks(plain, threshold, MOST, subvoxel=True)
+    assert np.modf(want.voxels)[0].any()
+    _assert_same(_fast(network, shape, True)(params, code, threshold), want)
+
+
+def _no_peaks(heatmaps, threshold, max_peaks):
+    nothing = jnp.zeros((heatmaps.shape[0], max_peaks), jnp.int32)
+    return nothing, nothing.astype(jnp.float32), nothing[:, 0]
+
+
+@pytest.mark.parametrize("network, shape", [VHAS[2], PATCHES[2]], ids=["VHA", "PatchVHA"])
+def test_dense_way_is_for_what_is_too_full(network, shape, monkeypatch):
+    """The same peaks without the dense way, and with nothing but it: for joint types, candidates, blocks."""
+    params, code = _params(network), _code(network, shape, "spots", 1)
+    plain = _plain(network, shape)(params, code)
+    threshold = float(np.mean(np.sort(plain, axis=None)[-301:-299]))
+    want = peaks.find_peaks(plain, threshold, MOST)
+    crowded_J = (peaks.block_maxima(plain) > threshold).sum(axis=(1, 2, 3)) > 1
+    assert want.count[crowded_J].any()
+
+    def found():
+        return _fast.__wrapped__(network, shape)(params, code, threshold)  # not what was traced before
+
+    with monkeypatch.context() as m:
+        m.setattr(peaks, "_dense_peaks", _no_peaks)
+        _assert_same(found(), want)
+        m.setattr(peaks, "CAPACITIES", ((1, 8),))
+        assert not np.asarray(found().count)[crowded_J].any()
+    monkeypatch.setattr(peaks, "CAPACITIES", ((1, 8),))
+    _assert_same(found(), want)
+
+
+def test_more_blocks_than_a_patch_source_holds(monkeypatch):
+    """A store of one block at a time and of two in all; joint types would each have room."""
+    network, shape = PATCHES[2]
+    params = _params(network)
+    code = _code(network, shape, "full", 0)
+    plain = _plain(network, shape)(params, code)
+    threshold = _above(plain, 0.99)
+    want = peaks.find_peaks(plain, threshold, MOST)
+    assert (peaks.block_maxima(plain) > threshold).any(axis=0).sum() > 2
+    monkeypatch.setattr(fast_vha, "CHUNK", 1)
+    for most in (2, 1000):
+        monkeypatch.setattr(fast_vha, "MAX_BLOCKS", most)
+        find = _fast.__wrapped__(network, shape)  # not what was traced before
+        _assert_same(find(params, code, threshold), want)
+
+
+@pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[3]], ids=["VHA", "PatchVHA"])
+def test_frames_together(network, shape):
+    codes = np.stack([_code(network, shape, kind, 2) for kind in ("empty", "spots", "full")])
+    params = _params(network)
+    plain = np.stack([_plain(network, shape)(params, code) for code in codes])
+    threshold = _above(plain, 0.99)
+    want = jax.tree.map(lambda *x: np.stack(x), *[peaks.find_peaks(p, threshold, MOST) for p in plain])
+    _assert_same(jax.vmap(_fast(network, shape), in_axes=(None, 0, None))(params, codes, threshold), want)
+    assert len(set(want.count.sum(axis=1).tolist())) > 1
+
+
+@pytest.mark.parametrize("kind", [vha.VHA, vha.PatchVHA])
+def test_bfloat16_is_left_to_the_plain_network(kind, monkeypatch):
+    def refuse(*args, **ways):
+        raise AssertionError("another way")
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", refuse)
+
+    def shape_of_scores(dtype):
+        network = kind(1, 10, dtype=dtype)
+        params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 4, 4, 10)))
+        code = jax.ShapeDtypeStruct((4, 8, 5), jnp.float32)
+        return jax.eval_shape(lambda p, c: fast_vha.decode_peaks(network, p, c, (8, 16)), params, code).scores.shape
+
+    assert shape_of_scores(jnp.bfloat16) == (14, 128)
+    with pytest.raises(AssertionError, match="another way"):
+        shape_of_scores(jnp.float32)
+
+
+@given(st.lists(st.tuples(*[st.floats(-0.5, s - 0.5, width=32) for s in (24, 40, 80)]), min_size=0, max_size=12))
+@settings(max_examples=8, deadline=None)
+def test_crowds_through_the_released_network(places):
+    """Joints of real heatmaps, at borders and over each other."""
+    network, shape = vha.PatchVHA(2, 80), (24, 40, 80)
+    voxels = np.zeros((12, 14, 3), np.float32)
+    voxels[: len(places)] = np.reshape(places, (-1, 1, 3)) + np.arange(14)[:, None] % 5 - 2
+    present = np.arange(12)[:, None] < len(places)
+    params, code = _released(voxels, np.broadcast_to(present, (12, 14)))
+    want = peaks.find_peaks(_plain(network, shape)(params, code), 0.1, MOST, subvoxel=True)
+    _assert_same(_fast(network, shape, True)(params, code, 0.1), want)
+    assert len(places) < 3 or want.count.any()
+
+
+@jax.jit
+def _released_code(params, voxels, present):
+    target = heatmaps.render(voxels, present, (24, 40, 80), 2.0)
+    return vha.PatchVHA(2, 80).apply(params, target[None], method="encode")[0]
+
+
+def _released(voxels, present):
+    params = _released_params()
+    return params, _released_code(params, voxels, present)
+
+
+@functools.cache
+def _released_params():
+    params, _ = weights.load(weights.path_of(weights.RELEASED))
+    return jax.tree.map(jnp.asarray, params["vha"])
