@@ -1,6 +1,7 @@
 """Joints to volumetric heatmaps, on the device (method section 2)."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,84 @@ def render_cells(
     return cells.reshape(d, h, w, channels)
 
 
+class Cubes(NamedTuple):
+    """Where one joint type's cubes are, for those who want their voxels without the volume.
+
+    Attributes:
+      count: `[]` cubes that touch the volume.
+      order: `[P]` people, those with such cubes first.
+      touch: `[P]` bool, who has one.
+      centre: `[P, 3]` of the Gaussians.
+      rounded: `[P, 3]` int32, the middles of the cubes.
+      rivals: `[P, P]` bool, whose cubes meet a person's, which is one of them.
+    """
+
+    count: jax.Array
+    order: jax.Array
+    touch: jax.Array
+    centre: jax.Array
+    rounded: jax.Array
+    rivals: jax.Array
+
+
+def find_cubes(
+    voxels: jax.Array, present: jax.Array, shape: tuple[int, int, int], sigma: float = 2.0, subvoxel: bool = False
+) -> Cubes:
+    """The cubes of `render` with the same arguments, with a leading axis J."""
+    _check(voxels, present, sigma)
+    voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
+    present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
+    half = cube_side(sigma) // 2
+    touch = present_JxP & ((rounded >= -half) & (rounded < np.array(shape) + half)).all(axis=-1)
+    meet_JxPxP = (jnp.abs(rounded[:, :, None] - rounded[:, None]) <= 2 * half).all(axis=-1)
+    rivals = meet_JxPxP & touch[:, None] & touch[:, :, None]
+    return Cubes(jnp.sum(touch, axis=1), jnp.argsort(~touch, axis=1), touch, centre, rounded, rivals)
+
+
+def owned_values(
+    cubes: Cubes,
+    people: jax.Array,
+    starts: jax.Array,
+    sides: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    sigma: float,
+) -> jax.Array:
+    """Of `people[n]`, one joint type's heatmap `[n, R, C, B]` in those voxels of a window that they own.
+
+    A voxel belongs to the person whose Gaussian is the greatest there, to the first of equals, so that `render`'s
+    maximum is the sum over people of what they own. Windows begin at `starts[n, 3]`, have `sides`, and may leave the
+    volume; out there, and for a person beyond the last, all is zero.
+    """
+    at = [starts[:, axis, None] + jnp.arange(side) for axis, side in enumerate(sides)]
+    rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
+    rank_nxP = jnp.cumsum(rivals_nxP, axis=1)
+    half = cube_side(sigma) // 2
+
+    def contend(i, best):
+        # All distances come from this one place: a voxel's contenders see the same ones, bit for bit.
+        distance_nxRxCxB, owner_nxRxCxB = best
+        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1)
+        squares = []
+        for axis, size in enumerate(shape):
+            a = at[axis]
+            within = (a >= 0) & (a < size) & (jnp.abs(a - cubes.rounded[rival_n, axis, None]) <= half)
+            within &= i < rank_nxP[:, -1:]
+            squares.append(jnp.where(within, jnp.square((a - cubes.centre[rival_n, axis, None]) / sigma), jnp.inf))
+        rows, columns, bins = squares
+        distance = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
+        nearer = distance < distance_nxRxCxB
+        return jnp.where(nearer, distance, distance_nxRxCxB), jnp.where(nearer, _each(rival_n), owner_nxRxCxB)
+
+    size = (len(people), *sides)
+    nobody = jnp.full(size, jnp.inf), jnp.full(size, -1, people.dtype)
+    distance, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
+    return jnp.where(owner == _each(people), jnp.exp(-distance), 0.0)
+
+
+def _each(x_n):
+    return x_n[:, None, None, None]
+
+
 def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, int]:
     if voxels.ndim != 3 or voxels.shape[-1] != 3 or present.shape != voxels.shape[:2]:
         raise ValueError(f"want voxels [P, J, 3] and present [P, J]; have {voxels.shape} and {present.shape}")
@@ -95,13 +174,7 @@ def _cubes(voxels, present, shape, sigma, subvoxel):
 
     The box is as large as the cube, or as the volume if that is smaller; what of it is not in the cube is zero.
     """
-    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
-    present_PxJ = present & jnp.isfinite(voxels).all(axis=-1)
-    far = max(shape) + 2.0 * cube_side(sigma)
-    voxels_PxJx3 = jnp.clip(jnp.where(present_PxJ[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
-    rounded_PxJx3 = jnp.round(voxels_PxJx3).astype(jnp.int32)
-    centre_PxJx3 = voxels_PxJx3 if subvoxel else rounded_PxJx3.astype(jnp.float32)
-
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
     half = cube_side(sigma) // 2
     box = tuple(min(2 * half + 1, size) for size in shape)
     start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.array(shape) - box)
@@ -114,3 +187,13 @@ def _cubes(voxels, present, shape, sigma, subvoxel):
     rows, columns, bins = exponents
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
     return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
+
+
+def _centres(voxels, present, shape, sigma, subvoxel):
+    """Which joints are anywhere `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
+    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
+    present = present & jnp.isfinite(voxels).all(axis=-1)
+    far = max(shape) + 2.0 * cube_side(sigma)
+    voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
+    rounded = jnp.round(voxels).astype(jnp.int32)
+    return present, voxels if subvoxel else rounded.astype(jnp.float32), rounded
