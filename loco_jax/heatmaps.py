@@ -67,20 +67,38 @@ def render_cells(
     filled up with zeros. Written where they belong at once: turning the finished volume costs far more.
     """
     num_people, num_joints = _check(voxels, present, sigma)
-    h, w, d = (-(-size // cell) for size in shape)
-    channels = num_joints * cell**3
-    cells = jnp.zeros(d * h * w * channels, dtype)
-    if num_people:
-        start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
-        # A voxel's place is a sum of one number for its row, one for its column, one for its bin.
-        place = (cell**3 * jnp.arange(num_joints))[None, :, None, None, None]
-        strides = ((w * channels, cell**2), (channels, cell), (h * w * channels, 1))
-        for axis, (outer, inner) in enumerate(strides):
-            at = start_PxJx3[..., axis, None] + jnp.arange(cubes_PxJxRxCxB.shape[2 + axis])
-            of_axis = outer * (at // cell) + inner * (at % cell)
-            place = place + jnp.expand_dims(of_axis, [2 + a for a in range(3) if a != axis])
-        cells = cells.at[place].max(cubes_PxJxRxCxB.astype(dtype), mode="promise_in_bounds")
-    return cells.reshape(d, h, w, channels)
+    h, w, d = grid = [-(-size // cell) for size in shape]
+    cells = jnp.zeros((d, h, w, num_joints * cell**3), dtype)
+    if num_people == 0:
+        return cells
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
+    low_PxJx3 = rounded_PxJx3 - cube_side(sigma) // 2
+    box = [min(cells_of(sigma, cell), size) for size in grid]
+    start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.array(grid) - box)
+    # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
+    exponent = jnp.where(present_PxJ, 0.0, -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
+    for axis, size in enumerate(shape):
+        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis])
+        along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
+        along = jnp.where(at < size, along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
+        mine = 2 + (axis + 1) % 3, 5 + axis
+        exponent = exponent + jnp.expand_dims(along, [i for i in range(2, 8) if i not in mine])
+    values = jnp.exp(exponent).astype(dtype).reshape(*exponent.shape[:5], cell**3)
+    channel_PxJx1 = jnp.broadcast_to(cell**3 * jnp.arange(num_joints)[:, None], (num_people, num_joints, 1))
+    return lax.scatter_max(
+        cells,
+        jnp.concatenate([jnp.roll(start_PxJx3, 1, axis=-1), channel_PxJx1], axis=-1),
+        values,
+        lax.ScatterDimensionNumbers(
+            update_window_dims=(2, 3, 4, 5), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1, 2, 3)
+        ),
+        mode="promise_in_bounds",
+    )
+
+
+def cells_of(sigma: float, cell: int) -> int:
+    """How many cells along an axis a joint's cube can meet."""
+    return (cube_side(sigma) + cell - 2) // cell + 1
 
 
 class Cubes(NamedTuple):
@@ -134,27 +152,26 @@ def owned_values(
     at = [starts[:, axis, None] + jnp.arange(side) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
     rank_nxP = jnp.cumsum(rivals_nxP, axis=1)
-    half = cube_side(sigma) // 2
 
     def contend(i, best):
-        # All distances come from this one place: a voxel's contenders see the same ones, bit for bit.
-        distance_nxRxCxB, owner_nxRxCxB = best
+        # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
+        exponent_nxRxCxB, owner_nxRxCxB = best
         rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1)
-        squares = []
+        exponents = []
         for axis, size in enumerate(shape):
             a = at[axis]
-            within = (a >= 0) & (a < size) & (jnp.abs(a - cubes.rounded[rival_n, axis, None]) <= half)
-            within &= i < rank_nxP[:, -1:]
-            squares.append(jnp.where(within, jnp.square((a - cubes.centre[rival_n, axis, None]) / sigma), jnp.inf))
-        rows, columns, bins = squares
-        distance = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
-        nearer = distance < distance_nxRxCxB
-        return jnp.where(nearer, distance, distance_nxRxCxB), jnp.where(nearer, _each(rival_n), owner_nxRxCxB)
+            along = _exponent(a, cubes.centre[rival_n, axis, None], cubes.rounded[rival_n, axis, None], sigma)
+            there = (a >= 0) & (a < size) & (i < rank_nxP[:, -1:])
+            exponents.append(jnp.where(there, along, -jnp.inf))
+        rows, columns, bins = exponents
+        exponent = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
+        greater = exponent > exponent_nxRxCxB
+        return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
 
     size = (len(people), *sides)
-    nobody = jnp.full(size, jnp.inf), jnp.full(size, -1, people.dtype)
-    distance, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
-    return jnp.where(owner == _each(people), jnp.exp(-distance), 0.0)
+    nobody = jnp.full(size, -jnp.inf), jnp.full(size, -1, people.dtype)
+    exponent, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
+    return jnp.where(owner == _each(people), jnp.exp(exponent), 0.0)
 
 
 def _each(x_n):
@@ -181,9 +198,7 @@ def _cubes(voxels, present, shape, sigma, subvoxel):
     exponents = []
     for axis, side in enumerate(box):
         at = start_PxJx3[..., axis, None] + jnp.arange(side)
-        in_cube = jnp.abs(at - rounded_PxJx3[..., axis, None]) <= half
-        # Beyond the cube exp(-inf) is an exact zero.
-        exponents.append(jnp.where(in_cube, -jnp.square((at - centre_PxJx3[..., axis, None]) / sigma), -jnp.inf))
+        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
     rows, columns, bins = exponents
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
     return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
@@ -197,3 +212,9 @@ def _centres(voxels, present, shape, sigma, subvoxel):
     voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
     rounded = jnp.round(voxels).astype(jnp.int32)
     return present, voxels if subvoxel else rounded.astype(jnp.float32), rounded
+
+
+def _exponent(at, centre, rounded, sigma):
+    """One axis's part of a Gaussian's exponent at voxels `at`; beyond the cube -inf, which makes an exact zero."""
+    within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
+    return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)

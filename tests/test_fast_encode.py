@@ -136,19 +136,20 @@ def test_gradients_are_the_dense_ones(network):
 
 @pytest.mark.parametrize("network", NETWORKS[1::3], ids=_name)
 def test_chosen_by_size(network):
-    """Few people in a large volume, many in a small one, and nobody: the same answer whichever way it comes."""
-    for shape, people, sigma, sparse in (
-        ((24, 30, 17), 1, 1.0, True),
-        (SHAPE, PEOPLE, 4.0, False),
-        (SHAPE, 0, 2.0, False),
-    ):
-        network = type(network)(network.level, shape[2])
-        voxels, present = (x[:, :people] for x in _random_crowd(5, shape, 1))
-        assert fast_encode.is_sparse(network, people, shape, sigma) == sparse
-        got = _encoder(fast_encode.encode_joints, network, shape, sigma)(_params(network), voxels, present)
-        _assert_equal(
-            got, _encoder(fast_encode.encode_densely, network, shape, sigma)(_params(network), voxels, present)
-        )
+    """Many people in a small volume, large cubes, and nobody go the dense way; few people the sparse one."""
+    for people, sigma, sparse in ((PEOPLE, 4.0, False), (0, 2.0, False), (1, 0.3, True)):
+        crowd = [x[:, :people] for x in _random_crowd(5, SHAPE, 1)]
+        encoders = [
+            _encoder(encode, network, SHAPE, sigma)
+            for encode in (fast_encode.encode_joints, fast_encode.encode_densely)
+        ]
+        chosen = str(jax.make_jaxpr(encoders[0])(_params(network), *crowd))
+        assert ("while" in chosen) == sparse
+        assert fast_encode.is_sparse(network, people, SHAPE, sigma) == sparse
+        if sparse:
+            _assert_equal(*(jax.jit(encode)(_params(network), *crowd) for encode in encoders))
+        elif people == 0:
+            assert jax.eval_shape(encoders[0], _params(network), *crowd).shape == (1, 5, 7, 7)
 
 
 def test_the_papers_frames_are_sparse():

@@ -56,9 +56,9 @@ def encode_joints(
 def is_sparse(network: nn.Module, people: int, shape: tuple[int, int, int], sigma: float) -> bool:
     """Whether the first layer has less to do for so many people's cubes, wherever they are, than for the volume."""
     side = heatmaps.cube_side(sigma)
-    cell = 2**network.level
     if isinstance(network, vha.PatchVHA):
-        cube = np.prod([(side + cell - 2) // cell * cell + cell for _ in shape])
+        cell = 2**network.level
+        cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
     else:
         # A place sees 25 * side voxels instead of 25 * bins; two of them apart are one place apart.
         cube = 4 * np.square((side + _KERNEL - 2) // 2 + 1) * min(side, shape[2])
@@ -336,10 +336,9 @@ def _cells(i, cubes, cell, shape, sigma):
     """The i-th people's voxels `[n, h, cell, w, cell, d, cell]` in the cells that their cubes can reach, and which row,
     column and depth of cells `[n, 3]` is the first."""
     people = _people(i, cubes)
-    side = heatmaps.cube_side(sigma)
     grid = [-(-n // cell) for n in shape]
-    size = [min((side + cell - 2) // cell + 1, n) for n in grid]
-    low = cubes.rounded.at[people].get(mode="clip") - side // 2
+    size = [min(heatmaps.cells_of(sigma, cell), n) for n in grid]
+    low = cubes.rounded.at[people].get(mode="clip") - heatmaps.cube_side(sigma) // 2
     first = jnp.clip(low // cell, 0, np.array(grid) - size)
     sides = tuple(n * cell for n in size)
     values = heatmaps.owned_values(cubes, people, first * cell, sides, shape, sigma)
