@@ -56,6 +56,8 @@ def encode_joints(
 def is_sparse(network: nn.Module, people: int, shape: tuple[int, int, int], sigma: float) -> bool:
     """Whether the first layer has less to do for so many people's cubes, wherever they are, than for the volume."""
     side = heatmaps.cube_side(sigma)
+    if not isinstance(network, vha.VHA | vha.PatchVHA):
+        return False
     if isinstance(network, vha.PatchVHA):
         cell = 2**network.level
         cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
@@ -171,7 +173,7 @@ def _first_layer(kernel, bias, cubes, grid, shape, sigma):
         return lax.scatter_add(y, start, found, dimensions, mode="promise_in_bounds")
 
     y = jnp.pad(jnp.broadcast_to(bias, (*grid, *bias.shape)), _AROUND)
-    return lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, y)
+    return over_people(cubes, some, y)
 
 
 def _first_layer_forward(kernel, bias, cubes, grid, shape, sigma):
@@ -189,7 +191,7 @@ def _first_layer_backward(grid, shape, sigma, saved, gradient):
         return of_kernel.at[at].add(found)
 
     of_kernel = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), kernel.dtype)
-    of_kernel = lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, of_kernel)
+    of_kernel = over_people(cubes, some, of_kernel)
     return jnp.moveaxis(of_kernel, 0, 2), jnp.sum(gradient[2:-2, 2:-2], axis=(0, 1)), None
 
 
@@ -216,12 +218,6 @@ def _patches(i, cubes, grid, shape, sigma):
     h, w = (2 * n - 1 for n in size)
     taps = [[values[:, a : a + h : 2, b : b + w : 2] for b in range(_KERNEL)] for a in range(_KERNEL)]
     return first + 2, first_bin, jnp.stack([jnp.stack(row, axis=3) for row in taps], axis=3)
-
-
-def _people(i, cubes):
-    """The i-th of those who have cubes, `[n]`; beyond their last, nobody's number."""
-    nobody = cubes.order.shape[0]
-    return lax.dynamic_slice(jnp.pad(cubes.order, (0, _PEOPLE), constant_values=nobody), [i * _PEOPLE], [_PEOPLE])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -294,14 +290,11 @@ def _embed(kernel, bias, cubes, shape, sigma):
         kernel, cubes = joint
 
         def some(i, y):
-            first, values = _cells(i, cubes, kernel.shape[0], shape, sigma)
+            first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
             found = jnp.einsum("nhawbdc,abcf->ndhwf", values.astype(kernel.dtype), kernel)
-            dimensions = lax.ScatterDimensionNumbers(
-                update_window_dims=(1, 2, 3, 4), inserted_window_dims=(), scatter_dims_to_operand_dims=(1, 2, 0)
-            )
-            return lax.scatter_add(y, first, found, dimensions, mode="promise_in_bounds")
+            return add_cell_windows(y, first, found)
 
-        return lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, y), None
+        return over_people(cubes, some, y), None
 
     h, w, d = (-(-size // kernel.shape[1]) for size in shape)
     return lax.scan(of_joint, jnp.broadcast_to(bias, (d, h, w, *bias.shape)), (kernel, cubes))[0]
@@ -316,15 +309,12 @@ def _embed_backward(shape, sigma, saved, gradient):
         kernel, cubes = joint
 
         def some(i, of_kernel):
-            first, values = _cells(i, cubes, kernel.shape[0], shape, sigma)
-            dimensions = lax.GatherDimensionNumbers(
-                offset_dims=(1, 2, 3, 4), collapsed_slice_dims=(), start_index_map=(1, 2, 0)
-            )
+            first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
             _, h, _, w, _, d, _ = values.shape
-            windows = lax.gather(gradient, first, dimensions, (d, h, w, gradient.shape[-1]), mode="promise_in_bounds")
+            windows = cell_windows(gradient, first, (d, h, w))
             return of_kernel + jnp.einsum("nhawbdc,ndhwf->abcf", values.astype(windows.dtype), windows)
 
-        return lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, jnp.zeros_like(kernel))
+        return over_people(cubes, some, jnp.zeros_like(kernel))
 
     return lax.map(of_joint, saved), jnp.sum(gradient, axis=(0, 1, 2)), None
 
@@ -332,9 +322,9 @@ def _embed_backward(shape, sigma, saved, gradient):
 _embed.defvjp(_embed_forward, _embed_backward)
 
 
-def _cells(i, cubes, cell, shape, sigma):
-    """The i-th people's voxels `[n, h, cell, w, cell, d, cell]` in the cells that their cubes can reach, and which row,
-    column and depth of cells `[n, 3]` is the first."""
+def cells_of_people(i, cubes, cell, shape, sigma):
+    """The i-th people's voxels `[n, h, cell, w, cell, d, cell]` in the cells that their cubes can reach, and the row,
+    column and depth of the first of those cells `[n, 3]`."""
     people = _people(i, cubes)
     grid = [-(-n // cell) for n in shape]
     size = [min(heatmaps.cells_of(sigma, cell), n) for n in grid]
@@ -343,3 +333,33 @@ def _cells(i, cubes, cell, shape, sigma):
     sides = tuple(n * cell for n in size)
     values = heatmaps.owned_values(cubes, people, first * cell, sides, shape, sigma)
     return first, values.reshape(-1, *(n for s in size for n in (s, cell)))
+
+
+def cell_windows(x, first, sizes):
+    """Windows `[n, *sizes, C]` of cells `[d, h, w, C]`, whose first rows, columns and depths are `first[n, 3]`."""
+    dimensions = lax.GatherDimensionNumbers(
+        offset_dims=(1, 2, 3, 4), collapsed_slice_dims=(), start_index_map=(1, 2, 0)
+    )
+    return lax.gather(x, first, dimensions, (*sizes, x.shape[-1]), mode="promise_in_bounds")
+
+
+def add_cell_windows(x, first, windows):
+    """Cells `[d, h, w, C]` with the windows of `cell_windows` added."""
+    dimensions = lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2, 3, 4), inserted_window_dims=(), scatter_dims_to_operand_dims=(1, 2, 0)
+    )
+    return lax.scatter_add(x, first, windows, dimensions, mode="promise_in_bounds")
+
+
+# ---- Both
+
+
+def over_people(cubes, some, start):
+    """`start` after `some(i, ...)` for all groups of people who have cubes."""
+    return lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, start)
+
+
+def _people(i, cubes):
+    """The i-th of those who have cubes, `[n]`; beyond their last, nobody's number."""
+    nobody = cubes.order.shape[0]
+    return lax.dynamic_slice(jnp.pad(cubes.order, (0, _PEOPLE), constant_values=nobody), [i * _PEOPLE], [_PEOPLE])

@@ -114,7 +114,12 @@ class PatchVHA(nn.Module):
         self.to_code = CellConv(1, depth_padding=(1, 1 - cut), dtype=self.dtype)
         self.from_code = CellConv(self.width, depth_padding=(1, 1 + cut), bias_init=_START, dtype=self.dtype)
         self.decoder = [Block(self.width, self.dtype) for _ in range(self.blocks)]
-        self.to_logits = Head(4 * self.width, self.num_joints * cell**3, self.dtype)
+        self.to_logits = self.head
+
+    @property
+    def head(self) -> "Head":
+        """The decoder's last layers, with the parameters `to_logits`."""
+        return Head(4 * self.width, self.num_joints * 8**self.level, self.dtype)
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of heatmaps `[B, J, H, W, D]`. What does not fill a cell is padded with zeros."""
@@ -138,10 +143,14 @@ class PatchVHA(nn.Module):
 
     def decode_cells(self, code: jax.Array) -> jax.Array:
         """Logits of a code `[B, h, w, d]`, folded as the heatmaps are."""
+        return self.to_logits(self.decode_features(code))
+
+    def decode_features(self, code: jax.Array) -> jax.Array:
+        """What the head makes logits of, `[B, d, h, w, width]`."""
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
             x = block(x)
-        return self.to_logits(x)
+        return x
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:
         """The reconstruction `[B, J, H, W, D]` of heatmaps of the same shape."""
