@@ -6,6 +6,7 @@ they are made together with it, and no logits are kept or computed twice.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from jax import lax
 from loco_jax import heatmaps
 from loco_jax.models import fast_encode, vha
 
+_LARGE = 2**25  # voxels; with fewer the volumes are faster, and sooner compiled
 _CELLS = 4096  # at once, or a little less: their logits stay in a processor's cache
 
 
@@ -32,7 +34,7 @@ def sum_entropy(
 ) -> jax.Array:
     """The sum over voxels of a batch's cross-entropy, each counting 1 + positive_weight * target times.
 
-    On CPUs without the volumes.
+    On CPUs without the volumes, if they are large.
 
     Args:
       network, params: the autoencoder; it has gradients, as has x.
@@ -40,7 +42,8 @@ def sum_entropy(
       voxels, present, shape, sigma, subvoxel: as for `heatmaps.render`, with a batch's axis; no gradients.
     """
     arguments = params["params"]["to_logits"], x, lax.stop_gradient(voxels), present
-    return _sum_entropy(*arguments, network, shape, sigma, subvoxel, positive_weight)
+    of = _sum_entropy if network.num_joints * math.prod(shape) > _LARGE and voxels.shape[1] else at_once
+    return of(*arguments, network, shape, sigma, subvoxel, positive_weight)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8))

@@ -17,7 +17,7 @@ from jax import lax
 from loco_jax import heatmaps
 from loco_jax.models import vha
 
-_OVERHEAD = 2  # of a sparse multiplication over a dense one
+_OVERHEAD = 8  # of what is sparse over what is dense: smaller products, and more to compile
 _PEOPLE = 8  # at once
 _PLACES = 128  # at once
 _MOST_PLACES = 0.6  # of a layer; with more, the dense convolution is faster
