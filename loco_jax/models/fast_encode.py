@@ -89,9 +89,18 @@ def encode_sparsely(network, params, voxels, present, *, shape, sigma, subvoxel)
 def _encode_published(network, params, cubes, shape, sigma):
     layers = [params["params"][f"encoder_2d_{i}"] for i in range(network.level + 1)]
     layers = [(layer["kernel"].astype(network.dtype), layer["bias"].astype(network.dtype)) for layer in layers]
-    h, w, _ = vha.code_shape(shape, network.level)
-    grids = [(h * 2**k, w * 2**k) for k in range(network.level - 1, -1, -1)] + [(h, w)]
-    empty = _empty(layers, (h, w))
+    batch, num_joints, _ = cubes.touch.shape
+    cubes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), cubes)
+    x = _encode_2d(layers, cubes, shape, sigma)
+    x = jnp.moveaxis(x.reshape(batch, num_joints, *x.shape[1:]), 1, -1)
+    return network.apply(params, x, method="fuse")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _encode_2d(layers, cubes, shape, sigma):
+    """What the 2D layers make of N volumes, `[N, h, w, C]`."""
+    grids = _grids(layers, shape)
+    empty = _empty(layers, grids[-1])
 
     def of_volume(cubes):
         reach = heatmaps.cube_side(sigma) // 2
@@ -105,10 +114,45 @@ def _encode_published(network, params, cubes, shape, sigma):
         return x
 
     # One volume after the other: what is in work stays in the processor's cache.
-    batch, num_joints, _ = cubes.touch.shape
-    x = lax.map(of_volume, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), cubes))
-    x = jnp.moveaxis(x.reshape(batch, num_joints, *x.shape[1:]), 1, -1)
-    return network.apply(params, x, method="fuse")
+    return lax.map(of_volume, cubes)
+
+
+def _encode_2d_forward(layers, cubes, shape, sigma):
+    # Gradients need all of the further layers, and XLA's gradients of convolutions are slow in a loop.
+    first = functools.partial(_first_layer, *layers[0], grid=_grids(layers, shape)[0], shape=shape, sigma=sigma)
+
+    def further(layers, x):
+        for i, layer in enumerate(layers):
+            last = i == len(layers) - 1
+            x = jax.vmap(_convolve, (0, None, None, None))(nn.relu(x), *layer, 1 if last else 2)
+            x = x if last else jnp.pad(x, ((0, 0), *_AROUND))
+        return nn.relu(x)
+
+    x, pull = jax.vjp(further, layers[1:], lax.map(first, cubes))
+    return x, (layers[0][0], cubes, pull)
+
+
+def _encode_2d_backward(shape, sigma, saved, gradient):
+    kernel, cubes, pull = saved
+    of_further, of_first = pull(gradient)
+    grid = tuple(n - 4 for n in of_first.shape[1:3])
+
+    def of_volume(of_kernel, volume):
+        return _add_gradient(of_kernel, *volume, grid, shape, sigma), None
+
+    of_kernel = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), kernel.dtype)
+    of_kernel = jnp.moveaxis(lax.scan(of_volume, of_kernel, (cubes, of_first))[0], 0, 2)
+    return [(of_kernel, jnp.sum(of_first[:, 2:-2, 2:-2], axis=(0, 1, 2))), *of_further], None
+
+
+_encode_2d.defvjp(_encode_2d_forward, _encode_2d_backward)
+
+
+def _grids(layers, shape):
+    """Rows and columns of what each layer makes."""
+    halvings = len(layers) - 1
+    h, w, _ = vha.code_shape(shape, halvings)
+    return [(h << k, w << k) for k in (*range(halvings - 1, -1, -1), 0)]
 
 
 def _after(low, high, stride):
@@ -157,7 +201,6 @@ def _convolve(padded, kernel, bias, stride):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _first_layer(kernel, bias, cubes, grid, shape, sigma):
     """The first layer before its ReLU, of one joint type's volume, with 2 zeros around: `[h + 4, w + 4, C]`."""
 
@@ -176,26 +219,17 @@ def _first_layer(kernel, bias, cubes, grid, shape, sigma):
     return over_people(cubes, some, y)
 
 
-def _first_layer_forward(kernel, bias, cubes, grid, shape, sigma):
-    return _first_layer(kernel, bias, cubes, grid, shape, sigma), (kernel, cubes)
-
-
-def _first_layer_backward(grid, shape, sigma, saved, gradient):
-    kernel, cubes = saved
+def _add_gradient(of_kernel, cubes, of_first, grid, shape, sigma):
+    """A kernel's gradient `[D, 5, 5, C]` with a volume's added, `of_first` being that of what `_first_layer` made."""
 
     def some(i, of_kernel):
         start, first_bin, patches = _patches(i, cubes, grid, shape, sigma)
-        windows = _windows(gradient, start, patches.shape[1:3])
+        windows = _windows(of_first, start, patches.shape[1:3])
         found = jnp.einsum("nhwabd,nhwf->dnabf", patches.astype(windows.dtype), windows)
         at = first_bin + np.arange(len(found))[:, None]
         return of_kernel.at[at].add(found)
 
-    of_kernel = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), kernel.dtype)
-    of_kernel = over_people(cubes, some, of_kernel)
-    return jnp.moveaxis(of_kernel, 0, 2), jnp.sum(gradient[2:-2, 2:-2], axis=(0, 1)), None
-
-
-_first_layer.defvjp(_first_layer_forward, _first_layer_backward)
+    return over_people(cubes, some, of_kernel)
 
 
 def _patches(i, cubes, grid, shape, sigma):
@@ -220,7 +254,6 @@ def _patches(i, cubes, grid, shape, sigma):
     return first + 2, first_bin, jnp.stack([jnp.stack(row, axis=3) for row in taps], axis=3)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _layer(x, kernel, bias, active, elsewhere, stride, padding):
     """A further layer with the ReLUs before and after it, of one joint type's `[h, w, C]` with 2 zeros around.
 
@@ -247,21 +280,6 @@ def _layer(x, kernel, bias, active, elsewhere, stride, padding):
         return lax.fori_loop(0, -(-jnp.sum(active) // _PLACES), some, y)
 
     return lax.cond(jnp.sum(active) <= _MOST_PLACES * active.size, sparse, dense, x)
-
-
-def _layer_forward(x, kernel, bias, active, elsewhere, stride, padding):
-    return _layer(x, kernel, bias, active, elsewhere, stride, padding), (x, kernel, bias)
-
-
-def _layer_backward(stride, padding, saved, gradient):
-    # Elsewhere is what the convolution would have made there, so this is the gradient there too.
-    if padding:
-        gradient = gradient[padding:-padding, padding:-padding]
-    _, pull = jax.vjp(lambda x, kernel, bias: nn.relu(_convolve(nn.relu(x), kernel, bias, stride)), *saved)
-    return *pull(gradient), None, None
-
-
-_layer.defvjp(_layer_forward, _layer_backward)
 
 
 def _windows(x, starts, sizes):
