@@ -36,7 +36,7 @@ def _crowds(draw):
     return places[dealt % len(places)], present
 
 
-def _random_crowd(seed, shape, *batch, chance=0.8):
+def random_crowd(seed, shape, *batch, chance=0.8):
     rng = np.random.default_rng(seed)
     voxels = rng.uniform(-0.1, 1.1, (*batch, PEOPLE, 14, 3)) * np.array(shape)
     return voxels.astype(np.float32), rng.random((*batch, PEOPLE, 14)) < chance
@@ -82,7 +82,7 @@ def test_sparse_is_dense(network, subvoxel, crowd):
 def test_codes_show_the_joints(network):
     """Or what is compared above would hardly depend on them."""
     _, dense = _both(network)
-    voxels, present = _random_crowd(0, SHAPE, 1)
+    voxels, present = random_crowd(0, SHAPE, 1)
     full, empty = (np.asarray(dense(_params(network), voxels, present & some)) for some in (True, False))
     assert np.abs(full - empty).max() > 0.2 * np.abs(full).max()
 
@@ -104,13 +104,13 @@ def test_empty_places_are_known(network):
 @pytest.mark.parametrize("network", [NETWORKS[1], NETWORKS[4]], ids=_name)
 def test_other_sigmas(network, sigma):
     """Cubes of one voxel; and of 41, larger than the volume."""
-    crowd = _random_crowd(1, SHAPE, 2)
+    crowd = random_crowd(1, SHAPE, 2)
     _assert_equal(*(encode(_params(network), *crowd) for encode in _both(network, SHAPE, sigma, subvoxel=True)))
 
 
 @pytest.mark.parametrize("network", [NETWORKS[1], NETWORKS[4]], ids=_name)
 def test_under_vmap(network):
-    crowd = _random_crowd(2, SHAPE, 3, 2)
+    crowd = random_crowd(2, SHAPE, 3, 2)
     sparse, dense = _both(network)
     got = jax.jit(jax.vmap(sparse, (None, 0, 0)))(_params(network), *crowd)
     for i in range(3):
@@ -119,7 +119,7 @@ def test_under_vmap(network):
 
 @pytest.mark.parametrize("network", [NETWORKS[1], NETWORKS[2], NETWORKS[4]], ids=_name)
 def test_gradients_are_the_dense_ones(network):
-    voxels, present = _random_crowd(3, SHAPE, 2)
+    voxels, present = random_crowd(3, SHAPE, 2)
     voxels[0, 1] = voxels[0, 0]
     present[1, :, 3:] = False
     weight = np.random.default_rng(4).normal(size=(2, *vha.code_shape(SHAPE, network.level)))
@@ -138,7 +138,7 @@ def test_gradients_are_the_dense_ones(network):
 def test_chosen_by_size(network):
     """Many people in a small volume, large cubes, and nobody go the dense way; few people the sparse one."""
     for people, sigma, sparse in ((PEOPLE, 4.0, False), (0, 2.0, False), (1, 0.3, True)):
-        crowd = [x[:, :people] for x in _random_crowd(5, SHAPE, 1)]
+        crowd = [x[:, :people] for x in random_crowd(5, SHAPE, 1)]
         encoders = [
             _encoder(encode, network, SHAPE, sigma)
             for encode in (fast_encode.encode_joints, fast_encode.encode_densely)
