@@ -1,6 +1,7 @@
 """Joints to volumetric heatmaps, on the device (method section 2)."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,20 +67,115 @@ def render_cells(
     filled up with zeros. Written where they belong at once: turning the finished volume costs far more.
     """
     num_people, num_joints = _check(voxels, present, sigma)
-    h, w, d = (-(-size // cell) for size in shape)
-    channels = num_joints * cell**3
-    cells = jnp.zeros(d * h * w * channels, dtype)
-    if num_people:
-        start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
-        # A voxel's place is a sum of one number for its row, one for its column, one for its bin.
-        place = (cell**3 * jnp.arange(num_joints))[None, :, None, None, None]
-        strides = ((w * channels, cell**2), (channels, cell), (h * w * channels, 1))
-        for axis, (outer, inner) in enumerate(strides):
-            at = start_PxJx3[..., axis, None] + jnp.arange(cubes_PxJxRxCxB.shape[2 + axis])
-            of_axis = outer * (at // cell) + inner * (at % cell)
-            place = place + jnp.expand_dims(of_axis, [2 + a for a in range(3) if a != axis])
-        cells = cells.at[place].max(cubes_PxJxRxCxB.astype(dtype), mode="promise_in_bounds")
-    return cells.reshape(d, h, w, channels)
+    h, w, d = grid = [-(-size // cell) for size in shape]
+    cells = jnp.zeros((d, h, w, num_joints * cell**3), dtype)
+    if num_people == 0:
+        return cells
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
+    low_PxJx3 = rounded_PxJx3 - cube_side(sigma) // 2
+    box = [min(cells_of(sigma, cell), size) for size in grid]
+    start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.array(grid) - box)
+    # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
+    exponent = jnp.where(present_PxJ, 0.0, -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
+    for axis, size in enumerate(shape):
+        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis])
+        along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
+        along = jnp.where(at < size, along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
+        mine = 2 + (axis + 1) % 3, 5 + axis
+        exponent = exponent + jnp.expand_dims(along, [i for i in range(2, 8) if i not in mine])
+    values = jnp.exp(exponent).astype(dtype).reshape(*exponent.shape[:5], cell**3)
+    channel_PxJx1 = jnp.broadcast_to(cell**3 * jnp.arange(num_joints)[:, None], (num_people, num_joints, 1))
+    return lax.scatter_max(
+        cells,
+        jnp.concatenate([jnp.roll(start_PxJx3, 1, axis=-1), channel_PxJx1], axis=-1),
+        values,
+        lax.ScatterDimensionNumbers(
+            update_window_dims=(2, 3, 4, 5), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1, 2, 3)
+        ),
+        mode="promise_in_bounds",
+    )
+
+
+def cells_of(sigma: float, cell: int) -> int:
+    """How many cells along an axis a joint's cube can meet."""
+    return (cube_side(sigma) + cell - 2) // cell + 1
+
+
+class Cubes(NamedTuple):
+    """Where one joint type's cubes are, for those who want their voxels without the volume.
+
+    Attributes:
+      count: `[]` cubes that touch the volume.
+      order: `[P]` people, those with such cubes first.
+      touch: `[P]` bool, who has one.
+      centre: `[P, 3]` of the Gaussians.
+      rounded: `[P, 3]` int32, the middles of the cubes.
+      rivals: `[P, P]` bool, whose cubes meet a person's, which is one of them.
+    """
+
+    count: jax.Array
+    order: jax.Array
+    touch: jax.Array
+    centre: jax.Array
+    rounded: jax.Array
+    rivals: jax.Array
+
+
+def find_cubes(
+    voxels: jax.Array, present: jax.Array, shape: tuple[int, int, int], sigma: float = 2.0, subvoxel: bool = False
+) -> Cubes:
+    """The cubes of `render` with the same arguments, with a leading axis J."""
+    _check(voxels, present, sigma)
+    voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
+    present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
+    half = cube_side(sigma) // 2
+    touch = present_JxP & ((rounded >= -half) & (rounded < np.array(shape) + half)).all(axis=-1)
+    meet_JxPxP = (jnp.abs(rounded[:, :, None] - rounded[:, None]) <= 2 * half).all(axis=-1)
+    rivals = meet_JxPxP & touch[:, None] & touch[:, :, None]
+    return Cubes(jnp.sum(touch, axis=1), jnp.argsort(~touch, axis=1), touch, centre, rounded, rivals)
+
+
+def owned_values(
+    cubes: Cubes,
+    people: jax.Array,
+    starts: jax.Array,
+    sides: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    sigma: float,
+) -> jax.Array:
+    """Of `people[n]`, one joint type's heatmap `[n, R, C, B]` in those voxels of a window that they own.
+
+    A voxel belongs to the person whose Gaussian is the greatest there, to the first of equals, so that `render`'s
+    maximum is the sum over people of what they own. Windows begin at `starts[n, 3]`, have `sides`, and may leave the
+    volume; out there, and for a person beyond the last, all is zero.
+    """
+    at = [starts[:, axis, None] + jnp.arange(side) for axis, side in enumerate(sides)]
+    rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
+    rank_nxP = jnp.cumsum(rivals_nxP, axis=1)
+
+    def contend(i, best):
+        # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
+        exponent_nxRxCxB, owner_nxRxCxB = best
+        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1)
+        exponents = []
+        for axis, size in enumerate(shape):
+            a = at[axis]
+            along = _exponent(a, cubes.centre[rival_n, axis, None], cubes.rounded[rival_n, axis, None], sigma)
+            there = (a >= 0) & (a < size) & (i < rank_nxP[:, -1:])
+            exponents.append(jnp.where(there, along, -jnp.inf))
+        rows, columns, bins = exponents
+        exponent = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
+        greater = exponent > exponent_nxRxCxB
+        return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
+
+    size = (len(people), *sides)
+    nobody = jnp.full(size, -jnp.inf), jnp.full(size, -1, people.dtype)
+    exponent, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
+    return jnp.where(owner == _each(people), jnp.exp(exponent), 0.0)
+
+
+def _each(x_n):
+    return x_n[:, None, None, None]
 
 
 def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, int]:
@@ -95,22 +191,30 @@ def _cubes(voxels, present, shape, sigma, subvoxel):
 
     The box is as large as the cube, or as the volume if that is smaller; what of it is not in the cube is zero.
     """
-    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
-    present_PxJ = present & jnp.isfinite(voxels).all(axis=-1)
-    far = max(shape) + 2.0 * cube_side(sigma)
-    voxels_PxJx3 = jnp.clip(jnp.where(present_PxJ[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
-    rounded_PxJx3 = jnp.round(voxels_PxJx3).astype(jnp.int32)
-    centre_PxJx3 = voxels_PxJx3 if subvoxel else rounded_PxJx3.astype(jnp.float32)
-
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
     half = cube_side(sigma) // 2
     box = tuple(min(2 * half + 1, size) for size in shape)
     start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.array(shape) - box)
     exponents = []
     for axis, side in enumerate(box):
         at = start_PxJx3[..., axis, None] + jnp.arange(side)
-        in_cube = jnp.abs(at - rounded_PxJx3[..., axis, None]) <= half
-        # Beyond the cube exp(-inf) is an exact zero.
-        exponents.append(jnp.where(in_cube, -jnp.square((at - centre_PxJx3[..., axis, None]) / sigma), -jnp.inf))
+        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
     rows, columns, bins = exponents
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
     return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
+
+
+def _centres(voxels, present, shape, sigma, subvoxel):
+    """Which joints are anywhere `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
+    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
+    present = present & jnp.isfinite(voxels).all(axis=-1)
+    far = max(shape) + 2.0 * cube_side(sigma)
+    voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
+    rounded = jnp.round(voxels).astype(jnp.int32)
+    return present, voxels if subvoxel else rounded.astype(jnp.float32), rounded
+
+
+def _exponent(at, centre, rounded, sigma):
+    """One axis's part of a Gaussian's exponent at voxels `at`; beyond the cube -inf, which makes an exact zero."""
+    within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
+    return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)

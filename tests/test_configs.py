@@ -144,3 +144,18 @@ def test_loco_trains_a_step(level, scale, variant, trunk):
 def test_loco_arguments_that_there_are_not(arg, word):
     with pytest.raises(ValueError, match=word):
         importlib.import_module("configs.loco2").get_config(arg)
+
+
+@pytest.mark.parametrize("scale, shape", [("full", (136, 240, 1000)), ("demo", (40, 60, 250))])
+def test_ten_centimetres(scale, shape):
+    """The poster's uncompressed volume: 1,000 bins to 100 m."""
+    module = importlib.import_module("configs.vha2_10cm")
+    config = module.get_config(f"scale={scale}")
+    task = tasks.create(config)
+    assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)
+    assert type(task.network) is vha.PatchVHA
+    frames = shape_of_frames(1, 8)
+    state = jax.eval_shape(lambda: train.init_state(task, train.make_optimizer(config), config, frames))
+    assert sum(x.size for x in jax.tree.leaves(state.params)) < 3_448_442
+    with pytest.raises(ValueError, match="variant"):
+        module.get_config("variant=published")

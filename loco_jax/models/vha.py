@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from loco_jax.models.convolution import convolve_3d
+
 
 def code_shape(shape: tuple[int, int, int], level: int) -> tuple[int, int, int]:
     """The code's grid (h, w, d) of a volume (H, W, D): each halved `level` times, a rest of depth dropped."""
@@ -39,7 +41,8 @@ class VHA(nn.Module):
         self.decoder_2d = [self._conv(b, 2) for b in bins[:0:-1]] + [self._conv(bins[0], 2)]
 
     def _conv(self, features: int, dims: int, stride: int = 1) -> nn.Conv:
-        return nn.Conv(features, (5,) * dims, strides=stride, padding=2, dtype=self.dtype)
+        convolve = convolve_3d if dims == 3 else None
+        return nn.Conv(features, (5,) * dims, stride, padding=2, dtype=self.dtype, conv_general_dilated=convolve)
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of heatmaps `[B, J, H, W, D]`. Rows and columns that do not halve evenly are padded."""
@@ -48,7 +51,10 @@ class VHA(nn.Module):
         x = x.reshape(batch * joints, *x.shape[2:4], bins)
         for conv in self.encoder_2d:
             x = nn.relu(conv(x))
-        x = jnp.moveaxis(x.reshape(batch, joints, *x.shape[1:]), 1, -1)
+        return self.fuse(jnp.moveaxis(x.reshape(batch, joints, *x.shape[1:]), 1, -1))
+
+    def fuse(self, x: jax.Array) -> jax.Array:
+        """Code `[B, h, w, d]` of what the 2D layers make of each joint's heatmap, `[B, h, w, d, J]`."""
         for conv in self.encoder_3d:
             x = nn.relu(conv(x))
         return x[..., 0]
@@ -108,7 +114,12 @@ class PatchVHA(nn.Module):
         self.to_code = CellConv(1, depth_padding=(1, 1 - cut), dtype=self.dtype)
         self.from_code = CellConv(self.width, depth_padding=(1, 1 + cut), bias_init=_START, dtype=self.dtype)
         self.decoder = [Block(self.width, self.dtype) for _ in range(self.blocks)]
-        self.to_logits = Head(4 * self.width, self.num_joints * cell**3, self.dtype)
+        self.to_logits = self.head
+
+    @property
+    def head(self) -> "Head":
+        """The decoder's last layers, with the parameters `to_logits`."""
+        return Head(4 * self.width, self.num_joints * 8**self.level, self.dtype)
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of heatmaps `[B, J, H, W, D]`. What does not fill a cell is padded with zeros."""
@@ -122,7 +133,10 @@ class PatchVHA(nn.Module):
 
     def encode_cells(self, cells: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of folded heatmaps, see `fold`."""
-        x = self.embed(cells)
+        return self.encode_embedded(self.embed(cells))
+
+    def encode_embedded(self, x: jax.Array) -> jax.Array:
+        """Code `[B, h, w, d]` of cells that are embedded, `[B, d, h, w, width]`."""
         for block in self.encoder:
             x = block(x)
         return jnp.moveaxis(self.to_code(self.code_norm(x))[..., 0], 1, -1)

@@ -157,13 +157,12 @@ class LocoTask(Task):
         """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
         code = self.predict_code(params, frames.image)
         joints = frames._replace(image=None)
-        if not self.heatmap_weight:
-            code_error = self._code_error(code, jax.vmap(functools.partial(self.vha.encode, params["vha"]))(joints))
-            return self.code_weight * code_error, {"code_error": code_error}
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(joints)
-        cells = self.vha.target_cells(voxels_BxPxJx3, present_BxPxJ)
-        code_error = self._code_error(code, self.vha.network.apply(params["vha"], cells, method="encode_cells"))
-        heatmap_error = self.vha.cell_loss(params["vha"], code, cells, present_BxPxJ)
+        target = self.vha.encode_targets(params["vha"], voxels_BxPxJx3, present_BxPxJ)
+        code_error = self._code_error(code, target)
+        if not self.heatmap_weight:
+            return self.code_weight * code_error, {"code_error": code_error}
+        heatmap_error = self.vha.entropy(params["vha"], code, voxels_BxPxJx3, present_BxPxJ)
         loss = self.code_weight * code_error + self.heatmap_weight * heatmap_error
         return loss, {"code_error": code_error, "heatmap_error": heatmap_error}
 

