@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 
 from configs import loco as loco_config
 from configs import vha as vha_config
-from loco_jax import association, heatmaps, metrics, people, skeleton, tasks, train, weights
+from loco_jax import association, heatmaps, metrics, people, skeleton
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
 from loco_jax.data import crowd as crowds
@@ -108,10 +108,10 @@ def _frame(setting: Setting) -> tuple[Frames, np.ndarray, np.ndarray]:
     return frame, np.asarray(volume.to_voxels(camera, frame.joints)), targets[first]
 
 
-def _heatmaps(setting: Setting, dtype: jnp.dtype | None = None) -> jax.Array:
+def _heatmaps(setting: Setting, **options: Any) -> jax.Array:
     _, voxels, present = _frame(setting)
-    dtype = setting.dtype if dtype is None else dtype
-    return jax.jit(lambda v, p: heatmaps.render(v, p, setting.volume.shape, SIGMA, dtype=dtype))(voxels, present)
+    options = {"dtype": setting.dtype, **options}
+    return jax.jit(lambda v, p: heatmaps.render(v, p, setting.volume.shape, SIGMA, **options))(voxels, present)
 
 
 def _picture(setting: Setting) -> np.ndarray:
@@ -139,6 +139,8 @@ def _vha(setting: Setting, kind: type[nn.Module]) -> tuple[nn.Module, Any]:
     network = kind(LEVEL, setting.volume.depth_bins, dtype=setting.dtype)
     like = (1, skeleton.NUM_JOINTS, 8, 8, setting.volume.depth_bins)
     if kind is vha.VHA and setting.weights:
+        from loco_jax import weights  # here, since checkpoints take seconds to import
+
         shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(like, jnp.float32))
         return network, weights.read("vha", setting.weights, shapes)
     return network, _variables(network, like, jnp.float32)
@@ -313,7 +315,8 @@ def _peaks_in_order(found_Nx4: np.ndarray) -> np.ndarray:
 def peaks(setting: Setting) -> Case:
     """Local maxima of heatmaps."""
     noise = _NOISE * jax.random.uniform(jax.random.key(0), (skeleton.NUM_JOINTS, *setting.volume.shape))
-    volume = jnp.maximum(_heatmaps(setting, jnp.float32), noise)
+    # Between whole voxels there are no two of the same height, about which the others do not agree with ours.
+    volume = jnp.maximum(_heatmaps(setting, dtype=jnp.float32, subvoxel=True), noise)
     del noise
     host = np.asarray(volume)
 
@@ -620,6 +623,8 @@ def train_code_predictor_compact(setting: Setting) -> Case:
 
 
 def _training(name: str, setting: Setting, config: Any) -> Case:
+    from loco_jax import tasks, train  # here, since checkpoints take seconds to import
+
     volume = setting.volume
     config.volume.image_size, config.volume.depth_bins = volume.image_size, volume.depth_bins
     config.model.dtype = jnp.dtype(setting.dtype).name

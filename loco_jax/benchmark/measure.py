@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_VERY_LONG = 4  # times as long as is planned for all rounds: shorter first runs may have been slow for being the first
 COPY, READ, PRODUCT = "limit: copy", "limit: read", "limit: product"
 
 
@@ -100,7 +101,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
     """A row for each implementation of a case and for each limit of the machine.
 
     After one run each to warm up, they run in turns (A B C A B C), so that what else the machine does meets all alike.
-    One that takes long gets fewer rounds, within `most_seconds`; if its first run took longer, that is its only one.
+    One that takes long gets fewer rounds, within `most_seconds`. Of one that takes very long, the first run counts.
     """
     rows, results, times, peaks, rounds = {}, {}, {}, {}, {}
     for one in (*case.implementations, *limits):
@@ -117,7 +118,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
         except (RuntimeError, MemoryError, TypeError) as error:  # of JAX or PyTorch: no memory left, say
             rows[one.name] = Row(case.name, one.name, note=f"failed: {str(error).splitlines()[0][:80]}")
             continue
-        late = first > most_seconds and not one.compiles
+        late = first > _VERY_LONG * most_seconds and not one.compiles
         rounds[one.name] = 0 if late else repeats
         times[one.name], peaks[one.name] = ([first], [peak]) if late else ([], [])
     runners = {one.name: one for one in (*case.implementations, *limits) if one.name in rounds}
