@@ -68,6 +68,11 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def same_module(a: torch.nn.Module, b: torch.nn.Module):
+    """Their tensors are the same: the way back from our variables is exact."""
+    same(*({name: x.numpy() for name, x in module.state_dict().items()} for module in (a, b)))
+
+
 # ---- Parity
 
 
@@ -77,6 +82,7 @@ def test_vha_agrees(tmp_path, level):
     theirs = randomised(torch_modules.Vha(level, bins))
     variables, about = torch_weights.read(saved(tmp_path, theirs.state_dict()), "vha")
     assert about == {"kind": "vha", "level": level, "depth_bins": bins, "source": "weights.pth"}
+    same_module(torch_modules.load_vha(torch_modules.Vha(level, bins), variables), theirs)
     ours = vha.VHA(level, bins)
     heatmaps = np.random.default_rng(0).uniform(0, 1, (2, 14, 16, 24, bins)).astype(np.float32)
     with torch.no_grad():
@@ -112,6 +118,7 @@ def test_code_predictor_agrees(tmp_path, trunk):
     variables, about = torch_weights.read(path, "code_predictor")
     os.remove(path)  # 260 MB
     assert about == {"kind": "code_predictor", "level": 2, "depth_bins": 20, "source": "weights.pth"}
+    same_module(torch_modules.load_code_predictor(torch_modules.CodePredictor(2, 5), variables), theirs)
     image = np.random.default_rng(0).integers(0, 256, (1, 100, 150, 3), np.uint8)
     padded = np.full((1, 107, 171, 3), 127.5, np.float32)  # 64 n + 43
     padded[:, :100, :150] = image

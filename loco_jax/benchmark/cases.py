@@ -247,7 +247,9 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
 
     def torch(reference, runner):
         module = reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables)
-        run = runner.infer(runner.prepare(module).encode, runner.place(volume).movedim(-1, 2))
+        spare = [(0, -n % 2**LEVEL) for n in volume.shape[2:4]]  # as ours pads
+        padded = runner.place(np.pad(volume, [(0, 0), (0, 0), *spare, (0, 0)]))
+        run = runner.infer(runner.prepare(module).encode, padded.movedim(-1, 2))
         return Implementation("", run, lambda made: np.moveaxis(_numpy(made)[:, 0], 1, -1))
 
     ways = [of_jax("dense JAX", dense, variables, volume)]

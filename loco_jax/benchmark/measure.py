@@ -103,6 +103,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
     After one run each to warm up, they run in turns (A B C A B C), so that what else the machine does meets all alike.
     One that takes long gets fewer rounds, within `most_seconds`. Of one that takes very long, the first run counts.
     """
+    gc.collect()  # once, since it takes long
     rows, results, times, peaks, rounds = {}, {}, {}, {}, {}
     for one in (*case.implementations, *limits):
         if one.missing:
@@ -153,7 +154,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             None if off is None else bool(off <= case.tolerance),
             case.frames,
         )
-    return list(rows.values())
+    return [rows[one.name] for one in (*case.implementations, *limits)]
 
 
 def difference(a: Any, b: Any) -> float:
@@ -183,7 +184,6 @@ def _ratio(times: Sequence[float], ours: Sequence[float]) -> float:
 
 
 def _timed(one: Implementation) -> tuple[Any, float, int | None]:
-    gc.collect()
     before = _reset_peak()
     start = time.perf_counter()
     made = one.run()
