@@ -70,6 +70,7 @@ class Row:
     Attributes:
       function, implementation: the names.
       seconds: of each run, in the order of the rounds.
+      cpu_seconds: of all threads of this process in those runs: steadier where others use the machine too.
       ratio: its time divided by ours of the same round, the median of the rounds; None for ours.
       floor: seconds that the machine needs at least, by its speed in the same rounds: for the bytes or the operations.
       share: floor / median time. More than 1 says that work was left out.
@@ -83,6 +84,7 @@ class Row:
     function: str
     implementation: str
     seconds: tuple[float, ...] = ()
+    cpu_seconds: tuple[float, ...] = ()
     ratio: float | None = None
     floor: float | None = None
     share: float | None = None
@@ -104,13 +106,13 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
     One that takes long gets fewer rounds, within `most_seconds`. Of one that takes very long, the first run counts.
     """
     gc.collect()  # once, since it takes long
-    rows, results, times, peaks, rounds = {}, {}, {}, {}, {}
+    rows, results, times, cpu_times, peaks, rounds = {}, {}, {}, {}, {}, {}
     for one in (*case.implementations, *limits):
         if one.missing:
             rows[one.name] = Row(case.name, one.name, note=one.missing)
             continue
         try:
-            made, first, peak = _timed(one)
+            made, first, cpu, peak = _timed(one)
             if one in case.implementations and one.comparable:
                 first_result = next(iter(results.values()), None)
                 mine = one.result(made)
@@ -121,14 +123,15 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             continue
         late = first > _VERY_LONG * most_seconds and not one.compiles
         rounds[one.name] = 0 if late else repeats
-        times[one.name], peaks[one.name] = ([first], [peak]) if late else ([], [])
+        times[one.name], cpu_times[one.name], peaks[one.name] = ([first], [cpu], [peak]) if late else ([], [], [])
     runners = {one.name: one for one in (*case.implementations, *limits) if one.name in rounds}
     for turn in range(repeats):
         for name, one in runners.items():
             spent = sum(times[name])
             if turn < rounds[name] and (not times[name] or spent + spent / len(times[name]) <= most_seconds):
-                _, seconds, peak = _timed(one)
+                _, seconds, cpu, peak = _timed(one)
                 times[name].append(seconds)
+                cpu_times[name].append(cpu)
                 peaks[name].append(peak)
     speeds = {one.name: speed(one.name, float(np.median(times[one.name]))) for one in limits}
     floor = None
@@ -146,6 +149,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             case.name,
             one.name,
             tuple(times[one.name]),
+            tuple(cpu_times[one.name]),
             None if is_limit or one.name == ours else _ratio(times[one.name], times[ours]),
             None if is_limit else floor,
             None if is_limit or floor is None else floor / float(np.median(times[one.name])),
@@ -183,15 +187,15 @@ def _ratio(times: Sequence[float], ours: Sequence[float]) -> float:
     return float(np.median(np.array(times[:pairs]) / np.array(ours[:pairs])))
 
 
-def _timed(one: Implementation) -> tuple[Any, float, int | None]:
+def _timed(one: Implementation) -> tuple[Any, float, float, int | None]:
+    """What it made, seconds, seconds of all threads, bytes."""
     before = _reset_peak()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     made = one.run()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = _peak()
-    if one.device_bytes is not None:
-        return made, seconds, one.device_bytes()
-    return made, seconds, None if before is None or peak is None else max(peak - before, 0)
+    used = None if before is None or peak is None else max(peak - before, 0)
+    return made, seconds, cpu, used if one.device_bytes is None else one.device_bytes()
 
 
 def _reset_peak() -> int | None:

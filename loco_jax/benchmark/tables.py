@@ -6,13 +6,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from loco_jax import report
 from loco_jax.benchmark import measure
 from loco_jax.benchmark.measure import Row
 
-HEADER = ("function", "implementation", "median", "least to most", "runs", "times ours", "share", "memory", "result")
+_NAMES = ("function", "implementation")
+HEADER = (*_NAMES, "median", "least to most", "runs", "CPU time", "times ours", "share", "memory", "result")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -26,7 +28,7 @@ def is_limit(row: Row) -> bool:
 
 def _cells(row: Row) -> list[str]:
     if not row.seconds:
-        return [row.function, row.implementation, "", "", "", "", "", "", row.note]
+        return [row.function, row.implementation, *[""] * (len(HEADER) - 3), row.note]
     result = "" if row.equal is None else "equal" if row.equal else f"differs by {row.difference:.2g}"
     return [
         row.function,
@@ -34,6 +36,7 @@ def _cells(row: Row) -> list[str]:
         seconds(row.median),
         f"{seconds(min(row.seconds))} to {seconds(max(row.seconds))}",
         str(len(row.seconds)),
+        seconds(float(np.median(row.cpu_seconds))),
         "1" if row.ratio is None else f"{row.ratio:.3g}",
         "" if not row.floor else f"{100 * row.share:.2g} %",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB",
@@ -66,7 +69,7 @@ def scaling(what: str, values: Sequence[Any], rows: Mapping[tuple[str, str], Seq
         [*name, *(seconds(row.median / row.frames) if row.seconds else row.note for row in of_values)]
         for name, of_values in rows.items()
     ]
-    return report.table(("function", "implementation", *(f"{what} {value}" for value in values)), lines)
+    return report.table((*_NAMES, *(f"{what} {value}" for value in values)), lines)
 
 
 def write_json(path: pathlib.Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
