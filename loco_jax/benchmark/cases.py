@@ -176,7 +176,10 @@ def of_torch(name: str, setting: Setting, make: Callable[[Any, Any], Implementat
         return Implementation(name, missing="PyTorch is not installed: pip install 'loco_jax[benchmark]'")
     runner = reference.Runner(setting.dtype == jnp.bfloat16)
     compiles = runner.device.type == "cuda"
-    return dataclasses.replace(make(reference, runner), name=name, compiles=compiles)
+    try:
+        return dataclasses.replace(make(reference, runner), name=name, compiles=compiles)
+    except RuntimeError as error:  # no memory on the device, say
+        return Implementation(name, missing=f"failed: {str(error).splitlines()[0][:80]}")
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -38,7 +38,7 @@ def _cells(row: Row) -> list[str]:
         str(len(row.seconds)),
         seconds(float(np.median(row.cpu_seconds))),
         "1" if row.ratio is None else f"{row.ratio:.3g}",
-        "" if not row.floor else f"{100 * row.share:.2g} %",
+        "" if not row.floor else f"{100 * row.share:{'.0f' if row.share >= 0.1 else '.2g'}} %",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB",
         row.note or result,
     ]

@@ -291,7 +291,9 @@ class Runner:
 
     def place(self, x: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
         """An array on the device, of the arithmetic's type unless told otherwise."""
-        return torch.from_numpy(np.array(x)).to(self.device, self.dtype if dtype is None else dtype)
+        x = np.asarray(x)
+        x = x.astype(np.float32) if x.dtype.name == "bfloat16" else x.copy()  # a type of JAX's
+        return torch.from_numpy(x).to(self.device, self.dtype if dtype is None else dtype)
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """A network, ready to run."""
