@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", metavar="RUN_OR_FILE", help="of a VHA(2); random ones if absent")
     parser.add_argument("--repeats", type=int, default=5, help="rounds at most")
     parser.add_argument(
-        "--seconds", type=float, default=None, help="of each implementation at most, or one run; 10, at demo scale 1"
+        "--seconds", type=float, default=None, help="of each implementation at most, or one run; 10, at demo scale 2"
     )
     parser.add_argument("--json", metavar="FILE", help="everything that was measured")
     parser.add_argument("--plot", metavar="FILE", help="a picture of the table: .png, .svg or .pdf")
@@ -80,7 +80,7 @@ def _main(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name}={path}: there is no such folder; make it first")
     dtype = jnp.dtype(arguments.dtype)
     setting = cases.Setting(arguments.scale, arguments.people, arguments.batch, 1.0, dtype, arguments.weights)
-    most_seconds = arguments.seconds or (10.0 if arguments.scale == "full" else 1.0)
+    most_seconds = arguments.seconds or (10.0 if arguments.scale == "full" else 2.0)
     limits = measure.limits(dtype)
     about = {"machine": measure.machine(), "setting": {**dataclasses.asdict(setting), "dtype": dtype.name}}
 
