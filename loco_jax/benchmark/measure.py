@@ -1,5 +1,6 @@
 """Times, peak memory and results of implementations of one thing, measured in turns, and the machine's limits."""
 
+import ctypes
 import dataclasses
 import gc
 import importlib.metadata
@@ -112,7 +113,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             rows[one.name] = Row(case.name, one.name, note=one.missing)
             continue
         try:
-            made, first, cpu, peak = _timed(one)
+            made, first, cpu, peak = _timed(one, trim=not one.compiles)
             if one in case.implementations and one.comparable:
                 first_result = next(iter(results.values()), None)
                 mine = one.result(made)
@@ -129,7 +130,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
         for name, one in runners.items():
             spent = sum(times[name])
             if turn < rounds[name] and (not times[name] or spent + spent / len(times[name]) <= most_seconds):
-                _, seconds, cpu, peak = _timed(one)
+                _, seconds, cpu, peak = _timed(one, trim=turn == 0)
                 times[name].append(seconds)
                 cpu_times[name].append(cpu)
                 peaks[name].append(peak)
@@ -187,8 +188,14 @@ def _ratio(times: Sequence[float], ours: Sequence[float]) -> float:
     return float(np.median(np.array(times[:pairs]) / np.array(ours[:pairs])))
 
 
-def _timed(one: Implementation) -> tuple[Any, float, float, int | None]:
-    """What it made, seconds, seconds of all threads, bytes."""
+def _timed(one: Implementation, trim: bool) -> tuple[Any, float, float, int | None]:
+    """What it made, seconds, seconds of all threads, bytes.
+
+    With `trim`, what was freed before but kept for later goes back to the system, or its use again would not be seen.
+    That takes some time, so not every run is for this.
+    """
+    if trim:
+        _trim()
     before = _reset_peak()
     start, cpu = time.perf_counter(), time.process_time()
     made = one.run()
@@ -196,6 +203,13 @@ def _timed(one: Implementation) -> tuple[Any, float, float, int | None]:
     peak = _peak()
     used = None if before is None or peak is None else max(peak - before, 0)
     return made, seconds, cpu, used if one.device_bytes is None else one.device_bytes()
+
+
+def _trim() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # not glibc
+        pass
 
 
 def _reset_peak() -> int | None:
