@@ -9,6 +9,7 @@ from jax import lax
 from scipy import ndimage, signal
 
 from loco_jax.models import matmul_conv
+from loco_jax.models.code_predictor import PLANS, Head
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -56,6 +57,22 @@ def test_gradients(kernel_size):
 
     for ours, plain in zip(gradients(matmul_conv.convolve), gradients(lax.conv_general_dilated)):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("level, size", [(1, (4, 6)), (2, (2, 2)), (2, (4, 6))])
+def test_few_cells(level, size):
+    """The head's transposed convolutions of few cells, padded, against plain ones."""
+    head = Head(level, 3, jnp.float32)
+    x = np.random.default_rng(0).normal(size=(1, *size, 8)).astype(np.float32)
+    variables = jax.jit(head.init)(jax.random.key(0), x)
+    y = x.reshape(1, size[0] // 2, 2, size[1] // 2, 2, 8).mean((2, 4))
+    for i, (doubles, padding) in enumerate(PLANS[level]):
+        kernel, bias = variables["params"][f"layer_{i}"]["kernel"], variables["params"][f"layer_{i}"]["bias"]
+        conv, stride = (lax.conv_transpose, (2, 2)) if doubles else (lax.conv_general_dilated, (1, 1))
+        y = nn.relu(conv(y, kernel, stride, (padding, padding), dimension_numbers=NHWC) + bias)
+    last = variables["params"]["layer_3"]
+    expected = y @ last["kernel"][0, 0] + last["bias"]
+    np.testing.assert_allclose(jax.jit(head.apply)(variables, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (4, 7), (11, 8)])
