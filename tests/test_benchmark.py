@@ -161,12 +161,13 @@ def test_peak_memory():
 
 
 def test_limits_of_the_machine():
-    rows = measure.measure(
-        Case("case", [sleeper("ours", 0.05, [])], 1e9, 1e6), measure.limits(jnp.dtype("float32")), 1, 1.0
-    )
-    ours, limits = rows[0], {row.implementation: measure.speed(row.implementation, row.median) for row in rows[1:]}
+    ways = [sleeper("ours", 0.05, []), sleeper("other", 0.05, [], floor=(1e3, 1e11))]
+    rows = measure.measure(Case("case", ways, 1e9, 1e6), measure.limits(jnp.dtype("float32")), 1, 1.0)
+    ours, other = rows[:2]
+    limits = {row.implementation: measure.speed(row.implementation, row.median) for row in rows[2:]}
     assert all(1e8 < s < 1e14 for s in limits.values()) and len(limits) == 3
     assert ours.floor == pytest.approx(1e9 / max(limits[measure.COPY], limits[measure.READ]))
+    assert other.floor == pytest.approx(1e11 / limits[measure.PRODUCT])
     assert ours.share == pytest.approx(ours.floor / ours.median)
     assert "GFLOP/s" in tables.limits(rows) and "limit" not in tables.table(rows)
 

@@ -31,6 +31,7 @@ class Implementation:
       comparable: whether it should give the same; a smaller network, say, does not.
       missing: why it cannot run here, in place of all the others; "" if it can.
       compiles: whether its first run compiles; otherwise that one may count, if it is slow.
+      floor: bytes and operations that it needs at least, where that is not what the case says.
       device_bytes: peak memory beside its arguments as its compiler tells it, where the host's says nothing.
     """
 
@@ -40,6 +41,7 @@ class Implementation:
     comparable: bool = True
     missing: str = ""
     compiles: bool = True
+    floor: tuple[float, float] | None = None
     device_bytes: Callable[[], int] | None = None
 
 
@@ -135,15 +137,18 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
                 cpu_times[name].append(cpu)
                 peaks[name].append(peak)
     speeds = {one.name: speed(one.name, float(np.median(times[one.name]))) for one in limits}
-    floor = None
-    if speeds:
-        floor = max(case.bytes / max(speeds[COPY], speeds[READ]), case.operations / speeds[PRODUCT])
+
+    def floor_of(one):
+        moved, operations = one.floor or (case.bytes, case.operations)
+        return max(moved / max(speeds[COPY], speeds[READ]), operations / speeds[PRODUCT]) if speeds else None
+
     ours = next((one.name for one in case.implementations if one.name in times), None)
     first_compared = next(iter(results), None)
     for one in (*case.implementations, *limits):
         if one.name in rows:
             continue
         is_limit = one not in case.implementations
+        floor = None if is_limit else floor_of(one)
         known = [p for p in peaks[one.name] if p is not None]
         off = results.get(one.name) if one.name != first_compared else None
         rows[one.name] = Row(
@@ -152,8 +157,8 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             tuple(times[one.name]),
             tuple(cpu_times[one.name]),
             None if is_limit or one.name == ours else _ratio(times[one.name], times[ours]),
-            None if is_limit else floor,
-            None if is_limit or floor is None else floor / float(np.median(times[one.name])),
+            floor,
+            None if floor is None else floor / float(np.median(times[one.name])),
             max(known) if known else None,
             off,
             None if off is None else bool(off <= case.tolerance),

@@ -87,7 +87,7 @@ def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
     for y, row in enumerate(rows):
         first = y == 0 or rows[y - 1].function != row.function
         spread = [[row.median - min(row.seconds)], [max(row.seconds) - row.median]]
-        colour = "C0" if first else "0.65"
+        colour = "C0" if first or row.implementation.startswith("ours") else "0.65"
         axes.barh(y, row.median, color=colour, xerr=spread, error_kw={"elinewidth": 0.8, "ecolor": "0.3"})
         if row.floor:
             axes.plot([row.floor] * 2, [y - 0.4, y + 0.4], color="C3", linewidth=1.5)
