@@ -19,10 +19,11 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    from loco_jax import checkpoints, evaluate, train  # after the flags, so that --help is quick
+    from loco_jax import checkpoints, compilation, evaluate, train  # after the flags, so that --help is quick
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
         logging.set_verbosity(logging.ERROR)
+    compilation.use_cache()
     try:
         config = _CONFIG.value
         workdir = _WORKDIR.value or f"runs/{config.name}"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from loco_jax import overlay, pictures, progress, skeleton, view3d
+from loco_jax import compilation, overlay, pictures, progress, skeleton, view3d
 from loco_jax.camera import Camera
 from loco_jax.data import video
 from loco_jax.follow import Follower
@@ -599,6 +599,7 @@ def _main(arguments: argparse.Namespace, lens: Lens) -> int:
         from loco_jax.tasks import loco  # after the arguments, so that --help is quick
 
         logging.set_verbosity(logging.ERROR)
+        compilation.use_cache()
         predictor = loco.load_predictor(arguments.weights)
         print(f"Using {predictor.description}", flush=True)
         failures += run(paths, output, lens, predictor, arguments.quiet)

@@ -1,9 +1,14 @@
 """What several test modules share: a JTA with pictures takes a while to make."""
 
+import os
+
 import pytest
 
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, miniature
+
+# Commands under test leave the user's cache alone.
+os.environ["LOCO_JAX_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from loco_jax import progress
+from loco_jax import compilation, progress
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import render, video
@@ -232,6 +232,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
     logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators it did not find
+    compilation.use_cache()
     values = flags.FLAGS
     crowd = SCALES[values.scale]
     sequences = {split: values[split].value for split in NUMBERS}

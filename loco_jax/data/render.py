@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from loco_jax import compilation
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
@@ -923,6 +924,7 @@ def _sample_picture(index, crowd):
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
+    compilation.use_cache()
     path = pathlib.Path(flags.FLAGS.output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet()).save(path, quality=85)

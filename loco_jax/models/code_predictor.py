@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from loco_jax.models import inception
+from loco_jax.models import inception, matmul_conv
 from loco_jax.models.vha import code_shape
 from loco_jax.volume import Volume
 
@@ -89,6 +89,9 @@ class Head(nn.Module):
             # Of a transposed convolution with stride 2, an output sees but a quarter of the kernel.
             init = nn.initializers.variance_scaling(8.0 if doubles else 2.0, "fan_in", "truncated_normal")
             conv = nn.ConvTranspose if doubles else nn.Conv
+            columns = x.shape[2]
+            if doubles:
+                x = matmul_conv.pad_few(x)
             x = conv(
                 features,
                 (4, 4),
@@ -98,6 +101,8 @@ class Head(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{i}",
             )(x)
+            if doubles:
+                x = x[:, :, : 2 * columns + 2 * padding[0] - 4]
             x = nn.relu(x)
         return nn.Conv(self.depth, (1, 1), dtype=self.dtype, name="layer_3")(x)
 

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from loco_jax.models import matmul_conv
+
 STRIDE = 32  # pixels from one cell of the features to the next
 MARGIN = 43  # n cells need 32 n + 43 pixels: the stem does not pad
 
@@ -38,10 +40,10 @@ class Inception(nn.Module):
         x = ConvNorm(32, (3, 3), 2, "VALID", self.dtype, name="Conv2d_1a_3x3")(x)
         x = ConvNorm(32, (3, 3), 1, "VALID", self.dtype, name="Conv2d_2a_3x3")(x)
         x = ConvNorm(64, (3, 3), 1, "SAME", self.dtype, name="Conv2d_2b_3x3")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = matmul_conv.max_pool(x)
         x = ConvNorm(80, (1, 1), 1, "VALID", self.dtype, name="Conv2d_3b_1x1")(x)
         x = ConvNorm(192, (3, 3), 1, "VALID", self.dtype, name="Conv2d_4a_3x3")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = matmul_conv.max_pool(x)
         for name, branches, pool in BLOCKS:
             x = Mixed(branches, pool, self.dtype, name=name)(x)
         return x
@@ -146,21 +148,27 @@ class Mixed(nn.Module):
                 y = jnp.concatenate([layer(y, *s) for s in step], axis=-1) if fork else layer(y, *step)
             results.append(y)
         if self.pool:
-            mean = nn.avg_pool(x, (3, 3), (1, 1), padding="SAME", count_include_pad=True)
-            results.append(layer(mean, "branch_pool", self.pool, (1, 1), 1))
+            results.append(ConvNorm(self.pool, (1, 1), 1, "SAME", self.dtype, mean=True, name="branch_pool")(x))
         else:
-            results.append(nn.max_pool(x, (3, 3), (2, 2)))
+            results.append(matmul_conv.max_pool(x))
         return jnp.concatenate(results, axis=-1)
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, normalisation with given statistics, ReLU."""
+    """A convolution without bias, normalisation with given statistics, ReLU.
+
+    XLA makes one pass of the last two, so that folding the statistics into the kernel would save nothing.
+
+    With `mean`, the convolution, 1 x 1, is of the mean over 3 x 3 cells, zeros around counted in. Both are linear, so
+    the mean comes second: it has fewer channels to go over.
+    """
 
     features: int
     kernel: tuple[int, int]
     stride: int
     padding: str
     dtype: jnp.dtype
+    mean: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -172,6 +180,9 @@ class ConvNorm(nn.Module):
             use_bias=False,
             kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
+            conv_general_dilated=matmul_conv.convolve,
             name="conv",
         )(x)
+        if self.mean:
+            x = nn.avg_pool(x, (3, 3), (1, 1), padding="SAME", count_include_pad=True)
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, dtype=self.dtype, name="bn")(x))

@@ -1,0 +1,1 @@
+"""How fast the hot functions are, beside other implementations and beside the machine's limits."""

@@ -1,0 +1,49 @@
+"""What a function has to do at least, counted from shapes: operations of its arithmetic, bytes of its arrays."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def operations(function: Callable[..., Any], *args: Any) -> float:
+    """Of the convolutions and matrix products in `function(*args)`: two for a multiplication with its addition.
+
+    Zeros that pad count as if they were multiplied; those that a transposed convolution sets between its cells do not.
+    `args` are arrays or their shapes; nothing is computed.
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def num_bytes(*trees: Any) -> float:
+    """Of all arrays, or shapes, in the trees."""
+    return float(sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(trees)))
+
+
+def _of_jaxpr(jaxpr) -> float:
+    total = 0.0
+    for step in jaxpr.eqns:
+        name, params = step.primitive.name, step.params
+        if name == "conv_general_dilated":
+            kernel = step.invars[1].aval.shape
+            out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            each = math.prod(kernel) / out_features / math.prod(params["lhs_dilation"])
+            total += 2 * each * math.prod(step.outvars[0].aval.shape)
+        elif name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = step.invars[0].aval.shape
+            total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(step.outvars[0].aval.shape)
+        inner = [_of_jaxpr(x) for x in _inner(params)]
+        if name == "cond" and inner:  # of branches, one is run
+            total += max(inner)
+        else:
+            total += sum(inner) * (params["length"] if name == "scan" else 1)
+    return total
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    values = [v for value in params.values() for v in (value if isinstance(value, tuple | list) else (value,))]
+    jaxprs = [getattr(value, "jaxpr", value) for value in values]
+    return [x for x in jaxprs if hasattr(x, "eqns")]

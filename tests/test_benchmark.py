@@ -1,0 +1,262 @@
+"""The benchmark: floors counted by hand, turns and ratios, wrong results that are found, and the command as a whole."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from loco_jax import camera
+from loco_jax.benchmark import cases, measure, tables
+from loco_jax.benchmark.cases import Setting
+from loco_jax.benchmark.floors import num_bytes, operations
+from loco_jax.benchmark.measure import Case, Implementation
+from loco_jax.data.frames import Frames
+from loco_jax.models.compact import CompactPredictor
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = Setting("demo", people=3, grid=0.3)  # 81 x 144 pixels, 24 bins
+
+
+def shape(*size, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(size, dtype)
+
+
+# ---- Floors
+
+
+def test_operations_of_convolutions():
+    x, kernel = shape(2, 10, 12, 3), shape(3, 5, 3, 7)
+    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    same = operations(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", **numbers), x, kernel)
+    assert same == 2 * (2 * 10 * 12) * 7 * (3 * 5 * 3)
+    valid = operations(lambda x, k: lax.conv_general_dilated(x, k, (2, 2), "VALID", **numbers), x, kernel)
+    assert valid == 2 * (2 * 4 * 4) * 7 * (3 * 5 * 3)
+    x, kernel = shape(1, 5, 6, 3), shape(4, 4, 3, 7)
+    transposed = operations(lambda x, k: lax.conv_transpose(x, k, (2, 2), ((3, 3), (3, 3)), **numbers), x, kernel)
+    assert transposed == 2 * (12 * 14) * 7 * 3 * 4  # 4 of 16 taps see a cell
+
+
+def test_operations_of_products_in_loops_and_branches():
+    x, w = shape(5, 6), shape(6, 6)
+
+    def function(x, w):
+        x = jax.nn.relu(x @ w)
+        x, _ = lax.scan(lambda x, _: (jax.jit(jnp.dot)(x, w), None), x, None, length=7)
+        return lax.cond(x[0, 0] > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
+
+    assert operations(function, x, w) == (1 + 7 + 2) * 2 * 5 * 6 * 6
+    batched = operations(jax.vmap(jnp.dot), shape(4, 5, 6), shape(4, 6, 3))
+    assert batched == 4 * 2 * 5 * 6 * 3
+
+
+def test_operations_of_a_network():
+    """The compact predictor's first layer alone, from its table: 4 x 4 x 3 colours to 32 channels, 8 x 8 cells."""
+    network = CompactPredictor(2, 16, width=32, blocks=1)
+    image = shape(1, 32, 32, 3, dtype=jnp.uint8)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    whole = operations(network.apply, variables, image)
+    wider = operations(network.apply, variables, shape(1, 32, 64, 3, dtype=jnp.uint8))
+    assert whole > 2 * 64 * 48 * 32 and wider == 2 * whole
+
+
+def test_bytes():
+    assert num_bytes({"a": shape(3, 4), "b": [np.zeros(5, np.uint8)]}, None, jnp.zeros(2, jnp.bfloat16)) == 48 + 5 + 4
+
+
+def test_floors_of_cases(monkeypatch):
+    monkeypatch.setattr(cases, "_scene", scene)
+    heatmaps = 4 * 14 * 16 * 18 * 24
+    assert cases.make("render", TINY).bytes == heatmaps
+    peaks = cases.make("peaks", TINY)
+    assert peaks.bytes == heatmaps and peaks.operations == 0
+    encode = cases.make("encode", TINY)
+    # Method section 3: bins 24 -> 12 -> 6 -> 6 by 5 x 5, then 14 -> 4 -> 1 by 5 x 5 x 5; 16 x 18 voxels, padded to 20.
+    in_2d = 14 * 25 * (8 * 10 * 24 * 12 + 4 * 5 * 12 * 6 + 4 * 5 * 6 * 6)
+    in_3d = 125 * (4 * 5 * 6) * (14 * 4 + 4 * 1)
+    assert encode.operations == 2 * (in_2d + in_3d)
+    parameters = 25 * (24 * 12 + 12 * 6 + 6 * 6) + 24 + 125 * (14 * 4 + 4) + 5
+    decoder = 125 * (1 * 4 + 4 * 14) + 18 + 25 * (6 * 6 + 6 * 12 + 12 * 24) + 42
+    assert encode.bytes == heatmaps + 4 * (4 * 5 * 6) + 4 * (parameters + decoder)
+
+
+# ---- Measuring
+
+
+def sleeper(name, seconds, log, result=0.0, **options):
+    def run():
+        log.append(name)
+        time.sleep(seconds)
+        return np.float32([1.0, result])
+
+    return Implementation(name, run, **options)
+
+
+def test_turns_ratios_and_slow_ones():
+    log = []
+    ways = [
+        sleeper("ours", 0.002, log),
+        sleeper("b", 0.05, log, compiles=False),
+        sleeper("c", 0.2, log, compiles=False),
+    ]
+    ways.append(sleeper("d", 0.6, log, compiles=False))
+    rows = measure.measure(Case("sleep", ways, 0, 0), [], 3, 0.14)
+    # All warm up; then turns, of which c has one: two would take too long. The first run of d counts.
+    assert log == ["ours", "b", "c", "d", "ours", "b", "c", "ours", "b", "ours"]
+    assert [len(row.seconds) for row in rows] == [3, 2, 1, 1]
+    ours, b, c, d = rows
+    assert ours.ratio is None and ours.equal is None
+    assert 1 < b.ratio < c.ratio < d.ratio and d.equal and d.median >= 0.6
+    assert all(len(row.cpu_seconds) == len(row.seconds) and max(row.cpu_seconds) < 0.05 for row in rows)  # asleep
+    assert ours.floor is None and ours.share is None  # no limits were measured
+
+
+def test_wrong_results_are_found():
+    ways = [sleeper("ours", 0, []), sleeper("right", 0, [], 1e-5), sleeper("wrong", 0, [], 1e-3)]
+    ways.append(dataclasses.replace(sleeper("other shape", 0, []), result=lambda made: made[:1]))
+    ways.append(sleeper("other thing", 0, [], 0.5, comparable=False))
+    rows = measure.measure(Case("case", ways, 0, 0, tolerance=1e-4), [], 1, 1.0)
+    assert [row.equal for row in rows] == [None, True, False, False, None]
+    assert rows[2].difference == pytest.approx(1e-3) and rows[3].difference == np.inf
+    text = tables.table(rows)
+    assert text.count("equal") == 1 and "differs by 0.001" in text and "differs by inf" in text
+
+
+def test_what_is_missing_or_fails_is_said():
+    def fail():
+        raise RuntimeError("out of memory\nmore")
+
+    ways = [sleeper("ours", 0, []), Implementation("absent", missing="not installed"), Implementation("broken", fail)]
+    rows = measure.measure(Case("case", ways, 0, 0), [], 1, 1.0)
+    assert [row.note for row in rows] == ["", "not installed", "failed: out of memory"]
+    assert [len(line.split("|")) for line in tables.table(rows).splitlines()] == [len(tables.HEADER) + 2] * 5
+
+
+def test_differences():
+    a = {"x": np.float32([1, -4]), "y": np.zeros((2, 3), bool)}
+    assert measure.difference(a, a) == 0
+    assert measure.difference({**a, "x": np.float32([1, -3.9])}, a) == pytest.approx(0.025)
+    assert measure.difference({**a, "x": np.float32([1, np.nan])}, a) == np.inf
+    assert measure.difference({**a, "y": np.zeros((3, 2), bool)}, a) == np.inf
+    assert measure.difference(np.float32(3), np.float32(2)) == 0.5
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is told by Linux alone")
+def test_peak_memory():
+    def use():
+        np.ones(64 * 2**17)  # 64 MiB, given back
+        return np.zeros(1)
+
+    ways = [Implementation("ours", use), sleeper("small", 0, [])]
+    large, small = measure.measure(Case("case", ways, 0, 0, np.inf), [], 2, 1.0)
+    assert 0.95 * 2**26 < large.peak_bytes < 2**27 and small.peak_bytes < 2**24
+
+
+def test_limits_of_the_machine():
+    ways = [sleeper("ours", 0.05, []), sleeper("other", 0.05, [], floor=(1e3, 1e11))]
+    rows = measure.measure(Case("case", ways, 1e9, 1e6), measure.limits(jnp.dtype("float32")), 1, 1.0)
+    ours, other = rows[:2]
+    limits = {row.implementation: measure.speed(row.implementation, row.median) for row in rows[2:]}
+    assert all(1e8 < s < 1e14 for s in limits.values()) and len(limits) == 3
+    assert ours.floor == pytest.approx(1e9 / max(limits[measure.COPY], limits[measure.READ]))
+    assert other.floor == pytest.approx(1e11 / limits[measure.PRODUCT])
+    assert ours.share == pytest.approx(ours.floor / ours.median)
+    assert "GFLOP/s" in tables.limits(rows) and "limit" not in tables.table(rows)
+
+
+# ---- The functions
+
+
+def scene(scale):
+    """Twelve people as straight as poles, in three rows."""
+    place = np.arange(12)
+    at = np.stack([place % 4 * 1.5 - 2.2, 0 * place, 6 + place // 4 * 4 + place % 4 * 0.3], axis=-1)
+    joints = at[:, None] + np.linspace(-0.9, 0.8, 14)[:, None] * [0.1, 1, 0.05]
+    return Frames(joints.astype(np.float32), np.ones((12, 14), bool), camera.JTA.scaled(1 / 4))
+
+
+FEW = ("render", "encode", "encode_patch", "decode", "decode_patch", "peaks", "associate", "score")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_implementations_agree(monkeypatch, name):
+    monkeypatch.setattr(cases, "_scene", scene)
+    cases._frame.cache_clear()
+    case = cases.make(name, TINY)
+    rows = measure.measure(case, [], 1, 10.0)
+    cases._frame.cache_clear()
+    assert len(rows) == len(case.implementations) and case.name == name
+    for row in rows[1:]:
+        assert row.equal or "not installed" in row.note, row
+    assert all(row.seconds for row in rows if not row.note)
+    ours = cases.make(name, TINY, only_ours=True).implementations
+    assert [w.name for w in ours] == [case.implementations[0].name]
+
+
+def test_torch_is_compared():
+    pytest.importorskip("torch")
+    pytest.importorskip("skimage")
+    for name in ("encode", "peaks"):
+        assert not any(way.missing for way in cases.make(name, TINY).implementations)
+
+
+# ---- The command
+
+_COUNTING = """
+import collections, sys
+import jax
+from loco_jax.benchmark.__main__ import main
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.rpartition("/")[2]]))
+status = main(sys.argv[1:])
+print("compiled", counts["compile_requests_use_cache"] - counts["cache_hits"])
+sys.exit(status)
+"""
+
+
+def test_the_command_and_its_second_start(tmp_path):
+    """Table, JSON and plot; started again it compiles nothing."""
+    arguments = ["associate", "score", "--scale=demo", "--people=3", "--repeats=2", "--seconds=0.2"]
+    arguments += [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}", "--scaling"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOCO_JAX_CACHE": str(tmp_path / "cache")}
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", _COUNTING, *arguments], cwd=ROOT, env=environment, text=True, capture_output=True
+        )
+        for _ in range(2)
+    ]
+    for output in outputs:
+        assert output.returncode == 0, output.stderr
+        assert output.stdout.startswith("demo scale, 3 people, batch 1, float32: ")
+        assert "| associate |" in output.stdout and "| people 60 |" in output.stdout
+    first, second = (int(output.stdout.rpartition("compiled ")[2]) for output in outputs)
+    assert first > 5 and second == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["setting"]["people"] == 3 and content["machine"]["cores"] >= 1
+    assert {row["function"] for row in content["rows"]} == {"associate", "score"}
+    assert all(len(row["seconds"]) <= 2 for row in content["rows"])
+    assert [entry["value"] for entry in content["scaling"]["people"]] == [1, 5, 20, 60] * 2
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("sorting", "no function sorting; there are render, "),
+        ("--people=61", "--people=61 is not between 1 and 60"),
+        ("--json=/no/such/a.json", "make it first"),
+    ],
+)
+def test_impossible_requests(capsys, argument, message):
+    from loco_jax.benchmark.__main__ import main
+
+    assert main([argument]) == 1
+    assert message in capsys.readouterr().err
