@@ -120,9 +120,10 @@ def test_absent_and_broken_joints_leave_no_trace():
     voxels, present = _random_people(0)
     for nowhere in ([3, np.nan, 5], [np.inf, 1, 1], [1, 1, -np.inf]):
         voxels[1] = nowhere
-        with_broken = _render(voxels, present | (np.arange(PEOPLE) == 1)[:, None])
+        # A copy: the device may still be reading when the array changes.
+        with_broken = _render(voxels.copy(), present | (np.arange(PEOPLE) == 1)[:, None])
         voxels[1] = 5
-        absent = _render(voxels, present & (np.arange(PEOPLE) != 1)[:, None])
+        absent = _render(voxels.copy(), present & (np.arange(PEOPLE) != 1)[:, None])
         for one, other in zip(with_broken, absent):
             assert one.any()
             np.testing.assert_array_equal(one, other)
