@@ -25,8 +25,8 @@ from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
-from loco_jax.models import code_predictor, compact, vha
-from loco_jax.peaks import find_peaks
+from loco_jax.models import code_predictor, compact, fast_encode, fast_vha, vha
+from loco_jax.peaks import Peaks, find_peaks
 from loco_jax.volume import Volume
 
 LEVEL, SIGMA, THRESHOLD, NEAR = 2, 2.0, 0.1, 0.4
@@ -135,14 +135,15 @@ def _variables(network: nn.Module, *shape_and_type: Any) -> Any:
 
 
 def _vha(setting: Setting, kind: type[nn.Module]) -> tuple[nn.Module, Any]:
-    """A network and its variables: those of the file if it is the published one, else random ones."""
+    """A network and its variables: the released ones of a PatchVHA, and of the published one those given, or random."""
     network = kind(LEVEL, setting.volume.depth_bins, dtype=setting.dtype)
     like = (1, skeleton.NUM_JOINTS, 8, 8, setting.volume.depth_bins)
-    if kind is vha.VHA and setting.weights:
+    source = setting.weights if kind is vha.VHA else "released"
+    if source:
         from loco_jax import weights  # here, since checkpoints take seconds to import
 
         shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(like, jnp.float32))
-        return network, weights.read("vha", setting.weights, shapes)
+        return network, weights.read("vha", source, shapes)
     return network, _variables(network, like, jnp.float32)
 
 
@@ -231,13 +232,13 @@ def render(setting: Setting) -> Case:
 
 @case
 def encode(setting: Setting) -> Case:
-    """The published VHA's code of heatmaps."""
+    """The published VHA's code of heatmaps; ours makes it of the joints, so it needs none."""
     return _encode(setting, vha.VHA)
 
 
 @case
 def encode_patch(setting: Setting) -> Case:
-    """PatchVHA's code of heatmaps."""
+    """PatchVHA's code of heatmaps; ours makes it of the joints, so it needs none."""
     return _encode(setting, vha.PatchVHA)
 
 
@@ -255,7 +256,13 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
         run = runner.infer(runner.prepare(module).encode, padded.movedim(-1, 2))
         return Implementation("", run, lambda made: np.moveaxis(_numpy(made)[:, 0], 1, -1))
 
-    ways = [of_jax("dense JAX", dense, variables, volume)]
+    def from_joints(variables, voxels, present):
+        options = {"shape": setting.volume.shape, "sigma": SIGMA}
+        return fast_encode.encode_joints(network, variables, voxels[None], present[None], **options)
+
+    joints = _frame(setting)[1:]
+    ways = [of_jax("ours, from joints", from_joints, variables, *joints)]
+    ways.append(of_jax("dense JAX", dense, variables, volume))
     if kind is vha.VHA:
         ways.append(of_torch("PyTorch", setting, torch))
     code = jax.eval_shape(dense, variables, volume)
@@ -269,23 +276,25 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
 
 
 @case
-def decode(setting: Setting) -> Case:
-    """The published VHA's heatmaps of a code."""
-    return _decode(setting, vha.VHA)
+def decode_peaks(setting: Setting) -> Case:
+    """The peaks in the published VHA's heatmaps of a code; with random weights there are none."""
+    return _decode_peaks(setting, vha.VHA)
 
 
 @case
-def decode_patch(setting: Setting) -> Case:
-    """PatchVHA's heatmaps of a code."""
-    return _decode(setting, vha.PatchVHA)
+def decode_peaks_patch(setting: Setting) -> Case:
+    """The peaks in PatchVHA's heatmaps of a frame's true code, with the released weights."""
+    return _decode_peaks(setting, vha.PatchVHA)
 
 
 def _code(setting: Setting, network: nn.Module, variables: Any) -> jax.Array:
     return jax.jit(lambda v, x: network.apply(v, x, method="encode"))(variables, _heatmaps(setting)[None])
 
 
-def _decode(setting: Setting, kind: type[nn.Module]) -> Case:
-    network, variables = _vha(setting, kind)
+@case
+def decode(setting: Setting) -> Case:
+    """The published VHA's heatmaps of a code."""
+    network, variables = _vha(setting, vha.VHA)
     code, size = _code(setting, network, variables), setting.volume.shape[:2]
 
     def dense(variables, code):
@@ -296,15 +305,54 @@ def _decode(setting: Setting, kind: type[nn.Module]) -> Case:
         run = runner.infer(runner.prepare(module).decode, runner.place(code).movedim(-1, 1)[:, None])
         return Implementation("", run, lambda made: np.moveaxis(_numpy(made), 2, -1)[:, :, : size[0], : size[1]])
 
-    ways = [of_jax("dense JAX", dense, variables, code)]
-    if kind is vha.VHA:
-        ways.append(of_torch("PyTorch", setting, torch))
+    def fast(variables, code):
+        return fast_vha.decode(network, variables, code[0], size)[None]
+
     return Case(
-        "decode" if kind is vha.VHA else "decode_patch",
-        ways,
+        "decode",
+        [
+            of_jax("ours", fast, variables, code),
+            of_jax("dense JAX", dense, variables, code),
+            of_torch("PyTorch", setting, torch),
+        ],
         num_bytes(variables, code, jax.eval_shape(dense, variables, code)),
         operations(dense, variables, code),
         setting.tolerance,
+    )
+
+
+def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
+    network, variables = _vha(setting, kind)
+    if kind is vha.VHA and not setting.weights:
+        variables = _quiet(variables)
+    code, size = _code(setting, network, variables)[0], setting.volume.shape[:2]
+
+    def dense(variables, code):
+        return find_peaks(network.apply(variables, code[None], size, method="decode")[0])
+
+    def fast(variables, code):
+        return fast_vha.decode_peaks(network, variables, code, size)
+
+    def torch(reference, runner):
+        module = runner.prepare(reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables))
+
+        def find(code):
+            volumes = module.decode(code)[0, :, :, : size[0], : size[1]]
+            return reference.peaks_by_comparing(volumes, THRESHOLD)
+
+        run = runner.infer(find, runner.place(code).movedim(-1, 0)[None, None])
+        return Implementation("", run, lambda made: _peaks_in_order(made.cpu().numpy()[:, [0, 2, 3, 1]]))
+
+    ways = [of_jax("ours", fast, variables, code, result=_found_in_order)]
+    ways.append(of_jax("dense JAX, then our peaks", dense, variables, code, result=_found_in_order))
+    if kind is vha.VHA:
+        ways.append(of_torch("PyTorch", setting, torch))
+    return Case(
+        "decode_peaks" if kind is vha.VHA else "decode_peaks_patch",
+        ways,
+        num_bytes(variables, code, jax.eval_shape(dense, variables, code)),
+        operations(dense, variables, code),
+        tolerance=0,
     )
 
 
@@ -314,6 +362,10 @@ def _decode(setting: Setting, kind: type[nn.Module]) -> Case:
 def _peaks_in_order(found_Nx4: np.ndarray) -> np.ndarray:
     """Peaks (joint type, row, column, bin), sorted."""
     return found_Nx4[np.lexsort(found_Nx4.T[::-1])].astype(np.float32)
+
+
+def _found_in_order(found: Peaks) -> np.ndarray:
+    return _peaks_in_order(metrics.peak_rows(*jax.device_get((found.voxels, found.scores))))
 
 
 @case
@@ -356,9 +408,6 @@ def peaks(setting: Setting) -> Case:
 
         return make
 
-    def ours_in_order(found):
-        return _peaks_in_order(metrics.peak_rows(found.voxels, found.scores))
-
     def dense_in_order(found):
         found = np.asarray(found)
         return _peaks_in_order(found[found[:, 0] >= 0])
@@ -366,7 +415,7 @@ def peaks(setting: Setting) -> Case:
     return Case(
         "peaks",
         [
-            of_jax("ours", functools.partial(find_peaks, threshold=THRESHOLD), volume, result=ours_in_order),
+            of_jax("ours", functools.partial(find_peaks, threshold=THRESHOLD), volume, result=_found_in_order),
             of_jax("dense JAX", dense, volume, result=dense_in_order),
             of_torch("PyTorch, max_pool3d", setting, torch("peaks_by_pooling")),
             of_torch("PyTorch, 26 comparisons", setting, torch("peaks_by_comparing")),
@@ -546,8 +595,8 @@ def picture_to_people(setting: Setting) -> Case:
 
         def find(variables, vha_variables, image):
             code = network.apply(variables, image)
-            volumes = vha_network.apply(vha_variables, jnp.maximum(code, 0), size, method="decode")
-            points = people.find_points(volumes[0], frame.camera, volume, 128, subvoxel=False)
+            found = fast_vha.decode_peaks(vha_network, vha_variables, jnp.maximum(code[0], 0), size)
+            points = people.in_metres(found, frame.camera, volume)
             return people.find_people(points).joints, code
 
         return find, variables, vha_variables, image
