@@ -54,6 +54,8 @@ def test_operations_of_products_in_loops_and_branches():
         return lax.cond(x[0, 0] > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
 
     assert operations(function, x, w) == (1 + 7 + 2) * 2 * 5 * 6 * 6
+    ways = {"cpu": lambda x, w: x @ w @ w, "default": lambda x, w: x @ w}
+    assert operations(lambda x, w: lax.platform_dependent(x, w, **ways), x, w) == 2 * 5 * 6 * 6
     batched = operations(jax.vmap(jnp.dot), shape(4, 5, 6), shape(4, 6, 3))
     assert batched == 4 * 2 * 5 * 6 * 3
 
@@ -183,7 +185,17 @@ def scene(scale):
     return Frames(joints.astype(np.float32), np.ones((12, 14), bool), camera.JTA.scaled(1 / 4))
 
 
-FEW = ("render", "encode", "encode_patch", "decode", "decode_patch", "peaks", "associate", "score")
+FEW = (
+    "render",
+    "encode",
+    "encode_patch",
+    "decode",
+    "decode_peaks",
+    "decode_peaks_patch",
+    "peaks",
+    "associate",
+    "score",
+)
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -67,7 +67,7 @@ def _plain(network, shape):
 @functools.cache
 def _fast(network, shape, subvoxel=False):
     def find(params, code, threshold):
-        return fast_vha.decode_peaks(network, params, code, shape[:2], threshold, MOST, subvoxel)
+        return fast_vha.decode_peaks(network, params, code, shape[:2], threshold, MOST, subvoxel, fast=True)
 
     return jax.jit(find)
 
@@ -92,7 +92,7 @@ def _assert_same(fast, plain):
 def test_heatmaps_are_the_published_networks():
     network, shape = VHAS[2]
     params, code = _params(network), _code(network, shape, "full", 0)
-    found = jax.jit(lambda p, c: fast_vha.decode(network, p, c, shape[:2]))(params, code)
+    found = jax.jit(lambda p, c: fast_vha.decode(network, p, c, shape[:2], fast=True))(params, code)
     want = _plain(network, shape)(params, code)
     assert found.shape == (14, *shape) and want.max() > 1
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * want.max())
@@ -173,21 +173,23 @@ def test_frames_together(network, shape):
 
 
 @pytest.mark.parametrize("kind", [vha.VHA, vha.PatchVHA])
-def test_bfloat16_is_left_to_the_plain_network(kind, monkeypatch):
+def test_bfloat16_and_small_volumes_are_left_to_the_plain_network(kind, monkeypatch):
     def refuse(*args, **ways):
         raise AssertionError("another way")
 
-    monkeypatch.setattr(jax.lax, "platform_dependent", refuse)
+    for way in ("_of_each_joint", "_patch_source"):
+        monkeypatch.setattr(fast_vha, way, refuse)
 
-    def shape_of_scores(dtype):
+    def shape_of_scores(dtype, rows):
         network = kind(1, 10, dtype=dtype)
         params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 4, 4, 10)))
-        code = jax.ShapeDtypeStruct((4, 8, 5), jnp.float32)
-        return jax.eval_shape(lambda p, c: fast_vha.decode_peaks(network, p, c, (8, 16)), params, code).scores.shape
+        code = jax.ShapeDtypeStruct((rows // 2, 64, 5), jnp.float32)
+        find = functools.partial(fast_vha.decode_peaks, network, size=(rows, 128))
+        return jax.eval_shape(lambda p, c: find(p, c), params, code).scores.shape
 
-    assert shape_of_scores(jnp.bfloat16) == (14, 128)
+    assert shape_of_scores(jnp.bfloat16, 1024) == shape_of_scores(jnp.float32, 16) == (14, 128)
     with pytest.raises(AssertionError, match="another way"):
-        shape_of_scores(jnp.float32)
+        shape_of_scores(jnp.float32, 1024)
 
 
 @given(st.lists(st.tuples(*[st.floats(-0.5, s - 0.5, width=32) for s in (24, 40, 80)]), min_size=0, max_size=12))

@@ -82,7 +82,7 @@ def test_every_stage_is_timed(scored):
     task, _, frames, _ = scored
     params, _ = weights.load(weights.path_of("released"))
     seconds = task.stage_seconds(params, frames)
-    assert list(seconds) == ["picture to code", "code to heatmaps", "heatmaps to points", "points to people"]
+    assert list(seconds) == ["picture to code", "code to points", "points to people"]
     assert all(s > 0 for s in seconds.values())
 
 

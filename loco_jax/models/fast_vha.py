@@ -19,17 +19,29 @@ from jax import lax
 
 from loco_jax import peaks
 from loco_jax.models import fast_conv, vha
+from loco_jax.models.convolution import convolve_3d
 from loco_jax.peaks import BLOCK, Peaks, Source
 
-DEPTHS = 8  # results of a 3D convolution that one product makes
+_LEAST_VOXELS = 2**20  # of a joint type: the paper's 10 million win, the demo's 0.2 million lose a fifth
 MAX_BLOCKS = 4096  # of a PatchVHA's volume, 28 kB each
 CHUNK = 128  # blocks at a time
 
 
-def decode(network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`, as the network's `decode` makes them."""
+def pays(network: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether the ways of this module are faster on a CPU: not for small volumes, whose layers are narrow."""
+    known = isinstance(network, vha.VHA | vha.PatchVHA) and network.dtype == jnp.float32
+    return known and size[0] * size[1] * network.depth_bins >= _LEAST_VOXELS
+
+
+def decode(
+    network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int], fast: bool | None = None
+) -> jax.Array:
+    """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`, as the network's `decode` makes them.
+
+    `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
+    """
     dense = functools.partial(_dense, network, size=size)
-    if not (isinstance(network, vha.VHA) and network.dtype == jnp.float32):
+    if not (isinstance(network, vha.VHA) and (pays(network, size) if fast is None else fast)):
         return dense(params, code)
 
     return lax.platform_dependent(
@@ -45,22 +57,26 @@ def decode_peaks(
     threshold: float = 0.1,
     max_peaks: int = 128,
     subvoxel: bool = False,
+    fast: bool | None = None,
 ) -> Peaks:
-    """The peaks of the heatmaps of one code `[h, w, d]`, as `peaks.find_peaks` finds them in what `decode` makes."""
+    """The peaks of the heatmaps of one code `[h, w, d]`, as `peaks.find_peaks` finds them in what `decode` makes.
+
+    `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
+    """
     find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
 
     def dense(params, code):
         return find(peaks.of_volume(_dense(network, params, code, size)))
 
-    def fast(params, code):
+    def fused(params, code):
         if isinstance(network, vha.PatchVHA):
             return find(_patch_source(network, params, code, size, threshold))
         found = _of_each_joint(params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
         return jax.tree.map(lambda x: x[:, 0], found)
 
-    if not (isinstance(network, vha.VHA | vha.PatchVHA) and network.dtype == jnp.float32):
+    if not (pays(network, size) if fast is None else fast):
         return dense(params, code)
-    return lax.platform_dependent(params, code, cpu=fast, default=dense)
+    return lax.platform_dependent(params, code, cpu=fused, default=dense)
 
 
 def _dense(network, params, code, size):
@@ -77,9 +93,12 @@ def _of_each_joint(params, code, size, each_band=lambda band: band, then=lambda 
     its first axis is joined with that of bands, and what `then` makes of that is stacked.
     """
     params = params["params"]
-    x = code[..., None]
+    x = code[None, ..., None]
     for i in range(2):
-        x = nn.relu(_conv_3d(x, **params[f"decoder_3d_{i}"]))
+        layer = params[f"decoder_3d_{i}"]
+        y = convolve_3d(x, layer["kernel"], (1, 1, 1), [(2, 2)] * 3, dimension_numbers=("NHWDC", "HWDIO", "NHWDC"))
+        x = nn.relu(y + layer["bias"])
+    x = x[0]
     num_layers = sum(name.startswith("decoder_2d") for name in params)
     layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
     products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
@@ -114,26 +133,6 @@ def _joint_source(heatmap, highest, size):
     source = peaks.of_volume(heatmap[None])
     shape = (1, *size, heatmap.shape[-1])
     return source._replace(shape=shape, highest=highest[None], whole=lambda _: heatmap[None, : size[0]])
-
-
-def _conv_3d(x, kernel, bias):
-    """A 3D convolution of `x[h, w, d, C]` with zeros around it: XLA's own are slow on CPUs.
-
-    Done as a 2D one whose channels are those of DEPTHS neighbouring depths, all together.
-    """
-    taps, channels, features = kernel.shape[2:]
-    h, w, d, _ = x.shape
-    parts = -(-d // DEPTHS)
-    deep = DEPTHS + taps - 1
-    x = jnp.pad(x, ((0, 0), (0, 0), (taps // 2, parts * DEPTHS - d + taps // 2), (0, 0)))
-    x = jnp.stack([x[:, :, i * DEPTHS : i * DEPTHS + deep] for i in range(parts)]).reshape(parts, h, w, deep * channels)
-    # Entry (depth in, channel, depth out, feature) is the kernel's at depth in - depth out.
-    wide = [jnp.pad(kernel, ((0, 0), (0, 0), (i, DEPTHS - 1 - i), (0, 0), (0, 0))) for i in range(DEPTHS)]
-    wide = jnp.stack(wide, axis=4).reshape(*kernel.shape[:2], deep * channels, DEPTHS * features)
-    y = lax.conv_general_dilated(
-        x, wide, (1, 1), [(k // 2, k // 2) for k in kernel.shape[:2]], dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return jnp.moveaxis(y.reshape(parts, h, w, DEPTHS, features), 0, 2).reshape(h, w, -1, features)[:, :, :d] + bias
 
 
 # --- PatchVHA
