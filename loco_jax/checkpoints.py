@@ -102,11 +102,9 @@ class Checkpoints:
             return {}
         try:
             metadata = ocp.PyTreeCheckpointer().metadata(self.folder / str(self.latest) / "state")
-            return metadata.item_metadata.tree["ema" if averaged else "params"] or {}
+            return metadata.item_metadata.tree.get("ema" if averaged else "params") or {}
         except Exception as error:  # Orbax raises many kinds
-            raise CheckpointError(
-                f"{self.folder / str(self.latest)}: damaged ({error}); remove that folder to use the one before"
-            ) from error
+            raise CheckpointError(f"{self.folder / str(self.latest)}: cannot be read: {error}") from error
 
     def _restore(self, args: ocp.args.Composite) -> tuple[int, Any]:
         step = self.latest
@@ -139,7 +137,7 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS) -
     differences = [
         f"  {name}: {old!r} there, {new!r} now"
         for name, old, new in _differences(theirs, _plain(config))
-        if name not in free
+        if not any(name == f or f.startswith(f"{name}.") for f in free)
     ]
     if differences:
         raise CheckpointError(

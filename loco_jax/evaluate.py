@@ -93,6 +93,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     if source:
         whose = {"weights": source}
         task.check_weights(source, "--weights")
+        task = task.with_parts_of(source)
         params = weights.read(config.task, source, like)
     else:
         with checkpoints.Checkpoints(workdir, read_only=True) as saved:

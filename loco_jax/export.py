@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from loco_jax import checkpoints, main
+from loco_jax import checkpoints, commands
 
 
 def run(argv: Sequence[str]) -> None:
@@ -42,4 +42,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
     flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
-    app.run(run, flags_parser=main.parse)
+    app.run(run, flags_parser=commands.parse)

@@ -5,6 +5,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from loco_jax import commands
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/vha2.py:scale=demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; runs/<the config's name> if absent.")
 _MODE = flags.DEFINE_enum(
@@ -39,17 +41,5 @@ def main(argv: list[str]) -> None:
         sys.exit(130)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; exits with one line about what is wrong with it."""
-    try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:
-        sys.exit(f"loco_jax: the config has no field {error}")
-    except (flags.Error, TypeError, ValueError) as error:
-        # ml_collections puts the traceback of a config file into the message; its last line tells.
-        lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)]
-        sys.exit(f"loco_jax: {lines[-1]}")
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=commands.parse)

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -509,10 +510,10 @@ def run(paths: Sequence[pathlib.Path], output: pathlib.Path, lens: Lens, predict
         try:
             done = process(path, name, output, lens, predictor, quiet)
         except InputError as error:
-            failures.append(str(error))
+            _tell(failures, str(error))
             done = error.done
-        except (ValueError, OSError, RuntimeError) as error:  # the last of JAX: no memory left, say
-            failures.append(_in_a_line(path, error))
+        except (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError) as error:  # RuntimeError: of JAX
+            _tell(failures, _in_a_line(path, error))
             continue
         for warning in done.warnings:
             print(f"loco_jax: {_in_a_line(path, warning)}", file=sys.stderr)
@@ -590,8 +591,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace, lens: Lens) -> int:
     check_lens(lens)  # before any work
     paths, failures, notes = collect(arguments.inputs)
-    for note in notes:
-        print(f"loco_jax: {_shown(note)}", file=sys.stderr)
+    for text in [*notes, *failures]:
+        print(f"loco_jax: {_shown(text)}", file=sys.stderr)
     if paths:
         output = _make_folder(arguments.output)
         from absl import logging
@@ -603,9 +604,13 @@ def _main(arguments: argparse.Namespace, lens: Lens) -> int:
         predictor = loco.load_predictor(arguments.weights)
         print(f"Using {predictor.description}", flush=True)
         failures += run(paths, output, lens, predictor, arguments.quiet)
-    for failure in failures:
-        print(f"loco_jax: {_shown(failure)}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _tell(failures: list[str], failure: str) -> None:
+    """At once, since the next file may be long."""
+    failures.append(failure)
+    print(f"loco_jax: {_shown(failure)}", file=sys.stderr)
 
 
 def _make_folder(name: str) -> pathlib.Path:

@@ -77,7 +77,9 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
 def read(kind: str, source: str, like: Any) -> Any:
     """The parameters of one network or of a whole loco, shaped as `like`, from a run's folder, a file, or "released".
 
-    A whole system's run or file will do for each of its parts. Raises WeightsError if there are none or if they do not
+    A whole system's run or file will do for its autoencoder, a file for its refiner too.
+
+    Raises WeightsError if there are none or if they do not
     fit, CheckpointError if a run has no checkpoint that can be read.
     """
     if not source:

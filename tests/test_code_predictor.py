@@ -10,7 +10,7 @@ from loco_jax.models.code_predictor import CodePredictor
 from loco_jax.models.inception import BLOCKS, ConvNorm, Inception
 
 FULL, DEMO = (1080, 1920), (270, 480)
-# method.md, sections 3 and 4, for full HD; at demo scale ceil(40 / 2^k) x ceil(60 / 2^k) x 80 / 2^k.
+# docs/method.md, sections 3 and 4, for full HD; at demo scale ceil(40 / 2^k) x ceil(60 / 2^k) x 80 / 2^k.
 CODES = [
     (1, 316, FULL, (68, 120, 158)),
     (2, 316, FULL, (34, 60, 79)),

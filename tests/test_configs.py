@@ -17,7 +17,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.models import vha
 from loco_jax.volume import Volume
 
-# method.md, sections 2 and 3; design.md, "Two scales".
+# docs/method.md, sections 2 and 3, and what the demo scale is made for.
 VOLUMES = {"full": (136, 240, 316), "demo": (40, 60, 80)}
 CODES = {
     ("full", 1): (68, 120, 158),
@@ -75,12 +75,12 @@ def test_average_is_of_the_parameters():
 def test_config_is_the_published_recipe_where_it_says_so(level, scale, variant):
     config = config_of(level, scale, variant)
     assert config.model.level == level and config.model.variant == variant and config.scale == scale
-    if variant == "published":  # method.md, section 3: squared error, Adam at 1e-4, batch 1, sigma 8, 4, 2
+    if variant == "published":  # docs/method.md, section 3: squared error, Adam at 1e-4, batch 1, sigma 8, 4, 2
         c = config.optimizer
         assert (c.name, c.learning_rate, c.schedule, c.warmup) == ("adam", 1e-4, "constant", 0)
         assert config.data.batch_size == 1 and tuple(config.sigmas) == (8, 4, 2) and not config.subvoxel
         assert config.model.positive_weight == config.model.code_noise == config.ema == 0
-    assert tuple(config.sigmas)[-1] == 2  # method.md, section 2: "Final sigma is 2"
+    assert tuple(config.sigmas)[-1] == 2  # docs/method.md, section 2: "Final sigma is 2"
 
 
 def test_names_tell_the_experiments_apart():
@@ -136,7 +136,7 @@ def test_loco_trains_a_step(level, scale, variant, trunk):
     step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     after, _ = jax.eval_shape(step, state, frames)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    if (level, scale, trunk) == (2, "full", "inception"):  # method.md, section 4
+    if (level, scale, trunk) == (2, "full", "inception"):  # docs/method.md, section 4
         assert sum(x.size for x in jax.tree.leaves(state.params["predictor"])) == 65_847_855
 
 

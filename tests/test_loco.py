@@ -1,6 +1,9 @@
 """LoCO as a whole: with the true code people come back, and training leaves the autoencoder alone."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -250,3 +253,23 @@ def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
     assert all((x == 1).all() for x in trunk) and not any(x.any() for x in head)
     assert all((x == 1).all() for x in jax.tree.leaves(params["batch_stats"]))
     assert any(x.any() for x in jax.tree.leaves(params["vha"]))  # the released autoencoder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["--workdir=nowhere", "--output=x.safetensors"], 1, "not the folder of a run"),
+        (
+            ["--config=configs/loco2.py:variant=patch,scale=demo", "--code_predictor=no.safetensors", "--output=x"],
+            1,
+            "no.safetensors",
+        ),
+        (["--output=x.safetensors"], 1, "want either --workdir, or --config and --code_predictor"),
+    ],
+)
+def test_the_export_command_says_what_is_wrong(arguments, status, word):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "loco_jax.export", *arguments], capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == status and word in ran.stdout + ran.stderr and "Traceback" not in ran.stderr

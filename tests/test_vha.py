@@ -19,7 +19,7 @@ from loco_jax.volume import Volume
 
 FULL = (136, 240, 316)
 DEMO = (40, 60, 80)
-# method.md, section 3: "code 1 x D/2^k x H'/2^k x W'/2^k (integer division: 158, 79, 39)"
+# docs/method.md, section 3: "code 1 x D/2^k x H'/2^k x W'/2^k (integer division: 158, 79, 39)"
 CODES = {
     (1, FULL): (68, 120, 158),
     (2, FULL): (34, 60, 79),

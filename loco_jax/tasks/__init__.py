@@ -24,6 +24,10 @@ class Task(Protocol):
     def check_weights(self, source: str, field: str) -> None:
         """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""
 
+    def with_parts_of(self, source: str) -> "Task":
+        """The task that takes from weights to be scored what else they hold."""
+        return self
+
     def pretrained(self, params: Any) -> Any:
         """The parameters with those in place that come from files: what a new run starts from."""
         return params

@@ -126,13 +126,23 @@ class LocoTask(Task):
 
     def check_sources(self) -> None:
         with _naming("vha", self.vha_weights):
+            if not self.vha_weights:
+                raise weights.WeightsError("no weights given")
             check_same(self.vha, self.vha_weights, "config.vha")
-        if self.trunk_weights:
-            with _naming("predictor.trunk_weights", self.trunk_weights):
-                weights.config_of(self.trunk_weights)
+        parts = {"predictor.trunk_weights": self.trunk_weights, "refiner": self.refiner_weights}
+        for field, source in parts.items():
+            with _naming(field, source):
+                if source:
+                    weights.config_of(source)
 
     def check_weights(self, source: str, field: str) -> None:
         check_same(self.vha, source, field)
+
+    def with_parts_of(self, source: str) -> "LocoTask":
+        path = weights.path_of(source)
+        if path.is_dir() or "refiner" not in weights.load(path)[0]:
+            return self
+        return dataclasses.replace(self, refiner_weights=source)
 
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
@@ -145,12 +155,9 @@ class LocoTask(Task):
         parameters = sum(x.size for x in jax.tree.leaves(shapes["predictor"]))
         height, width = self.vha.volume.image_size
         code = vha.code_shape(self.vha.volume.shape, self.vha.network.level)
-        start = ""
-        if isinstance(self.network, code_predictor.CodePredictor) and not self.trunk_weights:
-            start = "; no config.predictor.trunk_weights, so its trunk begins at random"
         return (
             f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; pictures of "
-            f"{height} x {width} to a code of {' x '.join(map(str, code))}{start}. {self.vha.describe()}"
+            f"{height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
         )
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -428,29 +435,31 @@ def load_predictor(source: str | None = None) -> Predictor:
     path = weights.path_of(source or weights.RELEASED)
     if path.is_dir():
         config = weights.run_config(path)
-        if config.task != "loco":
-            raise weights.WeightsError(f"{path}: holds a run of the task {config.task}, not loco")
-        task = create(config)
+        task = _task_of(path, config)
         params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
         params = task.for_evaluation(params)
+        camera = streams.camera_of(config)
     else:
         params, about = weights.load(path)
         if about.get("kind") != "loco":
             raise weights.WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not a whole loco")
-        config, task = _of_file(path, about)
+        config = ConfigDict(about.get("config", {}))
+        task = _task_of(path, config)
+        camera = Camera(*about["camera"]) if "camera" in about else streams.camera_of(config)
         like = jax.eval_shape(task.init, jax.random.key(0))
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
         weights.check_fit(params, like, str(path))
     which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
-    return Predictor(task, params, streams.camera_of(config), f"{which}: {task.describe()}")
+    return Predictor(task, params, camera, f"{which}: {task.describe()}")
 
 
-def _of_file(path: Any, about: Mapping[str, Any]) -> tuple[ConfigDict, LocoTask]:
-    """The config and task that a file of weights says it is for."""
+def _task_of(path: Any, config: ConfigDict) -> LocoTask:
+    """The task of the config that a run or a file of weights comes with."""
+    if config.get("task") not in ("loco", None):
+        raise weights.WeightsError(f"{path}: holds a run of the task {config.task}, not loco")
     try:
-        config = ConfigDict(about["config"])
-        return config, create(config)
+        return create(config)
     except (KeyError, AttributeError) as error:
         raise weights.WeightsError(f"{path}: made by another version of loco_jax: its config lacks {error}") from error
 
@@ -459,7 +468,7 @@ def export(workdir: str, path: str, dtype: Any = None) -> None:
     """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`."""
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
-    task = create(config)
+    task = _task_of(folder, config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
     _save(path, task.for_evaluation(params), config, dtype)
 
@@ -484,8 +493,10 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
 
 
 def _save(path: str, params: Any, config: ConfigDict, dtype: Any) -> None:
+    camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
     plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
-    weights.save(path, params, {"kind": "loco", "config": plain}, dtype)
+    plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
+    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
 
 def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:

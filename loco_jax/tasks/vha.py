@@ -299,7 +299,12 @@ def check_same(task: VhaTask, source: str, field: str) -> None:
     config = weights.config_of(source)
     if config is None or config.task not in ("vha", "loco"):
         return
-    theirs = create(config)
+    try:
+        theirs = create(config)
+    except AttributeError as error:
+        raise weights.WeightsError(
+            f"{field}={source}: made by another version of loco_jax: its config lacks {error}"
+        ) from error
     pairs = {
         "model.level": (theirs.network.level, task.network.level),
         "model.variant": (type(theirs.network).__name__, type(task.network).__name__),
