@@ -260,7 +260,12 @@ def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
     [
         (["--workdir=nowhere", "--output=x.safetensors"], 1, "not the folder of a run"),
         (
-            ["--config=configs/loco2.py:variant=patch,scale=demo", "--code_predictor=no.safetensors", "--output=x"],
+            [
+                "--config=configs/loco2.py:variant=patch,scale=demo",
+                "--config.vha=released",
+                "--code_predictor=no.safetensors",
+                "--output=x",
+            ],
             1,
             "no.safetensors",
         ),
