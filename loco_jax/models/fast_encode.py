@@ -35,7 +35,9 @@ def encode_joints(
 ) -> jax.Array:
     """Codes `[B, h, w, d]` of a batch of frames, those of their heatmaps but for rounding.
 
-    On CPUs, and where joints are few beside the volume, without the heatmaps; else through them.
+    On CPUs, and where joints are few beside the volume, without the heatmaps; else through them. Devices that share a
+    batch do so each for its own frames, under `jax.shard_map`: left to the compiler, the loops over frames and joints
+    would do the whole batch on each of them.
 
     Args:
       network, params: the autoencoder. There are gradients of its parameters, but none of the voxels.
