@@ -17,7 +17,7 @@ import optax
 import tensorboardX
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import checkpoints, draw, evaluate, progress, tasks
@@ -174,6 +174,15 @@ def train_step(
     return state, loss
 
 
+def compile_step(
+    step: Callable[[TrainState, Frames], tuple[TrainState, jax.Array]], mesh: Mesh, state: TrainState, frames: Frames
+) -> jax.stages.Compiled:
+    """A `train_step` for the devices of a mesh that share a batch; `state` and `frames` are examples, or shapes."""
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    with jax.set_mesh(mesh):  # a task may want to know who shares the batch
+        return jitted.lower(state, frames).compile()
+
+
 def _trained(task: Task, params: Any) -> Any:
     """Those parameters that training changes."""
     return {name: value for name, value in params.items() if name not in task.frozen} if task.frozen else params
@@ -211,10 +220,6 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             say(f"{folder}: going on from step {step}")
         step = int(state.step)
 
-        def compile_step(stage: int):
-            jitted = jax.jit(functools.partial(step_fn, stage=stage), donate_argnums=0, out_shardings=replicated)
-            return jitted.lower(state, frames_like).compile()
-
         say(task.describe())
         if mesh.size < jax.device_count():
             say(
@@ -222,7 +227,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
         (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
-        do_step = compile_step(stage)
+        do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
         for line in _cost(do_step, config):
             say(line)
         drain = jax.jit(_drain, donate_argnums=0, out_shardings=replicated).lower(state).compile()
@@ -276,7 +281,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                     if stage + 1 < task.stages and plateau.reached(means["loss"]):
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
-                        do_step = compile_step(stage)
+                        do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
                 stopping = stop.requested or out_of_time()
                 if last or step % config.checkpoint_every == 0 or stopping:
                     save()

@@ -6,9 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax.models import cell_entropy, vha
+from loco_jax.models import cell_entropy, fast_encode, vha
 from tests.test_fast_encode import SHAPE, random_crowd
 from tests.test_vha import random_params
+
+
+@pytest.fixture(autouse=True)
+def several_turns(monkeypatch):
+    """Loops that a few people in a small volume would leave after one turn."""
+    monkeypatch.setattr(fast_encode, "_PEOPLE", 2)
+    monkeypatch.setattr(cell_entropy, "_CELLS", 100)
 
 
 @pytest.mark.parametrize("level, weight, subvoxel", [(2, 3.0, True), (1, 0.0, False)])

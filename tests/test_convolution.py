@@ -1,5 +1,6 @@
 """The 3D convolution in bands against SciPy's correlation."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -42,6 +43,30 @@ def test_convolution_in_bands(depth, reach, channels, features):
         np.testing.assert_allclose(of_kernel[i, j, k], np.einsum("bhwdc,bhwdf->cf", seen, g), rtol=1e-3, atol=1e-3)
 
 
-def test_strides_are_refused():
-    with pytest.raises(ValueError, match="stride 1 only"):
-        convolution.convolve_3d(np.zeros((1, 4, 4, 4, 1)), np.zeros((3, 3, 3, 1, 1)), (2, 2, 2), [(1, 1)] * 3)
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("strides", (2, 2, 2)),
+        ("strides", (1, 1, 2)),
+        ("lhs_dilation", (1, 2, 1)),
+        ("rhs_dilation", (2, 1, 1)),
+        ("feature_group_count", 2),
+        ("padding", "SAME"),
+        ("dimension_numbers", None),
+        ("dimension_numbers", ("NHWDC", "DHWIO", "NHWDC")),
+    ],
+)
+def test_what_is_not_known_is_refused(name, value):
+    arguments = {"strides": (1, 1, 1), "padding": [(1, 1)] * 3, name: value}
+    with pytest.raises(ValueError, match=f"convolve_3d: {name}="):
+        convolution.convolve_3d(np.zeros((1, 3, 3, 3, 3)), np.zeros((3, 3, 3, 3, 3)), **arguments)
+
+
+def test_as_flax_calls_it():
+    """Its layout, its defaults, and a precision, which reaches the convolution that is done."""
+    x = np.random.default_rng(0).normal(size=(1, 5, 4, 6, 2)).astype(np.float32)
+    options = {"features": 3, "kernel_size": (3, 3, 3), "padding": 1, "precision": "highest"}
+    plain, ours = (nn.Conv(**options, conv_general_dilated=way) for way in (None, convolution.convolve_3d))
+    params = plain.init(jax.random.key(0), x)
+    np.testing.assert_allclose(ours.apply(params, x), plain.apply(params, x), rtol=1e-4, atol=1e-5)
+    assert "HIGHEST" in str(jax.jit(ours.apply).lower(params, x).as_text())

@@ -36,6 +36,15 @@ def _crowds(draw):
     return places[dealt % len(places)], present
 
 
+@pytest.fixture(scope="module", autouse=True)
+def several_turns():
+    """Loops that a few people in a small volume would leave after one turn."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(fast_encode, "_PEOPLE", 2)
+        m.setattr(fast_encode, "_PLACES", 16)
+        yield
+
+
 def random_crowd(seed, shape, *batch, chance=0.8):
     rng = np.random.default_rng(seed)
     voxels = rng.uniform(-0.1, 1.1, (*batch, PEOPLE, 14, 3)) * np.array(shape)
@@ -132,6 +141,24 @@ def test_gradients_are_the_dense_ones(network):
         _assert_equal(one, other, 1e-4)
     first = want["params"]["embed" if isinstance(network, vha.PatchVHA) else "encoder_2d_0"]
     assert all(np.abs(x).max() > 0 for x in first.values())
+
+
+@pytest.mark.parametrize("network", [NETWORKS[0], NETWORKS[3]], ids=_name)
+def test_many_gradients_add_up_in_bfloat16(network):
+    """Of a frame 37 times, 37 times that of the frame: next to the sum, one is lost in bfloat16's rounding."""
+    crowd = [np.repeat(x, 37, axis=0) for x in random_crowd(6, SHAPE, 1)]
+    encode = _encoder(fast_encode.encode_sparsely, network.clone(dtype=jnp.bfloat16), SHAPE)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, frames):
+        return jnp.sum(frames[:, None, None, None] * encode(params, *crowd).astype(jnp.float32))
+
+    layer = "embed" if isinstance(network, vha.PatchVHA) else "encoder_2d_0"
+    found = (gradient(_params(network), np.arange(37) < count)["params"][layer].values() for count in (37, 1))
+    for many, one in zip(*found, strict=True):
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(many, 37 * one, rtol=2**-7, atol=2**-10 * np.abs(many).max())
 
 
 @pytest.mark.parametrize("network", NETWORKS[1::3], ids=_name)

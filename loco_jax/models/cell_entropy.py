@@ -34,7 +34,8 @@ def sum_entropy(
 ) -> jax.Array:
     """The sum over voxels of a batch's cross-entropy, each counting 1 + positive_weight * target times.
 
-    On CPUs without the volumes, if they are large.
+    On CPUs without the volumes, if they are large. Devices that share a batch do so each for its own frames, under
+    `jax.shard_map`: left to the compiler, its loops would do the whole batch on each of them.
 
     Args:
       network, params: the autoencoder; it has gradients, as has x.
@@ -52,7 +53,7 @@ def _sum_entropy(params, x, voxels, present, *options):
 
 
 def _forward(params, x, voxels, present, *options):
-    # Not measured on a GPU. There, and over several devices, whole volumes beat loops over parts of them.
+    # Not measured on a GPU, where whole volumes should beat loops over parts of them.
     return lax.platform_dependent(
         params,
         x,

@@ -1,26 +1,54 @@
 """3D convolutions of few channels, which XLA is slow at on CPUs."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+LAYOUT = "NHWDC", "HWDIO", "NHWDC"
 
-def convolve_3d(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
-    """`lax.conv_general_dilated` of `[B, h, w, d, C]`, for `nn.Conv(conv_general_dilated=...)`; stride 1 only.
+
+def convolve_3d(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = LAYOUT,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """`lax.conv_general_dilated` of `[B, h, w, d, C]`, for `nn.Conv(conv_general_dilated=...)`.
 
     On CPUs, where a 3D convolution of few channels runs on one core and many times slower than a 2D one, blocks of
     neighbouring depths become channels of a 2D convolution whose kernel holds the 3D one in bands, once for each depth
     of a block. More than half of its multiplications are by zero, and it is still dozens of times faster.
+
+    Raises ValueError for strides, dilations, groups, paddings with a name, and other layouts.
     """
-    if set(strides) != {1}:
-        raise ValueError(f"convolve_3d has stride 1 only, not {tuple(strides)}")
-    dense = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    return lax.platform_dependent(x, kernel, cpu=functools.partial(_in_bands, padding=padding), default=dense)
+    for name, steps in {"strides": strides, "lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}.items():
+        if steps is not None and set(steps) != {1}:
+            raise ValueError(f"convolve_3d: {name}={tuple(steps)}; only 1 is known")
+    if feature_group_count != 1:
+        raise ValueError(f"convolve_3d: feature_group_count={feature_group_count}; only 1 is known")
+    if isinstance(padding, str):
+        raise ValueError(f"convolve_3d: padding={padding!r}; want a pair of numbers for each axis")
+    numbers, known = (
+        lax.conv_dimension_numbers(x.shape, kernel.shape, layout) for layout in (dimension_numbers, LAYOUT)
+    )
+    if numbers != known:
+        raise ValueError(f"convolve_3d: dimension_numbers={dimension_numbers}; only {LAYOUT} is known")
+    options = {"padding": padding, "precision": precision}
+    dense = functools.partial(lax.conv_general_dilated, window_strides=strides, dimension_numbers=numbers, **options)
+    return lax.platform_dependent(x, kernel, cpu=functools.partial(_in_bands, **options), default=dense)
 
 
-def _in_bands(x, kernel, padding):
+def _in_bands(x, kernel, padding, precision):
     batch, _, _, depth, channels = x.shape
     reach, features = kernel.shape[2], kernel.shape[4]
     depth += sum(padding[2]) - reach + 1  # of what comes out
@@ -32,6 +60,7 @@ def _in_bands(x, kernel, padding):
     x = x.reshape(batch * blocks, *x.shape[2:4], -1)
     shifted = [jnp.pad(kernel, ((0, 0), (0, 0), (i, block - 1 - i), (0, 0), (0, 0))) for i in range(block)]
     bands = jnp.stack(shifted, axis=-2).reshape(*kernel.shape[:2], -1, block * features)
-    y = lax.conv_general_dilated(x, bands, (1, 1), padding[:2], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": precision}
+    y = lax.conv_general_dilated(x, bands, (1, 1), padding[:2], **options)
     y = y.reshape(batch, blocks, *y.shape[1:3], block, features)
     return jnp.moveaxis(y, 1, 3).reshape(batch, *y.shape[2:4], blocks * block, features)[..., :depth, :]

@@ -35,7 +35,9 @@ def encode_joints(
 ) -> jax.Array:
     """Codes `[B, h, w, d]` of a batch of frames, those of their heatmaps but for rounding.
 
-    On CPUs, and where joints are few beside the volume, without the heatmaps; else through them.
+    On CPUs, and where joints are few beside the volume, without the heatmaps; else through them. Devices that share a
+    batch do so each for its own frames, under `jax.shard_map`: left to the compiler, the loops over frames and joints
+    would do the whole batch on each of them.
 
     Args:
       network, params: the autoencoder. There are gradients of its parameters, but none of the voxels.
@@ -140,8 +142,8 @@ def _encode_2d_backward(shape, sigma, saved, gradient):
     def of_volume(of_kernel, volume):
         return _add_gradient(of_kernel, *volume, grid, shape, sigma), None
 
-    of_kernel = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), kernel.dtype)
-    of_kernel = jnp.moveaxis(lax.scan(of_volume, of_kernel, (cubes, of_first))[0], 0, 2)
+    of_kernel = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), jnp.float32)  # many small numbers' sum
+    of_kernel = jnp.moveaxis(lax.scan(of_volume, of_kernel, (cubes, of_first))[0], 0, 2).astype(kernel.dtype)
     return [(of_kernel, jnp.sum(of_first[:, 2:-2, 2:-2], axis=(0, 1, 2))), *of_further], None
 
 
@@ -225,7 +227,8 @@ def _add_gradient(of_kernel, cubes, of_first, grid, shape, sigma):
     def some(i, of_kernel):
         start, first_bin, patches = _patches(i, cubes, grid, shape, sigma)
         windows = _windows(of_first, start, patches.shape[1:3])
-        found = jnp.einsum("nhwabd,nhwf->dnabf", patches.astype(windows.dtype), windows)
+        patches = patches.astype(windows.dtype)
+        found = jnp.einsum("nhwabd,nhwf->dnabf", patches, windows, preferred_element_type=of_kernel.dtype)
         at = first_bin + np.arange(len(found))[:, None]
         return of_kernel.at[at].add(found)
 
@@ -293,36 +296,37 @@ def _windows(x, starts, sizes):
 
 def _encode_patch(network, params, cubes, shape, sigma):
     layer = params["params"]["embed"]
-    kernel, bias = layer["kernel"].astype(network.dtype), layer["bias"].astype(network.dtype)
     cell = 2**network.level
-    kernel = kernel.reshape(network.num_joints, cell, cell, cell, -1)
-    x = lax.map(lambda c: _embed(kernel, bias, c, shape, sigma), cubes)
+    kernel = layer["kernel"].reshape(network.num_joints, cell, cell, cell, -1)
+    # In their own type, in which their gradients are summed over frames.
+    x = lax.map(lambda c: _embed(kernel, layer["bias"], c, shape, sigma, network.dtype), cubes)
     return network.apply(params, x, method="encode_embedded")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _embed(kernel, bias, cubes, shape, sigma):
-    """Embedded cells `[d, h, w, C]` of a frame, the kernel being `[J, cell, cell, cell, C]`."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _embed(kernel, bias, cubes, shape, sigma, dtype):
+    """Embedded cells `[d, h, w, C]` of a frame, in a type, the kernel being `[J, cell, cell, cell, C]`."""
 
     def of_joint(y, joint):
         kernel, cubes = joint
 
         def some(i, y):
             first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
-            found = jnp.einsum("nhawbdc,abcf->ndhwf", values.astype(kernel.dtype), kernel)
+            found = jnp.einsum("nhawbdc,abcf->ndhwf", values.astype(dtype), kernel)
             return add_cell_windows(y, first, found)
 
         return over_people(cubes, some, y), None
 
     h, w, d = (-(-size // kernel.shape[1]) for size in shape)
+    kernel, bias = kernel.astype(dtype), bias.astype(dtype)
     return lax.scan(of_joint, jnp.broadcast_to(bias, (d, h, w, *bias.shape)), (kernel, cubes))[0]
 
 
-def _embed_forward(kernel, bias, cubes, shape, sigma):
-    return _embed(kernel, bias, cubes, shape, sigma), (kernel, cubes)
+def _embed_forward(kernel, bias, cubes, shape, sigma, dtype):
+    return _embed(kernel, bias, cubes, shape, sigma, dtype), (kernel, cubes)
 
 
-def _embed_backward(shape, sigma, saved, gradient):
+def _embed_backward(shape, sigma, dtype, saved, gradient):
     def of_joint(joint):
         kernel, cubes = joint
 
@@ -330,11 +334,13 @@ def _embed_backward(shape, sigma, saved, gradient):
             first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
             _, h, _, w, _, d, _ = values.shape
             windows = cell_windows(gradient, first, (d, h, w))
-            return of_kernel + jnp.einsum("nhawbdc,ndhwf->abcf", values.astype(windows.dtype), windows)
+            values = values.astype(dtype)
+            found = jnp.einsum("nhawbdc,ndhwf->abcf", values, windows, preferred_element_type=kernel.dtype)
+            return of_kernel + found
 
         return over_people(cubes, some, jnp.zeros_like(kernel))
 
-    return lax.map(of_joint, saved), jnp.sum(gradient, axis=(0, 1, 2)), None
+    return lax.map(of_joint, saved), jnp.sum(gradient, axis=(0, 1, 2), dtype=saved[0].dtype), None
 
 
 _embed.defvjp(_embed_forward, _embed_backward)

@@ -96,7 +96,7 @@ def _of_each_joint(params, code, size, each_band=lambda band: band, then=lambda 
     x = code[None, ..., None]
     for i in range(2):
         layer = params[f"decoder_3d_{i}"]
-        y = convolve_3d(x, layer["kernel"], (1, 1, 1), [(2, 2)] * 3, dimension_numbers=("NHWDC", "HWDIO", "NHWDC"))
+        y = convolve_3d(x, layer["kernel"], (1, 1, 1), [(2, 2)] * 3)
         x = nn.relu(y + layer["bias"])
     x = x[0]
     num_layers = sum(name.startswith("decoder_2d") for name in params)

@@ -42,7 +42,10 @@ class Task(Protocol):
     def loss(
         self, params: Any, frames: Frames, key: jax.Array, stage: int
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """The scalar to minimise and further scalars to log, over a batch."""
+        """The scalar to minimise and further scalars to log, over a batch.
+
+        In training the mesh of the devices that share the batch is in force, see `jax.set_mesh`.
+        """
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Any:
         """What the network finds in a batch: arrays with a leading batch axis. More of it if `thorough`."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -131,10 +132,9 @@ class VhaTask(Task):
         self, params: Any, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
     ) -> jax.Array:
         """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
-        options = {"sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
-        return fast_encode.encode_joints(
-            self.network, params, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options
-        )
+        options = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
+        encode = functools.partial(fast_encode.encode_joints, self.network, **options)
+        return _on_each_device(encode, params, voxels_BxPxJx3, present_BxPxJ)
 
     def entropy(
         self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
@@ -142,15 +142,18 @@ class VhaTask(Task):
         """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
         x = self.network.apply(params, code, method="decode_features")
         options = {
+            "shape": self.volume.shape,
             "sigma": self.sigmas[stage],
             "subvoxel": self.subvoxel,
             "positive_weight": self.positive_weight,
         }
-        entropy = cell_entropy.sum_entropy(
-            self.network, params, x, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options
-        )
+
+        def sums(*arguments):
+            return cell_entropy.sum_entropy(self.network, *arguments, **options)[None]
+
+        entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
-        return entropy / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
+        return jnp.sum(entropy) / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -322,6 +325,19 @@ def check_same(task: VhaTask, source: str, field: str) -> None:
 def band_edges(volume: Volume) -> list[float]:
     """Metres between the bands of distance that scores are told apart by: those of `metrics` that the volume has."""
     return [e for e in metrics.BAND_EDGES if e < volume.max_distance] + [volume.max_distance]
+
+
+def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: jax.Array) -> jax.Array:
+    """`function(params, *batches)`, by each of the devices that share the batch for its own frames.
+
+    Left to the compiler, loops over frames or joints gather the whole batch and run in full on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size == 1 or "batch" not in mesh.auto_axes:  # nothing to share, or already each for itself
+        return function(params, *batches)
+    whole, batch = PartitionSpec(), PartitionSpec("batch")
+    in_specs = (whole, *(batch for _ in batches))
+    return jax.shard_map(function, in_specs=in_specs, out_specs=batch, check_vma=False)(params, *batches)
 
 
 def _with_noise(code_Bxhxwxd, part_B, key):
