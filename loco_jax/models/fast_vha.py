@@ -187,7 +187,7 @@ def _patch_source(network, params, code, size, threshold):
 
         return lax.map(one, jnp.broadcast_arrays(*index))
 
-    # More blocks than there is room for are more than `search` looks into of one joint type. So it takes the dense way if
+    # More blocks than there is room for are more than `search` looks into of a joint type. So it takes the dense way if
     # all seem to reach the threshold.
     highest_JxN = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
     highest_JxN = jnp.where(num_listed > most, jnp.inf, highest_JxN)
