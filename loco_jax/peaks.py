@@ -44,7 +44,8 @@ class Source(NamedTuple):
 
     Attributes:
       shape: (J, H, W, D).
-      highest: `[J, *grid]` float32, the greatest value of each block, or something greater.
+      highest: `[J, *grid]` float32, the greatest value of each block, or something greater; below the threshold,
+        anything that is not above it.
       take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume. In blocks that
         do not reach the threshold, anything below it will do.
       exact: values at a few places `[J, K]` likewise, right everywhere.
@@ -151,7 +152,8 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     """
     num_joints, *shape = source.shape
     grid = highest.shape[1:]
-    best_JxA, block_JxA = lax.top_k(highest.reshape(num_joints, -1), min(num_blocks, int(np.prod(grid))))
+    highest_JxN = jnp.where(highest > threshold, highest, -jnp.inf).reshape(num_joints, -1)  # a NaN would come first
+    best_JxA, block_JxA = lax.top_k(highest_JxN, min(num_blocks, int(np.prod(grid))))
     active_JxA = best_JxA > threshold
 
     # Each active block with a halo of one voxel, and of each of its voxels whether a neighbour is greater.
@@ -185,19 +187,21 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
 
 
 def block_maxima(heatmaps: jax.Array) -> jax.Array:
-    """The greatest value of each block, `[J, *grid]` float32; infinite where there is a NaN, which hides the others.
+    """The greatest value of each block, `[J, *grid]` float32; NaN is passed over, and -inf where there is nothing else.
 
     Blocks cut by the border keep what is inside.
     """
     num_joints, *shape = heatmaps.shape
     padding = [(0, -size % BLOCK) for size in shape]
     h, w, d = ((size + rest) // BLOCK for size, (_, rest) in zip(shape, padding))
-    # The plainest of maxima over rows and columns at once: on CPUs as fast as memory, unlike all that step over NaN.
     padded = jnp.pad(heatmaps, [(0, 0), *padding[:2], (0, 0)], constant_values=-jnp.inf)
-    x = jnp.max(padded.reshape(num_joints * h, BLOCK, w, BLOCK, shape[2]), axis=(1, 3))
-    x = jnp.pad(x, [(0, 0), (0, 0), padding[2]], constant_values=-jnp.inf)
-    x = functools.reduce(jnp.maximum, (x[..., i::BLOCK] for i in range(BLOCK)))
-    return jnp.where(jnp.isnan(x), jnp.inf, x).astype(jnp.float32).reshape(num_joints, h, w, d)
+    x = padded.reshape(num_joints, h, BLOCK, w, BLOCK, shape[2])
+    # Not `jnp.max`: on CPUs, that over rows and columns forgets at a NaN what it has seen. A comparison with NaN is
+    # false everywhere.
+    rows_and_columns = (x[:, :, i, :, j] for i in range(BLOCK) for j in range(BLOCK))
+    x = functools.reduce(lambda most, new: jnp.where(new > most, new, most), rows_and_columns, -jnp.inf)
+    x = jnp.pad(x, [(0, 0)] * 3 + [padding[2]], constant_values=-jnp.inf)
+    return jnp.max(x.reshape(num_joints, h, w, d, BLOCK), axis=-1).astype(jnp.float32)
 
 
 def _cubes(source, corner_JxAx3, side):

@@ -146,19 +146,75 @@ def test_dense_way_is_for_what_is_too_full(network, shape, monkeypatch):
 
 
 def test_more_blocks_than_a_patch_source_holds(monkeypatch):
-    """A store of one block at a time and of two in all; joint types would each have room."""
+    """Then the dense way is taken, though no joint type has more blocks or candidates than are looked into."""
     network, shape = PATCHES[2]
-    params = _params(network)
-    code = _code(network, shape, "full", 0)
+    params, code = _params(network), _code(network, shape, "full", 0)
     plain = _plain(network, shape)(params, code)
-    threshold = _above(plain, 0.99)
+    reach_JxN = peaks.block_maxima(plain).reshape(14, -1)
+    threshold = 1.0001 * float(jnp.sort(reach_JxN, axis=1)[:, -7].max())  # 6 blocks of a joint type reach it
+    most = 12  # a block beyond the border may seem to
+    assert (reach_JxN > threshold).any(axis=0).sum() > most
     want = peaks.find_peaks(plain, threshold, MOST)
-    assert (peaks.block_maxima(plain) > threshold).any(axis=0).sum() > 2
     monkeypatch.setattr(fast_vha, "CHUNK", 1)
-    for most in (2, 1000):
-        monkeypatch.setattr(fast_vha, "MAX_BLOCKS", most)
-        find = _fast.__wrapped__(network, shape)  # not what was traced before
-        _assert_same(find(params, code, threshold), want)
+    monkeypatch.setattr(peaks, "CAPACITIES", ((most, 8),))
+    monkeypatch.setattr(peaks, "_dense_peaks", _no_peaks)
+
+    def found(max_blocks):
+        monkeypatch.setattr(fast_vha, "MAX_BLOCKS", max_blocks)
+        return _fast.__wrapped__(network, shape)(params, code, threshold)  # not what was traced before
+
+    assert want.count.any() and not found(most).count.any()
+    _assert_same(found(1000), want)
+
+
+def test_a_patch_source_holds_what_search_looks_into():
+    assert fast_vha.MAX_BLOCKS >= peaks.CAPACITIES[-1][0]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_code_that_is_not_finite(number):
+    """A PatchVHA spreads it as far as it does anyway, and no further."""
+    network, shape = PATCHES[2]
+    params, code = _params(network), _code(network, shape, "full", 3)
+    code[0, 0, 0] = number
+    plain = _plain(network, shape)(params, code)
+    assert np.isnan(plain).any() and np.isfinite(plain).any()
+    threshold = float(np.nanquantile(plain, 0.99))
+    want = peaks.find_peaks(plain, threshold, MOST)
+    assert want.count.any()
+    _assert_same(_fast(network, shape)(params, code, threshold), want)
+
+
+@pytest.mark.parametrize("network, shape", PATCHES.values(), ids=[f"PatchVHA({level})" for level in PATCHES])
+def test_cells_are_left_out_only_where_they_cannot_reach_the_threshold(network, shape):
+    """The worst last layer: a voxel of each cell (of some of them at level 1) points straight away from the mean."""
+    params = jax.tree.map(lambda x: x, _params(network))
+    last = params["params"]["to_logits"]["Dense_1"]
+
+    @jax.jit
+    def both(params, code, threshold):
+        features = network.apply(params, code[None], method="decode_features")[0]
+        hidden = network.apply(params, features, method=lambda net, x: net.to_logits(x, True))
+        logits = network.apply(params, features, method=lambda net, x: net.to_logits(x))
+        found = fast_vha._cell_maxima(network, params, features, threshold)
+        return hidden.reshape(len(found), -1), jnp.max(logits.reshape(len(found), 14, -1), axis=-1), found
+
+    share = []
+    for seed in range(4):
+        code = _code(network, shape, "spots", seed)
+        hidden, _, _ = jax.device_get(both(params, code, 0.1))
+        centre = hidden.mean(axis=0)
+        away = (hidden - centre)[np.arange(last["bias"].size) % len(hidden)].T
+        last["kernel"] = np.random.default_rng(seed).uniform(0.3, 0.4, away.shape[1]) * away
+        last["kernel"] = last["kernel"] / np.linalg.norm(away, axis=0)
+        last["bias"] = -5 - centre @ last["kernel"]
+        for threshold in (0.02, 0.1, 0.2, 0.4):
+            _, want, found = jax.device_get(both(params, code, threshold))
+            out = found == -np.inf
+            assert (want[out] < np.log(threshold / (1 - threshold))).all()
+            np.testing.assert_allclose(found[~out], want[~out], rtol=1e-4, atol=1e-4)
+            share.append(out.mean())
+    assert min(share) < 0.2 and max(share) > 0.5 and np.ptp(share) > 0.4
 
 
 @pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[3]], ids=["VHA", "PatchVHA"])

@@ -5,6 +5,9 @@ done as 2D ones. Peaks are found band by band as the results come, so that no mo
 at a time. PatchVHA's last and widest layer is left out for cells so near to an empty one that they cannot reach the
 threshold, and of the others only the maxima are kept, until it is known which blocks reach it.
 
+In the published network's transforms, a number that is not finite would spread over more voxels than in the plain one:
+codes must be finite.
+
 On other devices the plain networks are the fast ones, and in bfloat16 they would differ by more than a little: there
 the plain networks are what is computed.
 """
@@ -19,11 +22,11 @@ from jax import lax
 
 from loco_jax import peaks
 from loco_jax.models import fast_conv, vha
-from loco_jax.models.convolution import convolve_3d
 from loco_jax.peaks import BLOCK, Peaks, Source
 
 _LEAST_VOXELS = 2**20  # of a joint type: the paper's 10 million win, the demo's 0.2 million lose a fifth
-MAX_BLOCKS = 4096  # of a PatchVHA's volume, 28 kB each
+# Of a PatchVHA's volume, 28 kB each; 60 people need 311. Not less than `peaks.CAPACITIES`, see `_patch_source`.
+MAX_BLOCKS = 1024
 CHUNK = 128  # blocks at a time
 
 
@@ -36,7 +39,7 @@ def pays(network: nn.Module, size: tuple[int, int]) -> bool:
 def decode(
     network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int], fast: bool | None = None
 ) -> jax.Array:
-    """Heatmaps `[J, H, W, D]` of one code `[h, w, d]`, as the network's `decode` makes them.
+    """Heatmaps `[J, H, W, D]` of one finite code `[h, w, d]`, as the network's `decode` makes them.
 
     `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
     """
@@ -44,9 +47,10 @@ def decode(
     if not (isinstance(network, vha.VHA) and (pays(network, size) if fast is None else fast)):
         return dense(params, code)
 
-    return lax.platform_dependent(
-        params, code, cpu=lambda params, code: _of_each_joint(params, code, size)[:, : size[0]], default=dense
-    )
+    def in_bands(params, code):
+        return _of_each_joint(network, params, code, size)[:, : size[0]]
+
+    return lax.platform_dependent(params, code, cpu=in_bands, default=dense)
 
 
 def decode_peaks(
@@ -59,7 +63,7 @@ def decode_peaks(
     subvoxel: bool = False,
     fast: bool | None = None,
 ) -> Peaks:
-    """The peaks of the heatmaps of one code `[h, w, d]`, as `peaks.find_peaks` finds them in what `decode` makes.
+    """The peaks of the heatmaps of one finite code `[h, w, d]`: those `peaks.find_peaks` finds in what `decode` makes.
 
     `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
     """
@@ -71,7 +75,7 @@ def decode_peaks(
     def fused(params, code):
         if isinstance(network, vha.PatchVHA):
             return find(_patch_source(network, params, code, size, threshold))
-        found = _of_each_joint(params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
+        found = _of_each_joint(network, params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
         return jax.tree.map(lambda x: x[:, 0], found)
 
     if not (pays(network, size) if fast is None else fast):
@@ -86,19 +90,14 @@ def _dense(network, params, code, size):
 # --- the published network
 
 
-def _of_each_joint(params, code, size, each_band=lambda band: band, then=lambda x: x):
+def _of_each_joint(network, params, code, size, each_band=lambda band: band, then=lambda x: x):
     """Each joint type's heatmaps `[H', W, D]`, stacked; H' is at least H, and what is in rows from H on is 0.
 
     They come in bands `[p, W, D]`, p being the rows of results of a tile. What `each_band` makes of one is stacked,
     its first axis is joined with that of bands, and what `then` makes of that is stacked.
     """
+    x = network.apply(params, code[None], method="spread")[0]
     params = params["params"]
-    x = code[None, ..., None]
-    for i in range(2):
-        layer = params[f"decoder_3d_{i}"]
-        y = convolve_3d(x, layer["kernel"], (1, 1, 1), [(2, 2)] * 3)
-        x = nn.relu(y + layer["bias"])
-    x = x[0]
     num_layers = sum(name.startswith("decoder_2d") for name in params)
     layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
     products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
@@ -150,8 +149,10 @@ def _patch_source(network, params, code, size, threshold):
     def head(features):
         return network.apply(params, features, method=lambda net, x: net.to_logits(x))
 
-    # A number's rounding depends on how many are computed at once: what might reach the threshold is looked into.
+    # A number's rounding depends on how many are computed at once: what might reach the threshold is looked into. So is
+    # everything if something is not finite, for a NaN may hide what it is compared with.
     highest = _cell_maxima(network, params, features, threshold).reshape(depth, rows, columns, joints)
+    highest = jnp.where(jnp.all(jnp.isfinite(features)), highest, jnp.inf)
     highest = jnp.pad(highest, [*((0, -s % side) for s in (depth, rows, columns)), (0, 0)], constant_values=-jnp.inf)
     highest = jnp.max(highest.reshape(d, side, h, side, w, side, joints), axis=(1, 3, 5))
     highest_dxhxwxJ = nn.sigmoid(highest) * (1 + 1e-5)
@@ -165,8 +166,7 @@ def _patch_source(network, params, code, size, threshold):
         within = jnp.meshgrid(*[jnp.arange(side)] * 3, indexing="ij")
         at = [b[:, None, None, None] * side + x for b, x in zip(jnp.unravel_index(block_C, grid), within)]
         z, y, x = (jnp.minimum(a, s - 1) for a, s in zip(at, (depth, rows, columns)))
-        heat = nn.sigmoid(head(flat[(z * rows + y) * columns + x]))
-        heat = heat.reshape(CHUNK, side, side, side, joints, cell, cell, cell).transpose(0, 4, 2, 5, 3, 6, 1, 7)
+        heat = vha.unfold(nn.sigmoid(head(flat[(z * rows + y) * columns + x])), cell)
         return lax.dynamic_update_slice_in_dim(values, heat.reshape(CHUNK, joints, BLOCK**3), i * CHUNK, axis=0)
 
     num_listed = jnp.sum(listed_N)
@@ -187,7 +187,8 @@ def _patch_source(network, params, code, size, threshold):
 
         return lax.map(one, jnp.broadcast_arrays(*index))
 
-    # With more blocks than there is room for, some joint type has more than are looked into in any case.
+    # More blocks than there is room for are more than `search` looks into of a joint type. So it takes the dense way if
+    # all seem to reach the threshold.
     highest_JxN = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
     highest_JxN = jnp.where(num_listed > most, jnp.inf, highest_JxN)
     shape = (joints, *size, network.depth_bins)
@@ -210,7 +211,9 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
     centre = jnp.mean(head(flat[:: len(flat) // 4096 + 1], only_hidden=True), axis=0)
     last = params["params"]["to_logits"]["Dense_1"]
     room = jax.scipy.special.logit(threshold) - (centre @ last["kernel"] + last["bias"])
-    radius = jnp.min((room - 1e-3) / jnp.linalg.norm(last["kernel"], axis=0))  # 1e-3: for rounding
+    norms = jnp.linalg.norm(last["kernel"], axis=0)
+    rounding = 1e-3 + 1e-5 * jnp.linalg.norm(centre) * norms
+    radius = jnp.min((room - rounding) / norms)
 
     def near(layer):
         return jnp.linalg.norm(head(layer, only_hidden=True) - centre, axis=-1) * (1 + 1e-5) < radius

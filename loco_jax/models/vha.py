@@ -61,10 +61,7 @@ class VHA(nn.Module):
 
     def decode(self, code: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
         """Heatmaps `[B, J, H, W, D]` of a code `[B, h, w, d]`; `size` (H, W) cuts the padding off."""
-        x = code[..., None]
-        for conv in self.decoder_3d:
-            x = nn.relu(conv(x))
-        x = jnp.moveaxis(x, -1, 1)
+        x = jnp.moveaxis(self.spread(code), -1, 1)
         batch, joints = x.shape[:2]
         x = x.reshape(batch * joints, *x.shape[2:])
         for conv in self.decoder_2d[:-1]:
@@ -72,6 +69,13 @@ class VHA(nn.Module):
         x = nn.relu(self.decoder_2d[-1](x))
         x = x.reshape(batch, joints, *x.shape[1:])
         return x if size is None else x[:, :, : size[0], : size[1]]
+
+    def spread(self, code: jax.Array) -> jax.Array:
+        """What the 2D layers make each joint's heatmap of, `[B, h, w, d, J]`, from a code `[B, h, w, d]`."""
+        x = code[..., None]
+        for conv in self.decoder_3d:
+            x = nn.relu(conv(x))
+        return x
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:
         """The reconstruction `[B, J, H, W, D]` of heatmaps of the same shape."""
