@@ -77,10 +77,13 @@ def _above(plain, share):
     return max(float(np.quantile(plain, share)), 1e-6)
 
 
-def _assert_same(fast, plain):
-    """The same but for rounding, in which the order of scores may change that are all but equal."""
+def _assert_same(fast, plain, slack=0):
+    """The same but for rounding, in which the order of scores may change that are all but equal.
+
+    In noise, where two neighbours or a voxel and the threshold may be all but equal, counts may differ by `slack`.
+    """
     fast, plain = jax.device_get((fast, plain))
-    np.testing.assert_array_equal(fast.count, plain.count)
+    np.testing.assert_allclose(fast.count, plain.count, rtol=0, atol=slack)
     np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-5, atol=1e-7)
     for place in np.argwhere(np.abs(fast.voxels - plain.voxels).max(axis=-1) > 1e-3):
         *joint, k = place
@@ -105,7 +108,7 @@ def test_peaks_are_those_of_the_plain_heatmaps(network, shape, data):
     params, code = _params(network), data.draw(_codes(network, shape))
     plain = _plain(network, shape)(params, code)
     threshold = _above(plain, data.draw(st.sampled_from([0.5, 0.99, 0.9999])))
-    _assert_same(_fast(network, shape)(params, code, threshold), peaks.find_peaks(plain, threshold, MOST))
+    _assert_same(_fast(network, shape)(params, code, threshold), peaks.find_peaks(plain, threshold, MOST), slack=1)
 
 
 @pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[2]], ids=["VHA", "PatchVHA"])
@@ -248,18 +251,19 @@ def test_bfloat16_and_small_volumes_are_left_to_the_plain_network(kind, monkeypa
         shape_of_scores(jnp.float32, 1024)
 
 
-@given(st.lists(st.tuples(*[st.floats(-0.5, s - 0.5, width=32) for s in (24, 40, 80)]), min_size=0, max_size=12))
+@given(st.lists(st.tuples(*[st.floats(-0.5, s - 0.5, width=32) for s in (24, 40, 80)]), min_size=0, max_size=11))
 @settings(max_examples=8, deadline=None)
 def test_crowds_through_the_released_network(places):
     """Joints of real heatmaps, at borders and over each other."""
     network, shape = vha.PatchVHA(2, 80), (24, 40, 80)
     voxels = np.zeros((12, 14, 3), np.float32)
+    places = [(12.0, 20.0, 40.0), *places]  # somebody whom it finds
     voxels[: len(places)] = np.reshape(places, (-1, 1, 3)) + np.arange(14)[:, None] % 5 - 2
     present = np.arange(12)[:, None] < len(places)
     params, code = _released(voxels, np.broadcast_to(present, (12, 14)))
     want = peaks.find_peaks(_plain(network, shape)(params, code), 0.1, MOST, subvoxel=True)
     _assert_same(_fast(network, shape, True)(params, code, 0.1), want)
-    assert len(places) < 3 or want.count.any()
+    assert want.count.any()
 
 
 @jax.jit
