@@ -67,7 +67,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
     if arguments.list:
         for name, case in cases.CASES.items():
-            print(f"{name}: {case.__doc__}")
+            print(f"{name}: {case.__doc__.splitlines()[0]}")
         return 0
     names = arguments.names or [name for name in cases.CASES if name not in _SLOW]
     if unknown := [name for name in names if name not in cases.CASES]:
