@@ -220,6 +220,50 @@ def test_cells_are_left_out_only_where_they_cannot_reach_the_threshold(network, 
     assert min(share) < 0.2 and max(share) > 0.5 and np.ptp(share) > 0.4
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.1, 0.4]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_tiles_are_left_out_only_where_they_cannot_reach_the_threshold(seed, threshold, is_zero):
+    """The worst kernels: each points straight from an empty patch to that of a place, and just fails or just not."""
+    rng = np.random.default_rng(seed)
+    size, (rows, columns), channels = (29, 45), (32, 48), 3  # whole blocks
+    empty = np.zeros(channels) if is_zero else rng.normal(size=channels)
+    features = np.broadcast_to(empty, (rows, columns, channels)).copy()
+    for _ in range(rng.integers(0, 4)):
+        row, column = rng.integers(0, size)
+        spot = features[max(row - 1, 0) : row + 1, max(column - 1, 0) : column + 1]
+        spot += rng.normal(size=spot.shape) * 10.0 ** rng.uniform(-6, 0)
+    padded = np.pad(features, ((2, 2), (2, 2), (0, 0))).astype(np.float32)
+    patches = np.lib.stride_tricks.sliding_window_view(padded.astype(np.float64), (5, 5), axis=(0, 1))
+    patches = np.moveaxis(patches, 2, -1).reshape(rows * columns, -1)
+    centre = np.tile(np.float32(empty).astype(np.float64), 25)
+    away = patches[rng.integers(0, len(patches), 6)] - centre
+    length = np.linalg.norm(away, axis=1, keepdims=True)
+    kernel = np.where(length > 0, away / np.maximum(length, 1e-9), rng.normal(size=away.shape) / 9)
+    kernel = kernel / np.maximum(length, 1e-3) * threshold * rng.uniform(0.9, 1.1, (6, 1))
+    kernel = kernel.astype(np.float32)
+    last = fast_vha._Last(padded, kernel.reshape(6, 5, 5, channels), np.float32(-(kernel @ centre)), None)
+    listed = np.asarray(fast_vha._may_reach(last, size, threshold))
+    heat = (patches @ kernel.T.astype(np.float64) + last.bias).reshape(rows, columns, 6)
+    heat[size[0] :], heat[:, size[1] :] = 0, 0
+    reached = heat.reshape(rows // 8, 8, columns // 8, 8, 6).max(axis=(1, 3, 4)) > threshold
+    assert not (reached & ~listed).any()
+    # Nor is everything listed: far from all spots there is nothing to be found.
+    touched = (np.abs(padded - padded[rows // 2, columns // 2]).max(axis=-1) > 0) & (np.abs(padded).max(axis=-1) > 0)
+    there = np.zeros((rows, columns), bool)
+    for row, column in np.argwhere(touched):
+        there[max(row - 4, 0) : row + 1, max(column - 4, 0) : column + 1] = True
+    inner = ~there.reshape(rows // 8, 8, columns // 8, 8).any(axis=(1, 3))[1:-1, 1:-1]
+    if touched.mean() < 0.3:
+        assert not listed[1:-1, 1:-1][inner].any()
+
+
+def test_a_tile_with_a_number_that_is_not_finite_is_looked_into():
+    features = np.zeros((12, 20, 2), np.float32)
+    features[8, 15] = np.nan
+    last = fast_vha._Last(features, np.ones((1, 5, 5, 2), np.float32), np.zeros(1, np.float32), None)
+    np.testing.assert_array_equal(fast_vha._may_reach(last, (8, 16), 0.1), [[False, True]])
+
+
 @pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[3]], ids=["VHA", "PatchVHA"])
 def test_frames_together(network, shape):
     codes = np.stack([_code(network, shape, kind, 2) for kind in ("empty", "spots", "full")])

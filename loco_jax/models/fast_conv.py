@@ -68,35 +68,65 @@ def conv_bands(
     p, q = T - k + 1, U - l + 1
     m, n = -(-(H - k + 1) // p), -(-(W - l + 1) // q)
     image = jnp.pad(image, ((0, m * p + k - 1 - H), (0, n * q + l - 1 - W), (0, 0)))
-    matrices = _real_dft(T, T), _products_of_tiles(tile), _back_over_columns(tile, q), _back_over_rows(T, p)
-    over_rows, over_columns, back_over_columns, back_over_rows = (jnp.asarray(a, image.dtype) for a in matrices)
-    matmul = functools.partial(jnp.matmul, precision="highest")
+    over_rows, _, _, back_over_rows = _transforms(tile, kernel_size, image.dtype)
 
     flat = image.reshape(image.shape[0], -1)
-    x = lax.map(lambda i: matmul(over_rows, lax.dynamic_slice_in_dim(flat, i * p, T)), jnp.arange(m))
+    x = lax.map(lambda i: _matmul(over_rows, lax.dynamic_slice_in_dim(flat, i * p, T)), jnp.arange(m))
     x = x.reshape(m, groups, 2, image.shape[1], channels)
 
-    # A group at a time, so that nothing between the transforms leaves the cache.
-    def multiply(args):
-        g, over_columns, products, back_over_columns = args
+    def tiles_of(g):
         pair = lax.dynamic_index_in_dim(x, g, 1, keepdims=False)
         tiles = jnp.stack([lax.slice_in_dim(pair, u, u + (n - 1) * q + 1, q, axis=2) for u in range(U)])
-        tiles = tiles.transpose(2, 0, 1, 3, 4).reshape(2 * U, -1)
-        tiles = matmul(over_columns, tiles).reshape(3 * U, m * n, channels)
-        return matmul(back_over_columns, matmul(tiles, products).reshape(3 * U, -1))
+        return tiles.transpose(2, 0, 1, 3, 4)
 
-    y = lax.map(multiply, (jnp.arange(groups), over_columns, products, back_over_columns))
-    y = y.reshape(T, q, m, n * features)
+    y = _multiply(tiles_of, products, kernel_size, tile).reshape(T, q, m, n * features)
 
     def band(i):
-        rows = matmul(back_over_rows, lax.dynamic_index_in_dim(y, i, 2, keepdims=False).reshape(T, -1))
+        rows = _matmul(back_over_rows, lax.dynamic_index_in_dim(y, i, 2, keepdims=False).reshape(T, -1))
         return then(i, rows.reshape(p, q, n, features).transpose(0, 2, 1, 3).reshape(p, n * q, features))
 
     return lax.map(band, jnp.arange(m))
 
 
+def conv_tiles(tiles: jax.Array, products: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
+    """The results `[n, p, q, N]` of single tiles `[n, T, U, C]`, with the kernel of which `products` were made."""
+    n, T, U, channels = tiles.shape
+    p, q = (size - taps + 1 for size, taps in zip((T, U), kernel_size))
+    over_rows, _, _, back_over_rows = _transforms((T, U), kernel_size, tiles.dtype)
+    x = _matmul(over_rows, tiles.transpose(1, 2, 0, 3).reshape(T, -1)).reshape(T // 2, 2, U, n, channels)
+    y = _multiply(lambda g: lax.dynamic_index_in_dim(x, g, 0, keepdims=False), products, kernel_size, (T, U))
+    return _matmul(back_over_rows, y.reshape(T, -1)).reshape(p, q, n, -1).transpose(2, 0, 1, 3)
+
+
+_matmul = functools.partial(jnp.matmul, precision="highest")
+
+
+def _multiply(tiles_of, products, kernel_size, tile):
+    """From pairs of rows, transformed along them, to pairs of rows of the results: `[G, 2q, ...]`.
+
+    `tiles_of(g)` are a pair's columns `[2, U, ..., C]`. A group is done at a time, so that nothing between the
+    transforms leaves the cache.
+    """
+    groups, _, channels, _ = products.shape
+    _, over_columns, back_over_columns, _ = _transforms(tile, kernel_size, products.dtype)
+
+    def multiply(args):
+        g, over_columns, products, back_over_columns = args
+        tiles = _matmul(over_columns, tiles_of(g).reshape(2 * tile[1], -1)).reshape(3 * tile[1], -1, channels)
+        return _matmul(back_over_columns, _matmul(tiles, products).reshape(3 * tile[1], -1))
+
+    return lax.map(multiply, (jnp.arange(groups), over_columns, products, back_over_columns))
+
+
 # --- The constant matrices. A tile's transform multiplies by e^(-2 pi i f t / T), a kernel's by the conjugate: what is
 # --- called a convolution here is a correlation.
+
+
+def _transforms(tile, kernel_size, dtype):
+    """Of tiles, along rows and along columns; of products back along columns and along rows."""
+    (T, U), (k, l) = tile, kernel_size
+    back = _back_over_columns(tile, U - l + 1), _back_over_rows(T, T - k + 1)
+    return tuple(jnp.asarray(a, dtype) for a in (_real_dft(T, T), _products_of_tiles(tile), *back))
 
 
 def _dft(length, taps, sign=1):

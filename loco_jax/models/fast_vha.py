@@ -1,9 +1,9 @@
 """Decoding on CPUs: the same heatmaps and the same peaks as the plain networks' in a fraction of the time.
 
 The published network's wide convolutions go through `fast_conv`, one joint type after the other, and its 3D ones are
-done as 2D ones. Peaks are found band by band as the results come, so that no more than one joint type's heatmaps exist
-at a time. PatchVHA's last and widest layer is left out for cells so near to an empty one that they cannot reach the
-threshold, and of the others only the maxima are kept, until it is known which blocks reach it.
+done as 2D ones. For peaks, its last and widest layer is left out for tiles so near to empty ones that they cannot reach
+the threshold. So is PatchVHA's for such cells, and of the others only the maxima are kept, until it is known which
+blocks reach it. Volumes are never written.
 
 In the published network's transforms, a number that is not finite would spread over more voxels than in the plain one:
 codes must be finite.
@@ -13,7 +13,7 @@ the plain networks are what is computed.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,8 @@ _LEAST_VOXELS = 2**20  # of a joint type: the paper's 10 million win, the demo's
 # Of a PatchVHA's volume, 28 kB each; 60 people need 311. Not less than `peaks.CAPACITIES`, see `_patch_source`.
 MAX_BLOCKS = 1024
 CHUNK = 128  # blocks at a time
+KERNEL, REACH = 5, 2  # of the published network's layers
+_TILES = 32  # at a time
 
 
 def pays(network: nn.Module, size: tuple[int, int]) -> bool:
@@ -48,7 +50,8 @@ def decode(
         return dense(params, code)
 
     def in_bands(params, code):
-        return _of_each_joint(network, params, code, size)[:, : size[0]]
+        heat = _of_each_joint(network, params, code, lambda _, last: (_, _heatmap(last)))
+        return heat[:, : size[0], : size[1]]
 
     return lax.platform_dependent(params, code, cpu=in_bands, default=dense)
 
@@ -75,8 +78,12 @@ def decode_peaks(
     def fused(params, code):
         if isinstance(network, vha.PatchVHA):
             return find(_patch_source(network, params, code, size, threshold))
-        found = _of_each_joint(network, params, code, size, _with_maxima, lambda x: find(_joint_source(*x, size)))
-        return jax.tree.map(lambda x: x[:, 0], found)
+
+        def one(tiles, last):
+            source, tiles = _joint_source(last, size, threshold, tiles)
+            return tiles, jax.tree.map(lambda x: x[0], find(source))
+
+        return _of_each_joint(network, params, code, one, _no_tiles(size, network.depth_bins))
 
     if not (pays(network, size) if fast is None else fast):
         return dense(params, code)
@@ -90,48 +97,129 @@ def _dense(network, params, code, size):
 # --- the published network
 
 
-def _of_each_joint(network, params, code, size, each_band=lambda band: band, then=lambda x: x):
-    """Each joint type's heatmaps `[H', W, D]`, stacked; H' is at least H, and what is in rows from H on is 0.
+class _Last(NamedTuple):
+    """A joint type's last layer: `features` that go in, zeros around; `kernel[D, 5, 5, C]`; what that multiplies by.
 
-    They come in bands `[p, W, D]`, p being the rows of results of a tile. What `each_band` makes of one is stacked,
-    its first axis is joined with that of bands, and what `then` makes of that is stacked.
+    Features are `[h * BLOCK + 4, w * BLOCK + 4, C]`: results are whole blocks.
     """
+
+    features: jax.Array
+    kernel: jax.Array
+    bias: jax.Array
+    products: jax.Array
+
+
+def _of_each_joint(network, params, code, then, state=()):
+    """What `then` makes of the last layer of each joint type, stacked; it takes a state and hands it on as well."""
     x = network.apply(params, code[None], method="spread")[0]
     params = params["params"]
     num_layers = sum(name.startswith("decoder_2d") for name in params)
     layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
     products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
+    kernel, bias = jnp.moveaxis(layers[-1]["kernel"], -1, 0), layers[-1]["bias"]
 
-    def bands(x, product, finish):
-        x = jnp.pad(x, ((2, 2), (2, 2), (0, 0)))
-        y = fast_conv.conv_bands(x, product, (5, 5), fast_conv.TILE, finish)
-        return jax.tree.map(lambda band: band.reshape(-1, *band.shape[2:]), y)
-
-    def one(x):
-        for layer, product in zip(layers[:-1], products):
-            rows, columns = x.shape[:2]
-            x = bands(x, product, lambda i, band, bias=layer["bias"]: band + bias)[:rows, :columns]
+    def one(state, x):
+        x = jnp.pad(x, (*[(REACH, REACH)] * 2, (0, 0)))
+        for i, (layer, product) in enumerate(zip(layers[:-1], products)):
+            x = _convolve(x, product, lambda band, bias=layer["bias"]: band + bias)
             x = nn.relu(vha.upsample(x[None])[0])
+            rest = (-s % BLOCK if i == num_layers - 2 else 0 for s in x.shape[:2])
+            x = jnp.pad(x, (*((REACH, REACH + r) for r in rest), (0, 0)))
+        return then(state, _Last(x, kernel, bias, products[-1]))
 
-        def finish(i, band):
-            row = i * band.shape[0] + jnp.arange(band.shape[0])
-            band = nn.relu(band[:, : size[1]] + layers[-1]["bias"])
-            return each_band(jnp.where((row < size[0])[:, None, None], band, 0.0))
-
-        return then(bands(x, products[-1], finish))
-
-    return lax.map(one, jnp.moveaxis(x, -1, 0))
+    return lax.scan(one, state, jnp.moveaxis(x, -1, 0))[1]
 
 
-def _with_maxima(band):
-    """A band, which is as high as a block, and the maxima of its blocks."""
-    return band, peaks.block_maxima(band[None])[0]
+def _convolve(padded, products, finish):
+    """A convolution, and what `finish` makes of each band of its results."""
+    rows, columns = (s - KERNEL + 1 for s in padded.shape[:2])
+    size, tile = (KERNEL, KERNEL), fast_conv.TILE
+    y = fast_conv.conv_bands(padded, products, size, tile, lambda _, band: finish(band[:, :columns]))
+    return y.reshape(-1, *y.shape[2:])[:rows]
 
 
-def _joint_source(heatmap, highest, size):
-    source = peaks.of_volume(heatmap[None])
-    shape = (1, *size, heatmap.shape[-1])
-    return source._replace(shape=shape, highest=highest[None], whole=lambda _: heatmap[None, : size[0]])
+def _heatmap(last):
+    return _convolve(last.features, last.products, lambda band: nn.relu(band + last.bias))
+
+
+def _no_tiles(size, bins):
+    """Room for all tiles of results, which are as high and as wide as blocks."""
+    count = -(-size[0] // BLOCK) * -(-size[1] // BLOCK)
+    return jnp.zeros((-(-count // _TILES) * _TILES, BLOCK, BLOCK, bins))
+
+
+def _joint_source(last, size, threshold, values_MxBxBxD):
+    """A joint type's heatmap as a source that has the voxels of tiles that may reach the threshold, `_TILES` at a time.
+
+    They come into `values`, which is handed on: filling as much with zeros for each joint type would take longer than
+    all else. What is in it beforehand is not looked at.
+    """
+    h, w = (-(-s // BLOCK) for s in size)
+    listed_N = _may_reach(last, size, threshold).reshape(-1)
+    slot_N = jnp.cumsum(listed_N) - 1
+    tile_M = jnp.nonzero(listed_N, size=len(values_MxBxBxD), fill_value=0)[0]
+
+    sides = *fast_conv.TILE, last.features.shape[-1]
+
+    def some(i, state):
+        values_MxBxBxD, highest_Nxd = state
+        tiles = lax.dynamic_slice_in_dim(tile_M, i * _TILES, _TILES)
+
+        def cut(tile):
+            return lax.dynamic_slice(last.features, (tile // w * BLOCK, tile % w * BLOCK, 0), sides)
+
+        # One after the other: a gather of them all takes longer.
+        heat = nn.relu(fast_conv.conv_tiles(lax.map(cut, tiles), last.products, (KERNEL, KERNEL)) + last.bias)
+        highest_Nxd = highest_Nxd.at[tiles].set(peaks.block_maxima(heat)[:, 0, 0])
+        return lax.dynamic_update_slice_in_dim(values_MxBxBxD, heat, i * _TILES, axis=0), highest_Nxd
+
+    bins = len(last.bias)
+    state = values_MxBxBxD, jnp.full((h * w, -(-bins // BLOCK)), -jnp.inf)
+    values_MxBxBxD, highest_Nxd = lax.fori_loop(0, -(-jnp.sum(listed_N) // _TILES), some, state)
+
+    def take(_, row, column, bin):
+        tile = row // BLOCK * w + column // BLOCK
+        value = values_MxBxBxD[jnp.maximum(slot_N[tile], 0), row % BLOCK, column % BLOCK, bin]
+        return jnp.where(listed_N[tile], value, 0.0)
+
+    def exact(*index):
+        def one(args):
+            _, row, column, bin = args
+            patch = lax.dynamic_slice(last.features, (row, column, 0), last.kernel.shape[1:])
+            return nn.relu(jnp.vdot(patch, last.kernel[bin], precision="highest") + last.bias[bin])
+
+        index = jnp.broadcast_arrays(*index)
+        return lax.map(one, [x.reshape(-1) for x in index]).reshape(index[0].shape)
+
+    def whole(features):
+        return _heatmap(last._replace(features=features))[None, : size[0], : size[1]]
+
+    highest_1xhxwxd = highest_Nxd.reshape(1, h, w, -1)
+    return Source((1, *size, bins), highest_1xhxwxd, take, exact, last.features, whole), values_MxBxBxD
+
+
+def _may_reach(last, size, threshold):
+    """Which tiles `[h, w]` of results may reach the threshold: all but those that certainly do not.
+
+    For features that differ from some vector by so much, results differ from that vector's by at most as much times the
+    norm of the kernel (Cauchy and Schwarz), so within a radius none of them reaches the threshold. Empty places, which
+    are the most, all have about the same features: the median.
+    """
+    some = last.features[REACH:-REACH, REACH:-REACH].reshape(-1, last.features.shape[-1])
+    centre_C = jnp.median(some[:: len(some) // 128 + 1], axis=0)
+    norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3)))
+    empty_D = last.bias + jnp.sum(last.kernel, axis=(1, 2)) @ centre_C
+    rounding_D = 1e-5 * (jnp.abs(last.bias) + KERNEL * jnp.linalg.norm(centre_C) * norm_D)
+    radius = jnp.min((threshold - empty_D - rounding_D) / norm_D)
+
+    square_HxW = jnp.sum(jnp.square(last.features - centre_C), axis=-1)
+    for axis in (0, 1):
+        length = square_HxW.shape[axis] - KERNEL + 1
+        square_HxW = sum(lax.slice_in_dim(square_HxW, i, i + length, axis=axis) for i in range(KERNEL))
+    far_HxW = ~(jnp.sqrt(square_HxW) * (1 + 1e-5) < radius)[: size[0], : size[1]]  # a NaN is far
+    far_HxW = jnp.pad(far_HxW, [(0, -s % BLOCK) for s in size])
+    h, w = (s // BLOCK for s in far_HxW.shape)
+    return jnp.any(far_HxW.reshape(h, BLOCK, w, BLOCK), axis=(1, 3))
 
 
 # --- PatchVHA
