@@ -6,6 +6,7 @@ Ours comes first in each list; dense ones in plain JAX and those of other librar
 import dataclasses
 import functools
 import importlib
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from loco_jax.volume import Volume
 LEVEL, SIGMA, THRESHOLD, NEAR = 2, 2.0, 0.1, 0.4
 MOST_PEOPLE = 60
 _NOISE = 0.05  # of the heatmaps in which peaks are sought, as a decoder leaves some
+_TRAINED = str(pathlib.Path(__file__).parent / "vha2_demo.safetensors")  # by train_published.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +136,42 @@ def _variables(network: nn.Module, *shape_and_type: Any) -> Any:
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), example))
 
 
+@functools.lru_cache
 def _vha(setting: Setting, kind: type[nn.Module]) -> tuple[nn.Module, Any]:
-    """A network and its variables: the released ones of a PatchVHA, and of the published one those given, or random."""
-    network = kind(LEVEL, setting.volume.depth_bins, dtype=setting.dtype)
-    like = (1, skeleton.NUM_JOINTS, 8, 8, setting.volume.depth_bins)
-    source = setting.weights if kind is vha.VHA else "released"
-    if source:
-        from loco_jax import weights  # here, since checkpoints take seconds to import
+    """A network and its variables: the released ones of a PatchVHA; of the published one those given, or the demo's."""
+    from loco_jax import weights  # here, since checkpoints take seconds to import
 
-        shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(like, jnp.float32))
-        return network, weights.read("vha", source, shapes)
-    return network, _variables(network, like, jnp.float32)
+    def read(source, bins):
+        like = jax.ShapeDtypeStruct((1, skeleton.NUM_JOINTS, 8, 8, bins), jnp.float32)
+        return weights.read("vha", source, jax.eval_shape(kind(LEVEL, bins).init, jax.random.key(0), like))
+
+    bins = setting.volume.depth_bins
+    network = kind(LEVEL, bins, dtype=setting.dtype)
+    if kind is vha.PatchVHA:
+        return network, read("released", bins)
+    if setting.weights:
+        return network, read(setting.weights, bins)
+    return network, along_depth(read(_TRAINED, crowds.DEMO.volume.depth_bins), bins)
+
+
+def along_depth(variables: Any, bins: int) -> Any:
+    """A published VHA's variables for another number of bins: its 2D layers side by side along the depth.
+
+    They go where their bins are, as often as there is room, the last ones in part; each sees its own bins only. The
+    arithmetic is that of any network of so many bins.
+    """
+    parts = variables["params"]
+    least = parts["encoder_2d_0"]["kernel"].shape[2]
+
+    def widen(layer):
+        kernel, bias = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+        fan_in, fan_out = (bins // (least // n) for n in kernel.shape[2:])
+        times = -(-bins // least)
+        wide = np.einsum("mn,klio->klmino", np.eye(times, dtype=np.float32), kernel)
+        wide = wide.reshape(*kernel.shape[:2], times * kernel.shape[2], times * kernel.shape[3])
+        return {"kernel": wide[:, :, :fan_in, :fan_out], "bias": np.tile(bias, times)[:fan_out]}
+
+    return {"params": {name: widen(p) if "_2d_" in name else p for name, p in parts.items()}}
 
 
 # ---- Ways to run things
@@ -277,7 +304,7 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
 
 @case
 def decode_peaks(setting: Setting) -> Case:
-    """The peaks in the published VHA's heatmaps of a code; with random weights there are none."""
+    """The peaks in the published VHA's heatmaps of a frame's true code."""
     return _decode_peaks(setting, vha.VHA)
 
 
@@ -323,8 +350,6 @@ def decode(setting: Setting) -> Case:
 
 def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
     network, variables = _vha(setting, kind)
-    if kind is vha.VHA and not setting.weights:
-        variables = _quiet(variables)
     code, size = _code(setting, network, variables)[0], setting.volume.shape[:2]
 
     def dense(variables, code):
@@ -586,37 +611,43 @@ def predict_code_compact(setting: Setting) -> Case:
 def picture_to_people(setting: Setting) -> Case:
     """The whole way, of one picture.
 
-    The published networks have random weights, which find nobody; codes are compared too. PatchVHA has the released
-    ones: it decodes the true code of the frame, to which the predicted one is added as noise.
+    Code Predictors have random weights, so what is decoded is the frame's true code with the predicted one as noise on
+    it, a fifth of its deviation. Predicted codes are compared too.
     """
     setting = dataclasses.replace(setting, batch=1)
     frame, volume, image = _frame(setting)[0], setting.volume, _picture(setting)
     size = volume.shape[:2]
 
-    def path(predictor, vha_network, vha_variables, true=None):
-        network, variables = predictor(setting)
+    def seen(true, code):
+        return true + 0.2 * true.std() * code / code.std()
 
-        def find(variables, vha_variables, image):
+    def path(predictor, autoencoder):
+        (network, variables), (vha_network, vha_variables) = predictor(setting), _vha(setting, autoencoder)
+        true = _code(setting, vha_network, vha_variables)[0]
+
+        def find(variables, vha_variables, image, true):
             code = network.apply(variables, image)
-            seen = code[0] if true is None else true + 0.2 * jnp.std(true) * code[0] / jnp.std(code)
-            seen = jnp.maximum(seen, 0) if isinstance(vha_network, vha.VHA) else seen
-            found = fast_vha.decode_peaks(vha_network, vha_variables, seen, size)
+            noisy = seen(true, code[0])
+            noisy = nn.relu(noisy) if autoencoder is vha.VHA else noisy
+            found = fast_vha.decode_peaks(vha_network, vha_variables, noisy, size)
             points = people.in_metres(found, frame.camera, volume)
             return people.find_people(points).joints, code
 
-        return find, variables, vha_variables, image
+        return find, variables, vha_variables, image, true
 
     def torch(reference, runner, fast=True):
         module, pictures = _torch_predictor(reference, runner, setting, _published_predictor(setting)[1], fast)
-        vha_module = reference.Vha(LEVEL, volume.depth_bins)
-        vha_module = runner.prepare(reference.load_vha(vha_module, _quiet(_vha(setting, vha.VHA)[1])), fast)
+        network, variables = _vha(setting, vha.VHA)
+        vha_module = runner.prepare(reference.load_vha(reference.Vha(LEVEL, volume.depth_bins), variables), fast)
+        true = runner.place(_code(setting, network, variables)[0]).movedim(-1, 0)
         grid = vha.code_shape(volume.shape, LEVEL)
 
         def find(pictures):
             code = module(pictures)[:, :, : grid[0], : grid[1]]
-            volumes = vha_module.decode(reference.torch.relu(code)[:, None])[0, :, :, : size[0], : size[1]]
+            noisy = reference.torch.relu(seen(true, code[0]))
+            volumes = vha_module.decode(noisy[None, None])[0, :, :, : size[0], : size[1]]
             volumes = volumes.movedim(1, -1) if fast else volumes
-            found = (reference.peaks_by_comparing if fast else reference.peaks_by_pooling)(volumes, THRESHOLD)
+            found = reference.peaks_by_comparing(volumes, THRESHOLD)
             return volumes[tuple(found.T)], found if fast else found[:, [0, 2, 3, 1]], code
 
         def run():
@@ -636,10 +667,8 @@ def picture_to_people(setting: Setting) -> Case:
     def floor(find, *args):  # the volume is written, and read
         return num_bytes(args) + 2 * 4 * skeleton.NUM_JOINTS * np.prod(volume.shape), operations(find, *args)
 
-    network, variables = _vha(setting, vha.VHA)
-    published = path(_published_predictor, network, _quiet(variables))
-    patch, variables = _vha(setting, vha.PatchVHA)
-    small = path(_compact_predictor, patch, variables, _code(setting, patch, variables)[0])
+    published = path(_published_predictor, vha.VHA)
+    small = path(_compact_predictor, vha.PatchVHA)
     return Case(
         "picture_to_people",
         [
@@ -650,14 +679,6 @@ def picture_to_people(setting: Setting) -> Case:
         ],
         *floor(*published),
         setting.tolerance,
-    )
-
-
-def _quiet(variables: Any) -> Any:
-    """A VHA's variables with a last layer so weak that its heatmaps stay below the threshold."""
-
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x * np.float32(1e-3) if path[1].key == "decoder_2d_2" else x, variables
     )
 
 
