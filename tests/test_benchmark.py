@@ -1,6 +1,7 @@
 """The benchmark: floors counted by hand, turns and ratios, wrong results that are found, and the command as a whole."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from loco_jax.benchmark.cases import Setting
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
 from loco_jax.data.frames import Frames
+from loco_jax.models import vha
 from loco_jax.models.compact import CompactPredictor
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,8 +56,9 @@ def test_operations_of_products_in_loops_and_branches():
         return lax.cond(x[0, 0] > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
 
     assert operations(function, x, w) == (1 + 7 + 2) * 2 * 5 * 6 * 6
-    ways = {"cpu": lambda x, w: x @ w @ w, "default": lambda x, w: x @ w}
-    assert operations(lambda x, w: lax.platform_dependent(x, w, **ways), x, w) == 2 * 5 * 6 * 6
+    for cpu in (lambda x, w: x @ w @ w, lambda x, w: x):  # another way to the same
+        ways = {"cpu": cpu, "default": lambda x, w: x @ w}
+        assert operations(lambda x, w, ways=ways: lax.platform_dependent(x, w, **ways), x, w) == 2 * 5 * 6 * 6
     batched = operations(jax.vmap(jnp.dot), shape(4, 5, 6), shape(4, 6, 3))
     assert batched == 4 * 2 * 5 * 6 * 3
 
@@ -272,3 +275,29 @@ def test_impossible_requests(capsys, argument, message):
 
     assert main([argument]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_network_beside_itself_along_the_depth():
+    """Each layer does to the channels of each of its copies what the narrow one does, the last copy cut off."""
+    rng = np.random.default_rng(0)
+    shapes = [jax.eval_shape(vha.VHA(2, n).init, jax.random.key(0), shape(1, 14, 8, 8, n)) for n in (16, 40)]
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes[0])
+    widened = cases.along_depth(params, 40)  # twice and a half
+    assert jax.tree.map(jnp.shape, widened) == jax.tree.map(lambda x: x.shape, shapes[1])
+    layout = ("NHWC", "HWIO", "NHWC")
+    plain = functools.partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=layout)
+    for name, layer in params["params"].items():
+        if "_2d_" not in name:
+            np.testing.assert_array_equal(widened["params"][name]["kernel"], layer["kernel"])
+            continue
+        fan_in, fan_out = layer["kernel"].shape[2:]
+        kernel, bias = (widened["params"][name][part] for part in ("kernel", "bias"))
+        x = rng.normal(size=(6, 7, kernel.shape[2])).astype(np.float32)
+        found = plain(x[None], kernel)
+        for copy in range(3):
+            part = x[..., copy * fan_in : (copy + 1) * fan_in]
+            used = layer["kernel"][:, :, : part.shape[-1]]
+            want = plain(part[None], used)
+            got = found[..., copy * fan_out : (copy + 1) * fan_out]
+            np.testing.assert_allclose(got, want[..., : got.shape[-1]], rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(bias[copy * fan_out : (copy + 1) * fan_out], layer["bias"][: got.shape[-1]])
