@@ -36,8 +36,9 @@ def _of_jaxpr(jaxpr) -> float:
             left = step.invars[0].aval.shape
             total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(step.outvars[0].aval.shape)
         inner = [_of_jaxpr(x) for x in _inner(params)]
-        if name == "cond" and inner:  # of branches, one is run; a platform's own may do more to be faster
-            total += min(inner) if params.get("branches_platforms") else max(inner)
+        if name == "cond" and inner:  # of branches, one is run; a platform's own does more or less to be faster
+            platforms = params.get("branches_platforms")
+            total += inner[platforms.index(None)] if platforms else max(inner)
         else:
             total += sum(inner) * (params["length"] if name == "scan" else 1)
     return total
