@@ -1,7 +1,7 @@
 """The benchmark: floors counted by hand, turns and ratios, wrong results that are found, and the command as a whole."""
 
-import functools
 import dataclasses
+import functools
 import json
 import os
 import pathlib
