@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from loco_jax.models import fast_block
 from loco_jax.models.vha import code_shape
 from loco_jax.volume import Volume
 
@@ -48,13 +49,13 @@ class CompactPredictor(nn.Module):
         bottom, right = (coarsest * -(-n * cell // coarsest) - size for n, size in ((rows, height), (columns, width)))
         x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
         x = nn.Dense(self.width, bias_init=_START, dtype=self.dtype)(space_to_depth(x, _FINEST))
-        x = PixelBlock(self.width, self.dtype)(x)
+        x = fast_block.apply(PixelBlock(self.width, self.dtype), x)
         stages, channels, size = [x], self.width, _FINEST
         while size < coarsest:
             size, channels = 2 * size, min(2 * channels, _BROADEST)
             x = nn.Dense(channels, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(space_to_depth(x, 2)))
             for _ in range(self.blocks):
-                x = PixelBlock(channels, self.dtype)(x)
+                x = fast_block.apply(PixelBlock(channels, self.dtype), x)
             stages.append(x)
         if size > cell:  # level 1: what the coarse cells know, to each of the finer ones
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
@@ -63,7 +64,7 @@ class CompactPredictor(nn.Module):
         x = jnp.concatenate([nn.RMSNorm(dtype=self.dtype)(f) for f in features], axis=-1)
         x = nn.Dense(_BROADEST, dtype=self.dtype)(x)
         for _ in range(self.blocks):
-            x = PixelBlock(_BROADEST, self.dtype)(x)
+            x = fast_block.apply(PixelBlock(_BROADEST, self.dtype), x)
         x = nn.RMSNorm(dtype=self.dtype)(x)
         return nn.Dense(depth, dtype=self.dtype)(x)[:, :rows, :columns]
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from loco_jax.models import fast_block
 from loco_jax.models.convolution import convolve_3d
 
 
@@ -142,7 +143,7 @@ class PatchVHA(nn.Module):
     def encode_embedded(self, x: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of cells that are embedded, `[B, d, h, w, width]`."""
         for block in self.encoder:
-            x = block(x)
+            x = fast_block.apply(block, x)
         return jnp.moveaxis(self.to_code(self.code_norm(x))[..., 0], 1, -1)
 
     def decode_cells(self, code: jax.Array) -> jax.Array:
@@ -153,7 +154,7 @@ class PatchVHA(nn.Module):
         """What the logits of each cell are made of, `[B, d, h, w, width]`."""
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
-            x = block(x)
+            x = fast_block.apply(block, x)
         return x
 
     def __call__(self, heatmaps: jax.Array) -> jax.Array:

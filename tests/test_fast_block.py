@@ -1,0 +1,135 @@
+"""Tests of fast residual blocks against the modules: results, gradients, batches, and where they are used."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_jax.models import compact, fast_block, vha
+
+
+def _block(dims, channels):
+    return vha.Block(channels, jnp.float32) if dims == 5 else compact.PixelBlock(channels, jnp.float32)
+
+
+def _params(block, x, seed=0):
+    """Random ones, biases and scales as well."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(block.init, jax.random.key(0), x)
+
+    def draw(s):
+        return (rng.normal(size=s.shape) / np.sqrt(np.prod(s.shape[:-1]))).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def _apply(block, params, x, fast):
+    return block.apply(params, x, method=functools.partial(fast_block.apply, fast=fast))
+
+
+def _close(found, want, tolerance=1e-5):
+    np.testing.assert_allclose(found, want, rtol=0, atol=tolerance * float(np.abs(want).max()))
+
+
+sizes = st.one_of(
+    st.tuples(st.integers(1, 2), *[st.integers(1, 10)] * 2, st.sampled_from([4, 24])),
+    st.tuples(st.integers(1, 2), *[st.integers(1, 10)] * 3, st.sampled_from([4, 24])),
+)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@given(shape=sizes, tiles=st.integers(1, 3))
+@settings(max_examples=6, deadline=None)
+def test_blocks_are_the_modules(shape, tiles, whole):
+    """In float64 the module is the oracle; a length that is no multiple of a tile, of a slab, or shorter than both."""
+    x = 3 * np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    block = _block(len(shape), shape[-1])
+    params = _params(block, x)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(fast_block, "_WHOLE", 2**30 if whole else 0)
+        m.setattr(fast_block, "_SLAB", tiles * 4 * int(np.prod(shape[2:])))
+        found = jax.jit(functools.partial(_apply, block, fast=True))(params, x)
+    with jax.enable_x64(True):
+        exact = block.clone(dtype=jnp.float64)
+        want = exact.apply(jax.tree.map(lambda p: p.astype(np.float64), params), x.astype(np.float64))
+        want = np.asarray(want)
+    assert want.dtype == np.float64 and found.dtype == np.float32 and found.shape == shape
+    _close(found, want)
+
+
+@pytest.mark.parametrize("dims", [4, 5])
+def test_it_is_no_less_exact_with_many_channels(dims):
+    shape = (1, 13, 8, 64) if dims == 4 else (1, 13, 5, 6, 64)
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    block = _block(dims, 64)
+    params = _params(block, x)
+    _close(_apply(block, params, x, True), _apply(block, params, x, False))
+
+
+@pytest.mark.parametrize("dims", [4, 5])
+def test_gradients_are_the_modules(dims):
+    shape = (2, 6, 5, 8) if dims == 4 else (2, 6, 4, 5, 8)
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    block = _block(dims, 8)
+    params = _params(block, x)
+
+    def loss(params, x, fast):
+        return jnp.sum(jnp.sin(_apply(block, params, x, fast)))
+
+    found, want = (jax.jit(jax.grad(functools.partial(loss, fast=f), (0, 1)))(params, x) for f in (True, False))
+    jax.tree.map(lambda a, b: _close(a, b, 1e-6), found, want)
+    assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(want))
+
+
+@pytest.mark.parametrize("dims", [4, 5])
+def test_under_vmap(dims):
+    shape = (3, 1, 6, 5, 8) if dims == 4 else (3, 1, 6, 4, 5, 8)
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    block = _block(dims, 8)
+    params = _params(block, x[0])
+    found = jax.jit(jax.vmap(lambda x: _apply(block, params, x, True)))(x)
+    _close(found, np.stack([_apply(block, params, one, False) for one in x]))
+
+
+def _uses(function, *args):
+    """Whether the fast way is among what is traced."""
+    return "custom_vjp_call" in str(jax.make_jaxpr(function)(*args))
+
+
+def test_large_float32_blocks_take_it_by_themselves_and_names_stay():
+    network = vha.PatchVHA(2, 64, 64)
+    params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 14, 8, 8, 64), jnp.float32))
+    large, small = (jax.ShapeDtypeStruct((1, n, n, 16), jnp.float32) for n in (20, 4))
+    decode = functools.partial(network.apply, method="decode_features")
+    assert set(params["params"]["decoder_0"]) == {"RMSNorm_0", "RMSNorm_1", "CellConv_0", "Dense_0", "Dense_1"}
+    assert _uses(decode, params, large) and not _uses(decode, params, small)
+    rounded = functools.partial(network.clone(dtype=jnp.bfloat16).apply, method="decode_features")
+    assert not _uses(rounded, params, large)
+    trunk = compact.CompactPredictor(2, 80)
+    image = jax.ShapeDtypeStruct((1, 540, 960, 3), jnp.uint8)
+    params = jax.eval_shape(trunk.init, jax.random.key(0), image)
+    assert set(params["params"]["PixelBlock_0"]) == {"RMSNorm_0", "RMSNorm_1", "Conv_0", "Dense_0", "Dense_1"}
+    assert _uses(trunk.apply, params, image)
+
+
+@pytest.mark.parametrize("kind", ["patch", "compact"])
+def test_networks_are_the_same_with_it(kind, monkeypatch):
+    if kind == "patch":
+        network, method = vha.PatchVHA(2, 34, 16, blocks=1), "decode_features"
+        like = jnp.zeros((1, 14, 8, 8, 34))
+        x = np.random.default_rng(0).normal(size=(2, 7, 6, 8)).astype(np.float32)
+    else:
+        network, method = compact.CompactPredictor(2, 16, width=8, blocks=1), None
+        x = like = np.random.default_rng(0).integers(0, 256, (2, 100, 130, 3)).astype(np.uint8)
+    params = jax.jit(network.init)(jax.random.key(0), like)
+    run = functools.partial(network.apply, method=method)
+    want = jax.jit(lambda p, x: run(p, x))(params, x)
+    monkeypatch.setattr(fast_block, "_LEAST", 0)
+    found = jax.jit(lambda p, x: run(p, x))(params, x)
+    assert _uses(run, params, x)
+    _close(found, want)
+    assert not np.array_equal(found, want)
