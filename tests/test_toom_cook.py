@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import signal
 
 from loco_jax.models import matmul_conv, toom_cook
@@ -51,19 +52,27 @@ def _close(found, want):
         ((1, 9, 6), (5, 3), ((0, 0), (0, 0))),
     ],
 )
-@pytest.mark.parametrize("tiles, size", [(240, 2**23), (4, 2**23), (4, 3000)])
-def test_equals_the_plain_convolution(monkeypatch, shape, kernel_size, padding, tiles, size):
-    """Also with few tiles at once, and with few channels."""
+def test_equals_the_plain_convolution(shape, kernel_size, padding):
+    x, kernel = _inputs(shape, kernel_size, 6, 5)
+    _close(jax.jit(toom_cook.conv, static_argnums=2)(x, kernel, padding), _plain(x, kernel, padding))
+
+
+@pytest.mark.parametrize("tiles, size", [(4, 2**23), (240, 3000), (4, 3000)])
+def test_a_part_at_a_time(monkeypatch, tiles, size):
+    """Few tiles at once, few channels at once, and both: 6 channels make 2 parts."""
     monkeypatch.setattr(toom_cook, "_TILES", tiles)
     monkeypatch.setattr(toom_cook, "_BYTES", size)
-    x, kernel = _inputs(shape, kernel_size, 6, 5)
-    _close(toom_cook.conv(x, kernel, padding), _plain(x, kernel, padding))
+    x, kernel = _inputs((2, 21, 7), (3, 3), 6, 5)
+    padding = ((1, 1), (1, 1))
+    compiled = jax.jit(lambda x, kernel: toom_cook.conv(x, kernel, padding))
+    assert "stablehlo.while" in compiled.lower(x, kernel).as_text()
+    _close(compiled(x, kernel), _plain(x, kernel, padding))
 
 
 @pytest.mark.parametrize("kernel_size", [(3, 3), (4, 4), (5, 5), (7, 1)])
 def test_rounding_with_many_channels(kernel_size):
     x, kernel = _inputs((1, 12, 12), kernel_size, 448, 4)
-    _close(toom_cook.conv(x, kernel), _plain(x, kernel, ((0, 0), (0, 0))))
+    _close(jax.jit(toom_cook.conv)(x, kernel), _plain(x, kernel, ((0, 0), (0, 0))))
 
 
 def test_other_kernels_are_refused():
@@ -121,8 +130,7 @@ def test_gradients_are_those_of_the_plain_convolution():
 def test_pictures_over_devices():
     """A batch split over devices stays split, and no device asks another for its pictures."""
     x, kernel = _inputs((jax.device_count(), *SHAPE[1:]), KERNEL, 48, 64)
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    split = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
     compiled = jax.jit(_convolve, out_shardings=split).lower(jax.device_put(x, split), kernel).compile()
     assert "all-gather" not in compiled.as_text()
     _close(compiled(jax.device_put(x, split), kernel), _plain(x, kernel, PADDING))

@@ -45,7 +45,7 @@ def pays(x_shape: Sequence[int], kernel_shape: Sequence[int], padding: Sequence[
     return tiles >= _FEWEST and _GAIN * tiles * back.shape[1] <= k * l * batch * H * W
 
 
-_FEWEST = 32  # tiles: below, transforming the kernel takes what is won
+_FEWEST = 100  # tiles: below, transforming the kernel takes what is won
 _GAIN = 1.5  # times fewer multiplications, from which on the transforms are paid for
 
 
