@@ -80,7 +80,7 @@ def test_other_kernels_are_refused():
         toom_cook.conv(jnp.zeros((1, 8, 8, 1)), jnp.zeros((2, 3, 1, 1)))
 
 
-# A convolution that is worth it, small: 7 x 40 tiles.
+# A convolution that is worth it, small: 3 x 40 tiles.
 SHAPE, KERNEL, PADDING = (1, 26, 40), (7, 1), ((3, 3), (0, 0))
 
 
