@@ -1,5 +1,6 @@
 """The published Code Predictor: from a picture to the code of its heatmaps (method section 4)."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -88,7 +89,9 @@ class Head(nn.Module):
         for i, (features, (doubles, padding)) in enumerate(zip((1024, 512, 256), PLANS[self.level])):
             # Of a transposed convolution with stride 2, an output sees but a quarter of the kernel.
             init = nn.initializers.variance_scaling(8.0 if doubles else 2.0, "fan_in", "truncated_normal")
-            conv = nn.ConvTranspose if doubles else nn.Conv
+            conv = (
+                nn.ConvTranspose if doubles else functools.partial(nn.Conv, conv_general_dilated=matmul_conv.convolve)
+            )
             columns = x.shape[2]
             if doubles:
                 x = matmul_conv.pad_few(x)
