@@ -145,5 +145,7 @@ def check_config(config: ConfigDict) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")
+    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task == "refiner"):
+        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if config.data.validation_split not in ("validation", "test"):
         raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")
