@@ -4,11 +4,12 @@
 #   launch/local.sh [--dry-run] N [-- arguments of loco_jax.main]
 #
 # When one fails the others end; SIGTERM and Ctrl-C are passed on once, so that a checkpoint is saved. PYTHON names the
-# interpreter, DEVICES how many devices each process simulates (1), GRACE the seconds to end in after a failure (10).
+# interpreter, PORT that of the first process (any free one), DEVICES how many devices each process
+# simulates (1), GRACE the seconds to end in after a failure (10).
 set -euo pipefail
 
 usage() {
-  sed -n '2,7s/^# \{0,1\}//p' "$0"
+  sed -n '2,8s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -31,9 +32,10 @@ fi
 python=${PYTHON:-python}
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
+port=${PORT:-}
 if $dry; then
-  port=PORT
-else
+  port=${PORT:-PORT}
+elif [ -z "$port" ]; then
   port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fi
 
