@@ -190,7 +190,8 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
 
 
 def _folder(workdir: str) -> epath.Path:
-    return epath.Path(workdir).expanduser().absolute() / "checkpoints"
+    path = epath.Path(workdir).expanduser()
+    return (path if "://" in str(path) else path.absolute()) / "checkpoints"
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

@@ -424,8 +424,12 @@ class _Log:
         self._curves.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        if "://" in str(self._path):  # buckets cannot append
+            self._path.write_text((self._path.read_text() if self._path.exists() else "") + line)
+        else:
+            with self._path.open("a") as file:
+                file.write(line)
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, step)
         self._curves.flush()

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import pytest
 import yaml
 
-from loco_jax import distributed, tasks, train
+from loco_jax import checkpoints, distributed, tasks, train
 from loco_jax.data import streams
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
@@ -284,3 +284,7 @@ def test_launchers_are_known(environment, joins, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert distributed.initialize() == joins == bool(asked)
+
+
+def test_workdirs_in_buckets_stay_there():
+    assert str(checkpoints._folder("gs://bucket/run")) == "gs://bucket/run/checkpoints"
