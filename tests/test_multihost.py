@@ -236,9 +236,7 @@ def test_dry_runs_say_what_they_would_do():
     said = dry_run("jobset.sh", "--config=a", "--config.vha=it's", IMAGE="image", NODES="3", GPUS="4")
     (workers,) = yaml.safe_load(said)["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
-    assert job["completions"] == job["parallelism"] == 3 and "$" not in said.replace(
-        "$JOB_COMPLETION_INDEX", ""
-    ).replace('"$@"', "")
+    assert job["completions"] == job["parallelism"] == 3 and "${" not in said
     command = job["template"]["spec"]["containers"][0]["command"]
     assert command[3:] == ["main", "--config=a", "--config.vha=it's"] and "--num_processes=3" in command[2]
 
