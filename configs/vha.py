@@ -65,6 +65,10 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data.augment = False  # colours, scale and flips, of JTA's training pictures
     c.data.workers = 0  # processes that decode JTA's pictures; 0 for threads of this one
 
+    # Of several devices, so many share each frame's rows in training, for volumes too large for one; 1 for none.
+    c.mesh = ConfigDict()
+    c.mesh.rows = 1
+
     c.optimizer = ConfigDict()
     c.optimizer.name = "muon" if patch else "adam"
     c.optimizer.learning_rate = 0.02 if patch else 1e-4

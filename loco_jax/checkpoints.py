@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
-    "quiet", "data.dir", "data.workers", "refiner", "refine.least_joints", "refine.least_stray",
+    "quiet", "mesh.rows", "data.dir", "data.workers", "refiner", "refine.least_joints", "refine.least_stray",
 )  # fmt: skip
 # What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
 TRAINING_FIELDS = (
@@ -190,7 +190,8 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
 
 
 def _folder(workdir: str) -> epath.Path:
-    return epath.Path(workdir).expanduser().absolute() / "checkpoints"
+    path = epath.Path(workdir).expanduser()
+    return (path if "://" in str(path) else path.absolute()) / "checkpoints"
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

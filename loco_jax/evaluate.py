@@ -11,19 +11,24 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, progress, tasks, weights
+from loco_jax import checkpoints, distributed, progress, tasks, weights
 from loco_jax.data import streams
 from loco_jax.tasks import Task
 
 
 class Evaluator:
-    """Scores parameters on one split, batch by batch over all devices; compiled once, at the first run."""
+    """Scores parameters on one split, batch by batch over all devices; compiled once, at the first run.
+
+    Each process scores the frames of its own devices; what they found is put together in all of them.
+    """
 
     def __init__(self, task: Task, config: ConfigDict, mesh: Mesh, split: str, thorough: bool = False):
         self._task, self._config, self._split_name, self._thorough = task, config, split, thorough
         self._sharding = NamedSharding(mesh, PartitionSpec("batch"))
         self._batch_size = mesh.size
         self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._part, self._parts = distributed.share(mesh)
+        self._agree = distributed.Agreement(mesh)
 
         def predict(params, frames, number):
             # Each device takes its own frames; peaks are found without any talk between devices.
@@ -32,7 +37,7 @@ class Evaluator:
             return task.predict(params, frames, key, thorough)
 
         self._compiled = None
-        self.example = None  # the first batch of frames, NumPy arrays
+        self.example = None  # the first batch of frames of this process, NumPy arrays
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
             jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
@@ -49,33 +54,36 @@ class Evaluator:
 
         Into the folder `pictures`, if given, goes a picture of each of the first `config.pictures` frames.
         """
-        records, drawn = [], 0
+        records = []
         batches = streams.evaluation_batches(
             self._config, self._split_name, self._batch_size, num_frames, self._sharding
         )
-        bar = progress.bar(num_frames, "frame", self._config.quiet, desc=self._split_name, leave=False)
+        quiet = self._config.quiet or not distributed.is_first()
+        bar = progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False)
         with bar:
             for number, (frames, real) in enumerate(batches):
-                if should_stop():
+                if self._agree(should_stop()):
                     return None
-                number = jax.device_put(np.int32(number), self._replicated)
+                first = number * self._batch_size + self._part * len(real)
+                number = distributed.put(np.int32(number), self._replicated)
                 if self._compiled is None:
                     self._compiled = self._predict.lower(params, frames, number).compile()
-                predicted, frames = jax.device_get((self._compiled(params, frames, number), frames))
+                predicted, frames = distributed.get((self._compiled(params, frames, number), frames))
                 self.example = frames if self.example is None else self.example
                 scored = self._task.score(predicted, frames)
                 for index, record in enumerate(scored):
                     if not real[index]:
                         continue
-                    records.append(record)
-                    if pictures is not None and drawn < self._config.pictures:
-                        title = f"{self._split_name} frame {drawn}"
+                    frame = first + index
+                    records.append((frame, record))
+                    if pictures is not None and frame < self._config.pictures:
+                        title = f"{self._split_name} frame {frame}"
                         figure = self._task.picture(predicted, frames, index, title)
-                        with (pictures / f"frame_{drawn}.png").open("wb") as file:
+                        with (pictures / f"frame_{frame}.png").open("wb") as file:
                             figure.savefig(file, format="png")
-                        drawn += 1
-                bar.update(int(real.sum()))
-        return self._task.summary(records)
+                bar.update(int(real.sum()) * self._parts)
+        ordered = sorted(distributed.gather(records), key=lambda numbered: numbered[0])
+        return self._task.summary([record for _, record in ordered])
 
 
 def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> dict[str, Any]:
@@ -88,7 +96,10 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     folder = epath.Path(workdir).expanduser()
     config = config if source else checkpoints.as_trained(workdir, config)
     check_config(config)
-    mesh, task = streams.make_mesh(config.data.batch_size), tasks.create(config)
+    say = distributed.only_first(say)
+    # One process uses as many devices as in training; of several, each has something to do whatever the batch.
+    most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
+    mesh, task = distributed.make_mesh(most), tasks.create(config)
     like = jax.eval_shape(task.init, jax.random.key(config.seed))
     if source:
         whose = {"weights": source}
@@ -99,7 +110,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
         with checkpoints.Checkpoints(workdir, read_only=True) as saved:
             step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
         whose = {"step": step}
-    params = jax.device_put(task.for_evaluation(params), NamedSharding(mesh, PartitionSpec()))
+    params = distributed.put(task.for_evaluation(params), NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
     name, value = next(iter(whose.items()))
     say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the test split")
@@ -109,8 +120,10 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     summary = evaluator.run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
     summary = {"data": f"{data}, test split", **whose, **summary}
-    device = jax.devices()[0]
-    if seconds := task.stage_seconds(*jax.device_put((params, evaluator.example), device)):
+    if not distributed.is_first():
+        return summary
+    device = jax.local_devices()[0]
+    if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
     write_results(out, summary, task.table(summary))
     say(task.table(summary))
@@ -132,5 +145,7 @@ def check_config(config: ConfigDict) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")
+    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task == "refiner"):
+        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if config.data.validation_split not in ("validation", "test"):
         raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")

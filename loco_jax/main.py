@@ -15,18 +15,26 @@ _MODE = flags.DEFINE_enum(
 _WEIGHTS = flags.DEFINE_string(
     "weights", "", 'With --mode=eval, score these: a run\'s folder, a file of weights, or "released".'
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", 'Of several processes that compute as one: HOST:PORT of the first, or "auto" to ask the cluster.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", lower_bound=0)
 flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    from loco_jax import checkpoints, compilation, evaluate, train  # after the flags, so that --help is quick
+    import jax  # after the flags, so that --help is quick
+
+    from loco_jax import checkpoints, compilation, distributed, evaluate, train
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
         logging.set_verbosity(logging.ERROR)
     compilation.use_cache()
     try:
+        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         config = _CONFIG.value
         workdir = _WORKDIR.value or f"runs/{config.name}"
         if _MODE.value == "eval":
@@ -37,6 +45,13 @@ def main(argv: list[str]) -> None:
             train.train(config, workdir)
     except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:
         sys.exit(f"loco_jax: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        sys.exit(
+            f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
+            "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
+        )
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
         sys.exit(130)
 

@@ -1,6 +1,7 @@
 """The one training loop, for any task."""
 
 import collections
+import contextlib
 import functools
 import json
 import math
@@ -20,7 +21,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, draw, evaluate, progress, tasks
+from loco_jax import checkpoints, distributed, draw, evaluate, progress, tasks
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -196,14 +197,16 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     """
     started = time.monotonic()
     evaluate.check_config(config)
-    mesh = streams.make_mesh(config.data.batch_size)
+    say = distributed.only_first(say)
+    mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     task, optimizer = tasks.create(config), make_optimizer(config)
     checkpoints.check(workdir, config)
     if not checkpoints.exist(workdir):
         task.check_sources()
     source = streams.training_stream(config, split)
-    checkpoints.claim(workdir, config)
+    if distributed.is_first():
+        checkpoints.claim(workdir, config)
     folder = epath.Path(workdir).expanduser()
 
     step_fn = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
@@ -212,7 +215,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
 
     with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
         state = init_state(task, optimizer, config, frames_like, pretrained=saved.latest is None)
-        state = jax.device_put(state, replicated)
+        state = distributed.put_first(state, replicated)
         if saved.latest is not None:
             step, state, position = saved.restore(state)
             source.set_state(position["data"])
@@ -226,12 +229,13 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 f"Using {mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
-        (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
+        if distributed.is_first():
+            (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
         do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
         for line in _cost(do_step, config):
             say(line)
         drain = jax.jit(_drain, donate_argnums=0, out_shardings=replicated).lower(state).compile()
-        evaluator = evaluate.Evaluator(task, config, mesh, config.data.validation_split)
+        evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
 
         def save() -> None:
             _check_finite(state, saved, folder)
@@ -241,8 +245,10 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         def out_of_time() -> bool:
             return 0 < config.max_minutes < (time.monotonic() - started) / 60
 
-        summary, stop, log = {}, _StopSignal(), _Log(folder, step)
-        bar = progress.bar(config.steps, "step", config.quiet, initial=step, dynamic_ncols=True)
+        summary, stop, log = {}, _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
+        agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
+        quiet = config.quiet or not distributed.is_first()
+        bar = progress.bar(config.steps, "step", quiet, initial=step, dynamic_ncols=True)
         since, logged_step, ahead = time.monotonic(), step, collections.deque()
         waited, told = 0.0, False
         with log, stop, bar, jax.transfer_guard("disallow"):
@@ -282,7 +288,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
                         do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
-                stopping = stop.requested or out_of_time()
+                stopping = agree(stop.requested or out_of_time())
                 if last or step % config.checkpoint_every == 0 or stopping:
                     save()
                 if stopping:
@@ -300,7 +306,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             saved.wait()
         log.draw()
         if step < config.steps:
-            why = stop.name or f"config.max_minutes={config.max_minutes}"
+            why = stop.name or (f"config.max_minutes={config.max_minutes}" if out_of_time() else "another process")
             say(f"{folder}: stopped by {why} at step {step}, which is saved; the same command goes on from there")
         else:
             say(f"{folder}: {step} steps done")
@@ -388,6 +394,16 @@ class _StopSignal:
         signal.signal(number, self._old[number])
 
 
+class _NoLog(contextlib.nullcontext):
+    """The log of those processes that write none."""
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        pass
+
+    def draw(self) -> None:
+        pass
+
+
 class _Log:
     """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it.
 
@@ -408,8 +424,12 @@ class _Log:
         self._curves.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        if "://" in str(self._path):  # buckets cannot append
+            self._path.write_text((self._path.read_text() if self._path.exists() else "") + line)
+        else:
+            with self._path.open("a") as file:
+                file.write(line)
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, step)
         self._curves.flush()

@@ -4,9 +4,11 @@ What `about` says: `kind` is one of vha, refiner, code_predictor, inception, or 
 file also has the `config` that builds it.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -54,7 +56,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = epath.Path(path).expanduser()
     try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+        with _on_disk(path) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
             tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
@@ -72,6 +74,18 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
             "python -m loco_jax.torch_weights"
         )
     return traverse_util.unflatten_dict(tensors, sep="/"), about
+
+
+@contextlib.contextmanager
+def _on_disk(path: epath.Path) -> Iterator[str]:
+    """A file's name on this machine's disk: its own, or of a copy of one in a bucket."""
+    if "://" not in os.fspath(path):
+        yield os.fspath(path)
+        return
+    with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
+        copy.write(path.read_bytes())
+        copy.flush()
+        yield copy.name
 
 
 def read(kind: str, source: str, like: Any) -> Any:

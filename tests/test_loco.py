@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import tasks, train, weights
+from loco_jax import distributed, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
 
@@ -26,7 +26,7 @@ def _config():
 
 @functools.lru_cache
 def _batch():
-    sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     return next(streams.CrowdStream(streams.crowd_of(_config()), "validation", 1, sharding, pictures=True))
 
 
@@ -116,7 +116,7 @@ def test_training_changes_the_predictor_and_nothing_else(source, jta_with_pictur
     task, state, step = _training()
     batch = _batch()
     if source == "jta":
-        sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+        sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
         batch = next(streams.training_stream(_jta(jta_with_pictures[0]), sharding))
         assert batch.present.any()
     released, _ = weights.load(weights.path_of("released"))
@@ -144,7 +144,7 @@ def test_training_changes_the_predictor_and_nothing_else(source, jta_with_pictur
 def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
     config = _jta(jta_with_pictures[0])
     config.volume.image_size = (240, 480)
-    sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     with pytest.raises(ValueError, match="270 x 480 .* config.volume.image_size"):
         streams.training_stream(config, sharding)
 

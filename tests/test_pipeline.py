@@ -126,6 +126,18 @@ def test_shards_are_disjoint_and_complete(marked, process_count):
         assert len(set(sum(parts, []))) == 360
 
 
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_parts_behind_each_other_are_the_batches_of_one_process(marked, process_count):
+    """Of 360 frames, 24 a batch over all: the next epochs, in other orders, too."""
+    one = pipeline.read_jta(marked, "train", 24, 1, seed=5)
+    parts = [
+        pipeline.read_jta(marked, "train", 24 // process_count, 1, seed=5, process_index=i, process_count=process_count)
+        for i in range(process_count)
+    ]
+    for _ in range(2 * 360 // 24 + 1):
+        assert sum((marks(next(part)) for part in parts), []) == marks(next(one))
+
+
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 200])
 @pytest.mark.parametrize("part, count", [("test", 180), ("test[:31]", 31)])

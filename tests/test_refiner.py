@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import refiner as refiner_config
-from loco_jax import tasks, train
+from loco_jax import distributed, tasks, train
 from loco_jax.data import streams
 from loco_jax.models import refiner as network
 from loco_jax.tasks import refiner
@@ -20,7 +20,7 @@ def _setting():
     config = refiner_config.get_config("scale=demo")
     config.steps = 150
     config.optimizer.warmup = 20
-    sharding = NamedSharding(streams.make_mesh(1), PartitionSpec("batch"))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     stream = streams.CrowdStream(streams.crowd_of(config), "train", config.data.batch_size, sharding)
     return config, tasks.create(config), next(stream)
 

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
 from configs import vha as vha_config
-from loco_jax import checkpoints, evaluate, tasks, train
+from loco_jax import checkpoints, distributed, evaluate, tasks, train
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
@@ -615,7 +615,7 @@ def test_evaluation_leaves_a_save_under_way_alone(toy, tmp_path):
 @pytest.mark.parametrize("num_frames, wanted", [(1, 1), (7, 7), (90, 90), (200, 90)])
 def test_evaluation_reads_each_frame_of_jta_once(toy, small_jta, num_frames, wanted):
     config = tiny(data={"source": "jta", "dir": str(small_jta), "max_people": 4})
-    evaluator = evaluate.Evaluator(Mean(), config, streams.make_mesh(1), "test")
+    evaluator = evaluate.Evaluator(Mean(), config, distributed.make_mesh(1), "test")
     summary = evaluator.run({"w": jnp.zeros((14, 3))}, num_frames)
     marks = 2 + np.array([i * 90 // wanted for i in range(wanted)]) / 100  # evenly spread
     np.testing.assert_allclose(summary["marks"], marks, rtol=1e-6)
@@ -762,7 +762,7 @@ DEVICES = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh
-from loco_jax import tasks, train
+from loco_jax import distributed, tasks, train
 from loco_jax.data import streams
 from tests import test_train
 from tests.test_train import Mean, pathlib, saved_state, several_devices
@@ -776,7 +776,7 @@ train.train(several_devices(6), folder / "six", print)
 tasks.create = create
 for count in (8, 1):
     if count == 1:
-        streams.make_mesh = lambda size: Mesh(np.array(jax.devices()[:1]), ("batch",))
+        distributed.make_mesh = lambda size, rows=1: Mesh(np.array(jax.devices()[:1]), ("batch",))
     summary = train.train(several_devices(8), folder / str(count), print)
     (folder / f"{count}.json").write_text(json.dumps(summary))
     np.savez(folder / f"{count}.npz", **saved_state(folder / str(count), 3))

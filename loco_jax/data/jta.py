@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
+from etils import epath
 from PIL import Image
 
 from loco_jax import camera as cameras
@@ -900,10 +901,10 @@ def describe(data_dir: os.PathLike, pictures: bool = False) -> Prepared:
     return _describe_prepared(_find_prepared(data_dir, pictures), reused=True)
 
 
-def _find_prepared(data_dir: os.PathLike, pictures: bool) -> pathlib.Path:
-    target = _folder(pathlib.Path(data_dir).expanduser(), "frames" if pictures else "poses")
+def _find_prepared(data_dir: os.PathLike, pictures: bool) -> epath.Path:
+    target = _folder(epath.Path(data_dir).expanduser(), "frames" if pictures else "poses")
     if not pictures and not _is_prepared(target):
-        with_pictures = _folder(pathlib.Path(data_dir).expanduser(), "frames")
+        with_pictures = _folder(epath.Path(data_dir).expanduser(), "frames")
         target = with_pictures if _is_prepared(with_pictures) else target
     if not _is_prepared(target):
         command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
@@ -916,7 +917,7 @@ def resolve_camera(jta_dir: os.PathLike, camera: Camera | None) -> Camera:
     return read_camera(jta_dir) if camera is None else check_camera(camera)
 
 
-def _folder(data_dir: pathlib.Path, config: str) -> pathlib.Path:
+def _folder(data_dir: epath.Path, config: str) -> epath.Path:
     return data_dir / "jta" / config / VERSION
 
 

@@ -57,7 +57,8 @@ def read_jta(
       shuffle: otherwise by sequence and frame.
       repeat: for training; otherwise one pass.
       max_frames: take only this many frames, evenly spread over the split.
-      process_index, process_count: which part of each epoch is for this process; the parts are disjoint.
+      process_index, process_count: which part of each epoch is for this process. The parts are disjoint; those of
+        all processes behind each other are the batch of a single one, whatever their number.
       num_workers: processes that read ahead; with 0, threads of this one do.
       pictures: with them, decoded to `[B, height, width, 3]` uint8.
       augment: change them, see `augment`; the same element of the same epoch always in the same way.
@@ -89,11 +90,12 @@ def read_jta(
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
-    # The same number of frames for everyone, so that no process is an epoch ahead of another.
-    dataset = dataset[process_index : len(source) - len(source) % process_count : process_count]
     if augment:
         dataset = dataset.random_map(augmentation.augment)
     dataset = dataset.batch(batch_size, drop_remainder=True)
+    # The same number for everyone, so that no process is an epoch ahead of another. And in turns: together they have
+    # the batches that one process would have.
+    dataset = dataset[process_index : len(dataset) - len(dataset) % process_count : process_count]
     if repeat:
         dataset = dataset.repeat()  # every epoch with another seed, for the order and for the pictures' changes
     picture = decode(records[0]).nbytes if pictures else 0

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import camera as cameras
-from loco_jax import skeleton
+from loco_jax import distributed, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import pipeline, render
@@ -24,13 +24,6 @@ from loco_jax.data.frames import Frames
 from loco_jax.volume import Volume
 
 _PICTURES_AT_ONCE = 4  # of a batch of the crowd, off the CPU
-
-
-def make_mesh(batch_size: int) -> Mesh:
-    """Devices in a row over the batch: all of them, or as many as can share it evenly."""
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return Mesh(np.array(devices[:count]), ("batch",))
 
 
 def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
@@ -93,7 +86,7 @@ class CrowdStream:
     def __next__(self) -> Frames:
         index = self._first + self._batches * self._batch_size
         self._batches += 1
-        return self._make(jax.device_put(np.int32(index % 2**31), self._place))
+        return self._make(distributed.put(np.int32(index % 2**31), self._place))
 
     def get_state(self) -> dict[str, Any]:
         return {"batches": self._batches}
@@ -103,11 +96,16 @@ class CrowdStream:
 
 
 class JtaStream:
-    """Endless batches of a prepared JTA, shuffled."""
+    """Endless batches of a prepared JTA, shuffled; each process reads its share of them."""
 
     def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
-        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), reader.first())
+        _, parts = distributed.share(sharding.mesh)
+
+        def like(x):
+            return jax.ShapeDtypeStruct((parts * x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding)
+
+        self._like = jax.tree.map(like, reader.first())
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
@@ -117,7 +115,7 @@ class JtaStream:
         return self
 
     def __next__(self) -> Frames:
-        return jax.device_put(next(self._reader), self._sharding)
+        return distributed.put(next(self._reader), self._sharding)
 
     def get_state(self) -> dict[str, Any]:
         return self._reader.get_state()
@@ -133,8 +131,16 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
         # Each seed begins a million scenes after the one before.
         return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, config.seed * 2**20, c.pictures)
     _check_jta_camera(config, c.train_split)
+    part, parts = distributed.share(sharding.mesh)
     reader = pipeline.read_jta(
-        c.dir, c.train_split, c.batch_size, c.max_people, seed=config.seed, **_reading(config, augment=c.augment)
+        c.dir,
+        c.train_split,
+        c.batch_size // parts,
+        c.max_people,
+        seed=config.seed,
+        process_index=part,
+        process_count=parts,
+        **_reading(config, augment=c.augment),
     )
     return JtaStream(reader, sharding)
 
@@ -144,26 +150,31 @@ def evaluation_batches(
 ) -> Iterator[tuple[Frames, np.ndarray]]:
     """`num_frames` of a split ("validation" or "test"), each once: the crowd's first, JTA's evenly spread, at most all.
 
-    Yields batches and which of their frames count `[B]`, bool: the last batch may be longer than needed.
+    Yields batches and which of their frames count, bool, of this process's share of a batch: the last batch may be
+    longer than needed.
     """
+    part, parts = distributed.share(sharding.mesh)
+    mine = batch_size // parts
     if _source(config) == "crowd":
         stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
         for start in range(0, num_frames, batch_size):
-            yield next(stream), np.arange(start, start + batch_size) < num_frames
+            yield next(stream), start + part * mine + np.arange(mine) < num_frames
         return
     _check_jta_camera(config, split)
     c = config.data
     for frames in pipeline.read_jta(
         c.dir,
         split,
-        batch_size,
+        mine,
         c.max_people,
+        process_index=part,
+        process_count=parts,
         shuffle=False,
         repeat=False,
         max_frames=num_frames,
         **_reading(config),
     ):
-        yield jax.device_put(frames, sharding), pipeline.is_real(frames)
+        yield distributed.put(frames, sharding), pipeline.is_real(frames)
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:

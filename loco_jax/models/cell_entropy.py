@@ -76,8 +76,13 @@ def at_once(params, x, voxels, present, network, shape, sigma, subvoxel, positiv
     """`sum_entropy` by way of the volumes."""
     cell, options = 2**network.level, {"sigma": sigma, "subvoxel": subvoxel, "dtype": network.dtype}
     render = functools.partial(heatmaps.render_cells, shape=shape, cell=cell, **options)
-    target = jax.vmap(render)(voxels, present).astype(jnp.float32)
-    logits = network.head.apply({"params": params}, x).astype(jnp.float32)
+    return of_targets(network, {"params": params}, x, jax.vmap(render)(voxels, present), positive_weight)
+
+
+def of_targets(network, params, x, target, positive_weight):
+    """The sum of the cross-entropy of the head's logits of `x` with `target`, both in cells."""
+    target = target.astype(jnp.float32)
+    logits = network.head.apply(params, x).astype(jnp.float32)
     entropy = nn.softplus(logits) - logits * target
     if positive_weight:
         entropy = entropy * (1 + positive_weight * target)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import cell_entropy, fast_encode, vha
+from loco_jax.models import by_rows, cell_entropy, fast_encode, vha
 from loco_jax.tasks import Task
 from loco_jax.volume import Volume
 
@@ -120,8 +120,7 @@ class VhaTask(Task):
             # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
-        render = functools.partial(self.render, sigma=self.sigmas[stage])
-        target = jax.vmap(render)(voxels_BxPxJx3, present_BxPxJ).astype(jnp.float32)
+        target = self._render_batch(voxels_BxPxJx3, present_BxPxJ, self.sigmas[stage]).astype(jnp.float32)
         found = self.network.apply(params, noisy, target.shape[2:4], method="decode")
         error = jnp.square(found.astype(jnp.float32) - target)
         if self.positive_weight:
@@ -133,6 +132,8 @@ class VhaTask(Task):
     ) -> jax.Array:
         """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
         options = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
+        if by_rows.count() > 1:
+            return by_rows.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **options)
         encode = functools.partial(fast_encode.encode_joints, self.network, **options)
         return _on_each_device(encode, params, voxels_BxPxJx3, present_BxPxJ)
 
@@ -151,7 +152,10 @@ class VhaTask(Task):
         def sums(*arguments):
             return cell_entropy.sum_entropy(self.network, *arguments, **options)[None]
 
-        entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
+        if by_rows.count() > 1:
+            entropy = by_rows.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
+        else:
+            entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
         return jnp.sum(entropy) / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
 
@@ -198,6 +202,12 @@ class VhaTask(Task):
         subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
         return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
+
+    def _render_batch(self, voxels_BxPxJx3, present_BxPxJ, sigma):
+        if by_rows.count() == 1:
+            return jax.vmap(functools.partial(self.render, sigma=sigma))(voxels_BxPxJx3, present_BxPxJ)
+        options = {"sigma": sigma, "subvoxel": self.subvoxel, "dtype": self.network.dtype}
+        return by_rows.render(self.network, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""

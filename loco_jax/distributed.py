@@ -1,0 +1,192 @@
+"""Several processes, on one machine or many, that compute as one: JAX's own runtime, and what the loops need of it.
+
+Every process runs the same program on its own devices. What lies on all devices together is one global array; only the
+first process writes. In a run of one process all of this does nothing.
+"""
+
+import collections
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
+_SILENT_SECONDS = 30  # without a heartbeat, and a process counts as dead
+# Of launchers that start several processes: how many, and what else JAX looks at.
+_LAUNCHERS = {
+    "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
+
+
+def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> bool:
+    """Joins the other processes, before anything is computed; returns whether there may be some.
+
+    With `coordinator`, HOST:PORT of the first process, the other two are needed as well. Without, several tasks of one
+    step of SLURM or Open MPI, and workers that Google's environment variables tell of, find each other; elsewhere
+    there is but this process, and nothing is done. With `coordinator="auto"` JAX looks for itself (`jax.distributed`:
+    Cloud TPU's metadata, and Kubernetes' server if its package is installed), which takes a while where there is none.
+
+    Raises ValueError for arguments that do not go together.
+    """
+    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    counts = num_processes is not None, process_id is not None
+    if (coordinator == AUTO and any(counts)) or (
+        coordinator != AUTO and any(counts) and not (coordinator and all(counts))
+    ):
+        have = ", ".join(f"{name}={value}" for name, value in given.items() if value not in ("", None))
+        raise ValueError(
+            f"{have}: give all of --coordinator=HOST:PORT, --num_processes and --process_id, or --coordinator=auto "
+            "alone, or none of them"
+        )
+    explicit = {}
+    if coordinator and coordinator != AUTO:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and all(counts)):
+            raise ValueError(
+                f"--coordinator={coordinator}: want HOST:PORT of the first process, with --num_processes and "
+                "--process_id; or auto"
+            )
+        if not 0 <= process_id < num_processes:
+            raise ValueError(f"--process_id={process_id} is not one of 0 to --num_processes - 1 = {num_processes - 1}")
+        explicit = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+            "cluster_detection_method": "deactivate",  # what the launcher says does not count
+        }
+    elif not (coordinator or _is_launched(os.environ)):
+        return False
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=_SILENT_SECONDS)
+    return True
+
+
+def _is_launched(environment) -> bool:
+    """Whether a launcher has set what JAX finds several processes by, without asking any server."""
+    for count, others in _LAUNCHERS.items():
+        if environment.get(count, "1") != "1" and all(name in environment for name in others):
+            return True
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def only_first(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` in the first process, silence in the others."""
+    return say if is_first() else lambda text: None
+
+
+def make_mesh(batch_size: int, rows: int = 1) -> Mesh:
+    """Devices as ("batch",), or as ("batch", "rows") where `rows` of them share each frame's rows.
+
+    All devices, or as many of each process as can share the batch evenly. A process's devices are neighbours. Raises
+    ValueError if no number of devices will do.
+    """
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
+    processes = jax.process_count()
+    of_process = np.array(devices).reshape(processes, -1)
+    counts = [
+        count
+        for count in range(1, of_process.shape[1] + 1)
+        if processes * count % rows == 0
+        and batch_size % (processes * count // rows) == 0
+        and (rows % count == 0 or count % rows == 0)
+    ]
+    if not counts:
+        raise ValueError(
+            f"config.data.batch_size={batch_size} with config.mesh.rows={rows} cannot be shared by {processes} "
+            f"processes of {of_process.shape[1]} devices: want rows that divide the number of devices, and a batch "
+            "that is a multiple of processes / rows"
+        )
+    grid = of_process[:, : max(counts)].reshape(-1, rows)
+    return Mesh(grid[:, 0], ("batch",)) if rows == 1 else Mesh(grid, ("batch", "rows"))
+
+
+def in_a_row(mesh: Mesh) -> Mesh:
+    """The same devices, each with frames of its own."""
+    return Mesh(mesh.devices.reshape(-1), ("batch",))
+
+
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of a batch this process's devices hold, and of how many: (0, 1) is all of it."""
+    places = mesh.devices.reshape(mesh.shape["batch"], -1)
+    mine = [i for i, some in enumerate(places) if any(d.process_index == jax.process_index() for d in some)]
+    return mine[0] // len(mine), len(places) // len(mine)
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Global arrays: of what is replicated each process gives all, of what is split over the batch its `share`."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1
+
+    def one(x):
+        x = np.asarray(x)
+        return _from_local(sharding, x, (x.shape[0] * count, *x.shape[1:]) if count > 1 else x.shape)
+
+    return jax.tree.map(one, tree)
+
+
+def _from_local(sharding, x, shape):
+    with jax.transfer_guard("allow"):  # it was asked for, whatever guard the training loop is under
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+
+
+def put_first(tree: Any, sharding: NamedSharding) -> Any:
+    """What the first process has, replicated to all."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return put(multihost_utils.broadcast_one_to_all(jax.device_get(tree)), sharding)
+
+
+def get(tree: Any) -> Any:
+    """NumPy arrays of this process's `share` of global arrays that are split over the batch."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def one(x):
+        # Replicas of the same frames count once.
+        parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(one, tree)
+
+
+def gather(items: list[Any]) -> list[Any]:
+    """The items of all processes, in every process, those of the first process first."""
+    if jax.process_count() == 1:
+        return items
+    data = np.frombuffer(pickle.dumps(items), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = multihost_utils.process_allgather(np.pad(data, (0, int(max(sizes)) - len(data))))
+    return [item for size, some in zip(sizes, padded) for item in pickle.loads(some[:size].tobytes())]
+
+
+class Agreement:
+    """Tells every process, at the same call, whether any process said yes `delay` calls before.
+
+    With a delay nobody waits: the devices add up the answers meanwhile.
+    """
+
+    def __init__(self, mesh: Mesh, delay: int = 0):
+        self._delay, self._asked = delay, collections.deque()
+        self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._mine = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(self, yes: bool) -> bool:
+        if jax.process_count() == 1:
+            return yes
+        answers = _from_local(self._split, np.full(self._mine, yes), (self._split.mesh.size,))
+        self._asked.append(self._any(answers))
+        return len(self._asked) > self._delay and bool(jax.device_get(self._asked.popleft()))
