@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from loco_jax import peaks
@@ -30,6 +31,7 @@ MAX_BLOCKS = 1024
 CHUNK = 128  # blocks at a time
 KERNEL, REACH = 5, 2  # of the published network's layers
 _TILES = 32  # at a time
+_CENTRES = 128  # of cells that cannot reach the threshold
 
 
 def pays(network: nn.Module, size: tuple[int, int]) -> bool:
@@ -206,7 +208,7 @@ def _may_reach(last, size, threshold):
     are the most, all have about the same features: the median.
     """
     some = last.features[REACH:-REACH, REACH:-REACH].reshape(-1, last.features.shape[-1])
-    centre_C = jnp.median(some[:: len(some) // 128 + 1], axis=0)
+    centre_C = jnp.median(_sample(some, 128), axis=0)
     norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3)))
     empty_D = last.bias + jnp.sum(last.kernel, axis=(1, 2)) @ centre_C
     rounding_D = 1e-5 * (jnp.abs(last.bias) + KERNEL * jnp.linalg.norm(centre_C) * norm_D)
@@ -288,7 +290,8 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
 
     The last layer is linear. So for a cell whose hidden vector is at a distance from some point, its logits are at most
     those of the point and that distance times the norms of the layer's columns (Cauchy and Schwarz): within a radius
-    none of them reaches the threshold. Around the mean of all cells, which is that of empty ones, this holds for most.
+    none of them reaches the threshold. Around the mean of all cells, which is that of empty ones, this holds for most;
+    of the others most are so near to another cell, one of a sample.
     """
     cell, joints = 2**network.level, network.num_joints
 
@@ -296,27 +299,51 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
         return network.apply(params, features, method=lambda net, x: net.to_logits(x, only_hidden))
 
     flat = features_dxhxwxC.reshape(-1, features_dxhxwxC.shape[-1])
-    centre = jnp.mean(head(flat[:: len(flat) // 4096 + 1], only_hidden=True), axis=0)
     last = params["params"]["to_logits"]["Dense_1"]
-    room = jax.scipy.special.logit(threshold) - (centre @ last["kernel"] + last["bias"])
-    norms = jnp.linalg.norm(last["kernel"], axis=0)
-    rounding = 1e-3 + 1e-5 * jnp.linalg.norm(centre) * norms
-    radius = jnp.min((room - rounding) / norms)
+    norm_V = jnp.linalg.norm(last["kernel"], axis=0)
+    sample_KxH = head(_sample(flat, 4096), only_hidden=True)
 
-    def near(layer):
-        return jnp.linalg.norm(head(layer, only_hidden=True) - centre, axis=-1) * (1 + 1e-5) < radius
+    def around(centre_KxH):
+        """Whether hidden vectors are so near to a centre that they cannot reach the threshold."""
+        square_K = jnp.sum(jnp.square(centre_KxH), axis=-1)
+        room_KxV = jax.scipy.special.logit(threshold) - (centre_KxH @ last["kernel"] + last["bias"])
+        rounding_KxV = 1e-3 + 1e-5 * jnp.sqrt(square_K)[:, None] * norm_V
+        radius_K = jnp.min((room_KxV - rounding_KxV) / norm_V, axis=-1)
 
-    far_N = ~lax.map(near, features_dxhxwxC).reshape(-1)
+        def near(hidden):
+            square = jnp.sum(jnp.square(hidden), axis=-1, keepdims=True) + square_K
+            rounding = 3e-5 * square
+            away = square - 2 * hidden @ centre_KxH.T + rounding
+            return jnp.any((away < jnp.square(radius_K)) & (radius_K > 0), axis=-1)
+
+        return near
+
+    near_mean = around(jnp.mean(sample_KxH, axis=0, keepdims=True))
+    far_N = ~lax.map(lambda layer: near_mean(head(layer, only_hidden=True)), features_dxhxwxC).reshape(-1)
     count = CHUNK * (BLOCK // cell) ** 3
-    cell_N = jnp.nonzero(far_N, size=-(-far_N.size // count) * count, fill_value=0)[0]
 
-    def maxima(i, highest):
-        some = lax.dynamic_slice_in_dim(cell_N, i * count, count)
-        logits = head(flat[some]).reshape(count, joints, cell**3)
-        return highest.at[some].set(jnp.max(logits, axis=-1))
+    def of_far_cells(far_N, change, state):
+        """The state, changed by `change(cells, state)` for some far cells at a time, perhaps twice for the first."""
+        cell_N = jnp.nonzero(far_N, size=-(-far_N.size // count) * count, fill_value=jnp.argmax(far_N))[0]
+        some = functools.partial(lax.dynamic_slice_in_dim, cell_N, slice_size=count)
+        return lax.fori_loop(0, -(-jnp.sum(far_N) // count), lambda i, state: change(some(i * count), state), state)
 
-    turns = -(-jnp.sum(far_N) // count)
-    return lax.fori_loop(0, turns, maxima, jnp.full((far_N.size, joints), -jnp.inf))
+    near_sample = around(_sample(sample_KxH, _CENTRES))
+    far_N = of_far_cells(
+        far_N, lambda cells, far_N: far_N.at[cells].set(~near_sample(head(flat[cells], only_hidden=True))), far_N
+    )
+
+    def maxima(cells, highest):
+        logits = head(flat[cells]).reshape(count, joints, cell**3)
+        return highest.at[cells].set(jnp.max(logits, axis=-1))
+
+    return of_far_cells(far_N, maxima, jnp.full((far_N.size, joints), -jnp.inf))
+
+
+def _sample(x_NxC, count):
+    """So many of the rows, spread evenly by the golden ratio: in step with none of the axes that they are made of."""
+    count = min(count, len(x_NxC))
+    return x_NxC[(np.arange(count) * (5**0.5 - 1) / 2 % 1 * len(x_NxC)).astype(int)]
 
 
 def _channel(joint, row, column, bin, cell):
