@@ -71,7 +71,7 @@ def read(path: os.PathLike | str, kind: str) -> tuple[dict[str, Any], dict[str, 
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; there are {', '.join(KINDS)}")
     layers = _by_layer(path, _state_dict(path, kind))
-    facts, plan = _best_plan(layers, kind)
+    facts, plan = _best_plan(path, layers, kind)
     if not plan.fits:
         raise WeightsError(f"{path}: not the weights of this network ({_title(kind, facts)}): {plan.complaints()}")
     return plan.variables(), {"kind": kind, **facts, "source": os.path.basename(path)}
@@ -213,7 +213,7 @@ class Plan(NamedTuple):
         return traverse_util.unflatten_dict(flat)
 
 
-def _best_plan(layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
+def _best_plan(path: os.PathLike | str, layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
     """Level and depth bins where there are such, and the plan that fits, or that fits best."""
     if kind == "refiner":
         return {}, _match(layers, _refiner_parts())
@@ -237,7 +237,7 @@ def _best_plan(layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
             head = _match(rest, _head_parts(level, depth))
             plans.append(({"level": level, "depth_bins": bins}, Plan(*(a + b for a, b in zip(trunk, head)))))
     if not plans:
-        raise WeightsError(f"no network has convolutions of at most {bins} channels; this is no {kind}")
+        raise WeightsError(f"{path}: no network has convolutions of at most {bins} channels; this is no {kind}")
     return min(plans, key=lambda p: len(p[1].missing) + len(p[1].unexpected) + len(p[1].different))
 
 

@@ -71,7 +71,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises WeightsError if there is no such file, or if it is none of ours.
     """
     path = epath.Path(path).expanduser()
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise WeightsError(f"{path}: is not a file of weights")
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:

@@ -124,7 +124,8 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
                 count += 1
                 times.add(frame)
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {error}") from error
+            reason = error if stream.width else f"it has no size, or more than {_MOST_PIXELS:,} pixels"
+            raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {reason}") from error
     if damaged > 1:
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
