@@ -25,7 +25,6 @@ RELEASED = "released"  # stands for the weights that come with the package
 _RELEASED_FILE = epath.Path(__file__).parent / "pretrained" / "loco2_demo.safetensors"
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
 _DEEPEST = 32  # parts of a tensor's name
-_LONGEST = 100  # characters of what a file says that are told
 
 # What numbers of a config that comes with weights may be, from anybody: their arrays and loops must not be endless.
 _INTEGERS = {
@@ -96,11 +95,11 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     return traverse_util.unflatten_dict(tensors, sep="/"), about
 
 
-def brief(text: Any) -> str:
+def brief(text: Any, longest: int = 100) -> str:
     """The beginning of what a file says, in a line that can be printed."""
     text = str(text)
-    shown = "".join(c if c.isprintable() else "?" for c in text[:_LONGEST])
-    return shown + "…" * (len(text) > _LONGEST)
+    shown = "".join(c if c.isprintable() else "?" for c in text[:longest])
+    return shown + "…" * (len(text) > longest)
 
 
 def _check_names(path: epath.Path, tensors: Mapping[str, Any]) -> None:
@@ -171,19 +170,23 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
     def look_up(field: str) -> Any:
         value = content
         for name in field.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+            value = value.get(name, ...) if isinstance(value, dict) else ...  # which JSON does not have
         return value
 
     for field, (least, most) in _INTEGERS.items():
         value = look_up(field)
-        for number in value if isinstance(value, list) else () if value is None else (value,):
-            if type(number) is not int or not least <= number <= most:
-                raise WeightsError(
-                    f"{whose}: its config has {field}={brief(value)}, which must be integers from {least} to {most}"
-                )
+        two = field == "volume.image_size"
+        numbers = value if two and isinstance(value, list) and len(value) == 2 else [None if two else value]
+        if value is not ... and not all(type(n) is int and least <= n <= most for n in numbers):
+            wanted = f"{'two integers' if two else 'an integer'} from {least} to {most}"
+            raise WeightsError(f"{whose}: its config has {field}={brief(value)}, which must be {wanted}")
     size, stride, bins = (look_up(f"volume.{name}") for name in ("image_size", "stride", "depth_bins"))
-    if isinstance(size, list) and stride and bins and math.prod(size) * bins > _MOST_VOXELS * stride**2:
+    if ... not in (size, stride, bins) and math.prod(size) * bins > _MOST_VOXELS * stride**2:
         raise WeightsError(f"{whose}: its config has a volume of more than {_MOST_VOXELS:,} voxels")
+    if type(content.get("subvoxel", False)) is not bool:
+        raise WeightsError(
+            f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
+        )
     try:
         return ConfigDict(content)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

@@ -314,7 +314,9 @@ def check_same(task: VhaTask, source: str, field: str) -> None:
         "subvoxel": (theirs.subvoxel, task.subvoxel),
         "the last of sigmas": (theirs.sigmas[-1], task.sigmas[-1]),
     }
-    wrong = [f"{name} is {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+    wrong = [
+        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
+    ]
     if wrong:
         raise weights.WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
 
@@ -327,9 +329,10 @@ def stated_by(whose: Any) -> Iterator[None]:
     except weights.WeightsError:
         raise
     except (KeyError, AttributeError) as error:
-        raise weights.WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {error}") from error
+        lacks = weights.brief(error)
+        raise weights.WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        raise weights.WeightsError(f"{whose}: its config makes no sense: {error}") from error
+        raise weights.WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
 
 
 def band_edges(volume: Volume) -> list[float]:
