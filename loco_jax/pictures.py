@@ -41,6 +41,9 @@ GREY = 128  # behind what is transparent, and around a picture that does not fil
 CELL = 64  # pixels; canvases larger than the trained pictures are whole numbers of these, so that few are compiled
 MOST_PIXELS = 4  # times those of the trained pictures; a larger canvas is shrunk
 
+_MOST_DECODED = (
+    1e11  # pixels in all scans of a JPEG; each scan is a pass over the whole picture, of 1e9 pixels a second
+)
 _STRIP = 2**22  # pixels of a picture that are converted at once: conversions take several times a picture's memory
 _FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of the film that "35 mm equivalent" speaks of
 _SAME_SHAPE = 1.02  # times; pictures whose sides differ by less have one shape
@@ -166,7 +169,16 @@ def _is_ours(name: str, names: list[str]) -> bool:
     return stem != name and f"{stem}.json" in names and f"{stem}_3d.html" in names
 
 
+def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
+    """Raises PictureError for an opened JPEG file that has so many scans that it would take for ever to decode."""
+    if picture.format in ("JPEG", "MPO"):
+        scans = path.read_bytes().count(b"\xff\xda")  # or fewer: what a telephone appends may have some by chance
+        if scans * picture.width * picture.height > _MOST_DECODED:
+            raise PictureError(f"{path}: has {scans:,} scans, which would take too long; save it again as another file")
+
+
 def _read(path: pathlib.Path, picture: Image.Image) -> Picture:
+    check_scans(path, picture)
     picture.load()
     if 0 in picture.size:
         raise PictureError(f"{path}: has no pixels ({picture.width} x {picture.height})")

@@ -532,6 +532,22 @@ def test_a_picture_takes_its_memory_twice(tmp_path):
     assert printed == "(6000, 6000, 3)" and megabytes < 1.35 * 36 * (4 + 3)
 
 
+def test_a_picture_of_endless_scans_is_refused(tmp_path):
+    """A scan that changes nothing takes a few bytes, and as long as the whole picture."""
+    path = tmp_path / "frames" / "train" / "seq_0" / "1.jpg"
+    path.parent.mkdir(parents=True)
+    Image.new("L", (3000, 3000), 7).save(path, progressive=True)
+    assert pictures.read(path).image.shape == (3000, 3000, 3)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + content[content.rindex(b"\xff\xda") : -2] * 12_000 + content[-2:])
+    start = time.perf_counter()
+    with pytest.raises(pictures.PictureError, match="1.jpg: has 12,006 scans"):
+        pictures.read(path)
+    with pytest.raises(jta.AnnotationError, match="1.jpg: frame 1 is damaged .*12,006 scans"):
+        jta.collect_pictures(tmp_path, "train", 0, [1], tmp_path / "out")
+    assert time.perf_counter() - start < 5
+
+
 def test_pictures_are_no_programs(tmp_path):
     """Pillow would give PostScript to Ghostscript to run, whatever the file's name."""
     path = tmp_path / "p.png"

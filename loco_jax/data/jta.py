@@ -39,7 +39,7 @@ from absl import app, flags, logging
 from PIL import Image
 
 from loco_jax import camera as cameras
-from loco_jax import progress
+from loco_jax import pictures, progress
 from loco_jax.camera import Camera
 from loco_jax.data import video
 from loco_jax.skeleton import NUM_JTA_JOINTS
@@ -475,6 +475,7 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[in
             if path.exists() and not path.is_file():
                 raise OSError("not a file")  # a pipe would be waited for
             with Image.open(path, formats=("JPEG",)) as picture:
+                pictures.check_scans(path, picture)
                 picture.load()  # the whole, or a truncated file would surprise the training
         except FileNotFoundError as error:
             raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
