@@ -4,10 +4,13 @@ Pixels count from the picture's top left corner, so that a picture resized by a 
 camera, multiplied by that factor.
 """
 
+import contextlib
+import functools
 import math
 import os
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +41,10 @@ GREY = 128  # behind what is transparent, and around a picture that does not fil
 CELL = 64  # pixels; canvases larger than the trained pictures are whole numbers of these, so that few are compiled
 MOST_PIXELS = 4  # times those of the trained pictures; a larger canvas is shrunk
 
+_MOST_DECODED = (
+    1e11  # pixels in all scans of a JPEG; each scan is a pass over the whole picture, of 1e9 pixels a second
+)
+_STRIP = 2**22  # pixels of a picture that are converted at once: conversions take several times a picture's memory
 _FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of the film that "35 mm equivalent" speaks of
 _SAME_SHAPE = 1.02  # times; pictures whose sides differ by less have one shape
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of resolution
@@ -93,10 +100,10 @@ def read(path: os.PathLike | str) -> Picture:
     try:
         if path.stat().st_size == 0 and path.is_file():
             raise PictureError(f"{path}: is empty (0 bytes); get the file again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd metadata: what matters is raised
-            with Image.open(path) as picture:
-                return _read(path, picture)
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise PictureError(f"{path}: is not a file")
+        with _open(path) as picture:
+            return _read(path, picture)
     except PictureError:
         raise
     except FileNotFoundError as error:
@@ -116,14 +123,27 @@ def read(path: os.PathLike | str) -> Picture:
 def is_picture(path: os.PathLike | str) -> bool:
     """Whether a file begins like a picture that can be read, whatever its name."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path):
-                return True
+        with _open(path):
+            return True
     except Image.UnidentifiedImageError:
         return False
     except Exception:  # it is one, and damaged
         return True
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Iterator[Image.Image]:
+    """A picture of a kind in SUFFIXES, whatever its name: Pillow knows more, and runs programs in PostScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large pictures and odd metadata: what matters is raised
+        with Image.open(path, formats=_formats()) as picture:
+            yield picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    known = Image.registered_extensions()
+    return tuple(dict.fromkeys(known[suffix] for suffix in SUFFIXES if suffix in known))
 
 
 def find(folder: os.PathLike | str) -> list[pathlib.Path]:
@@ -149,33 +169,58 @@ def _is_ours(name: str, names: list[str]) -> bool:
     return stem != name and f"{stem}.json" in names and f"{stem}_3d.html" in names
 
 
+def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
+    """Raises PictureError for an opened JPEG file that has so many scans that it would take for ever to decode."""
+    if picture.format in ("JPEG", "MPO"):
+        scans = path.read_bytes().count(b"\xff\xda")  # or fewer: what a telephone appends may have some by chance
+        if scans * picture.width * picture.height > _MOST_DECODED:
+            raise PictureError(f"{path}: has {scans:,} scans, which would take too long; save it again as another file")
+
+
 def _read(path: pathlib.Path, picture: Image.Image) -> Picture:
+    check_scans(path, picture)
     picture.load()
     if 0 in picture.size:
         raise PictureError(f"{path}: has no pixels ({picture.width} x {picture.height})")
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        upright = ImageOps.exif_transpose(picture)
+        focal = _focal(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
     except Exception:  # EXIF that makes no sense does not spoil the picture
         return Picture(_to_rgb(picture), None)
-    focal = _focal(picture)
     if focal and orientation in (5, 6, 7, 8):  # stored on its side
         focal = Focal(focal.fy, focal.fx, focal.source)
-    return Picture(_to_rgb(upright), focal)
+    return Picture(_to_rgb(picture), focal)
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode == "F" or picture.mode.startswith("I"):  # grey of 16 bits and more
-        values = np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        largest = float(values.max())
+    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
+    deep = picture.mode == "F" or picture.mode.startswith("I")  # grey of 16 bits and more
+    if deep:
+        largest = max(float(_values(strip).max()) for _, strip in _strips(picture))
         steps = (1.0,) * (picture.mode == "F") + (255.0, 65535.0, largest)
         top = next(step for step in steps if largest <= step)
-        grey = np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    if picture.has_transparency_data:
-        behind = Image.new("RGBA", picture.size, (GREY, GREY, GREY, 255))
-        picture = Image.alpha_composite(behind, picture.convert("RGBA"))
-    return np.array(picture.convert("RGB"))
+    for rows, strip in _strips(picture):
+        if deep:
+            rgb[rows] = np.clip(_values(strip) * (255 / top), 0, 255).round()[..., None]
+        elif strip.has_transparency_data:
+            behind = Image.new("RGBA", strip.size, (GREY, GREY, GREY, 255))
+            rgb[rows] = Image.alpha_composite(behind, strip.convert("RGBA")).convert("RGB")
+        else:
+            rgb[rows] = strip.convert("RGB")
+    return rgb
+
+
+def _strips(picture: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Parts of a picture from the top down, and the rows that they are."""
+    step = max(1, _STRIP // picture.width)
+    for top in range(0, picture.height, step):
+        end = min(top + step, picture.height)
+        yield slice(top, end), picture.crop((0, top, picture.width, end))
+
+
+def _values(picture: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _focal(picture: Image.Image) -> Focal | None:

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,11 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", 
 _PUBLISHED_BINS = 316
 _LEAST_TORCH = (2, 10)  # in older ones weights_only=True does not keep a file from running code
 _LISTED = 8  # tensors named in an error, of each sort
+
+# More than any network has: what a small file can claim must not take all memory and time.
+_MOST_NUMBERS = 2**28
+_MOST_TENSORS = 10_000
+_LONGEST_NAME = 500  # characters
 
 Tensors = dict[str, dict[str, np.ndarray]]  # of a file: layer -> "weight", "bias", ... -> values
 
@@ -65,7 +71,7 @@ def read(path: os.PathLike | str, kind: str) -> tuple[dict[str, Any], dict[str, 
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; there are {', '.join(KINDS)}")
     layers = _by_layer(path, _state_dict(path, kind))
-    facts, plan = _best_plan(layers, kind)
+    facts, plan = _best_plan(path, layers, kind)
     if not plan.fits:
         raise WeightsError(f"{path}: not the weights of this network ({_title(kind, facts)}): {plan.complaints()}")
     return plan.variables(), {"kind": kind, **facts, "source": os.path.basename(path)}
@@ -207,7 +213,7 @@ class Plan(NamedTuple):
         return traverse_util.unflatten_dict(flat)
 
 
-def _best_plan(layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
+def _best_plan(path: os.PathLike | str, layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
     """Level and depth bins where there are such, and the plan that fits, or that fits best."""
     if kind == "refiner":
         return {}, _match(layers, _refiner_parts())
@@ -231,7 +237,7 @@ def _best_plan(layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
             head = _match(rest, _head_parts(level, depth))
             plans.append(({"level": level, "depth_bins": bins}, Plan(*(a + b for a, b in zip(trunk, head)))))
     if not plans:
-        raise WeightsError(f"no network has convolutions of at most {bins} channels; this is no {kind}")
+        raise WeightsError(f"{path}: no network has convolutions of at most {bins} channels; this is no {kind}")
     return min(plans, key=lambda p: len(p[1].missing) + len(p[1].unexpected) + len(p[1].different))
 
 
@@ -372,6 +378,7 @@ def _state_dict(path: os.PathLike | str, kind: str) -> dict[str, Any]:
     torch = _import_torch()
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such file of weights")
+    _check_archive(path)
     ignored = torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY])
     try:
         with warnings.catch_warnings(), ignored:
@@ -380,6 +387,17 @@ def _state_dict(path: os.PathLike | str, kind: str) -> dict[str, Any]:
     except Exception as error:  # a damaged file can make it raise anything
         raise WeightsError(f"{path}: {_reason(error)}") from error
     return _find_state_dict(path, data, kind, torch.Tensor)
+
+
+def _check_archive(path: os.PathLike | str) -> None:
+    """Raises WeightsError for an archive that holds more than its size, as PyTorch's, uncompressed, never do."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # none, or damaged: PyTorch will tell
+        return
+    if unpacked > os.path.getsize(path):
+        raise WeightsError(f"{path}: would unpack to {unpacked:,} bytes; write it again with torch.save, uncompressed")
 
 
 def _reason(error: Exception) -> str:
@@ -407,11 +425,11 @@ def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type
         return dict(next(iter(nested.values())))
     plain = {key: value for key, value in data.items() if isinstance(key, str) and isinstance(value, tensor)}
     if nested or not plain:
-        what = f"several ({', '.join(map(str, nested))})" if nested else "none"
-        keys = ", ".join(map(str, itertools.islice(data, _LISTED))) or "nothing"
+        several, keys = (", ".join(map(weights.brief, itertools.islice(x, _LISTED))) for x in (nested, data))
+        what = f"several ({several})" if nested else "none"
         raise WeightsError(
             f"{path}: wants one state dict, or one under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has {what}, and "
-            f"the keys {keys}"
+            f"the keys {keys or 'nothing'}"
         )
     return plain
 
@@ -427,14 +445,24 @@ def _is_state_dict(value: Any, tensor: type) -> bool:
 def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
     """Layers in their order, as float32. Raises WeightsError for tensors that are no finite real numbers."""
     torch = _import_torch()
-    layers, bad = {}, []
+    layers, bad, numbers = {}, [], 0
+    if len(state) > _MOST_TENSORS:
+        raise WeightsError(f"{path}: holds {len(state):,} tensors; no network here has so many")
     for name, tensor in state.items():
         layer, _, leaf = name.rpartition(".")
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise WeightsError(f"{path}: holds a tensor of the name {weights.brief(name)}; no network here does")
         if leaf == "num_batches_tracked":
             continue
-        if tensor.layout != torch.strided or not tensor.is_floating_point():
+        if tensor.is_nested or tensor.layout != torch.strided or not tensor.is_floating_point():
             raise WeightsError(f"{path}: {name} is a tensor of {tensor.dtype}, {tensor.layout}; wants plain floats")
-        value = tensor.detach().to(torch.float32).numpy()
+        numbers += tensor.numel()  # of which the file may hold one, repeated
+        if numbers > _MOST_NUMBERS:
+            raise WeightsError(f"{path}: holds more than {_MOST_NUMBERS:,} numbers; no network here has so many")
+        try:
+            value = tensor.detach().to(torch.float32).numpy()
+        except (RuntimeError, TypeError, NotImplementedError) as error:  # without values, say
+            raise WeightsError(f"{path}: {name} cannot be read ({weights.brief(error)}); wants plain floats") from error
         if not np.isfinite(value).all():
             bad.append(name)
         layers.setdefault(layer, {})[leaf] = value

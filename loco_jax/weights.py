@@ -6,12 +6,14 @@ file also has the `config` that builds it.
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -24,6 +26,21 @@ from loco_jax import checkpoints
 RELEASED = "released"  # stands for the weights that come with the package
 _RELEASED_FILE = epath.Path(__file__).parent / "pretrained" / "loco2_demo.safetensors"
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
+_DEEPEST = 32  # parts of a tensor's name
+
+# What numbers of a config that comes with weights may be, from anybody: their arrays and loops must not be endless.
+_INTEGERS = {
+    "model.level": (1, 3),
+    "model.width": (1, 4096),
+    "model.blocks": (1, 64),
+    "predictor.width": (1, 4096),
+    "predictor.blocks": (1, 64),
+    "volume.image_size": (1, 8192),
+    "volume.stride": (1, 64),
+    "volume.depth_bins": (2, 4096),
+    "max_peaks": (1, 4096),
+}
+_MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, in bins of 10 cm 2^25
 
 
 class WeightsError(ValueError):
@@ -55,24 +72,28 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises WeightsError if there is no such file, or if it is none of ours.
     """
     path = epath.Path(path).expanduser()
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise WeightsError(f"{path}: is not a file of weights")
     try:
         with _on_disk(path) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
             tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file of weights") from error
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    # AttributeError of types that NumPy does not have.
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         if path.suffix in (".pth", ".pt", ".tar"):
             raise WeightsError(
                 f"{path}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {path.name} "
                 "--kind=… --output=FILE.safetensors"
             ) from error
-        raise WeightsError(f"{path}: cannot be read as weights ({error}); get or make the file again") from error
+        raise WeightsError(f"{path}: cannot be read as weights ({brief(error)}); get or make the file again") from error
     if not isinstance(about, dict):
         raise WeightsError(
             f"{path}: a safetensors file, but not of this project's; PyTorch's files are converted by "
             "python -m loco_jax.torch_weights"
         )
+    _check_names(path, tensors)
     return traverse_util.unflatten_dict(tensors, sep="/"), about
 
 
@@ -86,6 +107,25 @@ def _on_disk(path: epath.Path) -> Iterator[str]:
         copy.write(path.read_bytes())
         copy.flush()
         yield copy.name
+
+
+def brief(text: Any, longest: int = 100) -> str:
+    """The beginning of what a file says, in a line that can be printed."""
+    text = str(text)
+    shown = "".join(c if c.isprintable() else "?" for c in text[:longest])
+    return shown + "…" * (len(text) > longest)
+
+
+def _check_names(path: epath.Path, tensors: Mapping[str, Any]) -> None:
+    for name in tensors:
+        parts = name.split("/")
+        if len(parts) > _DEEPEST:
+            raise WeightsError(f"{path}: the name {brief(name)} has {len(parts)} parts; no network here has such names")
+        for i in range(1, len(parts)):
+            if "/".join(parts[:i]) in tensors:
+                raise WeightsError(
+                    f"{path}: the names {brief('/'.join(parts[:i]))} and {brief(name)} exclude each other"
+                )
 
 
 def read(kind: str, source: str, like: Any) -> Any:
@@ -106,13 +146,14 @@ def read(kind: str, source: str, like: Any) -> Any:
         elif about.get("kind") == kind == "loco":
             params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
         elif about.get("kind") != kind:
-            raise WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not {kind}")
+            raise WeightsError(f"{path}: holds weights of kind {brief(repr(about.get('kind')))}, not {kind}")
     else:
         config = run_config(path)
-        if config.task not in (kind, "loco"):
-            raise WeightsError(f"{path}: holds a run of the task {config.task}, not {kind}")
-        params = read_run(path, config, like if config.task == kind else {kind: like})
-        params = params if config.task == kind else params[kind]
+        task = config.get("task")
+        if task not in (kind, "loco"):
+            raise WeightsError(f"{path}: holds a run of the task {brief(task)}, not {kind}")
+        params = read_run(path, config, like if task == kind else {kind: like})
+        params = params if task == kind else params[kind]
     check_fit(params, like, os.fspath(path))
     return params
 
@@ -132,16 +173,48 @@ def config_of(source: str) -> ConfigDict | None:
     if path.is_dir():
         return run_config(path)
     config = load(path)[1].get("config")
-    return None if config is None else ConfigDict(config)
+    return None if config is None else as_config(path, config)
+
+
+def as_config(whose: Any, content: Any) -> ConfigDict:
+    """The config that came with weights, as JSON. Raises WeightsError if it is none, or of sizes that cannot be."""
+    if not isinstance(content, dict):
+        raise WeightsError(f"{whose}: its config is of type {type(content).__name__}; get or make the weights again")
+
+    def look_up(field: str) -> Any:
+        value = content
+        for name in field.split("."):
+            value = value.get(name, ...) if isinstance(value, dict) else ...  # which JSON does not have
+        return value
+
+    for field, (least, most) in _INTEGERS.items():
+        value = look_up(field)
+        two = field == "volume.image_size"
+        numbers = value if two and isinstance(value, list) and len(value) == 2 else [None if two else value]
+        if value is not ... and not all(type(n) is int and least <= n <= most for n in numbers):
+            wanted = f"{'two integers' if two else 'an integer'} from {least} to {most}"
+            raise WeightsError(f"{whose}: its config has {field}={brief(value)}, which must be {wanted}")
+    size, stride, bins = (look_up(f"volume.{name}") for name in ("image_size", "stride", "depth_bins"))
+    if ... not in (size, stride, bins) and math.prod(size) * bins > _MOST_VOXELS * stride**2:
+        raise WeightsError(f"{whose}: its config has a volume of more than {_MOST_VOXELS:,} voxels")
+    if type(content.get("subvoxel", False)) is not bool:
+        raise WeightsError(
+            f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
+        )
+    try:
+        return ConfigDict(content)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 
 
 def run_config(folder: os.PathLike | str) -> ConfigDict:
-    """The config of a run's folder. Raises WeightsError if there is none."""
+    """The config of a run's folder. Raises WeightsError if there is none, or one that cannot be."""
     path = epath.Path(folder) / checkpoints.CONFIG_FILE
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder}: not the folder of a run ({checkpoints.CONFIG_FILE}: {error})") from error
+    return as_config(folder, content)
 
 
 def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
@@ -159,24 +232,31 @@ def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
 
 
 def check_fit(params: Any, like: Any, whose: str) -> None:
-    """Raises WeightsError unless `params` is as `like`, naming tensors missing, unexpected, or of another shape."""
+    """Raises WeightsError unless `params` is as `like`, naming tensors missing, unexpected, of another shape, or that
+    are no floats where those are or the other way round."""
+    if not isinstance(params, Mapping):
+        raise WeightsError(f"{whose}: not the weights of this network: one tensor in place of many")
     have, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, like))
     wrong = [f"missing {name}" for name in want.keys() - have.keys()]
-    wrong += [f"unexpected {name}" for name in have.keys() - want.keys()]
-    wrong += [
-        f"{name} has shape {have[name].shape}, not {want[name].shape}"
-        for name in want.keys() & have.keys()
-        if have[name].shape != want[name].shape
-    ]
+    wrong += [f"unexpected {brief(name)}" for name in have.keys() - want.keys()]
+    for name in want.keys() & have.keys():
+        if have[name].shape != want[name].shape:
+            wrong.append(f"{name} has shape {have[name].shape}, not {want[name].shape}")
+        elif _is_float(have[name]) != _is_float(want[name]):
+            wrong.append(f"{name} is of type {have[name].dtype}, not {want[name].dtype}")
     if wrong:
         listed = "\n".join(f"  {line}" for line in sorted(wrong)[:20])
         more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise WeightsError(f"{whose}: not the weights of this network:\n{listed}{more}")
 
 
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
 def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
     value = np.asarray(value)
-    if dtype is None or not np.issubdtype(value.dtype, np.floating):
+    if dtype is None or not _is_float(value):
         return value
     too_large = np.abs(value, where=np.isfinite(value), out=np.zeros_like(value)) > np.finfo(dtype).max
     return value if too_large.any() else value.astype(dtype)

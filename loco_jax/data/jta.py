@@ -40,7 +40,7 @@ from etils import epath
 from PIL import Image
 
 from loco_jax import camera as cameras
-from loco_jax import progress
+from loco_jax import pictures, progress
 from loco_jax.camera import Camera
 from loco_jax.data import video
 from loco_jax.skeleton import NUM_JTA_JOINTS
@@ -49,6 +49,9 @@ VERSION = "1.0.0"
 NUM_FRAMES = 900
 MAX_PEOPLE = 64
 CAMERA_FILE = "camera.json"
+_CAMERA_REMEDY = (
+    'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
+)
 JPEG_QUALITY = 95  # of frames that come out of videos; extracted ones are taken as they are
 
 _JPEG_BYTES = 0.4  # a pixel, about, at that quality
@@ -56,6 +59,11 @@ _SHARD_BYTES = 200_000_000  # TFDS holds a file's examples in memory until it is
 
 # A process takes as long to start as to read one real sequence or two, of some 25 MB each.
 _BYTES_PER_WORKER = 50_000_000
+
+# Of an annotation file: more than 900 frames of MAX_PEOPLE can fill, several times over.
+_MOST_BYTES = 600_000_000
+_MOST_ROWS = 8_000_000
+_MOST_CAMERA_BYTES = 100_000
 
 # The ten numbers of a row.
 FIELDS = ("frame", "person_id", "joint_type", "x2d", "y2d", "x3d", "y3d", "z3d", "occluded", "self_occluded")
@@ -137,29 +145,43 @@ def read_sequence(path: os.PathLike, frames: Sequence[int], max_people: int = MA
 
 def _load_table(path: pathlib.Path) -> np.ndarray:
     """The file's rows as numbers `[R, 10]` float64."""
+    text = _read_text(path, _MOST_BYTES)
+    if text.count("[") + text.count("{") > _MOST_ROWS:  # a small file can hold so many that memory does not
+        raise AnnotationError(f"{path}: has more than {_MOST_ROWS:,} rows; no sequence has; get the file again")
     try:
-        text = path.read_bytes()
         with _no_garbage_collection():
             rows = json.loads(text)
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
-        ) from error
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
     if not isinstance(rows, list):
         raise AnnotationError(f"{path}: of type {type(rows).__name__}, not a list of rows; get the file again")
     if not rows:
         return np.zeros((0, len(FIELDS)))
-    try:
-        table = np.array(rows)
-    except ValueError:  # rows of different lengths
-        table = np.zeros(0)
-    regular = table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf"
-    # NumPy takes true for 1, so look for it in the text.
-    if regular and b"true" not in text and b"false" not in text:
-        return table.astype(np.float64)
+    # NumPy takes true for 1, and of one long text makes a table of texts as long: look for them in the file.
+    if not any(part in text for part in ("true", "false", '"')):
+        try:
+            table = np.array(rows)
+        except ValueError:  # rows of different lengths
+            table = np.zeros(0)
+        if table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf":
+            return table.astype(np.float64)
     return _load_odd_rows(path, rows)
+
+
+def _read_text(path: pathlib.Path, most_bytes: int) -> str:
+    """A file's text. Raises AnnotationError for what is no file of UTF-8 or too large to be what it should."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+            raise AnnotationError(f"{path}: is not a file; get it again")
+        if path.stat().st_size > most_bytes:
+            raise AnnotationError(f"{path}: has more than {most_bytes:,} bytes; no such file of JTA has; get it again")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise AnnotationError(
+            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
 
 
 def _load_odd_rows(path: pathlib.Path, rows: list) -> np.ndarray:
@@ -171,9 +193,22 @@ def _load_odd_rows(path: pathlib.Path, rows: list) -> np.ndarray:
             raise _bad_row(path, i, None, f"{found}, {wanted}; correct it or leave it out")
         for field, value in zip(FIELDS, row):
             if type(value) not in (int, float):
-                raise _bad_row(path, i, field, f"{json.dumps(value)} is not a number; write the number")
-    huge = 1e300  # integers beyond float64: infinite is what the checks of values take them for
-    return np.array([[float(v) if abs(v) < huge else math.inf for v in row] for row in rows])
+                raise _bad_row(path, i, field, f"{_quoted(value)} is not a number; write the number")
+    return np.array([[_as_float(value) for value in row] for row in rows])
+
+
+def _as_float(value: float) -> float:
+    """Integers beyond float64 are infinite, which no check lets pass."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _quoted(value: Any) -> str:
+    """What JSON says, or its beginning."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]} …"
 
 
 @contextlib.contextmanager
@@ -277,10 +312,12 @@ def find_sequences(jta_dir: os.PathLike) -> dict[str, dict[int, pathlib.Path]]:
     for folder in FOLDERS:
         numbered = {}
         for path in (annotations / folder).glob("seq_*.json"):
-            if match := re.fullmatch(r"seq_(0|[1-9]\d*)\.json", path.name):
+            if match := re.fullmatch(r"seq_(0|[1-9][0-9]{0,5})\.json", path.name):
                 numbered[int(match[1])] = path
             else:
-                problems.append(f"{path}: is not called seq_N.json, N a plain number; rename or remove it")
+                problems.append(
+                    f"{path}: is not called seq_N.json, N a plain number of at most 6 digits; rename or remove it"
+                )
         found[folder] = dict(sorted(numbered.items()))
         if not (annotations / folder).is_dir():
             problems.append(f"{annotations / folder}: there is no such folder")
@@ -301,22 +338,29 @@ def read_camera(jta_dir: os.PathLike) -> Camera:
     path = pathlib.Path(jta_dir).expanduser() / CAMERA_FILE
     if not path.exists():
         return cameras.JTA
-    remedy = 'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise AnnotationError(f"{path}: not JSON ({error}); {remedy}") from error
-    if isinstance(values, dict):
-        values.pop("num_frames", None)  # see `read_num_frames`
-    if not isinstance(values, dict) or sorted(values) != sorted(Camera._fields):
-        raise AnnotationError(f"{path}: must hold exactly {', '.join(Camera._fields)}; {remedy}")
+    values = _read_camera_file(path)
+    values.pop("num_frames", None)  # see `read_num_frames`
+    if sorted(values) != sorted(Camera._fields):
+        raise AnnotationError(f"{path}: must hold exactly {', '.join(Camera._fields)}; {_CAMERA_REMEDY}")
     for field, value in values.items():
         if type(value) not in (int, float):
-            raise AnnotationError(f"{path}: {field}: {json.dumps(value)} is not a number; {remedy}")
+            raise AnnotationError(f"{path}: {field}: {_quoted(value)} is not a number; {_CAMERA_REMEDY}")
     try:
         return check_camera(Camera(**values))
     except ValueError as error:
-        raise AnnotationError(f"{path}: {error}; {remedy}") from error
+        raise AnnotationError(f"{path}: {error}; {_CAMERA_REMEDY}") from error
+
+
+def _read_camera_file(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read_text(path, _MOST_CAMERA_BYTES))
+    except AnnotationError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not JSON ({error}); {_CAMERA_REMEDY}") from error
+    if not isinstance(values, dict):
+        raise AnnotationError(f"{path}: must hold exactly {', '.join(Camera._fields)}; {_CAMERA_REMEDY}")
+    return values
 
 
 def read_num_frames(jta_dir: os.PathLike) -> int:
@@ -325,15 +369,15 @@ def read_num_frames(jta_dir: os.PathLike) -> int:
     if not path.exists():
         return NUM_FRAMES
     read_camera(jta_dir)  # says what is wrong with the file as a whole
-    number = json.loads(path.read_bytes()).get("num_frames", NUM_FRAMES)
+    number = _read_camera_file(path).get("num_frames", NUM_FRAMES)
     if type(number) is not int or not 10 <= number <= NUM_FRAMES:
-        raise AnnotationError(f"{path}: num_frames: {json.dumps(number)} is not an integer from 10 to {NUM_FRAMES}")
+        raise AnnotationError(f"{path}: num_frames: {_quoted(number)} is not an integer from 10 to {NUM_FRAMES}")
     return number
 
 
 def check_camera(camera: Camera) -> Camera:
     """`camera` as Python floats. ValueError unless all are finite and fx and fy are positive."""
-    camera = Camera(*(float(value) for value in camera))
+    camera = Camera(*map(_as_float, camera))
     for field, value in camera._asdict().items():
         if not math.isfinite(value) or (field in ("fx", "fy") and value <= 0):
             raise ValueError(f"{field}: {value} is not a {'positive ' if field in ('fx', 'fy') else ''}finite number")
@@ -429,11 +473,14 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[in
     for frame in frames:
         path = folder / f"{frame}.jpg"
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("not a file")  # a pipe would be waited for
             with Image.open(path, formats=("JPEG",)) as picture:
+                pictures.check_scans(path, picture)
                 picture.load()  # the whole, or a truncated file would surprise the training
         except FileNotFoundError as error:
             raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a damaged file can make Pillow raise nearly anything
             raise AnnotationError(f"{path}: frame {frame} is damaged ({error}); extract it again") from error
         yield frame, (picture.convert("RGB"), path if picture.mode == "RGB" else None)
 
@@ -444,7 +491,7 @@ def _from_video(path: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int
         for number, frame in video.frames(path, strict=True):
             last = number + 1
             if last in wanted:
-                yield last, (frame.to_image(), None)
+                yield last, (Image.fromarray(video.colours(path, number, frame)), None)
             if last >= frames[-1]:
                 return
     except video.VideoError as error:
@@ -486,10 +533,10 @@ def _first_size(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted"
             path = _picture_files(what.jta_dir, folder, number, _frames_of(folder, what.num_frames))[0]
             try:
                 if path.suffix == ".jpg":
-                    with Image.open(path) as picture:
+                    with Image.open(path, formats=("JPEG",)) as picture:
                         return picture.height, picture.width
                 return tuple(video.info(path)[:2])
-            except (OSError, ValueError):  # what is wrong with it is told with all that is wrong
+            except Exception:  # what is wrong with it is told with all that is wrong
                 continue
     return None
 

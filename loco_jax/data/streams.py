@@ -183,7 +183,7 @@ def crowd_of(config: ConfigDict) -> crowds.Crowd:
     if config.scale not in scales:
         raise ValueError(f"config.scale={config.scale!r}; there are {', '.join(scales)}")
     crowd = dataclasses.replace(scales[config.scale], volume=volume_of(config))
-    _check_camera(crowd.camera, crowd.volume, f"the crowd of config.scale={config.scale}")
+    check_camera(crowd.camera, crowd.volume, f"the crowd of config.scale={config.scale}")
     return crowd
 
 
@@ -206,7 +206,7 @@ def volume_of(config: ConfigDict) -> Volume:
 def _check_jta_camera(config: ConfigDict, split: str) -> None:
     """Raises ValueError if the prepared JTA was seen by a camera of another picture size than the config's."""
     volume, size = volume_of(config), None
-    _check_camera(_jta_camera(config, split), volume, config.data.dir)
+    check_camera(_jta_camera(config, split), volume, config.data.dir)
     if config.data.pictures:
         size = pipeline.decode(_first_record(config, split)).shape[:2]
     if size not in (None, volume.image_size):
@@ -234,7 +234,8 @@ def _reading(config: ConfigDict, augment: bool = False) -> dict[str, Any]:
     return {"pictures": True, "augment": augment, "num_workers": config.data.workers}
 
 
-def _check_camera(camera: Camera, volume: Volume, whose: str) -> None:
+def check_camera(camera: Camera, volume: Volume, whose: str) -> None:
+    """Raises ValueError for a camera that does not look at about the middle of the volume's pictures."""
     height, width = volume.image_size
     if not (0.25 < camera.cx / width < 0.75 and 0.25 < camera.cy / height < 0.75):
         raise ValueError(

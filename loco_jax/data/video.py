@@ -14,6 +14,19 @@ import numpy as np
 _CLOCK = 90_000  # ticks a second of the videos that we write
 _FASTEST = 500  # frames a second; more is the rate of a clock and not of pictures
 _TOLERATED = 1.0  # seconds by which frames' times may go back before the clock counts as set back
+_LONGEST = 86_400.0  # seconds from one frame to the next; a clock that leaps farther does not tell the time
+_MOST_PIXELS = 139_264 * 16**2  # a frame: no level of H.264 or H.265 allows more, and 8K has fewer
+
+# One file is read, whatever its name and its content: no URLs, and none of the formats that name further files, such as
+# playlists, which FFmpeg would take for a video by any name.
+_FORMATS = (
+    "mov", "mp4", "m4v", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "mxf", "nut",
+    "ivf", "obu", "h264", "hevc", "mjpeg", "dv", "gif", "apng", "yuv4mpegpipe",
+)  # fmt: skip
+# Decoders that may take a frame a thread. With others that can wait for ever for a damaged frame: with VP8's it does.
+_THREADED = ("h264", "hevc")
+_DECODER = {"max_pixels": str(_MOST_PIXELS)}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS), **_DECODER}
 
 
 class VideoError(ValueError):
@@ -40,7 +53,7 @@ def info(path: os.PathLike | str) -> Info:
     with _open(path) as container:
         stream = container.streams.video[0]
         rates = stream.average_rate, stream.guessed_rate, Fraction(30)
-        rate = next(rate for rate in rates if rate and rate <= _FASTEST)
+        rate = next(rate for rate in rates if rate and 1 / _LONGEST <= rate <= _FASTEST)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
         frames = stream.frames or round(seconds * rate)
         aspect = float(stream.sample_aspect_ratio or 1)
@@ -61,9 +74,9 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
     """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds since the first, of all
     frames in order.
 
-    Seconds always rise: where the file's own clock does not, as in parts put together, it is set right. Warns of frames
-    that are damaged, see `frames`. Raises VideoError where no more can be decoded or the file ends too early, after the
-    frames before that; what is no video at once.
+    Seconds always rise: where the file's own clock does not, as in parts put together, or leaps by more than a day, it
+    is set right. Warns of frames that are damaged, see `frames`. Raises VideoError where no more can be decoded or the
+    file ends too early, after the frames before that; what is no video at once.
     """
     step = 1 / info(path).fps
     start, time = 0.0, -step
@@ -71,12 +84,20 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
         if number == 0:
             start = frame.time or 0.0
         now = time + step if frame.time is None else frame.time - start
-        if now < time - _TOLERATED:
+        if not time - _TOLERATED <= now <= time + _LONGEST:
             start -= time + step - now
             now = time + step
         time = max(now, time + 1 / _CLOCK)
-        image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        image = np.rot90(colours(path, number, frame), round(frame.rotation / 90))
         yield number, np.ascontiguousarray(image), time
+
+
+def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> np.ndarray:
+    """A decoded frame as a picture `[H, W, 3]` uint8, not turned. Raises VideoError."""
+    try:
+        return frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"{path}: frame {number} (counted from 0) cannot be shown ({error})") from error
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -88,9 +109,8 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
     count, damaged, times = 0, 0, _Times()
     with _open(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        if strict:
-            stream.codec_context.options = {"err_detect": "explode"}
+        stream.thread_type = "AUTO" if stream.codec_context.name in _THREADED else "SLICE"
+        stream.codec_context.options = _DECODER | ({"err_detect": "explode"} if strict else {})
         promised = _promised(stream)
         try:
             for frame in container.decode(stream):
@@ -104,7 +124,8 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
                 count += 1
                 times.add(frame)
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {error}") from error
+            reason = error if stream.width else f"it has no size, or more than {_MOST_PIXELS:,} pixels"
+            raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {reason}") from error
     if damaged > 1:
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
@@ -223,13 +244,24 @@ class Writer:
 
 
 def _open(path: os.PathLike | str):
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise VideoError(f"{path}: is not a file")
     try:
-        container = av.open(os.fspath(path))
+        # From the root, since FFmpeg takes what a name has before a colon for a protocol.
+        container = av.open(os.path.abspath(path), options=_OPTIONS, metadata_errors="replace")
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path}: cannot be opened as a video ({error}); it is damaged, or none") from error
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(
+            f"{path}: cannot be opened as a video ({reason}); it is damaged, none, or one of other files"
+        ) from error
+    problem = None
     if not container.streams.video:
+        problem = "has no pictures in it"
+    elif container.streams.video[0].codec_context is None:
+        problem = "its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
+    if problem:
         container.close()
-        raise VideoError(f"{path}: has no pictures in it")
+        raise VideoError(f"{path}: {problem}")
     return container

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from loco_jax.models import code_predictor, compact, fast_vha, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.people import Points
 from loco_jax.tasks import Task
-from loco_jax.tasks.vha import METRES, VhaTask, check_same
+from loco_jax.tasks.vha import METRES, VhaTask, check_same, stated_by
 from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
 
@@ -442,10 +443,11 @@ def load_predictor(source: str | None = None) -> Predictor:
     else:
         params, about = weights.load(path)
         if about.get("kind") != "loco":
-            raise weights.WeightsError(f"{path}: holds weights of kind {about.get('kind')!r}, not a whole loco")
-        config = ConfigDict(about.get("config", {}))
+            kind = weights.brief(repr(about.get("kind")))
+            raise weights.WeightsError(f"{path}: holds weights of kind {kind}, not a whole loco")
+        config = weights.as_config(path, about.get("config", {}))
         task = _task_of(path, config)
-        camera = Camera(*about["camera"]) if "camera" in about else streams.camera_of(config)
+        camera = _camera_of(path, about["camera"], config) if "camera" in about else streams.camera_of(config)
         like = jax.eval_shape(task.init, jax.random.key(0))
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
@@ -457,11 +459,20 @@ def load_predictor(source: str | None = None) -> Predictor:
 def _task_of(path: Any, config: ConfigDict) -> LocoTask:
     """The task of the config that a run or a file of weights comes with."""
     if config.get("task") not in ("loco", None):
-        raise weights.WeightsError(f"{path}: holds a run of the task {config.task}, not loco")
-    try:
+        raise weights.WeightsError(f"{path}: holds a run of the task {weights.brief(config.task)}, not loco")
+    with stated_by(path):
         return create(config)
-    except (KeyError, AttributeError) as error:
-        raise weights.WeightsError(f"{path}: made by another version of loco_jax: its config lacks {error}") from error
+
+
+def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
+    """The camera that a file of weights says it was trained with. Raises WeightsError for one that cannot be."""
+    with stated_by(path):
+        camera = Camera(*map(float, numbers))
+        streams.check_camera(camera, streams.volume_of(config), os.fspath(path))
+        longest = max(config.volume.image_size)
+        if not all(0.02 * longest < f < 200 * longest for f in camera[:2]):
+            raise ValueError(f"focal lengths of {camera.fx:g} and {camera.fy:g} pixels")
+        return camera
 
 
 def export(workdir: str, path: str, dtype: Any = None) -> None:

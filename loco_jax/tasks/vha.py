@@ -1,8 +1,9 @@
 """Training and scoring of the Volumetric Heatmap Autoencoders (method section 3)."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -310,14 +311,10 @@ def check_same(task: VhaTask, source: str, field: str) -> None:
     Shapes do not tell: a network fits any grid. What a file does not say is not checked.
     """
     config = weights.config_of(source)
-    if config is None or config.task not in ("vha", "loco"):
+    if config is None or config.get("task") not in ("vha", "loco"):
         return
-    try:
+    with stated_by(f"{field}={source}"):
         theirs = create(config)
-    except AttributeError as error:
-        raise weights.WeightsError(
-            f"{field}={source}: made by another version of loco_jax: its config lacks {error}"
-        ) from error
     pairs = {
         "model.level": (theirs.network.level, task.network.level),
         "model.variant": (type(theirs.network).__name__, type(task.network).__name__),
@@ -327,9 +324,25 @@ def check_same(task: VhaTask, source: str, field: str) -> None:
         "subvoxel": (theirs.subvoxel, task.subvoxel),
         "the last of sigmas": (theirs.sigmas[-1], task.sigmas[-1]),
     }
-    wrong = [f"{name} is {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+    wrong = [
+        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
+    ]
     if wrong:
         raise weights.WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
+
+
+@contextlib.contextmanager
+def stated_by(whose: Any) -> Iterator[None]:
+    """What fails within, fails for what a config says that came with weights: then WeightsError names those."""
+    try:
+        yield
+    except weights.WeightsError:
+        raise
+    except (KeyError, AttributeError) as error:
+        lacks = weights.brief(error)
+        raise weights.WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise weights.WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
 
 
 def band_edges(volume: Volume) -> list[float]:
