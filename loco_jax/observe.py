@@ -32,7 +32,7 @@ NAMES = {
     "memory/device_peak_bytes": "the most that was ever in use there",
     "memory/process_peak_bytes": "the most main memory this process ever had; where devices cannot tell, as on CPUs",
 }
-_NO_TRAINING = ("setup", "evaluation")
+TRAINING = ("data", "device", "save", "other")  # the parts that steps are made of
 
 now = time.monotonic  # one clock for all of it
 
@@ -72,7 +72,7 @@ class Split:
 
 def training_seconds(lap: Mapping[str, float]) -> float:
     """What of a lap, or of a line of the log, was training: all but setup and evaluation."""
-    return sum(lap.get(f"seconds/{part}", 0.0) for part in PARTS if part not in _NO_TRAINING)
+    return sum(lap.get(f"seconds/{part}", 0.0) for part in TRAINING)
 
 
 def memory() -> dict[str, int]:
