@@ -79,7 +79,9 @@ def _colour(index: int) -> str:
 
 
 def _short(text: str, most: int = 40) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+    """A run's name, not too long, and with nothing in it that matplotlib takes for a formula."""
+    text = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+    return text.replace("$", r"\$")
 
 
 def _all_names(runs: Sequence[Run], *words: str) -> list[str]:
