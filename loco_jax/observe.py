@@ -26,7 +26,7 @@ PARTS = {
 # line for the time since the last loss. A run that goes on counts on from its checkpoint.
 NAMES = {
     "frames_per_second": "frames trained on in a second, evaluation and setup left out",
-    "input_wait": "share of that time in which the devices had nothing to do for want of a batch",
+    "input_wait": "share of training in which the devices had nothing to do for want of a batch",
     **{f"seconds/{part}": f"seconds {meaning}" for part, meaning in PARTS.items()},
     "memory/device_bytes": "in use on the fullest of this process's devices, where they can tell",
     "memory/device_peak_bytes": "the most that was ever in use there",

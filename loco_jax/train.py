@@ -296,7 +296,8 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
                         with split.part("setup"):
                             do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
-                stopping = agree(stop.requested or out_of_time())
+                with split.part("device"):  # of several processes, whose devices add up the answers
+                    stopping = agree(stop.requested or out_of_time())
                 if last or step % config.checkpoint_every == 0 or stopping:
                     with split.part("save"):
                         save()

@@ -4,12 +4,16 @@ python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0, 1 if anything failed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
+            stream.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
     from etils import epath  # after the arguments, so that --help is quick
 

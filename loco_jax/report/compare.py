@@ -59,11 +59,11 @@ def write(runs: Sequence[Run], output: epath.Path) -> list[epath.Path]:
     drawing, all_sections = figure.draw_runs(runs), sections(runs)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".html":
-        output.write_text(to_html(all_sections, _png(drawing)))
+        output.write_text(to_html(all_sections, _png(drawing)), encoding="utf-8")
         return [output]
     picture = output.with_suffix(".png")
     picture.write_bytes(_png(drawing))
-    output.write_text(to_markdown(all_sections, picture.name))
+    output.write_text(to_markdown(all_sections, picture.name), encoding="utf-8")
     return [output, picture]
 
 
@@ -104,7 +104,7 @@ def to_html(all_sections: Sequence[Section], picture: bytes) -> str:
 
 
 def _kind(row: Sequence[str]) -> str:
-    return ' class="poster"' if row[0].startswith("poster") else ""
+    return ' class="poster"' if row[0] == "poster" else ""
 
 
 def _inline(text: str) -> str:

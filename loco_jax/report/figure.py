@@ -49,7 +49,8 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     if f1 or not losses:
         _draw_curves(top[1], runs, f1, "F1 on validation frames")
     if losses:
-        _draw_curves(top[-1], runs, losses, "Losses on validation frames")
+        title = losses[0].removeprefix("validation/") if len(losses) == 1 else "Losses"
+        _draw_curves(top[-1], runs, losses, f"{title} on validation frames")
     speed, times = rows[1].subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
