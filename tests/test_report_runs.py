@@ -117,16 +117,20 @@ def test_facts(markdown):
 def test_scores_stand_beside_the_posters(markdown):
     found = tables(markdown)
     rows = found["Scores: VHA"]
+    assert rows[0][:4] == ["run", "network", "data", "PR @0 vx"] and rows[0][-1] == "F1 @2 vx"
     assert rows[1][:3] == ["vha", "PatchVHA(2)", SUMMARY["data"]]
     assert rows[1][3:] == [f"{50 + i:.1f}" for i in range(9)]
     assert rows[-1][:2] == ["poster", "VHA(2)"] and [rows[-1][i] for i in (5, 8, 11)] == ["92.5", "97.0", "97.1"]
     assert found["Scores: VHA, in metres"][1] == ["vha", "61.2", "73.4", "85.6", "12.3"]
     published = found["Scores: LoCO, matched as published (`nearest`)"]
+    header = ["run", "system", *(f"{m} @{t} m" for t in (0.4, 0.8, 1.2) for m in ("PR", "RE", "F1"))]
+    assert published[0] == header
     assert published[1] == ["loco", "LoCO(2)", *(f"{40 + i}.00" for i in range(9))]
     assert [row[0] for row in published[1:]] == ["loco"] * 2 + ["poster"] * 12
     beside = next(row for row in published if row[:2] == ["poster", "LoCO(2)+"])
     assert " ".join(beside[2:]) == POSTER_LOCO["LoCO(2)+"]
     best = found["Scores: LoCO, best matching (`hungarian`)"]
+    assert best[0] == [*header, "error (cm)"]
     assert best[1:] == [["loco", name, *(f"{50 + i}.00" for i in range(9)), "12.3"] for name in SYSTEMS]
     header, row = found["Scores: refiner"]
     assert dict(zip(header, row))["swapped, after"] == "12.0" and dict(zip(header, row))["missing, before"] == ""
@@ -276,6 +280,8 @@ def test_figure_shows_all_runs(workdirs):
     shares = [bar.get_width() for bar in bars[:6]]
     total = sum(found[0].seconds.values())
     assert shares == pytest.approx([100 * s / total for s in found[0].seconds.values()])
+    edges = [bar.get_x() for bar in bars[:6]] + [100]
+    np.testing.assert_allclose(np.diff(edges), shares, atol=1e-6)
     assert [f"{run.name}: ms a step" in axes for run in found] == [True, True, True, False]
     assert not _pylab_helpers.Gcf.figs
 
