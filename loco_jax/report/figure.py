@@ -181,7 +181,10 @@ def _draw_steps(axes: Axes, run: Run, colour: str) -> None:
     axes.stackplot(steps, [1000 * s for s in seconds.values()], colors=[_PART_COLOURS[part] for part in seconds])
     # A few slow steps, of a save or another's work, must not flatten all the others.
     total = 1000 * sum(seconds.values())
-    axes.set_ylim(0, min(1.05 * total.max(), 3 * np.median(total)))
+    top = min(1.05 * total.max(), 3 * np.median(total))
+    axes.set_ylim(0, top)
+    if total.max() > top:
+        axes.text(0.99, 0.97, f"up to {total.max():,.0f}", transform=axes.transAxes, ha="right", va="top", fontsize=9)
     axes.set_xlim(steps[0], steps[-1])
     axes.set_title(f"{_short(run.name, 24)}: ms a step", fontsize=12, color=colour)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
