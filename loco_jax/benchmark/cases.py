@@ -536,7 +536,8 @@ def _plainly(next_function, args, kwargs, context):
         return next_function(*args, **kwargs)
     x, kernel = args[0].astype(module.dtype), module.variables["params"]["kernel"].astype(module.dtype)
     strides = (module.strides or 1,) * 2 if not isinstance(module.strides, tuple) else module.strides
-    return lax.conv_general_dilated(x, kernel, strides, module.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = lax.conv_general_dilated(x, kernel, strides, module.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y + module.variables["params"]["bias"].astype(y.dtype) if module.use_bias else y
 
 
 def _published_predictor(setting: Setting) -> tuple[nn.Module, Any]:
@@ -619,7 +620,7 @@ def picture_to_people(setting: Setting) -> Case:
     size = volume.shape[:2]
 
     def seen(true, code):
-        return true + 0.2 * true.std() * code / code.std()
+        return true + 0.2 * true.std() * (code - code.mean()) / code.std()
 
     def path(predictor, autoencoder):
         (network, variables), (vha_network, vha_variables) = predictor(setting), _vha(setting, autoencoder)
