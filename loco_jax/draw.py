@@ -21,11 +21,11 @@ from loco_jax.volume import Volume
 
 # Okabe and Ito's colours, which the colour-blind tell apart too.
 _BLUE, _VERMILLION, _BLACK = "#0072B2", "#D55E00", "#000000"
-_CYCLE = (_BLUE, _VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _BLACK)
-_DASHES = ("-", "--", "-.", ":")
-_MARKERS = "osD^vPX"
+CYCLE = (_BLUE, _VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _BLACK)
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
 
-_WIDTH = 16.0  # inches, at 100 dots an inch
+WIDTH = 16.0  # inches, at 100 dots an inch
 _ROW, _COLUMN, _BIN = range(3)
 
 
@@ -57,8 +57,8 @@ def projections(
     peaks = _Peaks(predicted, true, threshold)
     rows, columns, _ = volume.shape
     # Half the figure for the columns, half for the bins, and every row as high as a column is wide.
-    picture_height = float(np.clip(0.42 * _WIDTH * rows / columns, 2.5, 7.0))
-    figure = Figure(figsize=(_WIDTH, picture_height + 5.6), dpi=100, layout="constrained")
+    picture_height = float(np.clip(0.42 * WIDTH * rows / columns, 2.5, 7.0))
+    figure = Figure(figsize=(WIDTH, picture_height + 5.6), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     grid = figure.add_gridspec(2, 2, height_ratios=(picture_height, 4.0))
     _draw_view(figure.add_subplot(grid[0, 0]), volume, peaks, "Picture plane", x=_COLUMN, y=_ROW)
@@ -89,7 +89,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError('a record has no "step"')
     losses = _series(records, "loss", smallest=np.finfo(float).tiny)
     f1s = _series(records, "f1", smallest=0.0)
-    figure = Figure(figsize=(_WIDTH, 6.0), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 6.0), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
     left, right = figure.subplots(1, 2, sharex=True)
     _draw_series(left, losses, "Loss")
@@ -121,7 +121,7 @@ def people(
     """
     image = np.asarray(image)
     height, width = image.shape[:2]
-    figure = Figure(figsize=(_WIDTH, 0.64 * _WIDTH * height / width + 0.9), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.64 * WIDTH * height / width + 0.9), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
     left.axis("off")
     persons = []
@@ -155,7 +155,7 @@ def poses(true: np.ndarray, spoilt: np.ndarray, known: np.ndarray, refined: np.n
       title: a line above it all.
     """
     count = min(len(true), 5)
-    figure = Figure(figsize=(_WIDTH, 8.0), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 8.0), dpi=100, layout="constrained")
     all_axes = figure.subplots(2, max(count, 1), squeeze=False)
     for person in range(count):
         for axes, joints, there, name in (
@@ -185,6 +185,12 @@ def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: di
     for a, b in skeleton.LIMBS:
         if known[a] and known[b]:
             axes.plot(joints[[a, b], 0], joints[[a, b], 2], **look)
+
+
+def smooth(points: np.ndarray, window: int) -> np.ndarray:
+    """Means of points `[K, 2]` over a window of steps, only where the window is full."""
+    weights = np.full(window, 1 / window)
+    return np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)
 
 
 class _Peaks:
@@ -324,16 +330,10 @@ def _draw_series(axes: Axes, series: Mapping[str, np.ndarray], label: str):
         axes.text(0.5, 0.5, f"no {label} logged", ha="center", va="center", transform=axes.transAxes, color="0.4")
         return
     for i, (name, points) in enumerate(series.items()):
-        look = {"color": _CYCLE[i % len(_CYCLE)], "linestyle": _DASHES[i % len(_DASHES)]}
-        marker = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
+        look = {"color": CYCLE[i % len(CYCLE)], "linestyle": DASHES[i % len(DASHES)]}
+        marker = {"marker": MARKERS[i % len(MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
         if len(points) > 100:  # noisy: the running mean tells the course
             axes.plot(*points.T, color=look["color"], alpha=0.25, linewidth=0.8)
-            points = _smooth(points, len(points) // 25)
+            points = smooth(points, len(points) // 25)
         axes.plot(*points.T, label=name, linewidth=1.8, **look, **marker)
     axes.legend(loc="best", fontsize=11, ncols=1 + len(series) // 6, handlelength=3.5)
-
-
-def _smooth(points: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the values over a window of steps, only where the window is full."""
-    weights = np.full(window, 1 / window)
-    return np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)

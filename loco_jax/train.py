@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, distributed, draw, evaluate, progress, tasks
+from loco_jax import checkpoints, distributed, draw, evaluate, observe, progress, tasks
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -195,16 +195,16 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     Goes on from the newest checkpoint in `workdir` if there is one. Raises TrainingError on a loss that is not finite,
     CheckpointError if the workdir belongs to another config, ValueError for a config that makes no sense.
     """
-    started = time.monotonic()
+    started, split = time.monotonic(), observe.Split("setup")
     evaluate.check_config(config)
     say = distributed.only_first(say)
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     task, optimizer = tasks.create(config), make_optimizer(config)
     checkpoints.check(workdir, config)
     if not checkpoints.exist(workdir):
         task.check_sources()
-    source = streams.training_stream(config, split)
+    source = streams.training_stream(config, sharded)
     if distributed.is_first():
         checkpoints.claim(workdir, config)
     folder = epath.Path(workdir).expanduser()
@@ -238,7 +238,8 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
 
         def save() -> None:
-            _check_finite(state, saved, folder)
+            with split.part("device"):
+                _check_finite(state, saved, folder)
             position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
             saved.save(step, state, position)
 
@@ -249,31 +250,37 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
         quiet = config.quiet or not distributed.is_first()
         bar = progress.bar(config.steps, "step", quiet, initial=step, dynamic_ncols=True)
-        since, logged_step, ahead = time.monotonic(), step, collections.deque()
+        logged_step, ahead = step, collections.deque()
         waited, told = 0.0, False
         with log, stop, bar, jax.transfer_guard("disallow"):
+            split.switch("other")
             while step < config.steps:
-                asked = time.monotonic()
-                frames = next(source)
+                asked = observe.now()
+                with split.part("data"):
+                    frames = next(source)
                 if ahead and ahead[-1].is_ready():  # else the devices had work to do meanwhile
-                    waited += time.monotonic() - asked
-                state, loss = do_step(state, frames)
-                step += 1
-                # The host may run ahead of the devices, but not far: progress and signals concern the present.
-                ahead.append(loss)
-                if len(ahead) > _MOST_AHEAD:
-                    ahead.popleft().block_until_ready()
+                    waited += observe.now() - asked
+                with split.part("device"):
+                    state, loss = do_step(state, frames)
+                    step += 1
+                    # The host may run ahead of the devices, but not far: progress and signals concern the present.
+                    ahead.append(loss)
+                    if len(ahead) > _MOST_AHEAD:
+                        ahead.popleft().block_until_ready()
                 bar.update()
                 last = step == config.steps
                 if step % config.log_every == 0 or last:
-                    state, means = drain(state)
-                    means = {name: float(value) for name, value in jax.device_get(means).items()}
-                    _check_finite(state, saved, folder)
-                    now = time.monotonic()
-                    rate = (step - logged_step) * config.data.batch_size / (now - since)
-                    share = waited / (now - since)
-                    since, logged_step, waited = now, step, 0.0
-                    log.write(step, {**means, "frames_per_second": rate, "input_wait": share, "stage": stage})
+                    with split.part("device"):
+                        state, means = drain(state)
+                        means = {name: float(value) for name, value in jax.device_get(means).items()}
+                        _check_finite(state, saved, folder)
+                    lap = split.lap()
+                    seconds = observe.training_seconds(lap)
+                    rate = (step - logged_step) * config.data.batch_size / seconds
+                    share = waited / seconds
+                    logged_step, waited = step, 0.0
+                    speed = {"frames_per_second": rate, "input_wait": share, **lap, **observe.memory()}
+                    log.write(step, {**means, **speed, "stage": stage})
                     bar.set_postfix_str(
                         f"loss {means['loss']:.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input", refresh=False
                     )
@@ -287,22 +294,25 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                     if stage + 1 < task.stages and plateau.reached(means["loss"]):
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
-                        do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
-                stopping = agree(stop.requested or out_of_time())
+                        with split.part("setup"):
+                            do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
+                with split.part("device"):  # of several processes, whose devices add up the answers
+                    stopping = agree(stop.requested or out_of_time())
                 if last or step % config.checkpoint_every == 0 or stopping:
-                    save()
+                    with split.part("save"):
+                        save()
                 if stopping:
                     break
                 if last or (config.eval_every and step % config.eval_every == 0):
-                    paused = time.monotonic()
-                    summary = evaluator.run(
-                        state.best_params, config.eval_frames, should_stop=lambda: out_of_time() or stop.requested
-                    )
+                    with split.part("evaluation"):
+                        summary = evaluator.run(
+                            state.best_params, config.eval_frames, should_stop=lambda: out_of_time() or stop.requested
+                        )
                     if summary is None:  # nothing but the evaluation is lost
                         save()
                         break
-                    log.write(step, {f"validation/{k}": v for k, v in task.headline(summary).items()})
-                    since += time.monotonic() - paused
+                    scores = {f"validation/{k}": v for k, v in task.headline(summary).items()}
+                    log.write(step, {**scores, **(split.lap() if last else {})})
             saved.wait()
         log.draw()
         if step < config.steps:
@@ -413,7 +423,7 @@ class _Log:
     def __init__(self, folder: epath.Path, step: int):
         self._path = folder / "log.jsonl"
         if self._path.exists():
-            kept = [json.dumps(record) + "\n" for record in self._records() if record["step"] <= step]
+            kept = [json.dumps(record) + "\n" for record in observe.read_log(self._path) if record["step"] <= step]
             checkpoints.write_text(self._path, "".join(kept))
         self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -437,11 +447,4 @@ class _Log:
     def draw(self) -> None:
         """Draws the curves so far, `curves.png`."""
         with (self._path.parent / "curves.png").open("wb") as file:
-            draw.curves(list(self._records())).savefig(file, format="png")
-
-    def _records(self) -> Iterator[dict[str, float]]:
-        for line in self._path.read_text().splitlines() if self._path.exists() else ():
-            try:
-                yield json.loads(line)
-            except ValueError:  # a line that was being written when the machine went down
-                continue
+            draw.curves(observe.read_log(self._path)).savefig(file, format="png")

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
 from configs import vha as vha_config
-from loco_jax import checkpoints, distributed, evaluate, tasks, train
+from loco_jax import checkpoints, distributed, evaluate, observe, tasks, train
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
@@ -34,7 +34,7 @@ from loco_jax.skeleton import FROM_JTA
 from tests.test_jta import write_jta
 
 ROOT = pathlib.Path(__file__).parents[1]
-TIMINGS = {"frames_per_second", "input_wait"}  # what no two runs have alike in their logs
+TIMINGS = set(observe.NAMES)  # what no two runs have alike in their logs
 
 
 # ---- A toy task, and toy frames

@@ -1,4 +1,7 @@
-"""Results as Markdown tables, beside the poster's figures."""
+"""Results as Markdown tables, beside the poster's figures; of several runs beside each other:
+
+python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +25,12 @@ POSTER_LOCO = {
     "GT volumetric heatmaps": ((99.96, 99.96, 99.96), (99.99, 99.99, 99.99), (99.99, 99.99, 99.99)),
 }
 
+MEASURES = {"PR": "precision", "RE": "recall", "F1": "f1"}
+VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
+LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
+VHA_HEADER = ["network", "data", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns lined up; the first is text, the others are numbers."""
@@ -34,26 +43,31 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def vha_table(summary: Mapping[str, Any]) -> str:
-    """The summary of a VHA's evaluation: F1 beside the poster's, precision and recall, errors by distance."""
-    thresholds = ("0 vx", "1 vx", "2 vx")
-    hungarian = summary["scores"]["hungarian"]
+def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A VHA's scores, a row for each noise on the code and each matching; `VHA_HEADER` names the columns."""
     name, data = summary["network"], summary.get("data", "")
-    level = summary["level"]
 
-    def row(label, where, scores):
-        values = [f"{100 * scores[t][m]:.1f}" for t in thresholds for m in ("precision", "recall", "f1")]
-        return [label, where, *values]
+    def row(label, scores):
+        return [label, data, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
 
-    header = ["network", "data", *(f"{m} @{t}" for t in thresholds for m in ("PR", "RE", "F1"))]
     rows = []
-    for noise, scores in hungarian.items():
+    for noise, scores in summary["scores"]["hungarian"].items():
         part = float(noise.split()[1])
         label = name if part == 0 else f"{name}, {100 * part:.0f} % noise on the code"
-        rows.append(row(label, data, scores))
-    rows.append(row(f"{name}, `nearest` matching", data, summary["scores"]["nearest"]["noise 0"]))
-    poster = [f"{f:.1f}" for f in POSTER_VHA[level]]
-    rows.append([f"poster: VHA({level})", "JTA, test split", *(x for f in poster for x in ("", "", f))])
+        rows.append(row(label, scores))
+    rows.append(row(f"{name}, `nearest` matching", summary["scores"]["nearest"]["noise 0"]))
+    return rows
+
+
+def vha_poster_row(level: int) -> list[str]:
+    """The poster's row of the same table."""
+    return [f"poster: VHA({level})", "JTA, test split", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
+
+
+def vha_table(summary: Mapping[str, Any]) -> str:
+    """The summary of a VHA's evaluation: F1 beside the poster's, precision and recall, errors by distance."""
+    hungarian = summary["scores"]["hungarian"]
+    data = summary.get("data", "")
     error = summary["error_cm"]
     bands = [
         [
@@ -66,7 +80,7 @@ def vha_table(summary: Mapping[str, Any]) -> str:
         if b["joints"]
     ]
     lines = [
-        table(header, rows),
+        table(VHA_HEADER, [*vha_rows(summary), vha_poster_row(summary["level"])]),
         "",
         f"Mean over {summary['frames']:,} frames, in percent."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
@@ -86,27 +100,36 @@ def vha_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def loco_table(summary: Mapping[str, Any]) -> str:
-    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
-    thresholds = ("0.4 m", "0.8 m", "1.2 m")
-    data = summary.get("data", "")
-    header = ["system", "matching", *(f"{m} @{t}" for t in thresholds for m in ("PR", "RE", "F1")), "error (cm)"]
+def loco_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A LoCO's scores, a row for every system and matching; `LOCO_HEADER` names the columns."""
     rows = []
     for system, entry in summary["systems"].items():
         for matching in ("hungarian", "nearest"):
             scores = entry[matching]
-            values = [f"{100 * scores[t][m]:.2f}" for t in thresholds for m in ("precision", "recall", "f1")]
+            values = [f"{100 * scores[t][m]:.2f}" for t in LOCO_THRESHOLDS for m in MEASURES.values()]
             error = entry["error_cm"] if matching == "hungarian" else None
             rows.append([system, f"`{matching}`", *values, "" if error is None else f"{error:.1f}"])
-    for system, scores in POSTER_LOCO.items():
-        rows.append([f"poster, JTA: {system}", "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""])
+    return rows
+
+
+def loco_poster_rows() -> list[list[str]]:
+    """The poster's rows of the same table."""
+    return [
+        [f"poster, JTA: {system}", "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""]
+        for system, scores in POSTER_LOCO.items()
+    ]
+
+
+def loco_table(summary: Mapping[str, Any]) -> str:
+    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
+    data = summary.get("data", "")
     found = [
         f"{system} finds {n['found']:,} of {n['true']:,} people and names {n['predicted']:,}"
         for system, n in ((system, entry.get("people")) for system, entry in summary["systems"].items())
         if n
     ]
     lines = [
-        table(header, rows),
+        table(LOCO_HEADER, [*loco_rows(summary), *loco_poster_rows()]),
         "",
         f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
