@@ -96,6 +96,6 @@ def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.function}: {row.implementation}" for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("seconds; blue: ours, red: the least that the machine's bandwidth and arithmetic allow")
+    axes.set_xlabel("seconds; blue: ours, red: the least that the machine allows the plain way")
     axes.set_title(title, fontsize=9)
     figure.savefig(path, dpi=150)
