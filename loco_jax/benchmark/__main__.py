@@ -42,9 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--people", type=int, default=20, help="in the frame, 1 to 60")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once, of code predictors and training")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
-    parser.add_argument(
-        "--weights", default="", metavar="RUN_OR_FILE", help="of a VHA(2); made for this if absent"
-    )
+    parser.add_argument("--weights", default="", metavar="RUN_OR_FILE", help="of a VHA(2); made for this if absent")
     parser.add_argument("--repeats", type=int, default=5, help="rounds at most")
     parser.add_argument(
         "--seconds", type=float, default=None, help="of each implementation at most, or one run; 10, at demo scale 2"
