@@ -82,6 +82,11 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """Of all complete checkpoints, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays."""
         if step == self.latest:
@@ -124,7 +129,7 @@ class Checkpoints:
         """
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.StandardRestore(like)
-        steps = [step for step in sorted(self._manager.all_steps(), reverse=True) if last is None or step <= last]
+        steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
         for number, step in enumerate(steps):
             restored, error = None, None
