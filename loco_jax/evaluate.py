@@ -145,10 +145,6 @@ def check_config(config: ConfigDict) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")
-    if config.optimizer.max_skipped < 0:
-        raise ValueError(f"config.optimizer.max_skipped={config.optimizer.max_skipped} must be at least 0")
-    if not (config.spike == 0 or config.spike > 1):
-        raise ValueError(f"config.spike={config.spike} must be above 1, or 0 to say nothing of spikes")
     if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task == "refiner"):
         raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if config.data.validation_split not in ("validation", "test"):

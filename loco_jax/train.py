@@ -344,7 +344,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
 
 
 def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:
-    """The `train_step` of a config; it lacks the stage."""
+    """The `train_step` of a config; it lacks the stage. Raises ValueError for limits that make no sense."""
+    if config.optimizer.max_skipped < 0:
+        raise ValueError(f"config.optimizer.max_skipped={config.optimizer.max_skipped} must be at least 0")
+    if not (config.spike == 0 or config.spike > 1):
+        raise ValueError(f"config.spike={config.spike} must be above 1, or 0 to log no spikes")
     return functools.partial(
         train_step,
         task=task,

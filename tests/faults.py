@@ -52,7 +52,14 @@ class Lab:
         return self.folder / f"run_{self._count}"
 
     def flags(self, workdir: pathlib.Path, *more: str) -> list[str]:
-        numbers = {"steps": STEPS, "checkpoint_every": SAVE_EVERY, "log_every": 10, "eval_every": 0, "ema": 0.9}
+        numbers = {
+            "steps": STEPS,
+            "checkpoint_every": SAVE_EVERY,
+            "log_every": 10,
+            "eval_every": 0,
+            "eval_frames": 2,
+            "ema": 0.9,
+        }
         fields = [f"--config.{name}={value}" for name, value in numbers.items()]
         quiet = ["--config.data.batch_size=2", "--config.quiet=true"]
         return ["--config=configs/refiner.py:scale=demo", f"--workdir={workdir}", *fields, *quiet, *more]
@@ -128,34 +135,33 @@ def under_way(workdir: pathlib.Path) -> set[str]:
 
 
 def killed(lab: Lab, kills: int = 20) -> str:
-    workdir, lost, in_save, before_steps = lab.new(), [], 0, 0
+    workdir, kept, in_save, early, runs = lab.new(), [], 0, 0, 1
     for number in range(kills):
-        before = newest(workdir)
+        before, old = newest(workdir), under_way(workdir)
         process = lab.start(workdir)
         if number % 2:  # in the middle of a save
-            old = under_way(workdir)
-            wait_until(lambda old=old: bool(under_way(workdir) - old), process)
+            wait_until(lambda old=old, workdir=workdir: bool(under_way(workdir) - old), process)
             time.sleep(lab.rng.uniform(0, 0.1))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=lab.rng.uniform(0, 8))
+                process.wait(timeout=lab.rng.uniform(0, 7))
         process.kill()
         said = end(process)
-        in_save += bool(under_way(workdir))
+        began = "GFLOP" in said  # and so what the one before left behind is gone
+        in_save, early = in_save + (began and bool(under_way(workdir))), early + (not began)
+        # What the one before had saved is where this one went on, and nothing of it is lost.
         on = re.search(r"going on from step (\d+)", said)
-        before_steps += "GFLOP" not in said
-        # What the one before had saved is where this one began, and nothing of it is gone.
-        assert on is None or int(on[1]) == before, (before, said)
-        assert on or not before or "Refiner" not in said, said
+        assert int(on[1]) == before if on else not (before and began), (before, said)
         assert newest(workdir) >= before
-        lost.append(newest(workdir))
-        if newest(workdir) == STEPS:
-            break
+        kept.append(newest(workdir))
+        if kept[-1] == STEPS:
+            lab.same_as_straight(workdir)
+            workdir, runs = lab.new(), runs + 1
     lab.finish(workdir)
     lab.same_as_straight(workdir)
     return (
-        f"killed {len(lost)} times, {in_save} of them while a save was under way and {before_steps} before the first "
-        f"step; every start went on from the last completed save ({', '.join(map(str, lost))})"
+        f"killed {kills} times in {runs} runs, {in_save} of them while a save was under way, {early} before the first "
+        f"step; each start went on from the last completed save (steps {', '.join(map(str, kept))})"
     )
 
 
@@ -289,7 +295,8 @@ def damaged_shard(lab: Lab) -> str:
     end(process)
     kept, good, errors = newest(part), shard.read_bytes(), []
     spoilt = bytearray(good)
-    spoilt[len(good) // 2] ^= 16
+    used = np.flatnonzero(np.frombuffer(good, np.uint8))
+    spoilt[used[len(used) // 2]] ^= 16  # not in the empty rest of the file
     for content in (good[: len(good) // 2], bytes(spoilt), None):
         shard.unlink()
         if content is not None:
@@ -305,7 +312,7 @@ def damaged_shard(lab: Lab) -> str:
 
 def not_writable(lab: Lab) -> str:
     lab.folder.joinpath("file").write_text("")
-    errors = [lab.fail(pathlib.Path(folder)) for folder in (lab.folder / "file" / "run", "/proc/loco_jax")]
+    errors = [lab.fail(pathlib.Path(folder)) for folder in (lab.folder / "file" / "run", "/proc/run")]
     assert all("cannot be written to" in error for error in errors), errors
     return f"“{short(errors[1], lab.folder)}”"
 
