@@ -34,8 +34,8 @@ def main(argv: list[str]) -> None:
 
     from loco_jax import checkpoints, compilation, distributed, evaluate, replay, train
 
-    if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
-        logging.set_verbosity(logging.ERROR)
+    if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
+        logging.set_verbosity(logging.FATAL)
     compilation.use_cache()
     try:
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -138,13 +138,17 @@ def killed(lab: Lab, kills: int = 20) -> str:
     workdir, kept, in_save, early, runs = lab.new(), [], 0, 0, 1
     for number in range(kills):
         before, old = newest(workdir), under_way(workdir)
+        started = time.monotonic()
         process = lab.start(workdir)
-        if number % 2:  # in the middle of a save
+        if number == 0:
+            wait_until((workdir / "log.jsonl").exists, process)
+            to_begin = time.monotonic() - started
+        elif number % 2:  # in the middle of a save
             wait_until(lambda old=old, workdir=workdir: bool(under_way(workdir) - old), process)
             time.sleep(lab.rng.uniform(0, 0.1))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=lab.rng.uniform(0, 7))
+                process.wait(timeout=lab.rng.uniform(0, 1.6 * to_begin))
         process.kill()
         said = end(process)
         began = "GFLOP" in said  # and so what the one before left behind is gone

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import refiner
 from loco_jax import checkpoints, replay, tasks, train, watch
 from loco_jax.data import streams
-from tests.test_train import Mean, logged, quietly, saved_state, scenes, small_jta, tiny, toy_frame, train_by_hand
-
-assert small_jta  # a fixture
+from loco_jax.tasks import refiner as refiner_tasks
+from tests.test_train import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
+from tests.test_train import compiled_once as compiled_once
+from tests.test_train import small_jta as small_jta
 
 
 @pytest.fixture(autouse=True)
@@ -207,12 +209,17 @@ def test_steps_that_cannot_be_shown(tmp_path):
         again(tiny(steps=2, data={"batch_size": 3}), tmp_path, 1)
 
 
-def test_a_batch_that_is_not_finite_is_shown(tmp_path, monkeypatch):
-    """Of a real network with pictures of what it finds: that there are none is said."""
-    monkeypatch.undo()
+def test_a_batch_that_is_not_finite_is_shown_in_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "create", refiner_tasks.create)
     spoil(monkeypatch, (2,), lambda joints: joints.at[1, 0, 0, 1].set(jnp.nan))
-    config = tiny(steps=2, pictures=2)
+    config = refiner.get_config("scale=demo")
+    config.update({"steps": 2, "pictures": 2, "quiet": True, "eval_frames": 1, "data": {"batch_size": 2}})
     quietly(config, tmp_path)
     found, text = again(config, tmp_path, 2)
+    assert found["skipped"] and found["loss"] is None and "loss: not finite" in text
     assert found["arrays"]["batch/joints"]["not_finite"] == 1
-    print(text)
+    gradients = [x["not_finite"] for name, x in found["arrays"].items() if name.startswith("gradient")]
+    assert sum(gradients) > 1000 and all(
+        x["not_finite"] == 0 for name, x in found["arrays"].items() if name.startswith("parameters")
+    )
+    assert len(list((tmp_path / "replay").glob("step_2_frame_*.png"))) == 2
