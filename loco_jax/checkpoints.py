@@ -236,7 +236,7 @@ def _sealed(position: dict[str, Any], sums: dict[str, int]) -> dict[str, Any]:
 
 def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """The position and the sums of the state that it was saved with. Raises ValueError if it was changed since."""
-    if not sealed.keys() & {"position", "bit_sums", "crc32"}:  # of an older version
+    if "data" in sealed:  # of an older version, which had no checksums
         return sealed, {}
     content = {name: value for name, value in sealed.items() if name != "crc32"}
     if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):

@@ -143,12 +143,17 @@ def killed(lab: Lab, kills: int = 20) -> str:
         if number == 0:
             wait_until((workdir / "log.jsonl").exists, process)
             to_begin = time.monotonic() - started
-        elif number % 2:  # in the middle of a save
-            wait_until(lambda old=old, workdir=workdir: bool(under_way(workdir) - old), process)
+        elif number % 2:  # in the middle of a save, one of the next few
+            after = before + lab.rng.randrange(4) * SAVE_EVERY
+
+            def saving(workdir=workdir, old=old, after=after):
+                return newest(workdir) >= after and bool(under_way(workdir) - old)
+
+            wait_until(saving, process)
             time.sleep(lab.rng.uniform(0, 0.1))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=lab.rng.uniform(0, 1.6 * to_begin))
+                process.wait(timeout=lab.rng.uniform(0, 1.2 * to_begin))
         process.kill()
         said = end(process)
         began = "GFLOP" in said  # and so what the one before left behind is gone
