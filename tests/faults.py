@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from absl import logging
 
 from configs import refiner
 from loco_jax import checkpoints, tasks, train
@@ -389,6 +390,7 @@ def command(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="faults with this word in their names")
     parser.add_argument("--folder", help="where the runs go; a temporary one if absent")
     options = parser.parse_args(argv)
+    logging.set_verbosity(logging.FATAL)  # Orbax says much, and damaged checkpoints are its business here
     failed = 0
     with tempfile.TemporaryDirectory(prefix="faults_", dir=options.folder) as folder:
         lab = Lab(pathlib.Path(folder), options.seed)
