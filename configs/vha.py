@@ -75,10 +75,12 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.optimizer.schedule = "cosine" if patch else "constant"  # cosine: to zero at the last step
     c.optimizer.warmup = 100 if patch else 0  # steps
     c.optimizer.clip_norm = 1.0
+    c.optimizer.max_skipped = 10  # steps in a row that are left out since a number is not finite; one more ends the run
     c.ema = 0.0  # decay of the parameters' moving average; 0 for none
 
     c.steps = 1400 if demo else 200_000
     c.max_minutes = 0.0  # stop and save after this many; 0 for no limit
+    c.spike = 4.0  # losses above so many times their running mean are logged, to be looked at with --mode=replay; or 0
     c.log_every = 20 if demo else 100
     c.checkpoint_every = 350 if demo else 1000
     c.keep_checkpoints = 2

@@ -1,11 +1,21 @@
 """Checkpoints of a run: the training state, the data's position and the schedule, by Orbax; the config beside them.
 
-A workdir belongs to one config. Fields that only say how long to run, or how often to look, may change between runs.
+Sums over every array's bits are saved with it: of a bit that flips on the disk Orbax notices little.
+
+A workdir belongs to one config, and to one run at a time. Fields that only say how long to run, or how often to look,
+may change between runs.
 """
 
+import contextlib
+import datetime
+import errno
+import fcntl
 import functools
 import json
-from collections.abc import Sequence
+import os
+import socket
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +24,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
+from loco_jax import distributed
+
 CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
-    "quiet", "mesh.rows", "data.dir", "data.workers", "refiner", "refine.least_joints", "refine.least_stray",
+    "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
+    "refine.least_joints", "refine.least_stray",
 )  # fmt: skip
 # What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
 TRAINING_FIELDS = (
@@ -27,8 +40,12 @@ TRAINING_FIELDS = (
 )  # fmt: skip
 
 
+_LOCK_FILE = ".lock"
+_DAMAGED = "damaged"  # folder for checkpoints that could not be read
+
+
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or belongs to another config."""
+    """A checkpoint is missing, damaged, cannot be written, or belongs to another config or run."""
 
 
 class Checkpoints:
@@ -39,7 +56,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder = _folder(workdir)
+        self.folder, self._read_only = _folder(workdir), read_only
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
@@ -49,14 +66,26 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        try:
+            with self._saving():
+                self._manager.wait_until_finished()
+        except CheckpointError:
+            if kind is None:  # else what went wrong first is told
+                raise
+        finally:
+            with contextlib.suppress(Exception):  # the same once more
+                self._manager.close()
 
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """Of all complete checkpoints, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays."""
@@ -64,24 +93,72 @@ class Checkpoints:
             return
         # A copy, because the next step may reuse the state's memory before the save in the background has read it.
         # And a save is a transfer that was asked for, whatever guard the training loop is under.
-        with jax.transfer_guard("allow"):
+        with self._saving(), jax.transfer_guard("allow"):
+            position = _sealed(position, _bit_sums(state))
             state = ocp.args.StandardSave(jax.tree.map(jnp.copy, state))
             self._manager.save(step, args=ocp.args.Composite(state=state, position=ocp.args.JsonSave(position)))
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._saving():
+            self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
-        """Step, state and position of the newest checkpoint.
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """What Orbax raises, perhaps of an earlier save in the background, becomes a CheckpointError."""
+        try:
+            yield
+        except Exception as error:  # of many kinds
+            complete = sorted(ocp.utils.checkpoint_steps(self.folder))
+            kept = f"that of step {complete[-1]} is intact" if complete else "there is none before it"
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint could not be saved; {kept}. If the disk is full, make room: the same "
+                f"command then goes on from there. {_first_line(error)}"
+            ) from error
+
+    def restore(
+        self, like: Any, last: int | None = None, say: Callable[[str], None] = lambda text: None
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """Step, state and position of the newest checkpoint, or of the newest up to step `last`.
+
+        One that is damaged is told, and the one before is taken; unless this is `read_only`, the damaged one goes into
+        the folder `damaged` of the workdir.
 
         `like` is a state of arrays, or of `jax.ShapeDtypeStruct` with shardings, that says shapes and places.
-        Raises CheckpointError if there is none, or if it does not fit.
+        Raises CheckpointError if there is none, or none that fits.
         """
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), position=ocp.args.JsonRestore())
-        step, restored = self._restore(args)
-        return step, restored.state, restored.position
+        args = ocp.args.StandardRestore(like)
+        steps = [step for step in self.steps if last is None or step <= last]
+        first_error = None
+        for number, step in enumerate(steps):
+            restored, error = None, None
+            try:
+                restored = self._read(step, args)
+            except CheckpointError as caught:
+                error = caught
+            # What one process could not read, none takes.
+            if not any(distributed.gather([error is not None])):
+                self._set_aside(steps[:number])
+                return step, *restored
+            first_error = first_error or error or CheckpointError(f"{self.folder / str(step)}: another process failed")
+            if number + 1 < len(steps):
+                why = _first_line(error) if error else "another process cannot read it"
+                say(f"{why}\nDamaged, so it is left out; the one before is of step {steps[number + 1]}.")
+        raise first_error or self._none()
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves damaged checkpoints out of the way, so that these steps can be saved again."""
+        if not steps or self._read_only:
+            return
+        if distributed.is_first():
+            folder = self.folder.parent / _DAMAGED
+            folder.mkdir(parents=True, exist_ok=True)
+            for step in steps:
+                count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
+                (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
+        distributed.gather([])  # nobody looks before that is done
+        self._manager.reload()
 
     def restore_params(self, like: Any, sharding: jax.sharding.Sharding, averaged: bool) -> tuple[int, Any]:
         """Step and parameters (or their moving average) of the newest checkpoint, without the rest of its state.
@@ -93,8 +170,10 @@ class Checkpoints:
         args = ocp.args.PyTreeRestore(
             like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
         )
-        step, restored = self._restore(ocp.args.Composite(state=args))
-        return step, next(iter(restored.state.values()))
+        if self.latest is None:
+            raise self._none()
+        state, _ = self._read(self.latest, args)
+        return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
         """What `restore_params` would find, as a tree of things that have a `shape`; {} if there is no checkpoint."""
@@ -106,17 +185,107 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds
             raise CheckpointError(f"{self.folder / str(self.latest)}: cannot be read: {error}") from error
 
-    def _restore(self, args: ocp.args.Composite) -> tuple[int, Any]:
-        step = self.latest
-        if step is None:
-            raise CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
+    def _read(self, step: int, state: ocp.args.CheckpointArgs) -> tuple[Any, dict[str, Any]]:
+        """State and position of a checkpoint, with their bits as they were saved. Raises CheckpointError."""
         try:
-            return step, self._manager.restore(step, args=args)
+            args = ocp.args.Composite(state=state, position=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+            position, wanted = _unsealed(restored.position)
         except Exception as error:  # Orbax raises many kinds
             raise CheckpointError(
                 f"{self.folder / str(step)}: cannot be read as a checkpoint of this config: {error}\n"
                 "If it is damaged, remove that folder to go on from the one before; else use another --workdir."
             ) from error
+        changed = [name for name, value in _bit_sums(restored.state).items() if wanted.get(name, value) != value]
+        if changed:
+            raise CheckpointError(
+                f"{self.folder / str(step)}: is damaged: other bits than were saved in {', '.join(changed[:5])}\n"
+                "Remove that folder to go on from the one before."
+            )
+        return restored.state, position
+
+    def _none(self) -> CheckpointError:
+        return CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
+
+
+def _bit_sums(tree: Any) -> dict[str, int]:
+    """For each array, by its path, a sum over its bits that any single flipped bit changes, made on the device."""
+    sums = jax.device_get(_compute_bit_sums(tree))
+    named = jax.tree_util.tree_leaves_with_path(sums)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
+
+
+@jax.jit
+def _compute_bit_sums(tree: Any) -> Any:
+    def one(x):
+        x = x.astype(jnp.uint8) if x.dtype == bool else x
+        size = min(x.dtype.itemsize, 4)
+        words = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size])
+        words = words.reshape(-1).astype(jnp.uint32)
+        # Odd factors, modulo 2^32: no bit's change is lost, and the order of addition does not matter.
+        factors = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B8) + jnp.uint32(1)
+        return jnp.sum(words * factors, dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
+
+
+def _sealed(position: dict[str, Any], sums: dict[str, int]) -> dict[str, Any]:
+    content = {"position": position, "bit_sums": sums}
+    return {**content, "crc32": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
+
+
+def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The position and the sums of the state that it was saved with. Raises ValueError if it was changed since."""
+    if "data" in sealed:  # of an older version, which had no checksums
+        return sealed, {}
+    content = {name: value for name, value in sealed.items() if name != "crc32"}
+    if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):
+        raise ValueError("its position is not what was saved")
+    return content["position"], content["bit_sums"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def owned(workdir: str, say: Callable[[str], None] = print) -> Iterator[None]:
+    """While entered, no other run can be in `workdir`, on this machine or another that sees the same disk.
+
+    The system gives the lock back however a process ends. In buckets there are no locks, and some network disks have
+    none: that is told. Raises CheckpointError if another run is there, or if the folder cannot be written to.
+    """
+    folder = epath.Path(workdir).expanduser()
+    unguarded = f"{folder}: no locks there, so two runs at once in this workdir would not be noticed"
+    if "://" in str(folder):
+        say(unguarded)
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / _LOCK_FILE, "a+")
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written to ({error.strerror}); give another --workdir, or make this one writable"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                file.seek(0)
+                raise CheckpointError(
+                    f"{folder}: another run is in there ({file.read().strip() or 'just started'}); wait for it, stop "
+                    "it, or give another --workdir"
+                ) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            say(unguarded)
+        file.truncate(0)
+        now = datetime.datetime.now().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        yield
 
 
 def exist(workdir: str) -> bool:

@@ -1,4 +1,4 @@
-"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval] [--weights=…]"""
+"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]"""
 
 import sys
 
@@ -10,11 +10,15 @@ from loco_jax import commands
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/vha2.py:scale=demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; runs/<the config's name> if absent.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "Train, or score the newest checkpoint on the test split."
+    "mode",
+    "train",
+    ["train", "eval", "replay"],
+    "Train; or score the newest checkpoint on the test split; or look at one --step of a run again.",
 )
 _WEIGHTS = flags.DEFINE_string(
     "weights", "", 'With --mode=eval, score these: a run\'s folder, a file of weights, or "released".'
 )
+_STEP = flags.DEFINE_integer("step", None, "With --mode=replay: which step, from 1.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", 'Of several processes that compute as one: HOST:PORT of the first, or "auto" to ask the cluster.'
 )
@@ -28,19 +32,23 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     import jax  # after the flags, so that --help is quick
 
-    from loco_jax import checkpoints, compilation, distributed, evaluate, train
+    from loco_jax import checkpoints, compilation, distributed, evaluate, replay, train
 
-    if not flags.FLAGS["verbosity"].present:  # Orbax says much that only its developers need
-        logging.set_verbosity(logging.ERROR)
+    if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
+        logging.set_verbosity(logging.FATAL)
     compilation.use_cache()
     try:
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         config = _CONFIG.value
         workdir = _WORKDIR.value or f"runs/{config.name}"
+        if _STEP.value is not None and _MODE.value != "replay":
+            raise ValueError("--step is for --mode=replay")
         if _MODE.value == "eval":
             evaluate.evaluate(config, workdir, source=_WEIGHTS.value)
         elif _WEIGHTS.value:
             raise ValueError("--weights is for --mode=eval; training starts from --config.vha")
+        elif _MODE.value == "replay":
+            replay.replay(config, workdir, _STEP.value or 0)
         else:
             train.train(config, workdir)
     except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import checkpoints, distributed, draw, evaluate, observe, progress, tasks
+from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -44,7 +45,8 @@ class TrainState:
       opt_state: the optimiser's.
       ema: moving average of the parameters, or None.
       sums: of the logged scalars since the last log line, and their `count`.
-      bad_step: the first step whose loss was not finite; 0 while there is none.
+      bad_step: the step at which too many in a row had been skipped; 0 while there is none.
+      watch: the odd steps so far.
     """
 
     step: jax.Array
@@ -53,6 +55,7 @@ class TrainState:
     ema: Any
     sums: dict[str, jax.Array]
     bad_step: jax.Array
+    watch: watches.Watch = flax.struct.field(default_factory=watches.start)
 
     @property
     def best_params(self) -> Any:
@@ -142,15 +145,16 @@ def train_step(
     stage: int,
     seed: int,
     ema: float,
+    most_skipped: int = 0,
+    spike: float = 0.0,
 ) -> tuple[TrainState, jax.Array]:
-    """The state after one more step, on a batch, and its loss. Randomness comes from the seed and the step alone."""
-    key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
+    """The state after one more step, on a batch, and its loss. Randomness comes from the seed and the step alone.
+
+    Where loss, gradient or update is not finite, parameters, optimiser and average stay as they were. More than
+    `most_skipped` such steps in a row make `bad_step`.
+    """
+    loss, logged, grads = loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
     trained = _trained(task, state.params)
-
-    def loss_of(trained):
-        return task.loss({**state.params, **trained} if task.frozen else trained, frames, key, stage)
-
-    (loss, logged), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
     params = {**state.params, **trained} if task.frozen else trained
@@ -163,16 +167,34 @@ def train_step(
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
         averages = {**averages, **moved} if task.frozen else moved
-    bad = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
+    skipped = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
+    new = (params, opt_state, averages, {name: state.sums[name] + value for name, value in logged.items()})
+    old = (state.params, state.opt_state, state.ema, state.sums)
+    params, opt_state, averages, sums = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
+    watch = watches.observe(state.watch, step, loss, skipped, spike)
     state = state.replace(
         step=step,
         params=params,
         opt_state=opt_state,
         ema=averages,
-        sums={name: state.sums[name] + value for name, value in logged.items()},
-        bad_step=jnp.where((state.bad_step == 0) & bad, step, state.bad_step),
+        sums=sums,
+        bad_step=jnp.where((state.bad_step == 0) & (watch.in_a_row > most_skipped), step, state.bad_step),
+        watch=watch,
     )
     return state, loss
+
+
+def loss_and_gradient(
+    state: TrainState, frames: Frames, *, task: Task, stage: int, seed: int
+) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    """Of the step after `state`: the loss, what is logged with it, and the gradient of what is trained."""
+    key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
+
+    def loss_of(trained):
+        return task.loss({**state.params, **trained} if task.frozen else trained, frames, key, stage)
+
+    (loss, logged), grads = jax.value_and_grad(loss_of, has_aux=True)(_trained(task, state.params))
+    return loss, logged, grads
 
 
 def compile_step(
@@ -192,8 +214,9 @@ def _trained(task: Task, params: Any) -> Any:
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains until `config.steps`, `config.max_minutes` or a signal, and returns the last evaluation's summary.
 
-    Goes on from the newest checkpoint in `workdir` if there is one. Raises TrainingError on a loss that is not finite,
-    CheckpointError if the workdir belongs to another config, ValueError for a config that makes no sense.
+    Goes on from the newest good checkpoint in `workdir` if there is one. Raises TrainingError if too many steps in a
+    row are not finite, CheckpointError if the workdir belongs to another config or to a run under way, ValueError for a
+    config that makes no sense.
     """
     started, split = time.monotonic(), observe.Split("setup")
     evaluate.check_config(config)
@@ -205,19 +228,20 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     if not checkpoints.exist(workdir):
         task.check_sources()
     source = streams.training_stream(config, sharded)
-    if distributed.is_first():
-        checkpoints.claim(workdir, config)
     folder = epath.Path(workdir).expanduser()
 
-    step_fn = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
+    step_fn = step_of(config, task, optimizer)
     frames_like = source.like()
     plateau, stage = Plateau(config.plateau.patience, config.plateau.least_gain), 0
 
-    with checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+    owned = checkpoints.owned(workdir, say) if distributed.is_first() else contextlib.nullcontext()
+    with owned, checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+        if distributed.is_first():
+            checkpoints.claim(workdir, config)
         state = init_state(task, optimizer, config, frames_like, pretrained=saved.latest is None)
         state = distributed.put_first(state, replicated)
         if saved.latest is not None:
-            step, state, position = saved.restore(state)
+            step, state, position = saved.restore(state, say=say)
             source.set_state(position["data"])
             stage, plateau.state = position["stage"], position["plateau"]
             say(f"{folder}: going on from step {step}")
@@ -234,12 +258,12 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
         for line in _cost(do_step, config):
             say(line)
-        drain = jax.jit(_drain, donate_argnums=0, out_shardings=replicated).lower(state).compile()
+        drain = compile_drain(state, replicated)
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
 
         def save() -> None:
             with split.part("device"):
-                _check_finite(state, saved, folder)
+                _check_finite(state, saved, folder, config)
             position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
             saved.save(step, state, position)
 
@@ -271,18 +295,23 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 last = step == config.steps
                 if step % config.log_every == 0 or last:
                     with split.part("device"):
-                        state, means = drain(state)
-                        means = {name: float(value) for name, value in jax.device_get(means).items()}
-                        _check_finite(state, saved, folder)
+                        state, means, watch = drain(state)
+                        means, watch = means_of(means), jax.device_get(watch)
+                        _check_finite(state, saved, folder, config)
                     lap = split.lap()
                     seconds = observe.training_seconds(lap)
                     rate = (step - logged_step) * config.data.batch_size / seconds
                     share = waited / seconds
                     logged_step, waited = step, 0.0
                     speed = {"frames_per_second": rate, "input_wait": share, **lap, **observe.memory()}
-                    log.write(step, {**means, **speed, "stage": stage})
+                    log.write(step, {**means, "skipped": int(watch.skipped), **speed, "stage": stage})
+                    for odd in watches.odd_steps(watch):
+                        log.write(step, watches.scalars(odd))
+                    if said := watches.describe(watch):
+                        say(said)
                     bar.set_postfix_str(
-                        f"loss {means['loss']:.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input", refresh=False
+                        f"loss {means.get('loss', math.nan):.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input",
+                        refresh=False,
                     )
                     reads_pictures = config.data.source == "jta" and config.data.pictures
                     if share > _MOST_WAITING and reads_pictures and not told:
@@ -291,7 +320,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                             f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
                             f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
                         )
-                    if stage + 1 < task.stages and plateau.reached(means["loss"]):
+                    if stage + 1 < task.stages and "loss" in means and plateau.reached(means["loss"]):
                         stage += 1
                         say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
                         with split.part("setup"):
@@ -323,21 +352,49 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     return summary or {}
 
 
-def _drain(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The means of the logged scalars, and the state with their sums at zero again."""
-    count = jnp.maximum(state.sums["count"], 1)
-    means = {name: total / count for name, total in state.sums.items() if name != "count"}
-    return state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums)), means
+def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:
+    """The `train_step` of a config; it lacks the stage. Raises ValueError for limits that make no sense."""
+    if config.optimizer.max_skipped < 0:
+        raise ValueError(f"config.optimizer.max_skipped={config.optimizer.max_skipped} must be at least 0")
+    if not (config.spike == 0 or config.spike > 1):
+        raise ValueError(f"config.spike={config.spike} must be above 1, or 0 to log no spikes")
+    return functools.partial(
+        train_step,
+        task=task,
+        optimizer=optimizer,
+        seed=config.seed,
+        ema=config.ema,
+        most_skipped=config.optimizer.max_skipped,
+        spike=config.spike,
+    )
 
 
-def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epath.Path) -> None:
-    bad_step = int(jax.device_get(state.bad_step))
+def compile_drain(state: TrainState, sharding: NamedSharding) -> jax.stages.Compiled:
+    """A function that takes out of a state what is to be logged: the state without, means of scalars, the watch."""
+
+    def drain(state):
+        means = {name: total / state.sums["count"] for name, total in state.sums.items() if name != "count"}
+        sums, watch = jax.tree.map(jnp.zeros_like, state.sums), watches.cleared(state.watch)
+        return state.replace(sums=sums, watch=watch), means, state.watch
+
+    return jax.jit(drain, donate_argnums=0, out_shardings=sharding).lower(state).compile()
+
+
+def means_of(means: dict[str, jax.Array]) -> dict[str, float]:
+    """Of a drained state, on the host; none where every step was skipped."""
+    return {name: float(value) for name, value in jax.device_get(means).items() if math.isfinite(value)}
+
+
+def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epath.Path, config: ConfigDict) -> None:
+    bad_step, most = int(jax.device_get(state.bad_step)), config.optimizer.max_skipped
     if bad_step:
         kept = (
             "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
         )
+        before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
         raise TrainingError(
-            f"{folder}: loss, gradient or update was not finite at step {bad_step}; {kept}. "
+            f"{folder}: loss, gradient or update was not finite at step {bad_step}{before}; {kept}. "
+            f"--mode=replay --step={bad_step - most} shows the first of them. "
             "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
             "config.optimizer.clip_norm, or in float32."
         )

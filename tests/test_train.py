@@ -347,8 +347,11 @@ def ask_to_stop():
 
 @pytest.fixture(scope="module")
 def small_jta(tmp_path_factory):
+    return prepare_small_jta(tmp_path_factory.mktemp("jta"))
+
+
+def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:
     """A prepared JTA seen by the demo's camera: two people in each used frame, 90 frames a split."""
-    folder = tmp_path_factory.mktemp("jta")
     rng = np.random.default_rng(0)
 
     def rows(x):
@@ -428,15 +431,35 @@ def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     for path in (newest / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    # Scores are of the newest or of none.
     with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8: cannot be read.*\n?.*") as error:
-        quietly(config, tmp_path / "run")
-    assert "remove that folder to go on from the one before" in str(error.value)
-    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8"):
         evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
-    shutil.rmtree(newest)
+    assert "remove that folder to go on from the one before" in str(error.value)
     _, said = quietly(config, tmp_path / "run")
-    assert f"{tmp_path / 'run'}: going on from step 4" in said
+    assert f"{newest}: cannot be read" in said[0] and "left out; the one before is of step 4" in said[0]
+    assert said[1] == f"{tmp_path / 'run'}: going on from step 4"
     assert_same_run(tmp_path / "whole", tmp_path / "run", 8)
+    assert [path.name for path in (tmp_path / "run" / "damaged").iterdir()] == ["8"]
+    evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
+
+
+def test_the_only_checkpoint_is_not_passed_over(toy, tmp_path):
+    quietly(tiny(steps=2), tmp_path)
+    (tmp_path / "checkpoints" / "2" / "position" / "metadata").write_text("{}")
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
+        quietly(tiny(steps=2), tmp_path)
+    assert saved_steps(tmp_path) == [2] and not (tmp_path / "damaged").exists()
+
+
+def test_a_workdir_is_of_one_run_at_a_time(toy, tmp_path):
+    with checkpoints.owned(str(tmp_path)):
+        with pytest.raises(checkpoints.CheckpointError, match=f"another run is in there .process {os.getpid()} on"):
+            quietly(tiny(steps=1), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    quietly(tiny(steps=1), tmp_path)
+    said = []
+    with checkpoints.owned("gs://bucket/run", said.append):
+        assert "no locks there" in said[0]
 
 
 def test_workdir_belongs_to_one_config(toy, tmp_path):
@@ -498,15 +521,16 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(toy, tmp_path, monke
     bad = optax.sgd(lambda count: jnp.where(count < 6, 0.01, jnp.inf))
     good = train.make_optimizer
     monkeypatch.setattr(train, "make_optimizer", lambda config: bad)
-    config = tiny(steps=30, log_every=20, checkpoint_every=4)
+    config = tiny(steps=30, log_every=20, checkpoint_every=4, optimizer={"max_skipped": 0})
     with pytest.raises(train.TrainingError, match="not finite at step 7; the checkpoint of step 4 is intact"):
         quietly(config, tmp_path)
     assert saved_steps(tmp_path) == [4]
     state = saved_state(tmp_path, 4)
     assert all(np.isfinite(x).all() for x in state.values()) and state["['step']"] == 4
     monkeypatch.setattr(train, "make_optimizer", lambda config: optax.sgd(jnp.nan))
-    with pytest.raises(train.TrainingError, match="not finite at step 1; nothing was saved before"):
-        quietly(tiny(steps=30, log_every=5), tmp_path / "other")
+    text = r"not finite at step 3 and the 2 before it .*; nothing was saved before\. --mode=replay --step=1 shows"
+    with pytest.raises(train.TrainingError, match=text):
+        quietly(tiny(steps=30, log_every=5, optimizer={"max_skipped": 2}), tmp_path / "other")
     monkeypatch.setattr(train, "make_optimizer", good)
 
 

@@ -929,7 +929,7 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: there is no such split, or no example in it.
+      ValueError: there is no such split, or no example in it; or, of an example, that its file is damaged or gone.
     """
     target = _find_prepared(data_dir, pictures)
     if split.partition("[")[0] not in SPLITS:
@@ -938,9 +938,30 @@ def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[
         builder = tfds.builder_from_directory(target)
         if not builder.info.splits[split].num_examples:
             raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
-        if "image" not in builder.info.features:
-            return builder.as_data_source(split)
-        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
+        return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
+
+
+class _Examples(Sequence):
+    """A data source whose errors name the data and say what to do."""
+
+    def __init__(self, source: Sequence[dict[str, Any]], where: str):
+        self._source, self._where = source, where
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self._source[index]
+        except (RuntimeError, OSError) as error:  # ArrayRecord checks what it reads, and raises the former for all
+            raise ValueError(
+                f"{self._where}: example {index} cannot be read ({error}); a file there is damaged or gone: put it "
+                "back, or prepare the data again with --overwrite"
+            ) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
 
 
 def describe(data_dir: os.PathLike, pictures: bool = False) -> Prepared:

@@ -1,0 +1,43 @@
+"""A few of `python -m tests.faults`, in no particular order; the others are in tests of what they concern."""
+
+import pytest
+
+from loco_jax import checkpoints
+from loco_jax.data import jta
+from tests import faults
+from tests.test_train import prepare_small_jta
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return faults.Lab(tmp_path_factory.mktemp("lab"), seed=1)
+
+
+def test_kill_9(lab):
+    assert "killed 2 times" in faults.killed(lab, kills=2)
+
+
+def test_disk_full(lab):
+    assert "with room again" in faults.disk_full(lab)
+
+
+def test_flipped_bits(lab):
+    assert "of 24 single bits" in faults.many_flips(lab, flips=24)
+
+
+def test_two_runs(lab):
+    assert "the second ends with" in faults.two_runs(lab)
+
+
+def test_workdir_that_cannot_be_written_to():
+    with pytest.raises(checkpoints.CheckpointError, match="/proc/run: cannot be written to"):
+        with checkpoints.owned("/proc/run"):
+            pass
+
+
+def test_a_shard_that_cannot_be_read(tmp_path):
+    data = prepare_small_jta(tmp_path)
+    (shard,) = data.rglob("*train_vha*array_record*")
+    shard.write_bytes(shard.read_bytes()[:-50_000])
+    with pytest.raises(ValueError, match="split 'train_vha': example 3 cannot be read .*prepare the data again"):
+        jta.load(data, "train_vha")[3]
