@@ -64,11 +64,20 @@ def limits(rows: Sequence[Row]) -> str:
 
 
 def scaling(what: str, values: Sequence[Any], rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
-    """A Markdown table: a line for each implementation, a column for each value; times are of a frame."""
-    lines = [
-        [*name, *(seconds(row.median / row.frames) if row.seconds else row.note for row in of_values)]
-        for name, of_values in rows.items()
-    ]
+    """A Markdown table: a line for each implementation, a column for each value.
+
+    Times are of a frame; over batches, frames in a second and memory.
+    """
+
+    def cell(row):
+        if not row.seconds:
+            return row.note
+        if what != "batch":
+            return seconds(row.median / row.frames)
+        memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 1e6:,.0f} MB"
+        return f"{row.frames / row.median:.3g} frames/s{memory}"
+
+    lines = [[*name, *map(cell, of_values)] for name, of_values in rows.items()]
     return report.table((*_NAMES, *(f"{what} {value}" for value in values)), lines)
 
 
