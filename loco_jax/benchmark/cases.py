@@ -46,7 +46,7 @@ class Setting:
       batch: pictures at once, for the networks that look at pictures and for training steps.
       grid: rows, columns and bins of the volume as parts of the scale's.
       dtype: of the networks' arithmetic.
-      weights: of a VHA(2), a run's folder or a file; "" for random ones.
+      weights: of a published VHA(2), a run's folder or a file; "" for those made for this.
     """
 
     scale: str = "full"
@@ -358,20 +358,23 @@ def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
     def fast(variables, code):
         return fast_vha.decode_peaks(network, variables, code, size)
 
-    def torch(reference, runner):
-        module = runner.prepare(reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables))
+    def torch(reference, runner, fast=True):
+        module = runner.prepare(reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables), fast)
+        peaks_of = reference.peaks_of_few if fast else reference.peaks_by_comparing
 
         def find(code):
-            volumes = module.decode(code)[0, :, :, : size[0], : size[1]].movedim(1, -1)
-            return reference.peaks_by_comparing(volumes, THRESHOLD)
+            volumes = module.decode(code)[0, :, :, : size[0], : size[1]]
+            return peaks_of(volumes.movedim(1, -1), THRESHOLD) if fast else peaks_of(volumes, THRESHOLD)
 
         run = runner.infer(find, runner.place(code).movedim(-1, 0)[None, None])
-        return Implementation("", run, lambda made: _peaks_in_order(made.cpu().numpy()))
+        order = [0, 1, 2, 3] if fast else [0, 2, 3, 1]
+        return Implementation("", run, lambda made: _peaks_in_order(made.cpu().numpy()[:, order]))
 
     ways = [of_jax("ours", fast, variables, code, result=_found_in_order)]
     ways.append(of_jax("dense JAX, then our peaks", dense, variables, code, result=_found_in_order))
     if kind is vha.VHA:
         ways.append(of_torch("PyTorch", setting, torch))
+        ways.append(of_torch("PyTorch, plainly", setting, functools.partial(torch, fast=False)))
     return Case(
         "decode_peaks" if kind is vha.VHA else "decode_peaks_patch",
         ways,
@@ -443,6 +446,7 @@ def peaks(setting: Setting) -> Case:
             of_jax("dense JAX", dense, volume, result=dense_in_order),
             of_torch("PyTorch, max_pool3d", setting, torch("peaks_by_pooling")),
             of_torch("PyTorch, 26 comparisons", setting, torch("peaks_by_comparing")),
+            of_torch("PyTorch, few compared", setting, torch("peaks_of_few")),
             of_host("SciPy, maximum_filter", by_scipy, host, result=_peaks_in_order),
             by_skimage(),
         ],
@@ -648,7 +652,7 @@ def picture_to_people(setting: Setting) -> Case:
             noisy = reference.torch.relu(seen(true, code[0]))
             volumes = vha_module.decode(noisy[None, None])[0, :, :, : size[0], : size[1]]
             volumes = volumes.movedim(1, -1) if fast else volumes
-            found = reference.peaks_by_comparing(volumes, THRESHOLD)
+            found = (reference.peaks_of_few if fast else reference.peaks_by_comparing)(volumes, THRESHOLD)
             return volumes[tuple(found.T)], found if fast else found[:, [0, 2, 3, 1]], code
 
         def run():
@@ -676,7 +680,7 @@ def picture_to_people(setting: Setting) -> Case:
             of_jax("ours, published networks", *published),
             of_jax("ours, compact and PatchVHA", *small, comparable=False, floor=floor(*small)),
             of_torch("PyTorch", setting, torch),
-            of_torch("PyTorch, default layout", setting, functools.partial(torch, fast=False)),
+            of_torch("PyTorch, plainly", setting, functools.partial(torch, fast=False)),
         ],
         *floor(*published),
         setting.tolerance,

@@ -136,7 +136,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
                 times[name].append(seconds)
                 cpu_times[name].append(cpu)
                 peaks[name].append(peak)
-    speeds = {one.name: speed(one.name, float(np.median(times[one.name]))) for one in limits}
+    speeds = {one.name: speed(one.name, float(np.min(times[one.name]))) for one in limits}
 
     def floor_of(one):
         moved, operations = one.floor or (case.bytes, case.operations)

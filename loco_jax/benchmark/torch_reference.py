@@ -3,6 +3,7 @@
 Nothing here is shared with the Flax modules, and names are chosen anew, but for torchvision's in Inception v3.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -364,3 +365,19 @@ def peaks_by_comparing(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor
         if (z, y, x) != (1, 1, 1):
             peak &= heatmaps > padded[:, z : z + size[0], y : y + size[1], x : x + size[2]]
     return torch.nonzero(peak)
+
+
+def peaks_of_few(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
+    """As `peaks_by_comparing`, but only voxels above the threshold are compared: of heatmaps those are few."""
+    found = torch.nonzero(heatmaps > threshold)
+    joint, *at = found.T
+    values = heatmaps[tuple(found.T)]
+    peak = torch.ones_like(values, dtype=torch.bool)
+    for step in np.ndindex(3, 3, 3):
+        if step != (1, 1, 1):
+            moved = [a + s - 1 for a, s in zip(at, step)]
+            sizes = heatmaps.shape[1:]
+            inside = functools.reduce(torch.logical_and, ((0 <= a) & (a < n) for a, n in zip(moved, sizes)))
+            around = heatmaps[(joint, *(a.clamp(0, n - 1) for a, n in zip(moved, sizes)))]
+            peak &= values > torch.where(inside, around, 0)
+    return found[peak]

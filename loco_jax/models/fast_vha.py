@@ -6,7 +6,8 @@ the threshold. So is PatchVHA's for such cells, and of the others only the maxim
 blocks reach it. Volumes are never written.
 
 In the published network's transforms, a number that is not finite would spread over more voxels than in the plain one:
-codes must be finite.
+codes must be finite. Neighbours that are exactly equal in the plain one may come apart by rounding: of a plateau, say
+where an untrained network's empty places are above the threshold, several peaks are found in place of one.
 
 On other devices the plain networks are the fast ones, and in bfloat16 they would differ by more than a little: there
 the plain networks are what is computed.

@@ -47,12 +47,13 @@ def convolve(
         (x, kernel), (dx, dkernel) = primals, tangents
         return fast(x, kernel), direct(dx, kernel) + direct(x, dkernel)
 
-    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and not padded:
+    one_group = options.get("feature_group_count", 1) == 1
+    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and not padded and one_group:
         on_cpu = functools.partial(_matmul_1x1, precision=options.get("precision"))
     elif (
         stride == (1, 1)
         and x.dtype == kernel.dtype == jnp.float32
-        and options.get("feature_group_count", 1) == 1
+        and one_group
         and toom_cook.pays(x.shape, kernel.shape, padding)
     ):
         on_cpu = fast

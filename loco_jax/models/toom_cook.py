@@ -66,7 +66,8 @@ def conv(x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]] = (
     steps = -(-m // at_once)
     at_once = -(-m // steps)
     bytes_of_channel = _matrices(k, l)[0].shape[1] * features * kernel.dtype.itemsize
-    parts = next(d for d in range(1, channels + 1) if channels % d == 0 and bytes_of_channel * channels <= d * _BYTES)
+    wanted = min(-(-bytes_of_channel * channels // _BYTES), channels)
+    parts = next(d for d in range(wanted, channels + 1) if channels % d == 0)
 
     (top, left), (rows, columns) = (low for low, _ in padding), (steps * at_once * p + k - 1, n * q + l - 1)
     x = jnp.pad(x, ((0, 0), (top, rows - top - x.shape[1]), (left, columns - left - x.shape[2]), (0, 0)))
