@@ -61,7 +61,7 @@ def _code(network, shape, kind, seed):
     for _ in range(0 if kind == "empty" else rng.integers(1, 5)):
         corner = [rng.choice([0, rng.integers(s), s - 1]) for s in size]
         mask[tuple(slice(max(c - 1, 0), c + 1) for c in corner)] = True
-    elsewhere = 0.01 * rng.normal(size=size) if isinstance(network, vha.VHA) else 0
+    elsewhere = 0.1 * rng.normal(size=size) if isinstance(network, vha.VHA) else 0
     return np.where(mask, noise, elsewhere).astype(np.float32)
 
 
@@ -118,7 +118,9 @@ def test_heatmaps_are_the_published_networks():
 def test_peaks_are_those_of_the_plain_heatmaps(network, shape, data):
     params, code = _params(network), data.draw(_codes(network, shape))
     plain = _plain(network, shape)(params, code)
-    threshold = _above(plain, data.draw(st.sampled_from([0.5, 0.99, 0.9999])))
+    # Between the ripples of a published network's almost empty places rounding decides which are peaks.
+    lowest = 0.9 if isinstance(network, vha.VHA) else 0.5
+    threshold = _above(plain, data.draw(st.sampled_from([lowest, 0.99, 0.9999])))
     _assert_same(_fast(network, shape)(params, code, threshold), peaks.find_peaks(plain, threshold, MOST), slack=1)
 
 
