@@ -67,7 +67,7 @@ def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, 
     place = jnp.where(skipped | (loss > most), watch.count, _PLACES)  # what lies outside is dropped
 
     def remember(values, value):
-        return values.at[place].set(value, mode="drop")
+        return jnp.asarray(values).at[place].set(value, mode="drop")
 
     keep = jnp.minimum(_KEEP, watch.seen / (watch.seen + 1.0))
     usual = keep * watch.usual + (1 - keep) * jnp.minimum(loss, most)
