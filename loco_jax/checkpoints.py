@@ -327,7 +327,9 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
     for name in TRAINING_FIELDS:
         *above, last = name.split(".")
         ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
-        if last in ours and last in trained:
+        if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
+            ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
+        elif last in ours and last in trained:
             ours[last] = trained[last]
     check(workdir, config, (*FREE_FIELDS, "data.batch_size"))
     return config

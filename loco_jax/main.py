@@ -1,6 +1,9 @@
 """python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]"""
 
+import os
 import sys
+import traceback
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -52,16 +55,31 @@ def main(argv: list[str]) -> None:
         else:
             train.train(config, workdir)
     except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:
-        sys.exit(f"loco_jax: {error}")
+        _fail(f"loco_jax: {error}")
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not jax.distributed.is_initialized():
             raise
-        sys.exit(
+        _fail(
             f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
             "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
         )
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    """Ends with status 1. One of several processes does so at once: an orderly shutdown would wait for the others."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
         raise ValueError(f"--step={number}: --mode=replay needs the number of a step, from 1")
     config = checkpoints.as_trained(workdir, config)
     checkpoints.check(workdir, config)
+    if number > config.steps:
+        raise ValueError(f"--step={number}: this run has config.steps={config.steps}")
     evaluate.check_config(config)
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     task, optimizer = tasks.create(config), train.make_optimizer(config)
