@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
@@ -559,21 +559,37 @@ class _Log:
     def __enter__(self) -> "_Log":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._curves.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        try:
+            with self._writing():
+                self._curves.close()
+        except TrainingError:
+            if kind is None:  # else what went wrong first is told
+                raise
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         line = json.dumps({"step": step, **scalars}) + "\n"
-        if "://" in str(self._path):  # buckets cannot append
-            self._path.write_text((self._path.read_text() if self._path.exists() else "") + line)
-        else:
-            with self._path.open("a") as file:
-                file.write(line)
-        for name, value in scalars.items():
-            self._curves.add_scalar(name, value, step)
-        self._curves.flush()
+        with self._writing():
+            if "://" in str(self._path):  # buckets cannot append
+                self._path.write_text((self._path.read_text() if self._path.exists() else "") + line)
+            else:
+                with self._path.open("a") as file:
+                    file.write(line)
+            for name, value in scalars.items():
+                self._curves.add_scalar(name, value, step)
+            self._curves.flush()
 
     def draw(self) -> None:
         """Draws the curves so far, `curves.png`."""
-        with (self._path.parent / "curves.png").open("wb") as file:
+        with self._writing(), (self._path.parent / "curves.png").open("wb") as file:
             draw.curves(observe.read_log(self._path)).savefig(file, format="png")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path.parent}: the log cannot be written ({error.strerror or error}). If the disk is full, "
+                "make room: the same command goes on from the newest checkpoint."
+            ) from error
