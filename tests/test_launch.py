@@ -177,10 +177,21 @@ def test_on_a_tpu_pod(tmp_path):
 
 
 def test_launched_locally_a_failure_ends_all(tmp_path):
-    write_script(tmp_path / "python", "[[ $* == *--process_id=1* ]] && exit 3\nexec sleep 100")
-    launcher = start("local.sh", "3", PYTHON=tmp_path / "python", PORT=1)
+    """Also one that no longer listens."""
+    write_script(
+        tmp_path / "python",
+        f"""case $* in
+        *--process_id=0*) trap '' TERM ;;
+        *--process_id=1*) sleep 0.3; exit 3 ;;
+        *) trap 'touch {tmp_path}/told; exit 75' TERM ;;
+        esac
+        {TRAINS}""",
+    )
+    launcher = start("local.sh", "3", PYTHON=tmp_path / "python", PORT=1, GRACE=1)
+    started = time.monotonic()
     said = end(launcher)
     assert launcher.returncode == 3 and "a process ended with status 3" in said, said
+    assert (tmp_path / "told").exists() and time.monotonic() - started < 15  # by itself it would train for 20 s
 
 
 def test_launched_locally_all_is_done(tmp_path):
