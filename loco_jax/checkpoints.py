@@ -2,11 +2,14 @@
 
 Sums over every array's bits are saved with it: of a bit that flips on the disk Orbax notices little.
 
+Of several processes the first alone reads and writes: the state is the same in all of them.
+
 A workdir belongs to one config, and to one run at a time. Fields that only say how long to run, or how often to look,
 may change between runs.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import fcntl
@@ -15,11 +18,12 @@ import json
 import os
 import socket
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
@@ -42,26 +46,39 @@ TRAINING_FIELDS = (
 
 _LOCK_FILE = ".lock"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
+# Of errors that say nothing about what the files hold: what a disk's start with, and what is said of others.
+_NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_NOT_NOW = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, cannot be written, or belongs to another config or run."""
 
 
+class _DamagedError(CheckpointError):
+    """A checkpoint holds something else than was saved."""
+
+
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`, newest last; saving goes on in the background.
 
-    Use as a context manager: leaving it waits for the saves under way. With `read_only` it leaves the folder alone, so
-    that a run which is still training there is not disturbed.
+    Of this process alone, see `SharedCheckpoints`. Use as a context manager: leaving it waits for the saves under way.
+    With `read_only` it leaves the folder alone, so that a run which is still training there is not disturbed.
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
         self.folder, self._read_only = _folder(workdir), read_only
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+        options = {"multiprocessing_options": alone, "create": False, "read_only": read_only}
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options |= {"max_to_keep": keep, "cleanup_tmp_directories": True}
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=ocp.CheckpointManagerOptions(**options), item_names=("state", "position")
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -88,15 +105,21 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays."""
+        """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays.
+
+        The state's arrays may be spread over devices, and over processes, as long as every device has all of them.
+        """
         if step == self.latest:
             return
-        # A copy, because the next step may reuse the state's memory before the save in the background has read it.
-        # And a save is a transfer that was asked for, whatever guard the training loop is under.
+        # A save is a transfer that was asked for, whatever guard the training loop is under.
         with self._saving(), jax.transfer_guard("allow"):
+            state = jax.tree.map(_on_one_device, state)
             position = _sealed(position, _bit_sums(state))
-            state = ocp.args.StandardSave(jax.tree.map(jnp.copy, state))
-            self._manager.save(step, args=ocp.args.Composite(state=state, position=ocp.args.JsonSave(position)))
+            # A copy, because the next step may reuse the state's memory before the save in the background has read it.
+            # Of several processes' arrays Orbax wants to save those that all of them hold, and NumPy's.
+            state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+            self._manager.save(step, args=args)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -117,95 +140,191 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self, like: Any, last: int | None = None, say: Callable[[str], None] = lambda text: None
+        self,
+        like: Any,
+        last: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        newer: Mapping[str, Any] = {},
     ) -> tuple[int, Any, dict[str, Any]]:
-        """Step, state and position of the newest checkpoint, or of the newest up to step `last`.
+        """Step, state and position of the newest checkpoint, or of the newest up to step `last`; NumPy arrays.
 
         One that is damaged is told, and the one before is taken; unless this is `read_only`, the damaged one goes into
-        the folder `damaged` of the workdir.
+        the folder `damaged` of the workdir. One that cannot be read just now (a disk or a server that does not answer,
+        no memory) stays where it is, and raises.
 
-        `like` is a state of arrays, or of `jax.ShapeDtypeStruct` with shardings, that says shapes and places.
-        Raises CheckpointError if there is none, or none that fits.
+        `like` is a dataclass of arrays, or of their shapes and types; `newer` has what goes into those of its fields
+        that an older version did not save. Raises CheckpointError if there is no checkpoint, or none that fits.
         """
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.StandardRestore(like)
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
         for number, step in enumerate(steps):
-            restored, error = None, None
             try:
-                restored = self._read(step, args)
-            except CheckpointError as caught:
-                error = caught
-            # What one process could not read, none takes.
-            if not any(distributed.gather([error is not None])):
+                state, position = self._read_state(step, like, newer)
+            except _DamagedError as error:
+                first_error = first_error or error
+                if number + 1 < len(steps):
+                    before = steps[number + 1]
+                    say(f"{_first_line(error)}\nDamaged, so it is left out; the one before is of step {before}.")
+                continue
+            if not self._read_only:
                 self._set_aside(steps[:number])
-                return step, *restored
-            first_error = first_error or error or CheckpointError(f"{self.folder / str(step)}: another process failed")
-            if number + 1 < len(steps):
-                why = _first_line(error) if error else "another process cannot read it"
-                say(f"{why}\nDamaged, so it is left out; the one before is of step {steps[number + 1]}.")
+            return step, state, position
         raise first_error or self._none()
+
+    def _read_state(self, step: int, like: Any, newer: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        missing = newer.keys() - self._fields(step)
+        if not missing:
+            return self._read(step, _empty(like))
+        names = [field.name for field in dataclasses.fields(like) if field.name not in missing]
+        some, position = self._read(step, _empty({name: getattr(like, name) for name in names}))
+        return dataclasses.replace(like, **some, **{name: newer[name] for name in missing}), position
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves damaged checkpoints out of the way, so that these steps can be saved again."""
-        if not steps or self._read_only:
-            return
-        if distributed.is_first():
-            folder = self.folder.parent / _DAMAGED
+        folder = self.folder.parent / _DAMAGED
+        for step in steps:
             folder.mkdir(parents=True, exist_ok=True)
-            for step in steps:
-                count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
-                (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
-        distributed.gather([])  # nobody looks before that is done
-        self._manager.reload()
+            count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
+            (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
+        if steps:
+            self._manager.reload()
 
-    def restore_params(self, like: Any, sharding: jax.sharding.Sharding, averaged: bool) -> tuple[int, Any]:
+    def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
         """Step and parameters (or their moving average) of the newest checkpoint, without the rest of its state.
 
-        `like` are shapes and types. Raises CheckpointError if there is none, or if it does not fit.
+        `like` are shapes and types; NumPy arrays come. Raises CheckpointError if there is none, or if it does not fit.
         """
-        like = {"ema" if averaged else "params": like}
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-        args = ocp.args.PyTreeRestore(
-            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
-        )
         if self.latest is None:
             raise self._none()
-        state, _ = self._read(self.latest, args)
+        state, _ = self._read(self.latest, _empty({"ema" if averaged else "params": like}), partial=True)
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
         """What `restore_params` would find, as a tree of things that have a `shape`; {} if there is no checkpoint."""
         if self.latest is None:
             return {}
-        try:
-            metadata = ocp.PyTreeCheckpointer().metadata(self.folder / str(self.latest) / "state")
-            return metadata.item_metadata.tree.get("ema" if averaged else "params") or {}
-        except Exception as error:  # Orbax raises many kinds
-            raise CheckpointError(f"{self.folder / str(self.latest)}: cannot be read: {error}") from error
+        return self._fields(self.latest).get("ema" if averaged else "params") or {}
 
-    def _read(self, step: int, state: ocp.args.CheckpointArgs) -> tuple[Any, dict[str, Any]]:
-        """State and position of a checkpoint, with their bits as they were saved. Raises CheckpointError."""
-        try:
-            args = ocp.args.Composite(state=state, position=ocp.args.JsonRestore())
-            restored = self._manager.restore(step, args=args)
+    def _fields(self, step: int) -> Mapping[str, Any]:
+        """What a checkpoint's state is made of, as trees of things that have a `shape`. Raises CheckpointError."""
+        with self._reading(step):
+            return ocp.PyTreeCheckpointer().metadata(self.folder / str(step) / "state").item_metadata.tree
+
+    def _read(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+        """State, all or `partial`, and position of a checkpoint, with their bits as they were saved; NumPy arrays.
+
+        Raises CheckpointError.
+        """
+        args = ocp.args.StandardRestore(like)
+        if partial:
+            places = ocp.checkpoint_utils.construct_restore_args(like)
+            args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
             position, wanted = _unsealed(restored.position)
-        except Exception as error:  # Orbax raises many kinds
-            raise CheckpointError(
-                f"{self.folder / str(step)}: cannot be read as a checkpoint of this config: {error}\n"
-                "If it is damaged, remove that folder to go on from the one before; else use another --workdir."
-            ) from error
+            jax.tree.map_with_path(_check_shape, restored.state, like)
         changed = [name for name, value in _bit_sums(restored.state).items() if wanted.get(name, value) != value]
         if changed:
-            raise CheckpointError(
+            raise _DamagedError(
                 f"{self.folder / str(step)}: is damaged: other bits than were saved in {', '.join(changed[:5])}\n"
                 "Remove that folder to go on from the one before."
             )
         return restored.state, position
 
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """What Orbax raises becomes a CheckpointError: a damaged checkpoint's, or that of a bad moment."""
+        try:
+            yield
+        except Exception as error:  # of many kinds
+            path = self.folder / str(step)
+            if _may_pass(error):
+                raise CheckpointError(
+                    f"{path}: cannot be read now: {_first_line(error)}\n"
+                    "Try again. If that does not help, remove that folder to go on from the one before."
+                ) from error
+            raise _DamagedError(
+                f"{path}: cannot be read as a checkpoint of this config: {error}\n"
+                "If it is damaged, remove that folder to go on from the one before; else use another --workdir."
+            ) from error
+
     def _none(self) -> CheckpointError:
         return CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
+
+
+class SharedCheckpoints:
+    """The checkpoints of a run of several processes, which all call its methods, and at the same time.
+
+    Only the first looks into the folder, which the others need not see. What it cannot do raises in all of them.
+    """
+
+    def __init__(self, workdir: str, keep: int):
+        with distributed.together():
+            self._own = Checkpoints(workdir, keep) if distributed.is_first() else None
+        self._latest = distributed.from_first(lambda: self._own.latest)
+
+    def __enter__(self) -> "SharedCheckpoints":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._own:
+            self._own.__exit__(*error)
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint, or None. In other processes than the first it may be under way."""
+        return self._own.latest if self._own else self._latest
+
+    def restore(
+        self, like: Any, say: Callable[[str], None], newer: Mapping[str, Any]
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """As `Checkpoints.restore` in the first process; in the others `like` takes the place of the state."""
+        state = like
+
+        def read():
+            nonlocal state
+            step, state, position = self._own.restore(like, say=say, newer=newer)
+            return step, position
+
+        self._latest, position = distributed.from_first(read)
+        return self._latest, state, position
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """As `Checkpoints.save`; nobody waits for the first process, which ends with an error where it cannot save."""
+        self._latest = step
+        if self._own:
+            self._own.save(step, state, position)
+
+    def wait(self) -> None:
+        """Returns, in the first process, when everything is on disk."""
+        if self._own:
+            self._own.wait()
+
+
+def _on_one_device(x: Any) -> Any:
+    return x.addressable_data(0) if isinstance(x, jax.Array) else x
+
+
+def _empty(like: Any) -> Any:
+    """NumPy arrays for Orbax to fill."""
+    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+
+
+def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
+    if x.shape != like.shape or x.dtype != like.dtype:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, not {like.dtype}{list(like.shape)}")
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether something, of all that led to an error, says nothing about what the files hold."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(word in str(error) for word in _NOT_NOW):
+            return True
+        if isinstance(error, OSError) and error.errno not in _NO_SUCH_FILE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _bit_sums(tree: Any) -> dict[str, int]:
@@ -253,8 +372,18 @@ def owned(workdir: str, say: Callable[[str], None] = print) -> Iterator[None]:
     """While entered, no other run can be in `workdir`, on this machine or another that sees the same disk.
 
     The system gives the lock back however a process ends. In buckets there are no locks, and some network disks have
-    none: that is told. Raises CheckpointError if another run is there, or if the folder cannot be written to.
+    none: that is told. Of several processes the first has it. Raises CheckpointError if another run is there, or if
+    the folder cannot be written to.
     """
+    with contextlib.ExitStack() as stack:
+        with distributed.together():
+            if distributed.is_first():
+                stack.enter_context(_locked(workdir, say))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: str, say: Callable[[str], None]) -> Iterator[None]:
     folder = epath.Path(workdir).expanduser()
     unguarded = f"{folder}: no locks there, so two runs at once in this workdir would not be noticed"
     if "://" in str(folder):

@@ -5,10 +5,11 @@ first process writes. In a run of one process all of this does nothing.
 """
 
 import collections
+import contextlib
 import os
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,18 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
+T = TypeVar("T")
+
 _SILENT_SECONDS = 30  # without a heartbeat, and a process counts as dead
 # Of launchers that start several processes: how many, and what else JAX looks at.
 _LAUNCHERS = {
     "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
     "OMPI_COMM_WORLD_SIZE": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
 }
+
+
+class OtherProcessError(RuntimeError):
+    """Another of several processes could not do its part."""
 
 
 def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> bool:
@@ -143,10 +150,11 @@ def _from_local(sharding, x, shape):
 
 
 def put_first(tree: Any, sharding: NamedSharding) -> Any:
-    """What the first process has, replicated to all."""
+    """What the first process has, replicated to all; of the others' trees only shapes and types matter."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
-    return put(multihost_utils.broadcast_one_to_all(jax.device_get(tree)), sharding)
+    mine = jax.device_get(tree) if is_first() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+    return put(multihost_utils.broadcast_one_to_all(mine), sharding)
 
 
 def get(tree: Any) -> Any:
@@ -172,21 +180,48 @@ def gather(items: list[Any]) -> list[Any]:
     return [item for size, some in zip(sizes, padded) for item in pickle.loads(some[:size].tobytes())]
 
 
-class Agreement:
-    """Tells every process, at the same call, whether any process said yes `delay` calls before.
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What any process raises in here raises in all of them, at its end, so that none waits for those that failed.
 
-    With a delay nobody waits: the devices add up the answers meanwhile.
+    In between, processes must not talk to each other. In the others it is an OtherProcessError.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failures = gather([] if failure is None else [(jax.process_index(), str(failure) or type(failure).__name__)])
+    if failure is not None:
+        raise failure
+    if failures:
+        raise OtherProcessError("process {} could not go on: {}".format(*failures[0]))
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make()` gives in the first process, in all of them; an error of it as well, see `together`."""
+    made = []
+    with together():
+        if is_first():
+            made.append(make())
+    return gather(made)[0]
+
+
+class Agreement:
+    """Tells every process, at the same call, the greatest number that any process gave `delay` calls before; 0 first.
+
+    With a delay nobody waits: the devices compare the numbers meanwhile.
     """
 
     def __init__(self, mesh: Mesh, delay: int = 0):
         self._delay, self._asked = delay, collections.deque()
         self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._mine = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
-        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def __call__(self, yes: bool) -> bool:
+    def __call__(self, mine: int) -> int:
         if jax.process_count() == 1:
-            return yes
-        answers = _from_local(self._split, np.full(self._mine, yes), (self._split.mesh.size,))
-        self._asked.append(self._any(answers))
-        return len(self._asked) > self._delay and bool(jax.device_get(self._asked.popleft()))
+            return mine
+        numbers = _from_local(self._split, np.full(self._mine, mine, np.int32), (self._split.mesh.size,))
+        self._asked.append(self._max(numbers))
+        return int(jax.device_get(self._asked.popleft())) if len(self._asked) > self._delay else 0

@@ -1,6 +1,7 @@
 """The one evaluation loop, and what it leaves behind: results.json, a table, pictures."""
 
 import functools
+import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,7 +55,13 @@ class Evaluator:
 
         Into the folder `pictures`, if given, goes a picture of each of the first `config.pictures` frames.
         """
-        records = []
+        records, drawn = [], []
+
+        def write(pngs):
+            while pngs:
+                path, png = pngs.pop()
+                path.write_bytes(png)
+
         batches = streams.evaluation_batches(
             self._config, self._split_name, self._batch_size, num_frames, self._sharding
         )
@@ -79,9 +86,15 @@ class Evaluator:
                     if pictures is not None and frame < self._config.pictures:
                         title = f"{self._split_name} frame {frame}"
                         figure = self._task.picture(predicted, frames, index, title)
-                        with (pictures / f"frame_{frame}.png").open("wb") as file:
-                            figure.savefig(file, format="png")
+                        png = io.BytesIO()
+                        figure.savefig(png, format="png")
+                        drawn.append((pictures / f"frame_{frame}.png", png.getvalue()))
+                        if distributed.is_first():
+                            write(drawn)
                 bar.update(int(real.sum()) * self._parts)
+        drawn = distributed.gather(drawn)
+        if distributed.is_first():
+            write(drawn)
         ordered = sorted(distributed.gather(records), key=lambda numbered: numbered[0])
         return self._task.summary([record for _, record in ordered])
 
@@ -94,32 +107,37 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     CheckpointError if there is no checkpoint of this config, WeightsError if `source` is none for it.
     """
     folder = epath.Path(workdir).expanduser()
-    config = config if source else checkpoints.as_trained(workdir, config)
-    check_config(config)
     say = distributed.only_first(say)
-    # One process uses as many devices as in training; of several, each has something to do whatever the batch.
-    most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
-    mesh, task = distributed.make_mesh(most), tasks.create(config)
-    like = jax.eval_shape(task.init, jax.random.key(config.seed))
-    if source:
-        whose = {"weights": source}
-        task.check_weights(source, "--weights")
-        task = task.with_parts_of(source)
-        params = weights.read(config.task, source, like)
-    else:
-        with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-            step, params = saved.restore_params(like, NamedSharding(mesh, PartitionSpec()), averaged=bool(config.ema))
-        whose = {"step": step}
-    params = distributed.put(task.for_evaluation(params), NamedSharding(mesh, PartitionSpec()))
+    if not source:
+        config = distributed.from_first(lambda: checkpoints.as_trained(workdir, config))
+    with distributed.together():
+        check_config(config)
+        # One process uses as many devices as in training; of several, each has something to do whatever the batch.
+        most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
+        mesh, task = distributed.make_mesh(most), tasks.create(config)
+        params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        name, value = "weights", source
+        if source:
+            task.check_weights(source, "--weights")
+            task = task.with_parts_of(source)
+            params = weights.read(config.task, source, like)
+        elif distributed.is_first():
+            with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+                value, params = saved.restore_params(like, averaged=bool(config.ema))
+        params = task.for_evaluation(params)
+    if not source:
+        name, value = "step", distributed.from_first(lambda: value)
+    params = distributed.put_first(params, NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
-    name, value = next(iter(whose.items()))
     say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the test split")
     out = folder / "eval"
-    out.mkdir(parents=True, exist_ok=True)
+    with distributed.together():
+        if distributed.is_first():
+            out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, "test", thorough=True)
     summary = evaluator.run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
-    summary = {"data": f"{data}, test split", **whose, **summary}
+    summary = {"data": f"{data}, test split", name: value, **summary}
     if not distributed.is_first():
         return summary
     device = jax.local_devices()[0]

@@ -1,4 +1,8 @@
-"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]"""
+"""python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
+
+Ends with status 0 when all is done, or config.max_minutes is over; with 75 (EX_TEMPFAIL) when a signal stopped
+training: all is saved, and the same command goes on; with 1 after an error.
+"""
 
 import os
 import sys
@@ -54,7 +58,16 @@ def main(argv: list[str]) -> None:
             replay.replay(config, workdir, _STEP.value or 0)
         else:
             train.train(config, workdir)
-    except (ValueError, OSError, checkpoints.CheckpointError, train.TrainingError) as error:
+    except train.Stopped as stopped:
+        print(stopped)
+        sys.exit(os.EX_TEMPFAIL)
+    except (
+        ValueError,
+        OSError,
+        checkpoints.CheckpointError,
+        train.TrainingError,
+        distributed.OtherProcessError,
+    ) as error:
         _fail(f"loco_jax: {error}")
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():

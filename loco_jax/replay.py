@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import checkpoints, distributed, evaluate, progress, report, tasks, train
+from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
@@ -85,23 +86,22 @@ def _go_to(
     say: Callable[[str], None],
 ) -> tuple[train.TrainState, int, jax.stages.Compiled]:
     """The run's state after step `last`, its stage of training, and the next step; the source goes there too."""
-    replicated, stage = NamedSharding(mesh, PartitionSpec()), 0
-    plateau = train.Plateau(config.plateau.patience, config.plateau.least_gain)
+    replicated, stages = NamedSharding(mesh, PartitionSpec()), train.Stages(config, task)
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         before = [step for step in saved.steps if step <= last]
         state = train.init_state(task, optimizer, config, source.like(), pretrained=not before)
-        state = jax.device_put(state, replicated)
         if before:
-            _, state, position = saved.restore(state, last, say)
+            _, state, position = saved.restore(state, last, say, newer={"watch": watches.start()})
             source.set_state(position["data"])
-            stage, plateau.state = position["stage"], position["plateau"]
+            stages.state = {name: position[name] for name in stages.state}
+    state = jax.device_put(state, replicated)
     first = int(state.step)
     begin = f"the checkpoint of step {first}" if first else "the beginning: no checkpoint is older"
     say(f"{workdir}: step {last + 1}, from {begin}; {last - first} steps to do again")
     step_fn = train.step_of(config, task, optimizer)
 
     def compile_stage():
-        return train.compile_step(functools.partial(step_fn, stage=stage), mesh, state, source.like())
+        return train.compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, source.like())
 
     do_step = compile_stage()
     drain = train.compile_drain(state, replicated)
@@ -111,11 +111,9 @@ def _go_to(
             bar.update()
             if step % config.log_every == 0:  # where stages change in training
                 state, means, _ = drain(state)
-                means = train.means_of(means)
-                if stage + 1 < task.stages and "loss" in means and plateau.reached(means["loss"]):
-                    stage += 1
+                if stages.move_on(train.means_of(means)):
                     do_step = compile_stage()
-    return state, stage, do_step
+    return state, stages.now, do_step
 
 
 def _look(

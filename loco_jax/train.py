@@ -29,10 +29,15 @@ from loco_jax.tasks import Task
 
 _MOST_AHEAD = 2  # steps that wait for the devices
 _MOST_WAITING = 0.1  # of the time, for input, until somebody is told
+_OUT_OF_TIME, _SIGNALLED = 1, 2  # why a process wants to stop
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what was saved before is intact."""
+
+
+class Stopped(Exception):
+    """A signal ended training before all was done. Everything is saved: the same call goes on from there."""
 
 
 @flax.struct.dataclass
@@ -80,6 +85,30 @@ class Plateau:
         if self.state["waited"] < self._patience:
             return False
         self.state = {"best": None, "waited": 0}
+        return True
+
+
+class Stages:
+    """Which of a task's stages training is in: the next begins at a log line where the loss no longer falls."""
+
+    def __init__(self, config: ConfigDict, task: Task):
+        self.now, self._count = 0, task.stages
+        self._plateau = Plateau(config.plateau.patience, config.plateau.least_gain)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """To be saved, as JSON."""
+        return {"stage": self.now, "plateau": self._plateau.state}
+
+    @state.setter
+    def state(self, saved: dict[str, Any]) -> None:
+        self.now, self._plateau.state = saved["stage"], saved["plateau"]
+
+    def move_on(self, means: dict[str, float]) -> bool:
+        """Whether the next stage begins, after the means of a log line."""
+        if self.now + 1 == self._count or "loss" not in means or not self._plateau.reached(means["loss"]):
+            return False
+        self.now += 1
         return True
 
 
@@ -171,7 +200,7 @@ def train_step(
     new = (params, opt_state, averages, {name: state.sums[name] + value for name, value in logged.items()})
     old = (state.params, state.opt_state, state.ema, state.sums)
     params, opt_state, averages, sums = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
-    watch = watches.observe(state.watch, step, loss, skipped, spike)
+    watch = watches.observe(state.watch, step, loss, skipped, spike, stage)
     state = state.replace(
         step=step,
         params=params,
@@ -212,39 +241,48 @@ def _trained(task: Task, params: Any) -> Any:
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains until `config.steps`, `config.max_minutes` or a signal, and returns the last evaluation's summary.
+    """Trains until `config.steps` or `config.max_minutes`, and returns the last evaluation's summary.
 
-    Goes on from the newest good checkpoint in `workdir` if there is one. Raises TrainingError if too many steps in a
-    row are not finite, CheckpointError if the workdir belongs to another config or to a run under way, ValueError for a
-    config that makes no sense.
+    Goes on from the newest good checkpoint in `workdir` if there is one. Of several processes the first alone reads and
+    writes there. Raises Stopped after a signal, TrainingError if too many steps in a row are not finite,
+    CheckpointError if the workdir belongs to another config or to a run under way, ValueError for a config that makes
+    no sense, OtherProcessError for what another process raises before the first step.
     """
     started, split = time.monotonic(), observe.Split("setup")
-    evaluate.check_config(config)
     say = distributed.only_first(say)
-    mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
-    task, optimizer = tasks.create(config), make_optimizer(config)
-    checkpoints.check(workdir, config)
-    if not checkpoints.exist(workdir):
-        task.check_sources()
-    source = streams.training_stream(config, sharded)
     folder = epath.Path(workdir).expanduser()
-
-    step_fn = step_of(config, task, optimizer)
-    frames_like = source.like()
-    plateau, stage = Plateau(config.plateau.patience, config.plateau.least_gain), 0
-
-    owned = checkpoints.owned(workdir, say) if distributed.is_first() else contextlib.nullcontext()
-    with owned, checkpoints.Checkpoints(workdir, config.keep_checkpoints) as saved:
+    with distributed.together():
+        evaluate.check_config(config)
+        mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
+        replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+        task, optimizer = tasks.create(config), make_optimizer(config)
+        step_fn, stages = step_of(config, task, optimizer), Stages(config, task)
         if distributed.is_first():
-            checkpoints.claim(workdir, config)
-        state = init_state(task, optimizer, config, frames_like, pretrained=saved.latest is None)
-        state = distributed.put_first(state, replicated)
-        if saved.latest is not None:
-            step, state, position = saved.restore(state, say=say)
-            source.set_state(position["data"])
-            stage, plateau.state = position["stage"], position["plateau"]
+            checkpoints.check(workdir, config)
+            if not checkpoints.exist(workdir):
+                task.check_sources()
+        source = streams.training_stream(config, sharded)
+        frames_like = source.like()
+
+    with (
+        checkpoints.owned(workdir, say),
+        checkpoints.SharedCheckpoints(workdir, config.keep_checkpoints) as saved,
+    ):
+        with distributed.together():
+            new = saved.latest is None
+            state = init_state(task, optimizer, config, frames_like, pretrained=new and distributed.is_first())
+        if not new:
+            step, state, position = saved.restore(state, say, newer={"watch": watches.start()})
             say(f"{folder}: going on from step {step}")
+        with distributed.together():
+            if not new:
+                source.set_state(position["data"])
+                stages.state = {name: position[name] for name in stages.state}
+            if distributed.is_first():
+                checkpoints.claim(workdir, config)
+                overview = parameter_overview.get_parameter_overview(state.params)
+                (folder / "parameters.txt").write_text(overview + "\n")
+        state = distributed.put_first(state, replicated)
         step = int(state.step)
 
         say(task.describe())
@@ -253,32 +291,86 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 f"Using {mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
-        if distributed.is_first():
-            (folder / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
-        do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
+
+        def compile_stage() -> jax.stages.Compiled:
+            return compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, frames_like)
+
+        do_step = compile_stage()
         for line in _cost(do_step, config):
             say(line)
         drain = compile_drain(state, replicated)
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
-
-        def save() -> None:
-            with split.part("device"):
-                _check_finite(state, saved, folder, config)
-            position = {"data": source.get_state(), "stage": stage, "plateau": plateau.state}
-            saved.save(step, state, position)
-
-        def out_of_time() -> bool:
-            return 0 < config.max_minutes < (time.monotonic() - started) / 60
-
-        summary, stop, log = {}, _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
+        stop, log = _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
+        # Of a run that ended between a save and the evaluation after it.
+        behind = _is_evaluated(step, config) and not distributed.from_first(lambda: log.has_scores)
         agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
         quiet = config.quiet or not distributed.is_first()
         bar = progress.bar(config.steps, "step", quiet, initial=step, dynamic_ncols=True)
         logged_step, ahead = step, collections.deque()
         waited, told = 0.0, False
+
+        def why_stop() -> int:
+            late = 0 < config.max_minutes < (time.monotonic() - started) / 60
+            return _SIGNALLED if stop.name else _OUT_OF_TIME if late else 0
+
+        def write_log() -> dict[str, float]:
+            """A log line of the steps since the last; what of it are means of losses."""
+            nonlocal state, logged_step, waited, told
+            with split.part("device"):
+                state, means, watch = drain(state)
+                means, watch = means_of(means), jax.device_get(watch)
+            lap = split.lap()
+            seconds = observe.training_seconds(lap)
+            rate = (step - logged_step) * config.data.batch_size / seconds
+            share = waited / seconds
+            logged_step, waited = step, 0.0
+            speed = {"frames_per_second": rate, "input_wait": share, **lap, **observe.memory()}
+            log.write(step, {**means, "skipped": int(watch.skipped), **speed, "stage": stages.now})
+            for odd in watches.odd_steps(watch):
+                log.write(step, watches.scalars(odd))
+            if said := watches.describe(watch):
+                say(said)
+            bar.set_postfix_str(
+                f"loss {means.get('loss', math.nan):.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input",
+                refresh=False,
+            )
+            if share > _MOST_WAITING and config.data.source == "jta" and config.data.pictures and not told:
+                told = True
+                say(
+                    f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
+                    f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
+                )
+            return means
+
+        def check_finite() -> None:
+            if bad_step := int(jax.device_get(state.bad_step)):
+                if logged_step < step:
+                    write_log()
+                raise _not_finite(bad_step, saved.latest, folder, config)
+
+        def save() -> None:
+            with split.part("device"):
+                check_finite()
+            saved.save(step, state, {"data": source.get_state(), **stages.state})
+
+        def score() -> dict[str, Any] | None:
+            with split.part("evaluation"):
+                summary = evaluator.run(state.best_params, config.eval_frames, should_stop=lambda: why_stop() > 0)
+            if summary is not None:
+                last = step == config.steps
+                if last:
+                    with split.part("save"):
+                        saved.wait()
+                scores = {f"validation/{name}": value for name, value in task.headline(summary).items()}
+                log.write(step, {**scores, **(split.lap() if last else {})})
+            return summary
+
+        summary, why = {}, 0
         with log, stop, bar, jax.transfer_guard("disallow"):
             split.switch("other")
-            while step < config.steps:
+            if behind:
+                summary = score()
+            while step < config.steps and summary is not None:
                 asked = observe.now()
                 with split.part("data"):
                     frames = next(source)
@@ -294,62 +386,41 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 bar.update()
                 last = step == config.steps
                 if step % config.log_every == 0 or last:
+                    means = write_log()
                     with split.part("device"):
-                        state, means, watch = drain(state)
-                        means, watch = means_of(means), jax.device_get(watch)
-                        _check_finite(state, saved, folder, config)
-                    lap = split.lap()
-                    seconds = observe.training_seconds(lap)
-                    rate = (step - logged_step) * config.data.batch_size / seconds
-                    share = waited / seconds
-                    logged_step, waited = step, 0.0
-                    speed = {"frames_per_second": rate, "input_wait": share, **lap, **observe.memory()}
-                    log.write(step, {**means, "skipped": int(watch.skipped), **speed, "stage": stage})
-                    for odd in watches.odd_steps(watch):
-                        log.write(step, watches.scalars(odd))
-                    if said := watches.describe(watch):
-                        say(said)
-                    bar.set_postfix_str(
-                        f"loss {means.get('loss', math.nan):.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input",
-                        refresh=False,
-                    )
-                    reads_pictures = config.data.source == "jta" and config.data.pictures
-                    if share > _MOST_WAITING and reads_pictures and not told:
-                        told = True
-                        say(
-                            f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
-                            f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
-                        )
-                    if stage + 1 < task.stages and "loss" in means and plateau.reached(means["loss"]):
-                        stage += 1
-                        say(f"step {step}: the loss no longer falls; stage {stage + 1} of {task.stages} begins")
+                        check_finite()
+                    if stages.move_on(means):
+                        say(f"step {step}: the loss no longer falls; stage {stages.now + 1} of {task.stages} begins")
                         with split.part("setup"):
-                            do_step = compile_step(functools.partial(step_fn, stage=stage), mesh, state, frames_like)
-                with split.part("device"):  # of several processes, whose devices add up the answers
-                    stopping = agree(stop.requested or out_of_time())
-                if last or step % config.checkpoint_every == 0 or stopping:
+                            do_step = compile_stage()
+                with split.part("device"):  # of several processes, whose devices compare the answers
+                    why = agree(why_stop())
+                if last or step % config.checkpoint_every == 0 or why:
                     with split.part("save"):
                         save()
-                if stopping:
+                if why and not last:
                     break
-                if last or (config.eval_every and step % config.eval_every == 0):
-                    with split.part("evaluation"):
-                        summary = evaluator.run(
-                            state.best_params, config.eval_frames, should_stop=lambda: out_of_time() or stop.requested
-                        )
-                    if summary is None:  # nothing but the evaluation is lost
-                        save()
-                        break
-                    scores = {f"validation/{k}": v for k, v in task.headline(summary).items()}
-                    log.write(step, {**scores, **(split.lap() if last else {})})
+                if _is_evaluated(step, config):
+                    summary = score()
+            if summary is None:  # nothing but an evaluation is lost, and the next start makes it
+                save()
+                why = distributed.Agreement(mesh)(why_stop())
             saved.wait()
         log.draw()
-        if step < config.steps:
-            why = stop.name or (f"config.max_minutes={config.max_minutes}" if out_of_time() else "another process")
-            say(f"{folder}: stopped by {why} at step {step}, which is saved; the same command goes on from there")
-        else:
+        if step == config.steps and summary is not None:
             say(f"{folder}: {step} steps done")
+            return summary
+        cause = stop.name or (f"config.max_minutes={config.max_minutes}" if why_stop() else "another process")
+        said = f"{folder}: stopped by {cause} at step {step}, which is saved; the same command goes on from there"
+        if why == _SIGNALLED:
+            raise Stopped(said)
+        say(said)
     return summary or {}
+
+
+def _is_evaluated(step: int, config: ConfigDict) -> bool:
+    """Whether validation frames are scored after a step."""
+    return step == config.steps or (step > 0 and config.eval_every > 0 and step % config.eval_every == 0)
 
 
 def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:
@@ -385,19 +456,16 @@ def means_of(means: dict[str, jax.Array]) -> dict[str, float]:
     return {name: float(value) for name, value in jax.device_get(means).items() if math.isfinite(value)}
 
 
-def _check_finite(state: TrainState, saved: checkpoints.Checkpoints, folder: epath.Path, config: ConfigDict) -> None:
-    bad_step, most = int(jax.device_get(state.bad_step)), config.optimizer.max_skipped
-    if bad_step:
-        kept = (
-            "nothing was saved before" if saved.latest is None else f"the checkpoint of step {saved.latest} is intact"
-        )
-        before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
-        raise TrainingError(
-            f"{folder}: loss, gradient or update was not finite at step {bad_step}{before}; {kept}. "
-            f"--mode=replay --step={bad_step - most} shows the first of them. "
-            "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
-            "config.optimizer.clip_norm, or in float32."
-        )
+def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: ConfigDict) -> TrainingError:
+    most = config.optimizer.max_skipped
+    intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
+    before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
+    return TrainingError(
+        f"{folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
+        f"--mode=replay --step={bad_step - most} shows the first of them. "
+        "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
+        "config.optimizer.clip_norm, or in float32."
+    )
 
 
 def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
@@ -434,15 +502,14 @@ def _duration(seconds: float) -> str:
 
 
 class _StopSignal:
-    """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second one kills."""
+    """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second SIGINT kills.
+
+    A second SIGTERM does nothing: launchers send some twice.
+    """
 
     def __init__(self):
         self.name = ""
         self._old = {}
-
-    @property
-    def requested(self) -> bool:
-        return bool(self.name)
 
     def __enter__(self) -> "_StopSignal":
         if threading.current_thread() is threading.main_thread():
@@ -458,7 +525,8 @@ class _StopSignal:
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name
-        signal.signal(number, self._old[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self._old[number])
 
 
 class _NoLog(contextlib.nullcontext):
@@ -474,14 +542,18 @@ class _NoLog(contextlib.nullcontext):
 class _Log:
     """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it.
 
-    Lines of steps after `step`, where the run goes on, are dropped: those steps come again.
+    Lines of steps after `step`, where the run goes on, are dropped: those steps come again. `has_scores`: whether there
+    are validation scores of that step itself.
     """
 
     def __init__(self, folder: epath.Path, step: int):
-        self._path = folder / "log.jsonl"
+        self._path, self.has_scores = folder / "log.jsonl", False
         if self._path.exists():
-            kept = [json.dumps(record) + "\n" for record in observe.read_log(self._path) if record["step"] <= step]
-            checkpoints.write_text(self._path, "".join(kept))
+            kept = [record for record in observe.read_log(self._path) if record["step"] <= step]
+            checkpoints.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+            self.has_scores = any(
+                record["step"] == step and any(name.startswith("validation/") for name in record) for record in kept
+            )
         self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "_Log":

@@ -40,6 +40,7 @@ class Watch:
       in_a_row: the last so many steps were skipped.
       seen: losses in the mean.
       usual: running mean of the losses, float32; what is far above counts only as far as it may go.
+      stage: of training, that these losses are of.
       count: odd steps since `cleared`.
       steps, losses, means, were_skipped: `[_PLACES]` the first of those.
     """
@@ -48,6 +49,7 @@ class Watch:
     in_a_row: jax.Array
     seen: jax.Array
     usual: jax.Array
+    stage: jax.Array
     count: jax.Array
     steps: jax.Array
     losses: jax.Array
@@ -58,24 +60,31 @@ class Watch:
 def start() -> Watch:
     """Before the first step."""
     zero, places = np.int32(0), np.zeros(_PLACES, np.float32)
-    return Watch(zero, zero, zero, np.float32(0), zero, places.astype(np.int32), places, places, places.astype(bool))
+    return Watch(
+        zero, zero, zero, np.float32(0), zero, zero, places.astype(np.int32), places, places, places.astype(bool)
+    )
 
 
-def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, spike: float) -> Watch:
-    """With one more step; its loss is odd above `spike` times the usual, if that is not 0."""
-    most = jnp.where((watch.seen >= _YOUNG) & (spike > 0), spike * watch.usual, jnp.inf)
+def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, spike: float, stage: int = 0) -> Watch:
+    """With one more step; its loss is odd above `spike` times the usual, if that is not 0.
+
+    In each stage another loss may be usual.
+    """
+    seen = jnp.where(watch.stage == stage, watch.seen, 0)
+    most = jnp.where((seen >= _YOUNG) & (spike > 0), spike * watch.usual, jnp.inf)
     place = jnp.where(skipped | (loss > most), watch.count, _PLACES)  # what lies outside is dropped
 
     def remember(values, value):
         return jnp.asarray(values).at[place].set(value, mode="drop")
 
-    keep = jnp.minimum(_KEEP, watch.seen / (watch.seen + 1.0))
+    keep = jnp.minimum(_KEEP, seen / (seen + 1.0))
     usual = keep * watch.usual + (1 - keep) * jnp.minimum(loss, most)
     return Watch(
         skipped=watch.skipped + skipped,
         in_a_row=jnp.where(skipped, watch.in_a_row + 1, 0),
-        seen=watch.seen + ~skipped,
+        seen=seen + ~skipped,
         usual=jnp.where(skipped, watch.usual, usual),
+        stage=jnp.full_like(watch.stage, stage),
         count=watch.count + (skipped | (loss > most)),
         steps=remember(watch.steps, step),
         losses=remember(watch.losses, loss),

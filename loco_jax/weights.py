@@ -222,13 +222,13 @@ def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
 
     Raises WeightsError if they are of another network, CheckpointError if there is no checkpoint that can be read.
     """
-    sharding, averaged = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), bool(config.ema)
+    averaged = bool(config.ema)
     with checkpoints.Checkpoints(os.fspath(folder), read_only=True) as saved:
         if saved.latest is None:
             raise checkpoints.CheckpointError(f"{folder}: that run has no checkpoint yet")
         have = saved.shapes(averaged)
         check_fit({name: have.get(name, {}) for name in like}, like, os.fspath(folder))
-        return saved.restore_params(like, sharding, averaged)[1]
+        return saved.restore_params(like, averaged)[1]
 
 
 def check_fit(params: Any, like: Any, whose: str) -> None:

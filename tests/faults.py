@@ -183,10 +183,10 @@ def asked_to_stop(lab: Lab) -> str:
     process.send_signal(signal.SIGTERM)
     said = end(process)
     seconds = time.monotonic() - asked
-    assert process.returncode == 0 and f"stopped by SIGTERM at step {newest(workdir)}, which is saved" in said, said
+    assert process.returncode == 75 and f"stopped by SIGTERM at step {newest(workdir)}, which is saved" in said, said
     lab.finish(workdir)
     lab.same_as_straight(workdir)
-    return f"saved the very step, and ended with status 0 after {seconds:.1f} s; no step is done twice"
+    return f"saved the very step, and ended with status 75 after {seconds:.1f} s; no step is done twice"
 
 
 def disk_full(lab: Lab) -> str:

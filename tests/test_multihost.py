@@ -160,7 +160,7 @@ def test_launched_locally_a_signal_saves_and_a_dead_process_ends_the_others(tmp_
     wait_for_lines(log, 2, [launcher])
     launcher.send_signal(signal.SIGTERM)
     said, _ = launcher.communicate(timeout=120)
-    assert launcher.returncode == 0, said
+    assert launcher.returncode == 75, said
     (step,) = saved_steps(tmp_path / "run")
     assert said.count(f"stopped by SIGTERM at step {step}, which is saved") == 1, said
 

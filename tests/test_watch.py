@@ -57,6 +57,17 @@ def test_odd_steps_by_hand():
     assert [odd.step for odd in watch.odd_steps(watched(losses, spike=0.0))] == [11, 61, 62, 120]
 
 
+def test_each_stage_has_its_usual_loss():
+    rng = np.random.default_rng(1)
+    losses = np.concatenate([rng.uniform(1, 2, 40), [50.0], rng.uniform(100, 200, 40), [3000.0]])
+    observe = jax.jit(watch.observe, static_argnames=("spike", "stage"))
+    now = watch.start()
+    for step, loss in enumerate(losses, start=1):
+        now = observe(now, jnp.int32(step), jnp.float32(loss), jnp.bool(False), spike=5.0, stage=int(step > 41))
+    assert [odd.step for odd in watch.odd_steps(jax.device_get(now))] == [41, 82]
+    np.testing.assert_allclose(watch.odd_steps(jax.device_get(now))[1].usual, losses[41:-1].mean(), rtol=1e-4)
+
+
 def test_more_odd_steps_than_are_remembered():
     now = watched([math.nan] * 40, spike=0.0)
     assert [odd.step for odd in watch.odd_steps(now)] == list(range(1, 17)) and now.count == now.in_a_row == 40
@@ -129,6 +140,10 @@ def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch):
     config = short_run(steps=20, log_every=20, checkpoint_every=5)
     with pytest.raises(train.TrainingError, match="not finite at step 10 and the 2 before it .*step=8 shows the first"):
         quietly(config, tmp_path)
+    # Found where step 10 would have been saved, between two log lines, and logged all the same.
+    (line,) = [line for line in logged(tmp_path) if "skipped" in line]
+    assert line["step"] == 10 and line["skipped"] == 5 and "loss" in line
+    assert [line["odd_step"] for line in logged(tmp_path) if "odd_step" in line] == [3, 4, 8, 9, 10]
     assert all(np.isfinite(x).all() for name, x in saved_state(tmp_path, 5).items() if "watch" not in name)
     config.optimizer.max_skipped = 3  # may change under a checkpoint
     quietly(config, tmp_path)
