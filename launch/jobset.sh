@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2016  # ${...} in single quotes are for the manifest
-# Starts launch/jobset.yaml: several processes of loco_jax.main on Kubernetes, one a node. What happens there at preemption
-# and after failures stands in that file.
+# Starts launch/jobset.yaml: several processes of loco_jax.main on Kubernetes, one a node. What happens there at
+# preemption and after failures stands in that file.
 #
 #   IMAGE=IMAGE NODES=2 GPUS=8 [NAME=loco-jax] launch/jobset.sh [--dry-run] arguments of loco_jax.main
 #
-# IMAGE starts in a checkout, has loco_jax installed in its python, and gcsfs or s3fs for buckets. --workdir is wanted, in a
-# bucket or in a volume that you mount in launch/jobset.yaml: a pod's own files go with it. --dry-run prints the manifest.
-# Stop a run, with a checkpoint, and make room for another of that name, with
+# IMAGE starts in a checkout, has loco_jax installed in its python, and gcsfs or s3fs for buckets. --workdir is
+# wanted, in a bucket or in a volume that you mount in launch/jobset.yaml: a pod's own files go with it. --dry-run
+# prints the manifest. Stop a run, with a checkpoint, and make room for another of that name, with
 #   kubectl delete jobset NAME
 set -euo pipefail
 

@@ -3,10 +3,10 @@
 #
 #   launch/local.sh [--dry-run] N [-- arguments of loco_jax.main]
 #
-# SIGTERM and Ctrl-C are passed on: all save a checkpoint and stop. When one fails the others are ended. Ends with 0 if all
-# is done, 75 if stopped after a checkpoint, else with the status of the first that failed. PYTHON names the interpreter,
-# PORT that of the first process (any free one), DEVICES how many devices each process simulates (1), GRACE the seconds to
-# end in after a failure (10).
+# SIGTERM and Ctrl-C are passed on: all save a checkpoint and stop. When one fails the others are ended. Ends with 0
+# if all is done, 75 if stopped after a checkpoint, else with the status of the first that failed. PYTHON names the
+# interpreter, PORT that of the first process (any free one), DEVICES how many devices each process simulates (1),
+# GRACE the seconds to end in after a failure (10).
 set -euo pipefail
 
 usage() {

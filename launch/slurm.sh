@@ -14,10 +14,10 @@
 # Three minutes before the time limit the run saves a checkpoint and stops, and the job goes back into the queue, to go
 # on from there. To stop it for good, with a checkpoint:
 #   scancel --signal=TERM JOB
-# Plain scancel does without one: srun then kills its tasks at once. So does preemption, unless the partition or QOS
-# grants a GraceTime; SLURM itself puts the job back. Ends with the step's status: 0 if all is done, 75 if stopped after a
-# checkpoint, else what failed, and nothing is put back. --dry-run prints what would be started. PYTHON names the
-# interpreter.
+# Plain scancel may not leave the time: srun kills its tasks when it is signalled itself. Nor may preemption, unless
+# the partition or QOS grants a GraceTime; SLURM itself puts the job back. Ends with the step's status: 0 if all is
+# done, 75 if stopped after a checkpoint, else what failed, and nothing is put back. --dry-run prints what would be
+# started. PYTHON names the interpreter.
 set -euo pipefail
 
 dry=false
@@ -25,8 +25,8 @@ if [ "${1:-}" = --dry-run ]; then
   dry=true
   shift
 fi
-# GPUs are not bound to tasks: JAX takes the one of each task's number. The first task that ends leaves the others time to
-# save; when one fails, JAX ends them.
+# GPUs are not bound to tasks: JAX takes the one of each task's number. The first task that ends leaves the others
+# time to save; when one fails, JAX ends them.
 command=(srun --kill-on-bad-exit=0 --wait=300 --gpu-bind=none "${PYTHON:-python}" -m loco_jax.main "$@")
 if $dry; then
   grep '^#SBATCH' "$0"
@@ -59,7 +59,7 @@ if [ "$code" -eq 75 ] && [ "$why" = time ]; then
   echo "launch/slurm.sh: saved; back into the queue"
   scontrol requeue "$SLURM_JOB_ID" || echo "launch/slurm.sh: not taken back; the same sbatch goes on from there" >&2
 elif [ "$code" -eq 75 ] && [ -z "$why" ] && [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-  # In the grace time before preemption SLURM signals only the tasks. Not every version puts back what then ends by itself.
+  # In the grace time before preemption SLURM signals only the tasks. Not every version puts back what then ends.
   echo "launch/slurm.sh: saved; waits for SLURM to put the job back"
   sleep 600 &
   wait "$!" || true

@@ -3,12 +3,13 @@
 #
 #   TPU=NAME ZONE=ZONE [PROJECT=PROJECT] launch/tpu_pod.sh [--dry-run] arguments of loco_jax.main
 #
-# Sends the last commit of this checkout, installs it with JAX for TPUs and a Python of its own (the machines' is too old),
-# trains, and shows what is said. --workdir and --config.data.dir must be in a bucket, gs://BUCKET/... Ctrl-C ends only the
-# connection; the run goes on, and writes to loco_jax/run.log on each worker. Stop it, with a checkpoint, with
+# Sends the last commit of this checkout, installs it with JAX for TPUs and a Python of its own (the machines' is too
+# old), trains, and shows what is said. --workdir and --config.data.dir must be in a bucket, gs://BUCKET/... Ctrl-C
+# ends only the connection; the run goes on, and writes to loco_jax/run.log on each worker. Stop it, with a
+# checkpoint, with
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='kill $(cat loco_jax/run.pid)'
-# A pod that is preempted is gone, perhaps before it has saved, and nothing starts it again: the same command on a new one
-# goes on from the last checkpoint. --dry-run prints what would be done.
+# A pod that is preempted is gone, perhaps before it has saved, and nothing starts it again: the same command on a new
+# one goes on from the last checkpoint. --dry-run prints what would be done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
