@@ -8,6 +8,7 @@ import collections
 import contextlib
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initializ
 T = TypeVar("T")
 
 _SILENT_SECONDS = 30  # without a heartbeat, and a process counts as dead
+# What the runtime's errors begin with; not all of them are of its own type.
+_RUNTIME_ERROR = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 # Of launchers that start several processes: how many, and what else JAX looks at.
 _LAUNCHERS = {
     "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
@@ -178,6 +181,11 @@ def gather(items: list[Any]) -> list[Any]:
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     padded = multihost_utils.process_allgather(np.pad(data, (0, int(max(sizes)) - len(data))))
     return [item for size, some in zip(sizes, padded) for item in pickle.loads(some[:size].tobytes())]
+
+
+def may_mean_that_one_is_lost(error: Exception) -> bool:
+    """Whether an error in one of several processes may come of another that is no more."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(_RUNTIME_ERROR.match(str(error)))
 
 
 @contextlib.contextmanager

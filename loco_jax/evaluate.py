@@ -59,8 +59,8 @@ class Evaluator:
 
         def write(pngs):
             while pngs:
-                path, png = pngs.pop()
-                path.write_bytes(png)
+                name, png = pngs.pop()
+                (pictures / name).write_bytes(png)
 
         batches = streams.evaluation_batches(
             self._config, self._split_name, self._batch_size, num_frames, self._sharding
@@ -88,7 +88,7 @@ class Evaluator:
                         figure = self._task.picture(predicted, frames, index, title)
                         png = io.BytesIO()
                         figure.savefig(png, format="png")
-                        drawn.append((pictures / f"frame_{frame}.png", png.getvalue()))
+                        drawn.append((f"frame_{frame}.png", png.getvalue()))
                         if distributed.is_first():
                             write(drawn)
                 bar.update(int(real.sum()) * self._parts)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     import jax  # after the flags, so that --help is quick
 
-    from loco_jax import checkpoints, compilation, distributed, evaluate, replay, train
+    from loco_jax import compilation, distributed, evaluate, replay, train
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
         logging.set_verbosity(logging.FATAL)
@@ -59,25 +59,19 @@ def main(argv: list[str]) -> None:
         else:
             train.train(config, workdir)
     except train.Stopped as stopped:
-        print(stopped)
+        if distributed.is_first():
+            print(stopped)
         sys.exit(os.EX_TEMPFAIL)
-    except (
-        ValueError,
-        OSError,
-        checkpoints.CheckpointError,
-        train.TrainingError,
-        distributed.OtherProcessError,
-    ) as error:
-        _fail(f"loco_jax: {error}")
-    except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized():
-            raise
-        _fail(
-            f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
-            "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
-        )
-    except Exception:
-        if not jax.distributed.is_initialized():
+    except Exception as error:
+        several = jax.distributed.is_initialized()
+        if several and distributed.may_mean_that_one_is_lost(error):
+            _fail(
+                f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
+                "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
+            )
+        if isinstance(error, (ValueError, OSError, train.TrainingError, distributed.OtherProcessError)):
+            _fail(f"loco_jax: {error}")
+        if not several:
             raise
         _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself

@@ -377,7 +377,7 @@ FAULTS: dict[str, Callable[[Lab], str]] = {
     "workdir not writable": not_writable,
     "another config under a checkpoint": other_config,
     "two runs in one workdir": two_runs,
-    "a process of several dies": by_tests("tests/test_multihost.py", "-k", "dead_process"),
+    "a process of several dies": by_tests("tests/test_multihost.py", "-k", "dies_or_fails"),
     "numbers that are not finite": by_tests("tests/test_watch.py"),
 }
 

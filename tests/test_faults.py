@@ -1,5 +1,7 @@
 """A few of `python -m tests.faults`, in no particular order; the others are in tests of what they concern."""
 
+import os
+
 import pytest
 
 from loco_jax import checkpoints
@@ -38,6 +40,13 @@ def test_workdir_that_cannot_be_written_to():
 def test_a_shard_that_cannot_be_read(tmp_path):
     data = prepare_small_jta(tmp_path)
     (shard,) = data.rglob("*train_vha*array_record*")
-    shard.write_bytes(shard.read_bytes()[:-50_000])
-    with pytest.raises(ValueError, match="split 'train_vha': example 3 cannot be read .*prepare the data again"):
+    told = "split 'train_vha': example 3 cannot be read .*prepare the data again"
+    whole, opened = shard.read_bytes(), jta.load(data, "train_vha")
+    shard.write_bytes(whole[:-50_000])
+    with pytest.raises(ValueError, match=told):
         jta.load(data, "train_vha")[3]
+    os.truncate(shard, 1000)  # under a run
+    with pytest.raises(ValueError, match=told):
+        opened[3]
+    shard.write_bytes(whole)
+    assert opened[3]["frame"] is not None

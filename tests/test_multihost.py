@@ -3,10 +3,12 @@
 Processes are real, machines are not: all run here, on CPU devices that XLA simulates.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -18,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from loco_jax import checkpoints, distributed, tasks, train
+from loco_jax import checkpoints, distributed, evaluate, tasks, train
 from loco_jax.data import streams
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
-from tests.test_train import ROOT, TIMINGS, Mean, logged, main, python, saved_steps, tiny
+from tests.test_train import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny
 
-FRAMES = 11  # of an evaluation: no number of devices divides it
+FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
+PICTURES = 3
 
 
 # ---- Layouts
@@ -34,7 +37,7 @@ FRAMES = 11  # of an evaluation: no number of devices divides it
 class Small(vha_tasks.VhaTask):
     """A real loss of real volumes, and a toy's scores: peaks would take long to compile."""
 
-    score, summary = Mean.score, Mean.summary
+    score, summary, table, picture = Mean.score, Mean.summary, Mean.table, Mean.picture
 
     def predict(self, params, frames, key, thorough):
         some = jax.tree.leaves(params)[0].ravel()[0]
@@ -46,6 +49,7 @@ class Small(vha_tasks.VhaTask):
 
 def config_of(rows: int = 1):
     config = tiny(steps=4, log_every=1, checkpoint_every=2, eval_frames=FRAMES, mesh={"rows": rows})
+    config.update({"test_frames": TEST_FRAMES, "pictures": PICTURES})
     config.update({"data": {"batch_size": 4}, "model": {"blocks": 1, "width": 8}})
     return config
 
@@ -61,24 +65,63 @@ def stub(kind: str, setattr=setattr):
     setattr(tasks, "create", {"mean": lambda config: Mean(noise=1.0), "small": small}[kind])
 
 
-def work(coordinator: str, processes: str, number: str, kind: str, rows: str, *workdirs: str):
-    """What a process does: trainings, one after the other."""
+def join(coordinator: str, processes: str, number: str, kind: str):
+    """Becomes one of several processes."""
     if int(processes) > 1:
         assert distributed.initialize(coordinator, int(processes), int(number))
     stub(kind)
+
+
+def seen(workdir: str) -> str:
+    """The workdir; in all processes but the first a place that cannot be."""
+    return workdir if distributed.is_first() else f"/proc/{pathlib.Path(workdir).name}"
+
+
+def work(rows: str, *workdirs: str):
+    """What a process does: trainings, one after the other, and the scores of the last."""
     assert distributed.make_mesh(4, int(rows)).size == jax.device_count()
     for workdir in workdirs:
-        summary = train.train(config_of(int(rows)), workdir, print)
+        summary = train.train(config_of(int(rows)), seen(workdir), print)
         if distributed.is_first():
             (pathlib.Path(workdir) / "summary.json").write_text(json.dumps(summary))
+    evaluate.evaluate(config_of(int(rows)), seen(workdir), lambda text: None)
 
 
-def start(processes: int, devices: int, *task: str) -> list[subprocess.Popen]:
+def refuse(workdir: str):
+    """What a process does: training that one of two cannot begin, in some ways, and then can."""
+    first = distributed.is_first()
+
+    def attempt(what, config, folder=workdir):
+        try:
+            train.train(config, seen(folder), print)
+        except Exception as error:
+            told = f"{what} {jax.process_index()} {type(error).__name__}: {error}".replace("\n", " ")
+        else:
+            told = f"{what} {jax.process_index()} done"
+        print(told, flush=True)
+
+    config = config_of()
+    attempt("begun", config)
+    with checkpoints._locked(workdir, print) if first else contextlib.nullcontext():
+        attempt("locked", config)
+    config.seed = 5
+    attempt("other", config)
+    config.seed = 0
+    config.data.source, config.data.dir = "jta", "/proc/none"
+    attempt("no data", config_of() if first else config)
+    attempt("no folder", config_of(), "/dev/null/run")
+    if first:  # and one that the first cannot read is nobody's
+        (pathlib.Path(workdir) / "checkpoints" / "4" / "position" / "metadata").write_text("{}")
+    attempt("damaged", config_of())
+    attempt("again", config_of())
+
+
+def start(processes: int, devices: int, kind: str, *task: str, do: str = "work") -> list[subprocess.Popen]:
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    command = "import sys; from tests import test_multihost; test_multihost.work(*sys.argv[1:])"
+    command = f"import sys; from tests.test_multihost import *; join(*sys.argv[1:5]); {do}(*sys.argv[5:])"
     arguments = [f"127.0.0.1:{free_port()}", str(processes)]
     options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return [python("-c", command, *arguments, str(number), *task, **options) for number in range(processes)]
+    return [python("-c", command, *arguments, str(number), kind, *task, **options) for number in range(processes)]
 
 
 def free_port() -> int:
@@ -88,9 +131,19 @@ def free_port() -> int:
 
 
 def finish(processes: list[subprocess.Popen]) -> str:
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    """What the first says when all end well."""
+    return finish_all(processes)[0]
+
+
+def finish_all(processes: list[subprocess.Popen]) -> list[str]:
+    try:
+        said = [process.communicate(timeout=300)[0] for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+        raise AssertionError(f"hang: {[process.communicate()[0] for process in processes]}") from None
     assert not any(process.returncode for process in processes), said
-    return said[0]
+    return said
 
 
 def until_step_2(workdir: pathlib.Path, to: pathlib.Path) -> None:
@@ -115,12 +168,25 @@ def test_the_same_answer_on_any_layout(tmp_path, monkeypatch):
         assert_same_logs(tmp_path / name, tmp_path / "one")
         if name != "alone":
             assert json.loads((tmp_path / name / "summary.json").read_text())["marks"] == marks
+    # Scores of the test split, and pictures of the frames of any process.
+    results = [
+        json.loads((tmp_path / name / "eval" / "results.json").read_text()) for name in ("one", "four", "resumed")
+    ]
+    assert results[0]["step"] == 4 and len(set(results[0]["marks"])) == TEST_FRAMES
+    for result in results[1:]:
+        assert result["marks"] == results[0]["marks"] and result["w"] == pytest.approx(results[0]["w"], rel=1e-4)
+    drawn = sorted(path.name for path in (tmp_path / "four" / "eval").glob("*.png"))
+    assert drawn == [f"frame_{number}.png" for number in range(PICTURES)]
 
 
 def test_rows_shared_by_two_processes(tmp_path, monkeypatch):
-    finish(start(2, 1, "small", "2", str(tmp_path / "rows")))
     alone(tmp_path / "alone", "small", monkeypatch)
-    assert_same_logs(tmp_path / "rows", tmp_path / "alone")
+    until_step_2(tmp_path / "alone", tmp_path / "to_rows")
+    finish(start(2, 1, "small", "2", str(tmp_path / "rows"), str(tmp_path / "to_rows")))
+    until_step_2(tmp_path / "rows", tmp_path / "from_rows")
+    alone(tmp_path / "from_rows", "small", monkeypatch)
+    for name in ("rows", "to_rows", "from_rows"):
+        assert_same_logs(tmp_path / name, tmp_path / "alone")
 
 
 def alone(workdir: pathlib.Path, kind: str, monkeypatch) -> None:
@@ -140,6 +206,28 @@ def assert_same_logs(one: pathlib.Path, other: pathlib.Path) -> None:
     assert saved_steps(one) == [2, 4]
 
 
+def test_what_one_process_cannot_begin_no_process_begins(tmp_path):
+    run = str(tmp_path / "run")
+    both = finish_all(start(2, 1, "mean", run, do="refuse"))
+    wanted = {
+        "locked": (0, "another run is in there"),
+        "other": (0, "seed: 0 there, 5 now"),
+        "no data": (1, "/proc/none"),
+        "no folder": (0, "/dev/null/run: cannot be written to"),
+    }
+    told = [dict(re.findall(rf"^([a-z ]+) {number} (.*)", said, re.M)) for number, said in enumerate(both)]
+    for what, (whose, why) in wanted.items():
+        errors = [some.pop(what) for some in told]
+        assert all(why in error for error in errors), errors
+        assert errors[1 - whose].startswith(f"OtherProcessError: process {whose} could not go on: "), errors
+        assert not errors[whose].startswith("Other"), errors
+    assert told == [dict.fromkeys(("begun", "damaged", "again"), "done")] * 2
+    assert "Damaged, so it is left out; the one before is of step 2" in both[0]
+    assert f"{run}: going on from step 2" in both[0] and f"{run}: going on from step 4" in both[0]
+    assert [path.name for path in (tmp_path / "run" / "damaged").iterdir()] == ["4"]
+    assert saved_steps(tmp_path / "run") == [2, 4]
+
+
 def test_rows_that_no_device_could_have():
     with pytest.raises(ValueError, match="config.mesh.rows=7 cannot be shared"):
         distributed.make_mesh(4, 7)
@@ -152,7 +240,7 @@ COMMAND = ["--config=configs/refiner.py:scale=demo", "--config.quiet=true", "--c
 COMMAND += ["--config.steps=1000000", "--config.log_every=1", "--config.checkpoint_every=1000000"]
 
 
-def test_launched_locally_a_signal_saves_and_a_dead_process_ends_the_others(tmp_path):
+def test_launched_locally_a_signal_saves(tmp_path):
     options = {"PYTHON": sys.executable, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     run = [f"--workdir={tmp_path / 'run'}", *COMMAND]
     launcher = spawn(["launch/local.sh", "2", "--", *run], **options)
@@ -164,19 +252,46 @@ def test_launched_locally_a_signal_saves_and_a_dead_process_ends_the_others(tmp_
     (step,) = saved_steps(tmp_path / "run")
     assert said.count(f"stopped by SIGTERM at step {step}, which is saved") == 1, said
 
-    # On from there; then one is killed, and nobody but the runtime tells the other.
-    port = free_port()
-    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    before = len(log.read_text().splitlines())
-    both = [main(*flags, f"--process_id={n}", *run, JAX_PLATFORMS="cpu", **options) for n in range(2)]
-    wait_for_lines(log, before + 1, both)
-    both[1].kill()
-    started = time.monotonic()
-    said, _ = both[0].communicate(timeout=60)
-    both[1].communicate()
-    assert both[0].returncode != 0 and time.monotonic() - started < 60
-    assert "Perhaps another process is lost" in said or "distributed service" in said, said
-    assert saved_steps(tmp_path / "run") == [step]
+
+def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
+    """On JTA: the first is killed, then the other; then the other cannot read its data any more."""
+    data = prepare_small_jta(tmp_path)
+    shutil.copytree(data, tmp_path / "other")
+    log = tmp_path / "run" / "log.jsonl"
+    cache = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+
+    def both():
+        shared = [f"--workdir={tmp_path / 'run'}", *COMMAND, "--config.data.source=jta", "--config.checkpoint_every=5"]
+        flags = [*shared, f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+        before = len(log.read_text().splitlines()) if log.exists() else 0
+        folders = enumerate((data, tmp_path / "other"))
+        processes = [main(*flags, f"--process_id={n}", f"--config.data.dir={folder}", **cache) for n, folder in folders]
+        return before, processes
+
+    def assert_both_end(processes, status, why):
+        began = time.monotonic()
+        said = [process.communicate(timeout=100)[0] for process in processes]
+        assert time.monotonic() - began < 60
+        statuses = [process.returncode for process in processes]
+        assert status in statuses and 0 not in statuses and any(re.search(why, some) for some in said), (statuses, said)
+        return said
+
+    lost = "Perhaps another process is lost|distributed service|coordination service"
+    for number in (0, 1):
+        before, processes = both()
+        wait_for_lines(log, before + 8, processes)
+        processes[number].kill()
+        (alive,) = (process for process in processes if process is not processes[number])
+        assert_both_end([alive, processes[number]], -signal.SIGKILL, lost)
+    kept = max(saved_steps(tmp_path / "run"))
+    assert kept >= 5
+    before, processes = both()
+    wait_for_lines(log, before + 3, processes)
+    (shard,) = (tmp_path / "other").rglob("*train_vha*array_record*")
+    os.truncate(shard, 1000)
+    said = assert_both_end(processes, 1, lost)
+    assert "cannot be read" in said[1] and "prepare the data again" in said[1], said
+    assert f"going on from step {kept}" in said[0] and max(saved_steps(tmp_path / "run")) >= kept
 
 
 def spawn(command: list[str], **environment: str) -> subprocess.Popen:

@@ -953,7 +953,10 @@ class _Examples(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self._source[index]
+            example = self._source[index]
+            if example["frame"] is None:  # what ArrayRecord gives of a file that was cut off after it was opened
+                raise OSError("it is empty")
+            return example
         except (RuntimeError, OSError) as error:  # ArrayRecord checks what it reads, and raises the former for all
             raise ValueError(
                 f"{self._where}: example {index} cannot be read ({error}); a file there is damaged or gone: put it "
