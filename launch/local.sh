@@ -3,13 +3,14 @@
 #
 #   launch/local.sh [--dry-run] N [-- arguments of loco_jax.main]
 #
-# When one fails the others end; SIGTERM and Ctrl-C are passed on once, so that a checkpoint is saved. PYTHON names the
-# interpreter, PORT that of the first process (any free one), DEVICES how many devices each process
-# simulates (1), GRACE the seconds to end in after a failure (10).
+# SIGTERM and Ctrl-C are passed on: all save a checkpoint and stop. When one fails the others are ended. Ends with 0
+# if all is done, 75 if stopped after a checkpoint, else with the status of the first that failed. PYTHON names the
+# interpreter, PORT that of the first process (any free one), DEVICES how many devices each process simulates (1),
+# GRACE the seconds to end in after a failure (10).
 set -euo pipefail
 
 usage() {
-  sed -n '2,8s/^# \{0,1\}//p' "$0"
+  sed -n '2,9s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -40,8 +41,13 @@ elif [ -z "$port" ]; then
 fi
 
 processes=()
-end() { for process in "${processes[@]}"; do kill "-$1" "$process" 2>/dev/null || true; done; }
-trap 'end TERM' TERM INT
+# shellcheck disable=SC2317  # called by the traps too
+end() {
+  local process
+  for process in "${processes[@]}"; do kill "-$1" "$process" 2>/dev/null || true; done
+}
+trap 'end TERM' TERM
+trap 'end INT' INT
 
 # Each in a process group of its own: a terminal's Ctrl-C would else reach them twice.
 set -m
@@ -59,7 +65,8 @@ done
 
 set +m
 
-code=0
+code=0 # of the first that failed
+stopped=0
 deadline=
 while [ "${#processes[@]}" -gt 0 ]; do
   left=()
@@ -70,7 +77,11 @@ while [ "${#processes[@]}" -gt 0 ]; do
     fi
     status=0
     wait "$process" || status=$?
-    if [ "$status" -ne 0 ] && [ "$code" -eq 0 ]; then code=$status; fi
+    if [ "$status" -eq 75 ]; then
+      stopped=75 # and so will the others
+    elif [ "$code" -eq 0 ]; then
+      code=$status
+    fi
   done
   processes=(${left[@]+"${left[@]}"})
   if [ "$code" -ne 0 ] && [ "${#processes[@]}" -gt 0 ]; then
@@ -84,4 +95,4 @@ while [ "${#processes[@]}" -gt 0 ]; do
   fi
   sleep 0.2 || true
 done
-exit "$code"
+exit "$((code ? code : stopped))"

@@ -3,9 +3,13 @@
 #
 #   TPU=NAME ZONE=ZONE [PROJECT=PROJECT] launch/tpu_pod.sh [--dry-run] arguments of loco_jax.main
 #
-# Sends this checkout, installs it with JAX for TPUs, and trains. --workdir and --config.data.dir must be places that all
-# workers see: gs://BUCKET/... --dry-run prints what would be done. Ctrl-C ends only the connection; stop a run with
-#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='pkill -TERM -f loco_jax.main'
+# Sends the last commit of this checkout, installs it with JAX for TPUs and a Python of its own (the machines' is too
+# old), trains, and shows what is said. --workdir and --config.data.dir must be in a bucket, gs://BUCKET/... Ctrl-C
+# ends only the connection; the run goes on, and writes to loco_jax/run.log on each worker. Stop it, with a
+# checkpoint, with
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='kill $(cat loco_jax/run.pid)'
+# A pod that is preempted is gone, perhaps before it has saved, and nothing starts it again: the same command on a new
+# one goes on from the last checkpoint. --dry-run prints what would be done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +21,7 @@ fi
 : "${TPU:?launch/tpu_pod.sh: TPU=NAME of the pod is missing}" "${ZONE:?launch/tpu_pod.sh: ZONE= of the pod is missing}"
 case " $* " in
   *" --workdir=gs://"*) ;;
-  *) echo "launch/tpu_pod.sh: want --workdir=gs://BUCKET/..., which all workers see" >&2 && exit 2 ;;
+  *) echo "launch/tpu_pod.sh: want --workdir=gs://BUCKET/..., which outlives the pod" >&2 && exit 2 ;;
 esac
 place=(--zone="$ZONE" --worker=all)
 if [ -n "${PROJECT:-}" ]; then place+=(--project="$PROJECT"); fi
@@ -33,9 +37,15 @@ run() {
 
 printf -v arguments ' %q' "$@"
 archive=loco_jax.tar.gz
-run git archive --format=tar.gz --output="/tmp/$archive" HEAD
-run gcloud compute tpus tpu-vm scp "/tmp/$archive" "$TPU:$archive" "${place[@]}"
-run gcloud compute tpus tpu-vm ssh "$TPU" "${place[@]}" --command="\
-mkdir -p loco_jax && tar -xzf $archive -C loco_jax && cd loco_jax && \
-python3 -m venv .venv && .venv/bin/pip install -q -e . 'jax[tpu]' gcsfs && \
-.venv/bin/python -m loco_jax.main --coordinator=auto$arguments"
+here=${TMPDIR:-/tmp}/$archive
+run git archive --format=tar.gz --output="$here" HEAD
+run gcloud compute tpus tpu-vm scp "$here" "$TPU:$archive" "${place[@]}"
+run gcloud compute tpus tpu-vm ssh "$TPU" "${place[@]}" --command="set -e
+mkdir -p loco_jax; tar -xzf $archive -C loco_jax; cd loco_jax
+if [ ! -x ~/.local/bin/uv ]; then curl -LsSf https://astral.sh/uv/install.sh | sh; fi
+~/.local/bin/uv venv -q --python=3.12 --allow-existing .venv
+~/.local/bin/uv pip install -q -e . 'jax[tpu]' gcsfs
+nohup .venv/bin/python -u -m loco_jax.main --coordinator=auto$arguments </dev/null >run.log 2>&1 &
+echo \$! >run.pid
+tail -n +1 -f --pid=\$! run.log
+wait \$!"

@@ -19,7 +19,6 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-import yaml
 
 from loco_jax import checkpoints, distributed, evaluate, tasks, train
 from loco_jax.data import streams
@@ -295,14 +294,6 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     assert f"going on from step {kept}" in said[0] and max(saved_steps(tmp_path / "run")) >= kept
 
 
-def test_launched_locally_a_failure_ends_all(tmp_path):
-    (tmp_path / "python").write_text('#!/bin/bash\n[[ "$*" == *--process_id=1* ]] && exit 3\nexec sleep 100\n')
-    (tmp_path / "python").chmod(0o755)
-    launcher = spawn(["launch/local.sh", "3"], PYTHON=str(tmp_path / "python"), PORT="1")
-    said, _ = launcher.communicate(timeout=20)
-    assert launcher.returncode == 3 and "a process ended with status 3" in said, said
-
-
 def spawn(command: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         command,
@@ -320,40 +311,6 @@ def wait_for_lines(log: pathlib.Path, count: int, processes: list[subprocess.Pop
         ended = [process.communicate()[0] for process in processes if process.poll() is not None]
         assert not ended and time.monotonic() < deadline, ended
         time.sleep(0.1)
-
-
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_pass_shellcheck(script):
-    subprocess.run(["shellcheck", script], check=True)
-
-
-def dry_run(script: str, *arguments: str, **environment: str) -> str:
-    return subprocess.run(
-        [ROOT / "launch" / script, "--dry-run", *arguments],
-        env={"PATH": os.environ["PATH"], **environment},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-
-
-def test_dry_runs_say_what_they_would_do():
-    said = dry_run("local.sh", "2", "--", "--config=a b").splitlines()
-    assert len(said) == 2 and said[1].endswith(r"--num_processes=2 --process_id=1 --config=a\ b &")
-    said = dry_run("slurm.sh", "--config=a")
-    assert "--signal=B:USR1@180" in said and "-m loco_jax.main --config=a" in said
-    said = dry_run("tpu_pod.sh", "--config=a", "--workdir=gs://b/c", TPU="pod", ZONE="zone")
-    assert "--worker=all" in said and "--coordinator=auto" in said and "--workdir=gs://b/c" in said
-    said = dry_run("jobset.sh", "--config=a", "--config.vha=it's", IMAGE="image", NODES="3", GPUS="4")
-    (workers,) = yaml.safe_load(said)["spec"]["replicatedJobs"]
-    job = workers["template"]["spec"]
-    assert job["completions"] == job["parallelism"] == 3 and "${" not in said
-    command = job["template"]["spec"]["containers"][0]["command"]
-    assert command[3:] == ["main", "--config=a", "--config.vha=it's"] and "--num_processes=3" in command[2]
 
 
 # ---- Flags, and who launched us

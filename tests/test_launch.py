@@ -1,0 +1,321 @@
+"""The scripts in `launch/`: what they start, whom they pass signals on to, and with which status they end.
+
+Nothing is trained: what they start (srun, gcloud, python, …) are stubs, bash scripts that say what was asked of them.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+STOPPED = os.EX_TEMPFAIL  # what loco_jax.main ends with after a signal and a checkpoint
+TRAINS = "for _ in {1..400}; do sleep 0.05; done; exit 9"  # until a signal comes
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_pass_shellcheck(script):
+    subprocess.run(["shellcheck", script], check=True)
+
+
+def write_script(path: pathlib.Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def start(script: str, *arguments: str, **environment: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [ROOT / "launch" / script, *arguments],
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell cannot trap what is ignored where it starts, as SIGINT is in the background of another shell.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def end(process: subprocess.Popen) -> str:
+    """What it and all that it started said, when all of them have ended."""
+    try:
+        return process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# ---- Dry runs, and what is missing
+
+
+def dry_run(script: str, *arguments: str, **environment: str) -> str:
+    return subprocess.run(
+        [ROOT / "launch" / script, "--dry-run", *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_dry_runs_say_what_they_would_do():
+    said = dry_run("local.sh", "2", "--", "--config=a b").splitlines()
+    assert len(said) == 2 and said[1].endswith(r"--num_processes=2 --process_id=1 --config=a\ b &")
+    said = dry_run("slurm.sh", "--config=a")
+    assert "--signal=B:USR1@180" in said and "-m loco_jax.main --config=a" in said
+    said = dry_run("tpu_pod.sh", "--config=a", "--workdir=gs://b/c", TPU="pod", ZONE="zone", PROJECT="project")
+    copy, ssh = [line for line in said.splitlines() if line.startswith("gcloud")]
+    for line in (copy, ssh):
+        assert "--zone=zone --worker=all --project=project" in line
+    assert "--coordinator=auto" in ssh and "--workdir=gs://b/c" in ssh
+
+
+@pytest.mark.parametrize(
+    "script, environment, workdir",
+    [
+        ("jobset.sh", {"IMAGE": "image", "NODES": "3", "GPUS": "4"}, []),
+        ("jobset.sh", {"IMAGE": "image", "NODES": "3", "GPUS": "4"}, ["--workdir=runs/a"]),
+        ("tpu_pod.sh", {"TPU": "pod", "ZONE": "zone"}, []),
+        ("tpu_pod.sh", {"TPU": "pod", "ZONE": "zone"}, ["--workdir=/home/a"]),
+    ],
+)
+def test_where_machines_go_away_a_lasting_workdir_is_wanted(script, environment, workdir):
+    launcher = start(script, "--dry-run", "--config=a", *workdir, **environment)
+    said = end(launcher)
+    assert launcher.returncode == 2 and f"launch/{script}: want --workdir=gs://BUCKET/..." in said, said
+
+
+def manifest(*arguments: str) -> dict:
+    said = dry_run("jobset.sh", *arguments, IMAGE="image", NODES="3", GPUS="4", NAME="name")
+    assert "${" not in said
+    return yaml.safe_load(said)["spec"]
+
+
+@pytest.mark.parametrize("workdir", ["gs://b/c", "s3://b/c", "/mnt/c"])
+def test_manifest_starts_what_was_asked_for(workdir):
+    arguments = ["--config=a", f"--workdir={workdir}", "--config.vha=it's"]
+    spec = manifest(*arguments, "--config.name=$(HOME)")
+    (workers,) = spec["replicatedJobs"]
+    job = workers["template"]["spec"]
+    assert job["completions"] == job["parallelism"] == 3 and job["completionMode"] == "Indexed"
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["image"] == "image" and container["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    *shell, command, name = container["command"][:4]
+    # Kubernetes replaces $(NAME), and makes $$ one $.
+    assert shell == ["/bin/sh", "-c"] and container["command"][4:] == [*arguments, "--config.name=$$(HOME)"]
+    stub = 'python() { printf "%s\\n" "$@"; }\n' + command.removeprefix("exec ")
+    environment = {"JOB_COMPLETION_INDEX": "2", "PATH": os.environ["PATH"]}
+    said = subprocess.run([*shell, stub, name, "--a b"], env=environment, check=True, capture_output=True, text=True)
+    # JobSet's names: JobSet, replicated job, which job of it, which pod.
+    host = f"name-{workers['name']}-0-0.{spec['network']['subdomain']}"
+    (port,) = container["ports"]
+    assert said.stdout.splitlines() == [
+        *("-m", "loco_jax.main", f"--coordinator={host}:{port['containerPort']}"),
+        *("--num_processes=3", "--process_id=2", "--a b"),
+    ]
+
+
+def test_manifest_restarts_what_was_stopped():
+    """Without counting it; failures are counted, and no pod starts again by itself."""
+    spec = manifest("--config=a", "--workdir=gs://b/c")
+    (rule,) = spec["failurePolicy"]["rules"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"] and 1 <= spec["failurePolicy"]["maxRestarts"] <= 20
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    on_exit, on_condition = job["podFailurePolicy"]["rules"]
+    assert on_exit["action"] == on_condition["action"] == "FailJob"
+    assert on_exit["onExitCodes"]["values"] == [STOPPED]
+    assert on_exit["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    assert on_condition["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+
+
+# ---- A TPU pod
+
+
+def test_on_a_tpu_pod(tmp_path):
+    """One worker, whose home is a folder here."""
+    bins, home = tmp_path / "bin", tmp_path / "home"
+    home.mkdir()
+    write_script(bins / "git", 'for a; do case $a in --output=*) tar -czf "${a#*=}" -T /dev/null;; esac; done')
+    write_script(
+        bins / "gcloud",
+        f"""cd {home}
+        if [ "$4" = scp ]; then cp "$5" "$HOME/${{6#*:}}"; fi
+        for a; do case $a in --command=*) bash -c "${{a#*=}}"; exit;; esac; done""",
+    )
+    python = '#!/bin/bash\nprintf "%s\\n" "$@"\nexit 75\n'
+    uv = f"if [ $1 = venv ]; then mkdir -p .venv/bin; echo '{python}' >.venv/bin/python; chmod +x .venv/bin/python; fi"
+    write_script(bins / "uv", uv)
+    write_script(bins / "curl", f"echo 'mkdir -p ~/.local/bin; cp {bins}/uv ~/.local/bin'")
+    arguments = ["--config=a b", "--workdir=gs://b/c", "--config.vha=it's"]
+    path = f"{bins}:{os.environ['PATH']}"
+    launcher = start("tpu_pod.sh", *arguments, TPU="pod", ZONE="zone", PATH=path, HOME=home, TMPDIR=tmp_path)
+    said = end(launcher)
+    assert launcher.returncode == STOPPED, said
+    assert said.splitlines()[-len(arguments) - 1 :] == ["--coordinator=auto", *arguments]
+    assert (home / "loco_jax" / "run.pid").read_text().strip().isdecimal()
+
+
+# ---- Processes on this machine
+
+
+def test_launched_locally_a_failure_ends_all(tmp_path):
+    """Also one that no longer listens."""
+    write_script(
+        tmp_path / "python",
+        f"""case $* in
+        *--process_id=0*) trap '' TERM ;;
+        *--process_id=1*) sleep 0.3; exit 3 ;;
+        *) trap 'touch {tmp_path}/told; exit 75' TERM ;;
+        esac
+        {TRAINS}""",
+    )
+    launcher = start("local.sh", "3", PYTHON=tmp_path / "python", PORT=1, GRACE=1)
+    started = time.monotonic()
+    said = end(launcher)
+    assert launcher.returncode == 3 and "a process ended with status 3" in said, said
+    assert (tmp_path / "told").exists() and time.monotonic() - started < 15  # by itself it would train for 20 s
+
+
+def test_launched_locally_all_is_done(tmp_path):
+    write_script(tmp_path / "python", "exit 0")
+    launcher = start("local.sh", "2", PYTHON=tmp_path / "python", PORT=1)
+    assert end(launcher) == "" and launcher.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("last, status", [(75, 75), (1, 1)])
+def test_launched_locally_a_signal_stops_all(number, last, status, tmp_path):
+    """The second process takes longer to save; where it cannot, that is a failure."""
+    write_script(
+        tmp_path / "python",
+        f"""id=$*
+        id=${{id#*--process_id=}}
+        id=${{id%% *}}
+        trap 'sleep $id; touch {tmp_path}/saved.$id; [ $id = 1 ] && exit {last}; exit 75' {number.name[3:]}
+        touch {tmp_path}/ready.$id
+        {TRAINS}""",
+    )
+    launcher = start("local.sh", "2", PYTHON=tmp_path / "python", PORT=1, GRACE=0)
+    until(lambda: len(list(tmp_path.glob("ready.*"))) == 2)
+    launcher.send_signal(number)
+    said = end(launcher)
+    assert launcher.returncode == status and said == "", said
+    assert len(list(tmp_path.glob("saved.*"))) == 2
+
+
+# ---- SLURM
+
+SAVES = "sleep 0.5; echo saved >>$FOLDER/calls; exit 75"
+CANCEL, SHOW, REQUEUE = "scancel --signal=TERM 7", "scontrol show job 7", "scontrol requeue 7"
+
+
+class Slurm:
+    """A job, number 7, and what is asked of SLURM. The step does `step`, and `on_signal` when scancel signals it.
+
+    As srun does, the stub kills its tasks on a SIGTERM of its own. scancel always fails, as where a step is gone. A job
+    that is put back is ended first.
+    """
+
+    def __init__(self, folder: pathlib.Path, step: str, on_signal: str = SAVES, **environment: str):
+        self._folder = folder
+        write_script(
+            folder / "srun",
+            f"""printf '%s\\n' "$@" >$FOLDER/srun.arguments
+            echo $$ >$FOLDER/srun.pid
+            trap 'echo killed >>$FOLDER/calls; exit 137' TERM HUP INT
+            trap '{on_signal}' USR2
+            touch $FOLDER/running
+            {step}""",
+        )
+        write_script(
+            folder / "scancel",
+            """echo "scancel $*" >>$FOLDER/calls
+            [ "$*" = "--signal=TERM 7" ] && kill -USR2 $(<$FOLDER/srun.pid)
+            exit 1""",
+        )
+        write_script(
+            folder / "scontrol",
+            """echo "scontrol $*" >>$FOLDER/calls
+            if [ $1 = requeue ]; then kill -TERM $PPID; exit ${REQUEUES:-0}; fi
+            echo "JobId=7 JobName=loco_jax"
+            echo "   PreemptEligibleTime=2026-11-24T12:00:00 PreemptTime=${PREEMPTED:-None}" """,
+        )
+        path = f"{folder}:{os.environ['PATH']}"
+        environment = {"PATH": path, "SLURM_JOB_ID": "7", "FOLDER": str(folder), **environment}
+        self.script = start("slurm.sh", "--config=a b", **environment)
+        until((folder / "running").exists)
+
+    @property
+    def calls(self) -> list[str]:
+        path = self._folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def arguments(self) -> list[str]:
+        return (self._folder / "srun.arguments").read_text().splitlines()
+
+
+CASES = {
+    "done": ("exit 0", SAVES, [], 0, []),
+    "failed": ("exit 1", SAVES, [], 1, []),
+    "killed": ("kill -KILL $$", SAVES, [], 137, []),
+    # The time limit is near: back into the queue, once it is saved.
+    "time": (TRAINS, SAVES, ["USR1"], 75, [CANCEL, "saved", REQUEUE]),
+    "time, twice": (TRAINS, SAVES, ["USR1", "USR1"], 75, [CANCEL, CANCEL, "saved", REQUEUE]),
+    "time, and done": (TRAINS, "sleep 0.3; exit 0", ["USR1"], 0, [CANCEL]),
+    "time, not saved": (TRAINS, "sleep 0.3; exit 1", ["USR1"], 1, [CANCEL]),
+    "time, killed": (TRAINS, "sleep 0.3; kill -KILL $$", ["USR1"], 137, [CANCEL]),
+    "cancelled": (TRAINS, SAVES, ["TERM"], 75, [CANCEL, "saved"]),
+    "time, then cancelled": (TRAINS, SAVES, ["USR1", "TERM"], 75, [CANCEL, CANCEL, "saved"]),
+    "cancelled, then time": (TRAINS, SAVES, ["TERM", "USR1"], 75, [CANCEL, CANCEL, "saved"]),
+    # By scancel --signal=TERM 7, which signals no script.
+    "tasks cancelled": (SAVES, SAVES, [], 75, ["saved", SHOW]),
+}
+
+
+@pytest.mark.parametrize("step, on_signal, signals, status, calls", CASES.values(), ids=CASES)
+def test_slurm(step, on_signal, signals, status, calls, tmp_path):
+    job = Slurm(tmp_path, step, on_signal)
+    for count, name in enumerate(signals):
+        until(lambda count=count: len(job.calls) == count)
+        job.script.send_signal(getattr(signal, f"SIG{name}"))
+    said = end(job.script)
+    assert (job.script.returncode, job.calls) == (status, calls), said
+    assert job.arguments[-3:] == ["-m", "loco_jax.main", "--config=a b"]
+    assert "--kill-on-bad-exit=0" in job.arguments  # else the first that ends would cut off the others' saving
+
+
+def test_slurm_in_the_grace_time_of_preemption(tmp_path):
+    """SLURM signals the tasks, then, when the time is over, the script; and puts the job back."""
+    job = Slurm(tmp_path, SAVES, PREEMPTED="2026-11-24T12:30:00")
+    until(lambda: SHOW in job.calls)
+    time.sleep(0.5)
+    assert job.script.poll() is None
+    job.script.terminate()
+    said = end(job.script)
+    assert job.script.returncode == 75 and REQUEUE not in job.calls, said
+
+
+def test_slurm_takes_no_job_back(tmp_path):
+    job = Slurm(tmp_path, TRAINS, REQUEUES="1")
+    job.script.send_signal(signal.SIGUSR1)
+    said = end(job.script)
+    assert job.script.returncode == 75 and "the same sbatch goes on from there" in said, said
