@@ -5,6 +5,7 @@ training: all is saved, and the same command goes on; with 1 after an error.
 """
 
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
         else:
             train.train(config, workdir)
     except train.Stopped as stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent once more it would change the status
         if distributed.is_first():
             print(stopped)
         sys.exit(os.EX_TEMPFAIL)

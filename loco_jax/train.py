@@ -366,7 +366,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             return summary
 
         summary, why = {}, 0
-        with log, stop, bar, jax.transfer_guard("disallow"):
+        with stop, log, bar, jax.transfer_guard("disallow"):
             split.switch("other")
             if behind:
                 summary = score()
@@ -406,7 +406,6 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 save()
                 why = distributed.Agreement(mesh)(why_stop())
             saved.wait()
-        log.draw()
         if step == config.steps and summary is not None:
             say(f"{folder}: {step} steps done")
             return summary
@@ -535,9 +534,6 @@ class _NoLog(contextlib.nullcontext):
     def write(self, step: int, scalars: dict[str, float]) -> None:
         pass
 
-    def draw(self) -> None:
-        pass
-
 
 class _Log:
     """Scalars of a run: `log.jsonl`, one line a log step, and TensorBoard curves beside it.
@@ -560,9 +556,13 @@ class _Log:
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
+        """Closes the curves, and draws them, `curves.png`."""
         try:
             with self._writing():
                 self._curves.close()
+                if kind is None:
+                    with (self._path.parent / "curves.png").open("wb") as file:
+                        draw.curves(observe.read_log(self._path)).savefig(file, format="png")
         except TrainingError:
             if kind is None:  # else what went wrong first is told
                 raise
@@ -578,11 +578,6 @@ class _Log:
             for name, value in scalars.items():
                 self._curves.add_scalar(name, value, step)
             self._curves.flush()
-
-    def draw(self) -> None:
-        """Draws the curves so far, `curves.png`."""
-        with self._writing(), (self._path.parent / "curves.png").open("wb") as file:
-            draw.curves(observe.read_log(self._path)).savefig(file, format="png")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
