@@ -37,6 +37,7 @@ from loco_jax.tasks import loco
 from loco_jax.tasks import vha as vha_task
 from tests.test_jta import GOOD_ROW, write_jta
 from tests.test_predict import Nobody
+from tests.test_video import TimedFrame
 
 TIMES = int(os.environ.get("LOCO_JAX_FUZZ", "0"))
 LONGEST = 60  # seconds that a small file may take
@@ -679,17 +680,8 @@ except video.VideoError as error:
 
 
 def test_clocks_that_leap_are_set_right(tmp_path, monkeypatch):
-    class Frame:
-        rotation = 0
-
-        def __init__(self, time):
-            self.time = time
-
-        def to_ndarray(self, format):
-            return np.zeros((2, 2, 3), np.uint8)
-
     path, given_times = record(tmp_path / "v.mp4"), [-1e14, 0.0, 0.04, 2.0**62, 2.0**62 + 1]
-    monkeypatch.setattr(video, "frames", lambda path: ((i, Frame(time)) for i, time in enumerate(given_times)))
+    monkeypatch.setattr(video, "frames", lambda path: ((i, TimedFrame(time)) for i, time in enumerate(given_times)))
     times = [time for *_, time in video.read(path)]
     assert (np.diff(times) > 0).all() and times[-1] < 86_400
 

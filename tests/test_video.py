@@ -12,6 +12,18 @@ EVEN = [i / 25 for i in range(50)]
 UNEVEN = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.2, 50)).round(3).tolist()
 
 
+class TimedFrame:
+    """What `video.frames` gives, as far as its reader looks."""
+
+    rotation = 0
+
+    def __init__(self, time):
+        self.time = time
+
+    def to_ndarray(self, format):
+        return np.zeros((2, 2, 3), np.uint8)
+
+
 def record(path, times, sound=0.0, codec="libx264"):
     """A video with a frame at each of `times`, and that many seconds of sound."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
@@ -68,18 +80,9 @@ def test_a_video_of_which_the_header_shows_a_part(tmp_path):
 def test_times_rise_whatever_the_clock_does(tmp_path, monkeypatch):
     """Two parts put together, and frames without a time or with the same one twice."""
 
-    class Frame:
-        rotation = 0
-
-        def __init__(self, time):
-            self.time = time
-
-        def to_ndarray(self, format):
-            return np.zeros((2, 2, 3), np.uint8)
-
     path = record(tmp_path / "v.mp4", EVEN[:3])
     given = [7.0, 7.1, 7.1, 7.2, None, 0.0, 0.5, None]
-    monkeypatch.setattr(video, "frames", lambda path: ((i, Frame(time)) for i, time in enumerate(given)))
+    monkeypatch.setattr(video, "frames", lambda path: ((i, TimedFrame(time)) for i, time in enumerate(given)))
     times = [time for *_, time in video.read(path)]
     assert times == pytest.approx([0, 0.1, 0.1, 0.2, 0.24, 0.28, 0.78, 0.82], abs=1e-4) and (np.diff(times) > 0).all()
 

@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec
 from loco_jax import heatmaps
 from loco_jax.models import cell_entropy, vha
 
+_SHARED = PartitionSpec("batch", None, "rows")
+
 
 def count() -> int:
     """How many devices share the rows of a volume, under `jax.set_mesh`; 1 for none."""
@@ -31,7 +33,7 @@ def render(network: nn.Module, voxels: jax.Array, present: jax.Array, shape: tup
     cell = 2**network.level
     _, height = _strip(shape[0], cell)
     strip = functools.partial(heatmaps.render, shape=(height, *shape[1:]), **options)
-    return _keep(_in_strips(strip, voxels, present, height, 2)[:, :, : shape[0]], 2)
+    return _keep(_in_strips(strip, voxels, present, height)[:, :, : shape[0]])
 
 
 def render_cells(network: vha.PatchVHA, voxels: jax.Array, present: jax.Array, shape: tuple[int, int, int], **options):
@@ -39,12 +41,12 @@ def render_cells(network: vha.PatchVHA, voxels: jax.Array, present: jax.Array, s
     cell = 2**network.level
     rows, height = _strip(shape[0], cell)
     strip = functools.partial(heatmaps.render_cells, shape=(height, *shape[1:]), cell=cell, **options)
-    cells = _in_strips(strip, voxels, present, height, 2)[:, :, :rows]
+    cells = _in_strips(strip, voxels, present, height)[:, :, :rows]
     if shape[0] % cell:  # a strip does not know where the volume ends
         inside = np.arange(rows * cell).reshape(rows, 1, 1, cell, 1, 1) < shape[0]
         split = cells.reshape(*cells.shape[:4], -1, cell, cell, cell)
         cells = jnp.where(inside, split, 0).reshape(cells.shape)
-    return _keep(cells, 2)
+    return _keep(cells)
 
 
 def encode_joints(network: nn.Module, params: Any, voxels: jax.Array, present: jax.Array, **options) -> jax.Array:
@@ -68,7 +70,7 @@ def sum_entropy(
     """As `cell_entropy.sum_entropy`."""
     target = render_cells(network, lax.stop_gradient(voxels), present, dtype=network.dtype, **options)
     head = {"params": params["params"]["to_logits"]}
-    return cell_entropy.of_targets(network, head, _keep(x, 2), target, positive_weight)
+    return cell_entropy.of_targets(network, head, _keep(x), target, positive_weight)
 
 
 def _strip(rows: int, cell: int) -> tuple[int, int]:
@@ -79,18 +81,18 @@ def _strip(rows: int, cell: int) -> tuple[int, int]:
     return in_all, -(-in_all // count()) * cell
 
 
-def _in_strips(render: Callable[..., jax.Array], voxels, present, height: int, axis: int) -> jax.Array:
-    """What `render(voxels, present)` makes of each frame in each strip, the strips behind each other along `axis`."""
+def _in_strips(render: Callable[..., jax.Array], voxels, present, height: int) -> jax.Array:
+    """What `render(voxels, present)` makes of each frame in each strip, the strips behind each other along axis 2."""
 
     def mine(voxels, present):
         # An even number of rows: halves round as they do in the whole volume.
         above = height * lax.axis_index("rows") * jnp.array([1, 0, 0])
         return jax.vmap(render)(voxels - above, present)
 
-    batch, out = PartitionSpec("batch"), PartitionSpec("batch", *[None] * (axis - 1), "rows")
-    return jax.shard_map(mine, in_specs=(batch, batch), out_specs=out, check_vma=False)(voxels, present)
+    batch = PartitionSpec("batch")
+    return jax.shard_map(mine, in_specs=(batch, batch), out_specs=_SHARED, check_vma=False)(voxels, present)
 
 
-def _keep(x: jax.Array, axis: int) -> jax.Array:
-    """`x` with its rows, along `axis`, shared; they need not divide evenly."""
-    return lax.with_sharding_constraint(x, PartitionSpec("batch", *[None] * (axis - 1), "rows"))
+def _keep(x: jax.Array) -> jax.Array:
+    """`x` with its rows, axis 2 in all arrays here, shared; they need not divide evenly."""
+    return lax.with_sharding_constraint(x, _SHARED)
