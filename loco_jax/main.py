@@ -4,11 +4,12 @@ Ends with status 0 when all is done, or config.max_minutes is over; with 75 (EX_
 training: all is saved, and the same command goes on; with 1 after an error.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
         logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = _unless_of_orbax
     compilation.use_cache()
     try:
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -80,14 +82,21 @@ def main(argv: list[str]) -> None:
         sys.exit(130)
 
 
-def _fail(message: str) -> NoReturn:
-    """Ends with status 1. One of several processes does so at once: an orderly shutdown would wait for the others."""
-    import jax
+def _unless_of_orbax(unraisable: Any) -> None:
+    """Hides what Orbax's other reads and writes say when one of them has failed, which is told by itself."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
-    if not jax.distributed.is_initialized():
-        sys.exit(message)
+
+def _fail(message: str) -> NoReturn:
+    """Ends with status 1, and at once.
+
+    An orderly end would wait for the other processes; and what cannot be written, libraries would try to write again.
+    """
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
     os._exit(1)
 
 

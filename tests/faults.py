@@ -196,10 +196,7 @@ def disk_full(lab: Lab) -> str:
         process = lab.start(workdir)
         assert wait_until(lambda: newest(workdir) > 0, process)
         fill(process)
-        said = end(process)
-        # What other threads of Orbax were doing may say more.
-        assert process.returncode == 1 and 'File "' + str(ROOT / "loco_jax") not in said, said
-        error = said[said.rindex("loco_jax: ") :].splitlines()[0]
+        error = lab.refused(process, end(process))
         kept = newest(workdir)
         full = "o space left" in error or "File too large" in error
         assert 0 < kept < STEPS and full and str(workdir) in error, error
@@ -247,6 +244,7 @@ def damaged(lab: Lab, damage: Callable[[pathlib.Path], None]) -> str:
     workdir = lab.copy()
     damage(max(files(workdir / "checkpoints" / str(STEPS)), key=lambda path: path.stat().st_size))
     said = lab.finish(workdir)
+    assert "Traceback" not in said, said
     before = STEPS - SAVE_EVERY
     assert f"left out; the one before is of step {before}" in said and f"going on from step {before}" in said, said
     assert (workdir / "damaged" / str(STEPS)).exists()
@@ -357,7 +355,7 @@ def two_runs(lab: Lab) -> str:
 
 def by_tests(*arguments: str) -> Callable[[Lab], str]:
     def run(lab: Lab) -> str:
-        command = [sys.executable, "-m", "pytest", "-q", "-n0", "--durations=0", *arguments]
+        command = [sys.executable, "-m", "pytest", "-n0", "--durations=0", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout
         return f"{re.search(r'[0-9]+ passed', done.stdout)[0]}: `{' '.join(arguments)}`"
