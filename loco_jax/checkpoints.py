@@ -16,6 +16,7 @@ import fcntl
 import functools
 import json
 import os
+import re
 import socket
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ FREE_FIELDS = (
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
     "refine.least_joints", "refine.least_stray",
 )  # fmt: skip
+# In what processes that compute as one may differ.
+OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
 TRAINING_FIELDS = (
     "steps", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "spoil", "model.positive_weight",
@@ -49,6 +52,7 @@ _DAMAGED = "damaged"  # folder for checkpoints that could not be read
 # Of errors that say nothing about what the files hold: what a disk's start with, and what is said of others.
 _NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NOT_NOW = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore, which Orbax reads with
 
 
 class CheckpointError(ValueError):
@@ -68,17 +72,19 @@ class Checkpoints:
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
         self.folder, self._read_only = _folder(workdir), read_only
+        if read_only:
+            self._manager = self._open(read_only=True)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = self._open(max_to_keep=keep, cleanup_tmp_directories=True)
+
+    def _open(self, **options: Any) -> ocp.CheckpointManager:
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
         )
-        options = {"multiprocessing_options": alone, "create": False, "read_only": read_only}
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            options |= {"max_to_keep": keep, "cleanup_tmp_directories": True}
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(**options), item_names=("state", "position")
-        )
+        options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
+        return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -153,7 +159,8 @@ class Checkpoints:
         no memory) stays where it is, and raises.
 
         `like` is a dataclass of arrays, or of their shapes and types; `newer` has what goes into those of its fields
-        that an older version did not save. Raises CheckpointError if there is no checkpoint, or none that fits.
+        that an older version did not save, or not as it is now. Raises CheckpointError if there is no checkpoint, or
+        none that fits.
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
@@ -172,12 +179,15 @@ class Checkpoints:
         raise first_error or self._none()
 
     def _read_state(self, step: int, like: Any, newer: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        missing = newer.keys() - self._fields(step)
-        if not missing:
+        if newer:
+            saved = self._fields(step)
+            newer = {name: value for name, value in newer.items() if _names(value) != _names(saved.get(name))}
+        if not newer:
             return self._read(step, _empty(like))
-        names = [field.name for field in dataclasses.fields(like) if field.name not in missing]
-        some, position = self._read(step, _empty({name: getattr(like, name) for name in names}))
-        return dataclasses.replace(like, **some, **{name: newer[name] for name in missing}), position
+        fields = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
+        some = {name: value for name, value in fields.items() if name not in newer}
+        some, position = self._read(step, _empty(some), partial=True)
+        return dataclasses.replace(like, **some, **newer), position
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves damaged checkpoints out of the way, so that these steps can be saved again."""
@@ -207,20 +217,21 @@ class Checkpoints:
 
     def _fields(self, step: int) -> Mapping[str, Any]:
         """What a checkpoint's state is made of, as trees of things that have a `shape`. Raises CheckpointError."""
-        with self._reading(step):
-            return ocp.PyTreeCheckpointer().metadata(self.folder / str(step) / "state").item_metadata.tree
+        with self._reading(step):  # by the handler: a checkpointer would keep back why it failed
+            return ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree
 
     def _read(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
         """State, all or `partial`, and position of a checkpoint, with their bits as they were saved; NumPy arrays.
 
         Raises CheckpointError.
         """
-        args = ocp.args.StandardRestore(like)
-        if partial:
+        args, manager = ocp.args.StandardRestore(like), contextlib.nullcontext(self._manager)
+        if partial:  # by a manager of its own: one handles a state in one way only
+            manager = self._open(read_only=True)
             places = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
-        with self._reading(step):
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
+        with self._reading(step), manager as opened:
+            restored = opened.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
             position, wanted = _unsealed(restored.position)
             jax.tree.map_with_path(_check_shape, restored.state, like)
         changed = [name for name, value in _bit_sums(restored.state).items() if wanted.get(name, value) != value]
@@ -296,9 +307,10 @@ class SharedCheckpoints:
             self._own.save(step, state, position)
 
     def wait(self) -> None:
-        """Returns, in the first process, when everything is on disk."""
-        if self._own:
-            self._own.wait()
+        """Returns when everything is on disk."""
+        with distributed.together():
+            if self._own:
+                self._own.wait()
 
 
 def _on_one_device(x: Any) -> Any:
@@ -308,6 +320,12 @@ def _on_one_device(x: Any) -> Any:
 def _empty(like: Any) -> Any:
     """NumPy arrays for Orbax to fill."""
     return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+
+
+def _names(tree: Any) -> set[str]:
+    """Of a tree's leaves."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path in paths}
 
 
 def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
@@ -321,7 +339,9 @@ def _may_pass(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError) or any(word in str(error) for word in _NOT_NOW):
             return True
-        if isinstance(error, OSError) and error.errno not in _NO_SUCH_FILE:
+        numbers = [error.errno] if isinstance(error, OSError) else []
+        numbers += map(int, _OS_ERROR.findall(str(error)))
+        if any(number not in _NO_SUCH_FILE for number in numbers):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -442,6 +462,16 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS) -
             f"{path.parent}: holds a run of another config:\n" + "\n".join(differences) + "\n"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
+
+
+def check_same(config: ConfigDict) -> None:
+    """Raises ValueError, in all processes, if theirs are not the same config, but for OWN_FIELDS."""
+    first, *others = distributed.gather([_plain(config)])
+    for number, other in enumerate(others, start=1):
+        differences = [found for found in _differences(first, other) if found[0] not in OWN_FIELDS]
+        if differences:
+            listed = "\n".join(f"  {name}: {old!r} in process 0, {new!r} in {number}" for name, old, new in differences)
+            raise ValueError(f"process {number} has another config:\n{listed}\nGive all processes the same.")
 
 
 def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:

@@ -108,8 +108,11 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
     """
     folder = epath.Path(workdir).expanduser()
     say = distributed.only_first(say)
+    checkpoints.check_same(config)
     if not source:
+        own = {name: config.data[name] for name in ("dir", "workers")}
         config = distributed.from_first(lambda: checkpoints.as_trained(workdir, config))
+        config.data.update(own)
     with distributed.together():
         check_config(config)
         # One process uses as many devices as in training; of several, each has something to do whatever the batch.

@@ -6,7 +6,6 @@ training: all is saved, and the same command goes on; with 1 after an error.
 
 import multiprocessing
 import os
-import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -62,7 +61,6 @@ def main(argv: list[str]) -> None:
         else:
             train.train(config, workdir)
     except train.Stopped as stopped:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent once more it would change the status
         if distributed.is_first():
             print(stopped)
         sys.exit(os.EX_TEMPFAIL)
@@ -79,6 +77,8 @@ def main(argv: list[str]) -> None:
             raise
         _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
+        if jax.distributed.is_initialized():  # the others may wait for this one
+            _exit(130)
         sys.exit(130)
 
 
@@ -94,10 +94,14 @@ def _fail(message: str) -> NoReturn:
     An orderly end would wait for the other processes; and what cannot be written, libraries would try to write again.
     """
     print(message, file=sys.stderr, flush=True)
+    _exit(1)
+
+
+def _exit(status: int) -> NoReturn:
     sys.stdout.flush()
     for worker in multiprocessing.active_children():
         worker.terminate()
-    os._exit(1)
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -251,6 +251,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     started, split = time.monotonic(), observe.Split("setup")
     say = distributed.only_first(say)
     folder = epath.Path(workdir).expanduser()
+    checkpoints.check_same(config)
     with distributed.together():
         evaluate.check_config(config)
         mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
@@ -300,7 +301,8 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             say(line)
         drain = compile_drain(state, replicated)
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
-        stop, log = _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
+        with distributed.together():
+            stop, log = _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
         # Of a run that ended between a save and the evaluation after it.
         behind = _is_evaluated(step, config) and not distributed.from_first(lambda: log.has_scores)
         agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
@@ -353,9 +355,10 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                 check_finite()
             saved.save(step, state, {"data": source.get_state(), **stages.state})
 
-        def score() -> dict[str, Any] | None:
+        def score(least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
             with split.part("evaluation"):
-                summary = evaluator.run(state.best_params, config.eval_frames, should_stop=lambda: why_stop() > 0)
+                should_stop = lambda: why_stop() >= least  # noqa: E731
+                summary = evaluator.run(state.best_params, config.eval_frames, should_stop=should_stop)
             if summary is not None:
                 last = step == config.steps
                 if last:
@@ -368,8 +371,8 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         summary, why = {}, 0
         with stop, log, bar, jax.transfer_guard("disallow"):
             split.switch("other")
-            if behind:
-                summary = score()
+            if behind:  # whatever the time: or a short config.max_minutes would never get any further
+                summary = score(_SIGNALLED)
             while step < config.steps and summary is not None:
                 asked = observe.now()
                 with split.part("data"):
@@ -503,7 +506,7 @@ def _duration(seconds: float) -> str:
 class _StopSignal:
     """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second SIGINT kills.
 
-    A second SIGTERM does nothing: launchers send some twice.
+    A second SIGTERM does nothing, then or afterwards: launchers send some twice, and that would change the status.
     """
 
     def __init__(self):
@@ -518,9 +521,9 @@ class _StopSignal:
         return self
 
     def __exit__(self, *_) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if number in self._old:
-                signal.signal(number, self._old.pop(number))
+        for number, old in self._old.items():
+            if number == signal.SIGINT or not self.name:
+                signal.signal(number, old)
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name
@@ -544,13 +547,13 @@ class _Log:
 
     def __init__(self, folder: epath.Path, step: int):
         self._path, self.has_scores = folder / "log.jsonl", False
-        if self._path.exists():
-            kept = [record for record in observe.read_log(self._path) if record["step"] <= step]
-            checkpoints.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
-            self.has_scores = any(
-                record["step"] == step and any(name.startswith("validation/") for name in record) for record in kept
-            )
-        self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        with self._writing():
+            if self._path.exists():
+                kept = [record for record in observe.read_log(self._path) if record["step"] <= step]
+                checkpoints.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+                here = (name for record in kept if record["step"] == step for name in record)
+                self.has_scores = any(name.startswith("validation/") for name in here)
+            self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "_Log":
         return self

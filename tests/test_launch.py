@@ -223,7 +223,8 @@ def test_launched_locally_a_signal_stops_all(number, last, status, tmp_path):
 
 # ---- SLURM
 
-SAVES = "sleep 0.5; echo saved >>$FOLDER/calls; exit 75"
+# When the test lets it: not before all signals were passed on.
+SAVES = "until [ -e $FOLDER/disk ]; do sleep 0.1; done; echo saved >>$FOLDER/calls; exit 75"
 CANCEL, SHOW, REQUEUE = "scancel --signal=TERM 7", "scontrol show job 7", "scontrol requeue 7"
 
 
@@ -297,6 +298,8 @@ def test_slurm(step, on_signal, signals, status, calls, tmp_path):
     for count, name in enumerate(signals):
         until(lambda count=count: len(job.calls) == count)
         job.script.send_signal(getattr(signal, f"SIG{name}"))
+    until(lambda: len(job.calls) >= len(signals))
+    (tmp_path / "disk").touch()
     said = end(job.script)
     assert (job.script.returncode, job.calls) == (status, calls), said
     assert job.arguments[-3:] == ["-m", "loco_jax.main", "--config=a b"]
@@ -305,6 +308,7 @@ def test_slurm(step, on_signal, signals, status, calls, tmp_path):
 
 def test_slurm_in_the_grace_time_of_preemption(tmp_path):
     """SLURM signals the tasks, then, when the time is over, the script; and puts the job back."""
+    (tmp_path / "disk").touch()
     job = Slurm(tmp_path, SAVES, PREEMPTED="2026-11-24T12:30:00")
     until(lambda: SHOW in job.calls)
     time.sleep(0.5)
@@ -315,6 +319,7 @@ def test_slurm_in_the_grace_time_of_preemption(tmp_path):
 
 
 def test_slurm_takes_no_job_back(tmp_path):
+    (tmp_path / "disk").touch()
     job = Slurm(tmp_path, TRAINS, REQUEUES="1")
     job.script.send_signal(signal.SIGUSR1)
     said = end(job.script)

@@ -19,8 +19,10 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import app
 
-from loco_jax import checkpoints, distributed, evaluate, tasks, train
+from loco_jax import checkpoints, commands, distributed, evaluate, tasks, train
+from loco_jax import main as command
 from loco_jax.data import streams
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
@@ -87,7 +89,7 @@ def work(rows: str, *workdirs: str):
     evaluate.evaluate(config_of(int(rows)), seen(workdir), lambda text: None)
 
 
-def refuse(workdir: str):
+def refuse(workdir: str, data: str):
     """What a process does: training that one of two cannot begin, in some ways, and then can."""
     first = distributed.is_first()
 
@@ -106,10 +108,14 @@ def refuse(workdir: str):
         attempt("locked", config)
     config.seed = 5
     attempt("other", config)
+    attempt("flags", config_of() if first else config)
     config.seed = 0
-    config.data.source, config.data.dir = "jta", "/proc/none"
-    attempt("no data", config_of() if first else config)
+    config.data.source, config.data.dir = "jta", data if first else "/proc/none"
+    attempt("no data", config)
     attempt("no folder", config_of(), "/dev/null/run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "wait", lambda self: (_ for _ in ()).throw(OSError("no room")))
+        attempt("not saved", config_of(), f"{workdir}_2")
     if first:  # and one that the first cannot read is nobody's
         (pathlib.Path(workdir) / "checkpoints" / "4" / "position" / "metadata").write_text("{}")
     attempt("damaged", config_of())
@@ -208,14 +214,17 @@ def assert_same_logs(one: pathlib.Path, other: pathlib.Path) -> None:
 
 def test_what_one_process_cannot_begin_no_process_begins(tmp_path):
     run = str(tmp_path / "run")
-    both = finish_all(start(2, 1, "mean", run, do="refuse"))
+    both = finish_all(start(2, 1, "mean", run, str(prepare_small_jta(tmp_path)), do="refuse"))
     wanted = {
         "locked": (0, "another run is in there"),
         "other": (0, "seed: 0 there, 5 now"),
         "no data": (1, "/proc/none"),
         "no folder": (0, "/dev/null/run: cannot be written to"),
+        "not saved": (0, "no room"),
     }
     told = [dict(re.findall(rf"^([a-z ]+) {number} (.*)", said, re.M)) for number, said in enumerate(both)]
+    differ = "ValueError: process 1 has another config:   seed: 0 in process 0, 5 in 1 Give all processes the same."
+    assert [some.pop("flags") for some in told] == [differ] * 2
     for what, (whose, why) in wanted.items():
         errors = [some.pop(what) for some in told]
         assert all(why in error for error in errors), errors
@@ -238,6 +247,28 @@ def test_rows_that_no_device_could_have():
 # Small, and of real frames: what the command itself does.
 COMMAND = ["--config=configs/refiner.py:scale=demo", "--config.quiet=true", "--config.eval_every=0"]
 COMMAND += ["--config.steps=1000000", "--config.log_every=1", "--config.checkpoint_every=1000000"]
+
+
+def interrupt(workdir: str):
+    """What a process does: its user presses Ctrl-C before the first step, in the second of two."""
+
+    def leave(*arguments, **options):
+        raise KeyboardInterrupt
+
+    if not distributed.is_first():
+        train.init_state = leave
+    sys.argv = ["main", "--config=configs/vha1.py:variant=patch,scale=demo", f"--workdir={workdir}"]
+    sys.argv += ["--config.data.batch_size=2"]
+    distributed.initialize = lambda *arguments: True
+    app.run(command.main, flags_parser=commands.parse)
+
+
+def test_one_that_is_interrupted_ends_the_others(tmp_path):
+    began = time.monotonic()
+    processes = start(2, 1, "mean", str(tmp_path), do="interrupt")
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 130] and time.monotonic() - began < 60, said
+    assert "Perhaps another process is lost" in said[0], said
 
 
 def test_launched_locally_a_signal_saves(tmp_path):
@@ -283,8 +314,14 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
         processes[number].kill()
         (alive,) = (process for process in processes if process is not processes[number])
         assert_both_end([alive, processes[number]], -signal.SIGKILL, lost)
+    # A signal to one is a signal to all.
+    before, processes = both()
+    wait_for_lines(log, before + 8, processes)
+    processes[1].terminate()
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], said
     kept = max(saved_steps(tmp_path / "run"))
-    assert kept >= 5
+    assert kept >= 5 and f"stopped by another process at step {kept}, which is saved" in said[0], said
     before, processes = both()
     wait_for_lines(log, before + 3, processes)
     (shard,) = (tmp_path / "other").rglob("*train_vha*array_record*")
