@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_jax import benchmark, heatmaps, peaks, weights
+from loco_jax import benchmark, camera, heatmaps, peaks, weights
+from loco_jax.data.frames import Frames
 from loco_jax.models import fast_vha, vha
+from loco_jax.tasks.vha import VhaTask
+from loco_jax.volume import Volume
 
 MOST = 16
 # Level and volume: rows and columns that do not fill cells, blocks or tiles, and bins that do not fill cells.
@@ -325,6 +328,39 @@ def test_crowds_through_trained_networks(kind, places):
     want = peaks.find_peaks(_plain(network, shape)(params, code), 0.1, MOST, subvoxel=True)
     _assert_same(_fast(network, shape, True)(params, code, 0.1), want)
     assert want.count.any()
+
+
+@pytest.mark.parametrize("kind", [vha.PatchVHA, vha.VHA])
+def test_the_task_finds_the_same_by_it(kind, monkeypatch):
+    """In two frames, one of them empty, with and without noise on the code: peaks and sub-voxel points."""
+    volume = Volume(image_size=(192, 320), stride=8, depth_bins=80, max_distance=25.0)
+    assert volume.shape == (24, 40, 80)
+    rng = np.random.default_rng(0)
+    voxels = rng.uniform([2, 3, 20], [22, 37, 75], (6, 1, 3)) + rng.uniform(-1.5, 1.5, (6, 14, 3))
+    here = camera.JTA.scaled(1 / 6)
+    joints = np.stack([jax.jit(volume.to_camera)(here, voxels.astype(np.float32))] * 2)
+    present = np.stack([np.ones((6, 14), bool), np.zeros((6, 14), bool)])
+    frames = Frames(joints, present, camera.Camera(*(np.full(2, f, np.float32) for f in here)))
+    task, params = VhaTask(volume, kind(2, 80), (2.0,), True, 0.0, 0.0, MOST), _trained(kind)
+
+    def predict():
+        return jax.device_get(jax.jit(lambda *args: task.predict(*args, True))(params, frames, jax.random.key(0)))
+
+    plain = predict()
+    ways = []
+    for way in ("_of_each_joint", "_patch_source"):
+        function = getattr(fast_vha, way)
+        monkeypatch.setattr(fast_vha, way, lambda *args, function=function: ways.append(function) or function(*args))
+    monkeypatch.setattr(fast_vha, "_LEAST_VOXELS", 0)
+    fast = predict()
+    assert ways
+    _assert_same(fast.peaks, plain.peaks)
+    assert (plain.peaks.count[0].sum(axis=-1) > 20).all()
+    of_points = plain.peaks._replace(
+        voxels=plain.points, scores=plain.peaks.scores[:, 0], count=plain.peaks.count[:, 0]
+    )
+    _assert_same(of_points._replace(voxels=fast.points, scores=fast.peaks.scores[:, 0]), of_points)
+    np.testing.assert_array_equal(fast.code, plain.code)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,7 @@ the plain networks are what is computed.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,6 +75,29 @@ def decode_peaks(
     `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
     """
     find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
+    return _search(network, params, code, size, threshold, find, fast)
+
+
+def decode_peaks_and_offsets(
+    network: vha.VHA | vha.PatchVHA,
+    params: Any,
+    code: jax.Array,
+    size: tuple[int, int],
+    threshold: float = 0.1,
+    max_peaks: int = 128,
+    fast: bool | None = None,
+) -> tuple[Peaks, jax.Array]:
+    """`decode_peaks` at whole voxels, and the offsets `[J, K, 3]` that it would add to them with `subvoxel`."""
+
+    def find(source):
+        found = peaks.search(source, threshold, max_peaks)
+        return found, peaks.subvoxel_offsets(source, found)
+
+    return _search(network, params, code, size, threshold, find, fast)
+
+
+def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast):
+    """What `find` makes of sources that have what reaches the threshold, of some joint types each; put together."""
 
     def dense(params, code):
         return find(peaks.of_volume(_dense(network, params, code, size)))
