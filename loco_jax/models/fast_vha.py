@@ -25,13 +25,13 @@ from jax import lax
 
 from loco_jax import peaks
 from loco_jax.models import fast_conv, vha
+from loco_jax.models.vha import KERNEL, REACH
 from loco_jax.peaks import BLOCK, Peaks, Source
 
 _LEAST_VOXELS = 2**20  # of a joint type: the paper's 10 million win, the demo's 0.2 million lose a fifth
 # Of a PatchVHA's volume, 28 kB each; 60 people need 311. Not less than `peaks.CAPACITIES`, see `_patch_source`.
 MAX_BLOCKS = 1024
 CHUNK = 128  # blocks at a time
-KERNEL, REACH = 5, 2  # of the published network's layers
 _TILES = 32  # at a time
 _CENTRES = 128  # of cells that cannot reach the threshold
 
@@ -142,13 +142,13 @@ def _of_each_joint(network, params, code, then, state=()):
     params = params["params"]
     num_layers = sum(name.startswith("decoder_2d") for name in params)
     layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
-    products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
+    products = [fast_conv.transform_kernel(layer["kernel"]) for layer in layers]
     kernel, bias = jnp.moveaxis(layers[-1]["kernel"], -1, 0), layers[-1]["bias"]
 
     def one(state, x):
         x = jnp.pad(x, (*[(REACH, REACH)] * 2, (0, 0)))
         for i, (layer, product) in enumerate(zip(layers[:-1], products)):
-            x = _convolve(x, product, lambda band, bias=layer["bias"]: band + bias)
+            x = fast_conv.conv(x, product, (KERNEL, KERNEL), then=lambda band, bias=layer["bias"]: band + bias)
             x = nn.relu(vha.upsample(x[None])[0])
             rest = (-s % BLOCK if i == num_layers - 2 else 0 for s in x.shape[:2])
             x = jnp.pad(x, (*((REACH, REACH + r) for r in rest), (0, 0)))
@@ -157,16 +157,8 @@ def _of_each_joint(network, params, code, then, state=()):
     return lax.scan(one, state, jnp.moveaxis(x, -1, 0))[1]
 
 
-def _convolve(padded, products, finish):
-    """A convolution, and what `finish` makes of each band of its results."""
-    rows, columns = (s - KERNEL + 1 for s in padded.shape[:2])
-    size, tile = (KERNEL, KERNEL), fast_conv.TILE
-    y = fast_conv.conv_bands(padded, products, size, tile, lambda _, band: finish(band[:, :columns]))
-    return y.reshape(-1, *y.shape[2:])[:rows]
-
-
 def _heatmap(last):
-    return _convolve(last.features, last.products, lambda band: nn.relu(band + last.bias))
+    return fast_conv.conv(last.features, last.products, (KERNEL, KERNEL), then=lambda band: nn.relu(band + last.bias))
 
 
 def _no_tiles(size, bins):
