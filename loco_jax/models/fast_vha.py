@@ -223,19 +223,26 @@ def _may_reach(last, size, threshold):
     For features that differ from some vector by so much, results differ from that vector's by at most as much times the
     norm of the kernel (Cauchy and Schwarz), so within a radius none of them reaches the threshold. Empty places, which
     are the most, all have about the same features: the median.
+
+    That holds for exact results and for those of any plain convolution in float32. Sums of n products, or of squares,
+    are off by n half eps of the sum of what is added without signs, whatever the order; the bound has room for four
+    times as much. Squares below the least number, `tiny`, may be lost: together n of it, of a length the root of that.
     """
+    n, number = last.kernel[0].size, jnp.finfo(jnp.float32)
+    rounding, lost = 2 * n * float(number.eps), float(n * number.tiny)
     some = last.features[REACH:-REACH, REACH:-REACH].reshape(-1, last.features.shape[-1])
     centre_C = jnp.median(_sample(some, 128), axis=0)
-    norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3)))
-    empty_D = last.bias + jnp.sum(last.kernel, axis=(1, 2)) @ centre_C
-    rounding_D = 1e-5 * (jnp.abs(last.bias) + KERNEL * jnp.linalg.norm(centre_C) * norm_D)
-    radius = jnp.min((threshold - empty_D - rounding_D) / norm_D)
+    norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3))) + lost**0.5
+    empty_D = last.bias + jnp.matmul(jnp.sum(last.kernel, axis=(1, 2)), centre_C, precision="highest")
+    size_D = KERNEL * (jnp.linalg.norm(centre_C) + lost**0.5) * norm_D + jnp.abs(last.bias) + threshold
+    radius = jnp.min((threshold - empty_D - (rounding * size_D + lost)) / norm_D)
 
     square_HxW = jnp.sum(jnp.square(last.features - centre_C), axis=-1)
     for axis in (0, 1):
         length = square_HxW.shape[axis] - KERNEL + 1
         square_HxW = sum(lax.slice_in_dim(square_HxW, i, i + length, axis=axis) for i in range(KERNEL))
-    far_HxW = ~(jnp.sqrt(square_HxW) * (1 + 1e-5) < radius)[: size[0], : size[1]]  # a NaN is far
+    # A NaN is far.
+    far_HxW = ~(jnp.sqrt(square_HxW) * (1 + rounding) + lost**0.5 < radius)[: size[0], : size[1]]
     far_HxW = jnp.pad(far_HxW, [(0, -s % BLOCK) for s in size])
     h, w = (s // BLOCK for s in far_HxW.shape)
     return jnp.any(far_HxW.reshape(h, BLOCK, w, BLOCK), axis=(1, 3))
