@@ -540,7 +540,8 @@ def _plainly(next_function, args, kwargs, context):
         return next_function(*args, **kwargs)
     x, kernel = args[0].astype(module.dtype), module.variables["params"]["kernel"].astype(module.dtype)
     strides = (module.strides or 1,) * 2 if not isinstance(module.strides, tuple) else module.strides
-    y = lax.conv_general_dilated(x, kernel, strides, module.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    options = {"lhs_dilation": (module.input_dilation or 1,) * 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    y = lax.conv_general_dilated(x, kernel, strides, module.padding, **options)
     return y + module.variables["params"]["bias"].astype(y.dtype) if module.use_bias else y
 
 
