@@ -103,15 +103,7 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
     )
     voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, tuple(shape)), axis=-1)
     found = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
-    return found._replace(voxels=found.voxels + _subvoxel_offsets(source, found)) if subvoxel else found
-
-
-def subvoxel_offsets(heatmaps: jax.Array, peaks: Peaks) -> jax.Array:
-    """How far `[J, K, 3]`, in voxels, the tops of log-parabolas are from whole-voxel `peaks` of `heatmaps[J, H, W, D]`.
-
-    What `find_peaks` adds with `subvoxel`; 0 in empty places.
-    """
-    return _subvoxel_offsets(of_volume(heatmaps), peaks)
+    return found._replace(voxels=found.voxels + subvoxel_offsets(source, found)) if subvoxel else found
 
 
 def of_volume(heatmaps: jax.Array) -> Source:
@@ -125,7 +117,11 @@ def of_volume(heatmaps: jax.Array) -> Source:
     return Source(heatmaps.shape, block_maxima(heatmaps), take, take, (), lambda _: heatmaps)
 
 
-def _subvoxel_offsets(source, peaks):
+def subvoxel_offsets(source: Source, peaks: Peaks) -> jax.Array:
+    """How far `[J, K, 3]`, in voxels, the tops of log-parabolas are from whole-voxel `peaks` of a `source`'s heatmaps.
+
+    What `find_peaks` adds with `subvoxel`; 0 in empty places.
+    """
     shape = jnp.asarray(source.shape[1:])
     joints = jnp.arange(source.shape[0])[:, None]
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)

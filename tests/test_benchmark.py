@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from loco_jax import camera
-from loco_jax.benchmark import cases, measure, tables
+from loco_jax import camera, weights
+from loco_jax.benchmark import cases, measure, tables, train_published
 from loco_jax.benchmark.cases import Setting
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
+from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.models import vha
 from loco_jax.models.compact import CompactPredictor
+from loco_jax.volume import Volume
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = Setting("demo", people=3, grid=0.3)  # 81 x 144 pixels, 24 bins
@@ -302,3 +304,52 @@ def test_a_network_beside_itself_along_the_depth():
             got = found[..., copy * fan_out : (copy + 1) * fan_out]
             np.testing.assert_allclose(got, want[..., : got.shape[-1]], rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(bias[copy * fan_out : (copy + 1) * fan_out], layer["bias"][: got.shape[-1]])
+
+
+# ---- The weights made for it
+
+
+def test_a_published_network_is_trained(monkeypatch, tmp_path, capsys):
+    """A few steps in a small volume change every kernel and no bias; what is written loads, and is the last step's."""
+    volume = Volume(image_size=(270, 480), stride=24, depth_bins=16, max_distance=25.0)
+    monkeypatch.setattr(train_published, "CROWD", dataclasses.replace(crowds.DEMO, volume=volume))
+    monkeypatch.setattr(train_published, "_EVERY", 2)
+    monkeypatch.setattr(train_published, "_SIGMAS", (2.0, 2.0))  # compiled once
+    seen, train_steps = [], train_published.train_steps
+
+    def watched(*arguments):
+        for done, params, loss in train_steps(*arguments):
+            seen.append((done, jax.device_get(params)["params"], loss))
+            yield done, params, loss
+
+    monkeypatch.setattr(train_published, "train_steps", watched)
+    file = tmp_path / "made" / "vha.safetensors"
+    assert train_published.main([f"--output={file}", "--steps=5"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 2", "step 4", "step 5"]
+    assert [done for done, *_ in seen] == [2, 4, 5] and all(0 < loss < np.inf for *_, loss in seen)
+    like = jax.eval_shape(vha.VHA(2, 16).init, jax.random.key(0), shape(1, 14, 8, 8, 16))
+    read = weights.read("vha", str(file), like)["params"]
+    assert weights.load(file)[1]["made_by"].endswith("--steps=5")
+    (_, earlier, _), *_, (_, last, _) = seen
+    for name, layer in read.items():
+        assert not layer["bias"].any()
+        np.testing.assert_array_equal(layer["kernel"], last[name]["kernel"].astype(np.float16).astype(np.float32))
+        assert (last[name]["kernel"] != earlier[name]["kernel"]).any()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--steps=0"], "--steps=0 must be at least 1"),
+        (["--steps=-3"], "--steps=-3 must be at least 1"),
+        (["--output=."], "--output=. is a folder; name a file in it"),
+        (["--output="], "is a folder"),
+        (["--output=README.md/weights"], "README.md"),
+    ],
+)
+def test_impossible_trainings(capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(train_published, "train_steps", lambda *_: pytest.fail("began"))
+    assert train_published.main(["--output=never", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not pathlib.Path("never").exists()

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from loco_jax.models import compact, fast_block, vha
+from tests.test_train import python
 
 
 def _block(dims, channels):
@@ -133,3 +135,50 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
     assert _uses(run, params, x)
     _close(found, want)
     assert not np.array_equal(found, want)
+
+
+def test_a_batch_over_eight_devices():
+    # What is compiled runs but once.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    command = "from tests import test_fast_block; test_fast_block.check_devices()"
+    process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+
+
+def check_devices():
+    """Value and gradients of a batch shared by 8 devices are the module's on one, and no image goes to another."""
+    fast_block._WHOLE = fast_block._SLAB = 0  # several slabs, of one tile each
+    for shape in ((8, 10, 5, 4), (16, 6, 4, 5, 4)):
+        x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+        block = _block(len(shape), shape[-1])
+        _check_shared(block, _params(block, x), x)
+
+
+def _check_shared(block, params, x):
+    devices = jax.devices()
+    assert len(devices) == 8
+    mesh = Mesh(np.array(devices), ("batch",))
+    whole, batch = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+
+    def value(params, x, fast):
+        return _apply(block, params, x, fast)
+
+    gradient = jax.grad(lambda params, x, fast: jnp.sum(jnp.sin(value(params, x, fast))), (0, 1))
+
+    def both(function):
+        shared = jax.jit(functools.partial(function, fast=True), in_shardings=(whole, batch))
+        compiled = shared.lower(params, x).compile()
+        text = compiled.as_text()
+        assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
+        found = compiled(*jax.device_put((params, x), (whole, batch)))
+        return found, jax.jit(functools.partial(function, fast=False))(params, x), text
+
+    found, want, text = both(value)
+    assert "while" in text and not np.array_equal(found, want)  # another way
+    assert found.sharding.is_equivalent_to(batch, x.ndim)
+    _close(found, want)
+    found, want, _ = both(gradient)
+    assert found[1].sharding.is_equivalent_to(batch, x.ndim)
+    jax.tree.map(_close, found, want)
+    assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(want))

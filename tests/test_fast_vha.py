@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loco_jax import benchmark, heatmaps, peaks, weights
+from loco_jax import benchmark, camera, heatmaps, peaks, weights
+from loco_jax.data.frames import Frames
 from loco_jax.models import fast_vha, vha
+from loco_jax.tasks.vha import VhaTask
+from loco_jax.volume import Volume
 
 MOST = 16
 # Level and volume: rows and columns that do not fill cells, blocks or tiles, and bins that do not fill cells.
@@ -270,6 +273,51 @@ def test_tiles_are_left_out_only_where_they_cannot_reach_the_threshold(seed, thr
         assert not listed[1:-1, 1:-1][inner].any()
 
 
+_listed = jax.jit(fast_vha._may_reach, static_argnums=1)
+scales = st.sampled_from([1e-40, 1e-25, 1e-19, 1e-6, 1.0, 1e15, 1e19, 1e25])
+
+
+@given(st.integers(0, 2**32 - 1), scales, scales, st.sampled_from([3, 40]), st.sampled_from(["any", "aimed", "alike"]))
+@example(seed=0, of_kernel=1e-25, of_features=1e15, channels=3, kind="aimed")  # the norm's squares are lost
+@example(seed=0, of_kernel=1e15, of_features=1e-25, channels=3, kind="aimed")  # and the distance's
+@example(seed=0, of_kernel=1e-40, of_features=1e15, channels=3, kind="aimed")  # numbers that processors take for zero
+@settings(max_examples=150, deadline=None)
+def test_the_bound_is_safe_at_any_scale(seed, of_kernel, of_features, channels, kind):
+    """With a threshold just below what a tile's greatest is in float64, the tile is listed.
+
+    Kernels that are aimed point from the empty places' patch to another, so the bound is as near as can be. Numbers
+    that are alike are rounded alike, and errors add up.
+    """
+    rng = np.random.default_rng(seed)
+    size, bins = (16, 24), 5
+    rows, columns = size
+    empty = rng.choice([0, 1, 100]) * rng.uniform(-1, 1, channels)
+    features = np.broadcast_to(empty, (rows + 4, columns + 4, channels)).copy()
+    spots = rng.uniform(size=features.shape[:2]) < rng.choice([0.005, 0.05])
+    away = np.full(channels, 0.1) if kind == "alike" else rng.normal(size=(spots.sum(), channels))
+    features[spots] += away * 10.0 ** rng.uniform(-6, 0)
+    features = (of_features * features).astype(np.float32)
+    patches = np.lib.stride_tricks.sliding_window_view(features.astype(np.float64), (5, 5), axis=(0, 1))
+    patches = np.moveaxis(patches, 2, -1).reshape(rows * columns, -1)
+    kernel = rng.normal(size=(bins, patches.shape[1]))
+    from_empty = patches - np.tile((of_features * empty).astype(np.float32), 25)
+    if kind != "any" and from_empty.any():
+        kernel = from_empty[rng.choice(np.flatnonzero(from_empty.any(axis=1)), bins)]
+        kernel = kernel / np.abs(kernel).max(axis=1, keepdims=True)
+    kernel = (of_kernel * kernel).astype(np.float32)
+    bias = -(kernel.astype(np.float64) @ np.tile(features[0, 0], 25)) * rng.choice([0, 1])
+    with np.errstate(over="ignore"):
+        bias = bias.astype(np.float32)
+    last = fast_vha._Last(features, kernel.reshape(bins, 5, 5, channels), bias, None)
+    highest = (patches @ kernel.T.astype(np.float64) + bias).reshape(2, 8, 3, 8, bins).max(axis=(1, 3, 4))
+    for tile in np.ndindex(highest.shape):
+        with np.errstate(over="ignore"):
+            below = np.nextafter(np.float32(highest[tile]), np.float32(-np.inf))
+        below = np.minimum(below, np.finfo(np.float32).max)
+        if 0 <= below < highest[tile]:  # thresholds are not negative, nor is what ReLU leaves of less
+            assert np.asarray(_listed(last, size, below))[tile]
+
+
 def test_a_tile_with_a_number_that_is_not_finite_is_looked_into():
     features = np.zeros((12, 20, 2), np.float32)
     features[8, 15] = np.nan
@@ -325,6 +373,39 @@ def test_crowds_through_trained_networks(kind, places):
     want = peaks.find_peaks(_plain(network, shape)(params, code), 0.1, MOST, subvoxel=True)
     _assert_same(_fast(network, shape, True)(params, code, 0.1), want)
     assert want.count.any()
+
+
+@pytest.mark.parametrize("kind", [vha.PatchVHA, vha.VHA])
+def test_the_task_finds_the_same_by_it(kind, monkeypatch):
+    """In two frames, one of them empty, with and without noise on the code: peaks and sub-voxel points."""
+    volume = Volume(image_size=(192, 320), stride=8, depth_bins=80, max_distance=25.0)
+    assert volume.shape == (24, 40, 80)
+    rng = np.random.default_rng(0)
+    voxels = rng.uniform([2, 3, 20], [22, 37, 75], (6, 1, 3)) + rng.uniform(-1.5, 1.5, (6, 14, 3))
+    here = camera.JTA.scaled(1 / 6)
+    joints = np.stack([jax.jit(volume.to_camera)(here, voxels.astype(np.float32))] * 2)
+    present = np.stack([np.ones((6, 14), bool), np.zeros((6, 14), bool)])
+    frames = Frames(joints, present, camera.Camera(*(np.full(2, f, np.float32) for f in here)))
+    task, params = VhaTask(volume, kind(2, 80), (2.0,), True, 0.0, 0.0, MOST), _trained(kind)
+
+    def predict():
+        return jax.device_get(jax.jit(lambda *args: task.predict(*args, True))(params, frames, jax.random.key(0)))
+
+    plain = predict()
+    ways = []
+    for way in ("_of_each_joint", "_patch_source"):
+        function = getattr(fast_vha, way)
+        monkeypatch.setattr(fast_vha, way, lambda *args, function=function: ways.append(function) or function(*args))
+    monkeypatch.setattr(fast_vha, "_LEAST_VOXELS", 0)
+    fast = predict()
+    assert ways
+    _assert_same(fast.peaks, plain.peaks)
+    assert (plain.peaks.count[0].sum(axis=-1) > 20).all()
+    of_points = plain.peaks._replace(
+        voxels=plain.points, scores=plain.peaks.scores[:, 0], count=plain.peaks.count[:, 0]
+    )
+    _assert_same(of_points._replace(voxels=fast.points, scores=fast.peaks.scores[:, 0]), of_points)
+    np.testing.assert_array_equal(fast.code, plain.code)
 
 
 @functools.partial(jax.jit, static_argnums=0)

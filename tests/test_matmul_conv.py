@@ -75,6 +75,47 @@ def test_few_cells(level, size):
     np.testing.assert_allclose(jax.jit(head.apply)(variables, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kernel_size, padding", [((4, 4), ((3, 3), (3, 3))), ((4, 4), ((2, 2), (2, 2))), ((3, 2), ((0, 1), (3, 2)))]
+)
+def test_of_dilated_cells(kernel_size, padding):
+    """Results, gradients and directional derivatives are the plain convolution's, in float64 and under vmap."""
+    rng = np.random.default_rng(0)
+    x, dx = rng.normal(size=(2, 3, 2, 4, 5, 3))
+    kernel, dkernel = rng.normal(size=(2, *kernel_size, 3, 4))
+
+    def results(conv):
+        def f(x, kernel):
+            return conv(x, kernel, (1, 1), padding, lhs_dilation=(2, 2), dimension_numbers=NHWC)
+
+        def all_of(x, dx):
+            gradients = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel))), (0, 1))(x, kernel)
+            return jax.jvp(f, (x, kernel), (dx, dkernel)), gradients
+
+        return jax.jit(jax.vmap(all_of))(x, dx)
+
+    with jax.enable_x64(True):
+        ours, plain = (
+            jax.device_get(results(conv)) for conv in (matmul_conv.convolve_dilated, lax.conv_general_dilated)
+        )
+    assert plain[1][1].dtype == np.float64 and np.abs(plain[1][1]).min() > 1e-6
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), ours, plain)
+
+
+@pytest.mark.parametrize("platform, convolutions", [("cpu", 0), ("cuda", 1)])
+def test_the_gradient_of_a_dilated_kernel_is_a_product_on_cpus(platform, convolutions):
+    def change(kernel, x, g):
+        options = {"lhs_dilation": (2, 2), "dimension_numbers": NHWC}
+        of_kernel = jax.vjp(lambda k: matmul_conv.convolve_dilated(x, k, (1, 1), ((3, 3), (3, 3)), **options), kernel)[
+            1
+        ]
+        return of_kernel(g)
+
+    shapes = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4, 4, 3, 5), (1, 6, 7, 3), (1, 14, 16, 5)))
+    text = jax.jit(change).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
+
+
 @pytest.mark.parametrize("size", [(3, 3), (4, 7), (11, 8)])
 def test_max_pool(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)

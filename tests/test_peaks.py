@@ -376,6 +376,11 @@ def test_subvoxel_by_hand():
     assert found.count.tolist() == [6] and not found.voxels[0, 6:].any()
 
 
+@jax.jit
+def _offsets(heatmaps, some):
+    return peaks.subvoxel_offsets(peaks.of_volume(heatmaps), some)
+
+
 def test_subvoxel_offsets():
     volume = _painted({(4, 8, 5): 0.8, (3, 8, 5): 0.4, (5, 8, 5): 0.2, (4, 7, 5): 0.1, (4, 9, 5): 0.7, (4, 10, 5): 0.6})
     # A peak, an empty place (where there would be an offset), and two slopes: one whose parabola's top is more than a
@@ -385,4 +390,4 @@ def test_subvoxel_offsets():
     some = peaks.Peaks(voxels, jnp.array([[0.8, 0.0, 0.7, 0.1]]), jnp.array([3]))
     want = [(_top(0.4, 0.8, 0.2), _top(0.1, 0.8, 0.7), 0), (0, 0, 0), (0, -1, 0), (0, 0, 0)]
     assert _top(0.8, 0.7, 0.6) < -1 and np.log(0.05 * 0.8) > 2 * np.log(0.1)
-    np.testing.assert_allclose(jax.jit(peaks.subvoxel_offsets)(volume[None], some)[0], want, atol=1e-5)
+    np.testing.assert_allclose(_offsets(volume[None], some)[0], want, atol=1e-5)

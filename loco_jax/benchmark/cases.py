@@ -540,7 +540,8 @@ def _plainly(next_function, args, kwargs, context):
         return next_function(*args, **kwargs)
     x, kernel = args[0].astype(module.dtype), module.variables["params"]["kernel"].astype(module.dtype)
     strides = (module.strides or 1,) * 2 if not isinstance(module.strides, tuple) else module.strides
-    y = lax.conv_general_dilated(x, kernel, strides, module.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    options = {"lhs_dilation": (module.input_dilation or 1,) * 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    y = lax.conv_general_dilated(x, kernel, strides, module.padding, **options)
     return y + module.variables["params"]["bias"].astype(y.dtype) if module.use_bias else y
 
 
@@ -698,9 +699,46 @@ def train_vha_patch(setting: Setting) -> Case:
 
 @case
 def train_code_predictor(setting: Setting) -> Case:
-    """A step of training the published Code Predictor, with the targets from a PatchVHA."""
-    config = loco_config.get_config(LEVEL, f"variant=patch,scale={setting.scale}")
-    return _training("train_code_predictor", setting, config)
+    """A step of training the published Code Predictor, as published, and with our loss, through a PatchVHA."""
+    config, patch_config = (
+        loco_config.get_config(LEVEL, f"variant={variant},scale={setting.scale}") for variant in ("published", "patch")
+    )
+    published = _training("train_code_predictor", setting, config, comparable=True)
+    patch = _training("", setting, patch_config, "ours, through PatchVHA")
+    (with_patch,) = patch.implementations
+    with_patch = dataclasses.replace(with_patch, floor=(patch.bytes, patch.operations))
+
+    def torch(reference, runner):
+        from loco_jax import tasks
+
+        # The task's own start, as `train.init_state` has it: then the first losses are the same.
+        task = tasks.create(_training_config(config, setting))
+        start = jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))
+        variables = {**start["predictor"], "batch_stats": start["batch_stats"]}
+        one, whole = dataclasses.replace(setting, batch=1), reference.Runner()  # parameters stay in float32
+        module, picture = _torch_predictor(reference, whole, one, variables)
+        autoencoder = reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), start["vha"])
+        autoencoder = whole.prepare(autoencoder)
+        _, voxels, present = _frame(setting)
+        voxels, present = whole.place(voxels), whole.place(present, reference.torch.bool)
+        pictures, shape = picture.repeat(setting.batch, 1, 1, 1), setting.volume.shape
+        (rows, columns, _), spare = vha.code_shape(shape, LEVEL), [-n % 2**LEVEL for n in shape[:2]]
+
+        def loss(pictures):
+            def target():
+                heat = reference.render(voxels, present, shape, SIGMA)[None]
+                return autoencoder.encode(reference.F.pad(heat, (0, spare[1], 0, spare[0])))[0, 0]
+
+            with reference.torch.no_grad():
+                targets = reference.torch.stack([target() for _ in range(setting.batch)])
+            return reference.F.mse_loss(module(pictures)[:, :, :rows, :columns].float(), targets.float())
+
+        optimizer = config.optimizer
+        run = runner.train(module, loss, pictures, rate=optimizer.learning_rate, clip_norm=optimizer.clip_norm)
+        return Implementation("", run, _numpy)
+
+    ways = [*published.implementations, with_patch, of_torch("PyTorch", setting, torch)]
+    return dataclasses.replace(published, implementations=ways)
 
 
 @case
@@ -710,13 +748,18 @@ def train_code_predictor_compact(setting: Setting) -> Case:
     return _training("train_code_predictor_compact", setting, config)
 
 
-def _training(name: str, setting: Setting, config: Any) -> Case:
-    from loco_jax import tasks, train  # here, since checkpoints take seconds to import
-
-    volume = setting.volume
-    config.volume.image_size, config.volume.depth_bins = volume.image_size, volume.depth_bins
+def _training_config(config: Any, setting: Setting) -> Any:
+    config = config.copy_and_resolve_references()
+    config.volume.image_size, config.volume.depth_bins = setting.volume.image_size, setting.volume.depth_bins
     config.model.dtype = jnp.dtype(setting.dtype).name
     config.data.batch_size = setting.batch
+    return config
+
+
+def _training(name: str, setting: Setting, config: Any, way: str = "ours", comparable: bool = False) -> Case:
+    from loco_jax import tasks, train  # here, since checkpoints take seconds to import
+
+    config = _training_config(config, setting)
     frame = _frame(setting)[0]
     image = _picture(dataclasses.replace(setting, batch=1))[0] if config.data.pictures else None
     frames = jax.tree.map(lambda x: np.stack([x] * setting.batch), frame._replace(image=image))
@@ -738,7 +781,7 @@ def _training(name: str, setting: Setting, config: Any) -> Case:
         return int(jitted.lower(like, frames).compile().memory_analysis().temp_size_in_bytes)
 
     on_host = jax.default_backend() == "cpu"
-    one = Implementation("ours", run, comparable=False, device_bytes=None if on_host else device_bytes)
+    one = Implementation(way, run, comparable=comparable, device_bytes=None if on_host else device_bytes)
     return Case(name, [one], 2 * num_bytes(like), operations(step, like, frames), frames=setting.batch)
 
 

@@ -320,6 +320,29 @@ class Runner:
 
         return run
 
+    def train(
+        self, module: nn.Module, loss: Callable[..., torch.Tensor], *args: Any, rate: float, clip_norm: float
+    ) -> Callable[[], torch.Tensor]:
+        """What takes a step of Adam to make `loss(*args)` less, waits until it is done, and returns the loss.
+
+        Parameters are float32; in bfloat16 the arithmetic is done under autocast.
+        """
+        optimizer = torch.optim.Adam(module.parameters(), lr=rate, fused=True)
+        if self.device.type == "cuda":
+            loss = torch.compile(loss)
+
+        def run():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                value = loss(*args)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+            optimizer.step()
+            self.wait()
+            return value.detach()
+
+        return run
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()

@@ -1,6 +1,5 @@
 """The published Code Predictor: from a picture to the code of its heatmaps (method section 4)."""
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -89,19 +88,18 @@ class Head(nn.Module):
         for i, (features, (doubles, padding)) in enumerate(zip((1024, 512, 256), PLANS[self.level])):
             # Of a transposed convolution with stride 2, an output sees but a quarter of the kernel.
             init = nn.initializers.variance_scaling(8.0 if doubles else 2.0, "fan_in", "truncated_normal")
-            conv = (
-                nn.ConvTranspose if doubles else functools.partial(nn.Conv, conv_general_dilated=matmul_conv.convolve)
-            )
+            convolve = matmul_conv.convolve_dilated if doubles else matmul_conv.convolve
             columns = x.shape[2]
             if doubles:
                 x = matmul_conv.pad_few(x)
-            x = conv(
+            x = nn.Conv(
                 features,
                 (4, 4),
-                strides=2 if doubles else 1,
+                input_dilation=2 if doubles else 1,
                 padding=(padding, padding),
                 kernel_init=init,
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
                 name=f"layer_{i}",
             )(x)
             if doubles:

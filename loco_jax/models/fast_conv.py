@@ -16,7 +16,6 @@ itself.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +25,7 @@ from jax import lax
 TILE = (12, 12)  # 8 x 8 results with kernels of 5; 20 x 20 is a few per cent faster and takes three times the memory
 
 
-@functools.partial(jax.jit, static_argnames=("padding", "tile"))
-def conv(x: jax.Array, kernel: jax.Array, padding=((2, 2), (2, 2)), tile: tuple[int, int] = TILE) -> jax.Array:
-    """The convolution `[B, H', W', N]` of `x[B, H, W, C]` with `kernel[k, l, C, N]`, stride 1, zeros around.
-
-    `padding` is as `lax.conv_general_dilated` takes it: ((top, bottom), (left, right)).
-    """
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = (size - taps + 1 for size, taps in zip(x.shape[1:3], kernel.shape))
-    products = transform_kernel(kernel, tile)
-    bands = lax.map(lambda image: conv_bands(image, products, kernel.shape[:2], tile), x)
-    return bands.reshape(x.shape[0], -1, *bands.shape[3:])[:, :rows, :columns]
-
-
-def transform_kernel(kernel: jax.Array, tile: tuple[int, int]) -> jax.Array:
+def transform_kernel(kernel: jax.Array, tile: tuple[int, int] = TILE) -> jax.Array:
     """What a `kernel[k, l, C, N]` multiplies by: `[G, 3U, C, N]`. Raises ValueError for tiles that cannot be."""
     (k, l, channels, features), (T, U) = kernel.shape, tile
     if T < k or U < l or T % 2 or U % 2:
@@ -51,22 +37,23 @@ def transform_kernel(kernel: jax.Array, tile: tuple[int, int]) -> jax.Array:
     return jnp.matmul(over_columns, x, precision="highest").reshape(T // 2, 3 * U, channels, features)
 
 
-def conv_bands(
+def conv(
     image: jax.Array,
     products: jax.Array,
     kernel_size: tuple[int, int],
-    tile: tuple[int, int],
-    then: Callable[[jax.Array, jax.Array], Any] = lambda i, band: band,
-) -> Any:
-    """What `then(i, band)` makes of each of the m bands `[p, n * q, N]` of a convolution without padding, stacked.
+    tile: tuple[int, int] = TILE,
+    then: Callable[[jax.Array], jax.Array] = lambda band: band,
+) -> jax.Array:
+    """The convolution `[H - k + 1, W - l + 1, N]` of `image[H, W, C]`, without padding and with stride 1.
 
-    They are those of `image[H, W, C]` with the kernel of which `products` were made. The last rows and columns may lie
-    beyond the results.
+    `products` are what `transform_kernel` made of the kernel, with the same tile. `then` is done to the results, a band
+    of rows after the other, while they are in the cache.
     """
     (T, U), (k, l), (H, W, channels) = tile, kernel_size, image.shape
     groups, features = products.shape[0], products.shape[-1]
     p, q = T - k + 1, U - l + 1
-    m, n = -(-(H - k + 1) // p), -(-(W - l + 1) // q)
+    rows, columns = H - k + 1, W - l + 1
+    m, n = -(-rows // p), -(-columns // q)
     image = jnp.pad(image, ((0, m * p + k - 1 - H), (0, n * q + l - 1 - W), (0, 0)))
     over_rows, _, _, back_over_rows = _transforms(tile, kernel_size, image.dtype)
 
@@ -82,10 +69,12 @@ def conv_bands(
     y = _multiply(tiles_of, products, kernel_size, tile).reshape(T, q, m, n * features)
 
     def band(i):
-        rows = _matmul(back_over_rows, lax.dynamic_index_in_dim(y, i, 2, keepdims=False).reshape(T, -1))
-        return then(i, rows.reshape(p, q, n, features).transpose(0, 2, 1, 3).reshape(p, n * q, features))
+        x = _matmul(back_over_rows, lax.dynamic_index_in_dim(y, i, 2, keepdims=False).reshape(T, -1))
+        x = x.reshape(p, q, n, features).transpose(0, 2, 1, 3).reshape(p, n * q, features)
+        return then(x[:, :columns])
 
-    return lax.map(band, jnp.arange(m))
+    bands = lax.map(band, jnp.arange(m))
+    return bands.reshape(m * p, *bands.shape[2:])[:rows]
 
 
 def conv_tiles(tiles: jax.Array, products: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:

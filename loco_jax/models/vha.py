@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from loco_jax.models import fast_block
 from loco_jax.models.convolution import convolve_3d
 
+KERNEL, REACH = 5, 2  # voxels: the published network's kernels, and how far from its middle one sees
+
 
 def code_shape(shape: tuple[int, int, int], level: int) -> tuple[int, int, int]:
     """The code's grid (h, w, d) of a volume (H, W, D): each halved `level` times, a rest of depth dropped."""
@@ -43,7 +45,9 @@ class VHA(nn.Module):
 
     def _conv(self, features: int, dims: int, stride: int = 1) -> nn.Conv:
         convolve = convolve_3d if dims == 3 else None
-        return nn.Conv(features, (5,) * dims, stride, padding=2, dtype=self.dtype, conv_general_dilated=convolve)
+        return nn.Conv(
+            features, (KERNEL,) * dims, stride, padding=REACH, dtype=self.dtype, conv_general_dilated=convolve
+        )
 
     def encode(self, heatmaps: jax.Array) -> jax.Array:
         """Code `[B, h, w, d]` of heatmaps `[B, J, H, W, D]`. Rows and columns that do not halve evenly are padded."""

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import by_rows, cell_entropy, fast_encode, vha
+from loco_jax.models import by_rows, cell_entropy, fast_encode, fast_vha, vha
 from loco_jax.tasks import Task
 from loco_jax.volume import Volume
 
@@ -175,15 +175,13 @@ class VhaTask(Task):
             frame, key = args
             voxels, present = self.targets(frame)
             code = self.encode(params, frame)[None].astype(jnp.float32)
+            find = functools.partial(fast_vha.decode_peaks_and_offsets, self.network, params, max_peaks=self.max_peaks)
 
             def back(noise):
-                noisy = _with_noise(code, noise[None], key)
-                found = self.network.apply(params, noisy, self.volume.shape[:2], method="decode")[0]
-                top = peaks.find_peaks(found, max_peaks=self.max_peaks)
-                return top, top.voxels + peaks.subvoxel_offsets(found, top)
+                return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])
 
-            tops, refined = lax.map(back, jnp.array(noises))
-            points = self.volume.to_camera(frame.camera, refined[0])
+            tops, offsets = lax.map(back, jnp.array(noises))
+            points = self.volume.to_camera(frame.camera, tops.voxels[0] + offsets[0])
             return Found(code[0], tops, points, jnp.round(voxels), present)
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
