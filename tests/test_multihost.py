@@ -111,7 +111,7 @@ def refuse(workdir: str, data: str):
     attempt("flags", config_of() if first else config)
     config.seed = 0
     config.data.source, config.data.dir = "jta", data if first else "/proc/none"
-    attempt("no data", config)
+    attempt("no data", config, f"{workdir}_3")
     attempt("no folder", config_of(), "/dev/null/run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "wait", lambda self: (_ for _ in ()).throw(OSError("no room")))
