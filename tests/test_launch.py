@@ -34,13 +34,12 @@ def write_script(path: pathlib.Path, text: str) -> None:
 
 def start(script: str, *arguments: str, **environment: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [ROOT / "launch" / script, *arguments],
+        # A shell cannot trap what is ignored where it starts, as SIGINT is in the background of another shell.
+        ["env", "--default-signal=INT", ROOT / "launch" / script, *arguments],
         env={**os.environ, **{name: str(value) for name, value in environment.items()}},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell cannot trap what is ignored where it starts, as SIGINT is in the background of another shell.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

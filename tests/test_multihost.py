@@ -27,6 +27,7 @@ from loco_jax.data import streams
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
 from tests.test_train import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny
+from tests.test_train import compiled_once as compiled_once
 
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
 PICTURES = 3
@@ -39,7 +40,7 @@ PICTURES = 3
 class Small(vha_tasks.VhaTask):
     """A real loss of real volumes, and a toy's scores: peaks would take long to compile."""
 
-    score, summary, table, picture = Mean.score, Mean.summary, Mean.table, Mean.picture
+    score, summary = Mean.score, Mean.summary
 
     def predict(self, params, frames, key, thorough):
         some = jax.tree.leaves(params)[0].ravel()[0]
@@ -86,7 +87,8 @@ def work(rows: str, *workdirs: str):
         summary = train.train(config_of(int(rows)), seen(workdir), print)
         if distributed.is_first():
             (pathlib.Path(workdir) / "summary.json").write_text(json.dumps(summary))
-    evaluate.evaluate(config_of(int(rows)), seen(workdir), lambda text: None)
+    if rows == "1":
+        evaluate.evaluate(config_of(), seen(workdir), lambda text: None)
 
 
 def refuse(workdir: str, data: str):
@@ -126,7 +128,8 @@ def start(processes: int, devices: int, kind: str, *task: str, do: str = "work")
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     command = f"import sys; from tests.test_multihost import *; join(*sys.argv[1:5]); {do}(*sys.argv[5:])"
     arguments = [f"127.0.0.1:{free_port()}", str(processes)]
-    options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **cache}
     return [python("-c", command, *arguments, str(number), kind, *task, **options) for number in range(processes)]
 
 
@@ -271,8 +274,8 @@ def test_one_that_is_interrupted_ends_the_others(tmp_path):
     assert "Perhaps another process is lost" in said[0], said
 
 
-def test_launched_locally_a_signal_saves(tmp_path):
-    options = {"PYTHON": sys.executable, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+def test_launched_locally_a_signal_saves(tmp_path, compiled_once):
+    options = {"PYTHON": sys.executable, **compiled_once}
     run = [f"--workdir={tmp_path / 'run'}", *COMMAND]
     launcher = spawn(["launch/local.sh", "2", "--", *run], **options)
     log = tmp_path / "run" / "log.jsonl"
@@ -284,12 +287,12 @@ def test_launched_locally_a_signal_saves(tmp_path):
     assert said.count(f"stopped by SIGTERM at step {step}, which is saved") == 1, said
 
 
-def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
+def test_a_process_that_dies_or_fails_ends_the_others(tmp_path, compiled_once):
     """On JTA: the first is killed, then the other; then the other cannot read its data any more."""
     data = prepare_small_jta(tmp_path)
     shutil.copytree(data, tmp_path / "other")
     log = tmp_path / "run" / "log.jsonl"
-    cache = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    cache = {"JAX_PLATFORMS": "cpu", **compiled_once}
 
     def both():
         shared = [f"--workdir={tmp_path / 'run'}", *COMMAND, "--config.data.source=jta", "--config.checkpoint_every=5"]
@@ -310,13 +313,13 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     lost = "Perhaps another process is lost|distributed service|coordination service"
     for number in (0, 1):
         before, processes = both()
-        wait_for_lines(log, before + 8, processes)
+        wait_for_lines(log, before + 6, processes)
         processes[number].kill()
         (alive,) = (process for process in processes if process is not processes[number])
         assert_both_end([alive, processes[number]], -signal.SIGKILL, lost)
     # A signal to one is a signal to all.
     before, processes = both()
-    wait_for_lines(log, before + 8, processes)
+    wait_for_lines(log, before + 6, processes)
     processes[1].terminate()
     said = [process.communicate(timeout=100)[0] for process in processes]
     assert [process.returncode for process in processes] == [75, 75], said
