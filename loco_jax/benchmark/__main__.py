@@ -8,6 +8,7 @@ README.md in this folder tells how to read the table.
 import argparse
 import dataclasses
 import gc
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def _main(arguments: argparse.Namespace) -> int:
     from loco_jax import compilation
 
     logging.set_verbosity(logging.ERROR)
+    # PyTorch's threads else wait by spinning, which on a machine that does other things takes many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     compilation.use_cache()
     import jax.numpy as jnp
 
@@ -94,6 +97,8 @@ def _main(arguments: argparse.Namespace) -> int:
 
     rows = [row for name in names for row in run(name, setting)]
     print(f"{_title(about)}\n\n{tables.table(rows)}\n\n{tables.limits(rows)}")
+    if more := tables.beside_our_others(rows):
+        print(f"\n{more}")
     scaled = {}
     for what, (values, of) in _SCALING.items() if arguments.scaling else ():
         lines = {}

@@ -659,12 +659,12 @@ def picture_to_people(setting: Setting) -> Case:
         def run():
             scores, found, code = compiled()
             scores, found = _numpy(scores), found.cpu().numpy()
+            metres = np.asarray(volume.to_camera(frame.camera, found[:, 1:].astype(np.float32)))
             points, confidences = (np.zeros((skeleton.NUM_JOINTS, 128, *n), np.float32) for n in ((3,), ()))
             for joint in range(skeleton.NUM_JOINTS):
                 mine = np.flatnonzero(found[:, 0] == joint)
                 mine = mine[np.argsort(-scores[mine], kind="stable")][:128]
-                xyz = volume.to_camera(frame.camera, found[mine, 1:].astype(np.float32))
-                points[joint, : len(mine)], confidences[joint, : len(mine)] = xyz, scores[mine]
+                points[joint, : len(mine)], confidences[joint, : len(mine)] = metres[mine], scores[mine]
             return group_by_loops(points, confidences), np.moveaxis(_numpy(code), 1, -1)
 
         compiled = runner.infer(find, pictures)

@@ -156,7 +156,7 @@ def measure(case: Case, limits: Sequence[Implementation], repeats: int, most_sec
             one.name,
             tuple(times[one.name]),
             tuple(cpu_times[one.name]),
-            None if is_limit or one.name == ours else _ratio(times[one.name], times[ours]),
+            None if is_limit or one.name == ours else ratio(times[one.name], times[ours]),
             floor,
             None if floor is None else floor / float(np.median(times[one.name])),
             max(known) if known else None,
@@ -186,9 +186,10 @@ def difference(a: Any, b: Any) -> float:
     return worst
 
 
-def _ratio(times: Sequence[float], ours: Sequence[float]) -> float:
+def ratio(times: Sequence[float], ours: Sequence[float]) -> float:
+    """One's times divided by the other's of the same rounds, the median; of a slow one with one run, by the median."""
     pairs = min(len(times), len(ours))
-    if pairs < len(ours) and pairs == 1:  # of a slow one with a single run
+    if pairs < len(ours) and pairs == 1:
         return float(times[0] / np.median(ours))
     return float(np.median(np.array(times[:pairs]) / np.array(ours[:pairs])))
 

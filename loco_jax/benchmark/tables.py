@@ -44,6 +44,22 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
+def beside_our_others(rows: Sequence[Row]) -> str:
+    """Of functions that have several ways of ours, how others compare to those after the first; or ""."""
+    words = []
+    for mine in rows:
+        if not (mine.implementation.startswith("ours") and mine.seconds and mine.ratio is not None):
+            continue
+        theirs = [row for row in rows if row.function == mine.function and row.ratio is not None and row.seconds]
+        listed = ", ".join(
+            f"{row.implementation} {measure.ratio(row.seconds, mine.seconds):.3g}"
+            for row in theirs
+            if not row.implementation.startswith("ours")
+        )
+        words.append(f"{mine.function}, times {mine.implementation}: {listed}.")
+    return "\n".join(words)
+
+
 def seconds(value: float) -> str:
     """With a unit, and three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
