@@ -453,6 +453,14 @@ def test_max_minutes_stops_and_saves(toy, tmp_path):
     assert saved_steps(tmp_path)[-1] == 5 and said[-1].endswith("5 steps done")
 
 
+def test_little_time_at_once_is_enough_in_the_end(toy, tmp_path):
+    config = tiny(steps=4, checkpoint_every=2, eval_every=2, max_minutes=1e-6)
+    for _ in range(5):  # a step each; evaluations are made by the next start, the last by one of its own
+        summary, said = quietly(config, tmp_path)
+    assert said[-1].endswith("4 steps done") and summary
+    assert [line["step"] for line in logged(tmp_path) if "validation/w" in line] == [2, 4]
+
+
 def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     config = tiny(steps=8, checkpoint_every=4)
     quietly(config, tmp_path / "run")
