@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 # What the times of ours are measured over, with --scaling: of which functions.
 _SCALING = {
-    "people": ((1, 5, 20, 60), ("render", "encode", "peaks", "associate", "score")),
+    "people": (
+        (1, 5, 20, 60),
+        ("render", "encode", "peaks", "decode_peaks", "decode_peaks_patch", "picture_to_people", "associate", "score"),
+    ),
     "grid": ((0.25, 0.5, 1.0), ("render", "encode", "decode", "peaks", "predict_code")),
     "batch": ((1, 2, 4), ("predict_code", "predict_code_compact", "train_vha_patch", "train_code_predictor_compact")),
 }
