@@ -102,6 +102,23 @@ def test_of_dilated_cells(kernel_size, padding):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), ours, plain)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("lhs_dilation", None),
+        ("window_strides", (1, 2)),
+        ("rhs_dilation", (2, 1)),
+        ("feature_group_count", 2),
+        ("padding", "SAME"),
+        ("dimension_numbers", ("NCHW", "HWIO", "NHWC")),
+    ],
+)
+def test_what_the_gradient_of_a_dilated_kernel_does_not_know(name, value):
+    arguments = {"window_strides": (1, 1), "padding": ((3, 3), (3, 3)), "lhs_dilation": (2, 2), name: value}
+    with pytest.raises(ValueError, match=f"convolve_dilated: {name}="):
+        matmul_conv.convolve_dilated(np.zeros((1, 4, 4, 4)), np.zeros((3, 3, 4, 4)), **arguments)
+
+
 @pytest.mark.parametrize("platform, convolutions", [("cpu", 0), ("cuda", 1)])
 def test_the_gradient_of_a_dilated_kernel_is_a_product_on_cpus(platform, convolutions):
     def change(kernel, x, g):

@@ -263,8 +263,8 @@ def _patch_source(network, params, code, size, threshold):
     def head(features):
         return network.apply(params, features, method=lambda net, x: net.to_logits(x))
 
-    # A number's rounding depends on how many are computed at once: what might reach the threshold is looked into. So is
-    # everything if something is not finite, for a NaN may hide what it is compared with.
+    # What might reach the threshold is looked into; the sigmoid's own rounding is far below 1e-5. So is everything if
+    # something is not finite, for a NaN may hide what it is compared with.
     highest = _cell_maxima(network, params, features, threshold).reshape(depth, rows, columns, joints)
     highest = jnp.where(jnp.all(jnp.isfinite(features)), highest, jnp.inf)
     highest = jnp.pad(highest, [*((0, -s % side) for s in (depth, rows, columns)), (0, 0)], constant_values=-jnp.inf)
@@ -310,40 +310,30 @@ def _patch_source(network, params, code, size, threshold):
 
 
 def _cell_maxima(network, params, features_dxhxwxC, threshold):
-    """The greatest logits of cells `[N, J]`; -inf where it is certain that they do not reach the threshold.
+    """The greatest logits of cells `[N, J]`, or a little more; -inf where certainly none reaches the threshold.
 
-    The last layer is linear. So for a cell whose hidden vector is at a distance from some point, its logits are at most
-    those of the point and that distance times the norms of the layer's columns (Cauchy and Schwarz): within a radius
-    none of them reaches the threshold. Around the mean of all cells, which is that of empty ones, this holds for most;
-    of the others most are so near to another cell, one of a sample.
+    Around the mean of all cells, which is that of empty ones, most are so near that they cannot, see `_around`; of the
+    others most are so near to another cell, one of a sample. What is a little more has room for the rounding of logits
+    that are computed otherwise.
     """
     cell, joints = 2**network.level, network.num_joints
 
-    def head(features, only_hidden=False):
-        return network.apply(params, features, method=lambda net, x: net.to_logits(x, only_hidden))
+    def hidden_of(features):
+        return network.apply(params, features, method=lambda net, x: net.to_logits(x, True))
 
     flat = features_dxhxwxC.reshape(-1, features_dxhxwxC.shape[-1])
-    last = params["params"]["to_logits"]["Dense_1"]
-    norm_V = jnp.linalg.norm(last["kernel"], axis=0)
-    sample_KxH = head(_sample(flat, 4096), only_hidden=True)
+    layers = params["params"]["to_logits"]
+    last, stray = layers["Dense_1"], _stray(layers)
+    rounding, lost = _rounding(last)
+    norm = jnp.max(_norms(last))
+    # The sigmoid and its inverse are right but for a few eps of their arguments and results.
+    few = 16 * float(jnp.finfo(jnp.float32).eps)
+    limit = jax.scipy.special.logit(threshold * (1 - few))
+    limit -= few * (1 + jnp.abs(limit))
+    sample_KxH = hidden_of(_sample(flat, 4096))
 
-    def around(centre_KxH):
-        """Whether hidden vectors are so near to a centre that they cannot reach the threshold."""
-        square_K = jnp.sum(jnp.square(centre_KxH), axis=-1)
-        room_KxV = jax.scipy.special.logit(threshold) - (centre_KxH @ last["kernel"] + last["bias"])
-        rounding_KxV = 1e-3 + 1e-5 * jnp.sqrt(square_K)[:, None] * norm_V
-        radius_K = jnp.min((room_KxV - rounding_KxV) / norm_V, axis=-1)
-
-        def near(hidden):
-            square = jnp.sum(jnp.square(hidden), axis=-1, keepdims=True) + square_K
-            rounding = 3e-5 * square
-            away = square - 2 * hidden @ centre_KxH.T + rounding
-            return jnp.any((away < jnp.square(radius_K)) & (radius_K > 0), axis=-1)
-
-        return near
-
-    near_mean = around(jnp.mean(sample_KxH, axis=0, keepdims=True))
-    far_N = ~lax.map(lambda layer: near_mean(head(layer, only_hidden=True)), features_dxhxwxC).reshape(-1)
+    near_mean = _around(jnp.mean(sample_KxH, axis=0, keepdims=True), last, limit, stray)
+    far_N = ~lax.map(lambda layer: near_mean(hidden_of(layer)), features_dxhxwxC).reshape(-1)
     count = CHUNK * (BLOCK // cell) ** 3
 
     def of_far_cells(far_N, change, state):
@@ -352,16 +342,73 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
         some = functools.partial(lax.dynamic_slice_in_dim, cell_N, slice_size=count)
         return lax.fori_loop(0, -(-jnp.sum(far_N) // count), lambda i, state: change(some(i * count), state), state)
 
-    near_sample = around(_sample(sample_KxH, _CENTRES))
-    far_N = of_far_cells(
-        far_N, lambda cells, far_N: far_N.at[cells].set(~near_sample(head(flat[cells], only_hidden=True))), far_N
-    )
+    near_sample = _around(_sample(sample_KxH, _CENTRES), last, limit, stray)
+    far_N = of_far_cells(far_N, lambda cells, far_N: far_N.at[cells].set(~near_sample(hidden_of(flat[cells]))), far_N)
 
     def maxima(cells, highest):
-        logits = head(flat[cells]).reshape(count, joints, cell**3)
-        return highest.at[cells].set(jnp.max(logits, axis=-1))
+        hidden = hidden_of(flat[cells])
+        logits = (hidden @ last["kernel"] + last["bias"]).reshape(count, joints, cell**3)
+        length = jnp.linalg.norm(hidden, axis=-1, keepdims=True) + lost**0.5
+        more = (rounding * length + stray) * norm + rounding * jnp.max(jnp.abs(last["bias"])) + lost
+        return highest.at[cells].set(jnp.max(logits, axis=-1) + more)
 
     return of_far_cells(far_N, maxima, jnp.full((far_N.size, joints), -jnp.inf))
+
+
+def _around(centre_KxH, last, limit, stray=0.0):
+    """Tells of hidden vectors `[N, H]` which are so near to a centre that certainly no logit of theirs reaches a limit.
+
+    The last layer is linear. So where a hidden vector is at a distance from some point, its logits are at most those of
+    the point and that distance times the norms of the layer's columns (Cauchy and Schwarz): within a radius none of
+    them reaches the limit.
+
+    That holds for exact logits and for those of any plain product in float32, also of hidden vectors that are as far
+    as `stray` from those given. Sums of n products are off by n half eps of the sum of what is added without signs,
+    whatever the order; the bound has room for twice as much: of a centre's logits and of others, and of the three
+    products that make the square of a distance. Numbers below the least, `tiny`, may be lost: together some n of it, of
+    a length the root of that. What overflows is no distance, and far.
+    """
+    rounding, lost = _rounding(last)
+    norm_V, size_V = _norms(last), jnp.abs(last["bias"]) + jnp.abs(limit)
+    square_K = jnp.sum(jnp.square(centre_KxH), axis=-1)
+    length_Kx1 = jnp.sqrt(square_K)[:, None] * (1 + rounding) + lost**0.5
+    room_KxV = limit - (jnp.matmul(centre_KxH, last["kernel"], precision="highest") + last["bias"])
+    room_KxV -= rounding * (length_Kx1 * norm_V + size_V) + lost
+    radius_K = jnp.min(room_KxV / norm_V, axis=-1) * (1 - rounding) - (stray + lost**0.5)
+
+    def near(hidden):
+        square = jnp.sum(jnp.square(hidden), axis=-1, keepdims=True) + square_K
+        # Half the square of the distance, at most: where the last product overflows, so do the squares.
+        half = 0.5 * (1 + rounding) * square - jnp.matmul(hidden, centre_KxH.T, precision="highest")
+        return jnp.any((half < 0.5 * jnp.square(radius_K)) & (radius_K > 0), axis=-1)
+
+    return near
+
+
+def _rounding(last):
+    """Of products with a layer: what they may be off by, as a part; and what may be lost of numbers that vanish."""
+    n, number = len(last["kernel"]), jnp.finfo(jnp.float32)
+    return 2 * (n + 2) * float(number.eps), 16 * n * float(number.tiny)
+
+
+def _norms(last):
+    """Of the columns of a layer's kernel, at least."""
+    rounding, lost = _rounding(last)
+    return jnp.linalg.norm(last["kernel"], axis=0) * (1 + rounding) + lost**0.5
+
+
+def _stray(layers):
+    """How far apart two hidden vectors may be that are made of the same features by sums in different order.
+
+    Normalised, features are no longer than the root of their number w times the greatest scale. All is off by half eps
+    for each of w products and some more operations, each time; and GELU makes neither numbers nor differences much
+    greater.
+    """
+    first, number = layers["Dense_0"], jnp.finfo(jnp.float32)
+    w = len(first["kernel"])
+    norm = jnp.linalg.norm(first["kernel"]) + (first["kernel"].size * float(number.tiny)) ** 0.5
+    longest = w**0.5 * jnp.max(jnp.abs(layers["RMSNorm_0"]["scale"])) * norm + jnp.linalg.norm(first["bias"])
+    return 2 * (w + 16) * float(number.eps) * longest
 
 
 def _sample(x_NxC, count):
