@@ -11,6 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loco_jax import benchmark, camera, heatmaps, peaks, weights
+from loco_jax.benchmark import train_published
+from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.models import fast_vha, vha
 from loco_jax.tasks.vha import VhaTask
@@ -444,6 +446,42 @@ def test_crowds_through_trained_networks(kind, places):
     want = peaks.find_peaks(_plain(network, shape)(params, code), 0.1, MOST, subvoxel=True)
     _assert_same(_fast(network, shape, True)(params, code, 0.1), want)
     assert want.count.any()
+
+
+@functools.cache
+def _of_a_crowd():
+    """Voxels and which are there, of the crowd's test scenes at demo scale by number."""
+    return jax.jit(lambda number: train_published.targets(crowds.scene_key("test", number), crowds.DEMO))
+
+
+@pytest.mark.parametrize("kind", [vha.PatchVHA, vha.VHA])
+def test_test_scenes_through_trained_networks(kind):
+    """Every peak of six frames of the made-up crowd, also with a fifth of noise on the code."""
+    shape = crowds.DEMO.volume.shape
+    network, params = kind(2, shape[2]), _trained(kind)
+
+    @jax.jit
+    def both(params, voxels, present, key, noise):
+        volume = heatmaps.render(voxels, present, shape, 2.0)
+        code = network.apply(params, volume[None], method="encode")[0]
+        code += noise * jnp.std(code) * jax.random.normal(key, code.shape)
+        plain = network.apply(params, code[None], shape[:2], method="decode")[0]
+        return peaks.find_peaks(plain), fast_vha.decode_peaks(network, params, code, shape[:2], fast=True)
+
+    num_found = 0
+    for number in range(6):
+        voxels, present = _of_a_crowd()(number)
+        for noise in (0.0, 0.2):
+            want, found = jax.device_get(both(params, voxels, present, jax.random.key(number), noise))
+            np.testing.assert_array_equal(found.count, want.count)
+            scores = [
+                {(joint, *p.voxels[joint, k]): p.scores[joint, k] for joint, k in np.argwhere(p.scores > 0)}
+                for p in (want, found)
+            ]
+            assert scores[0].keys() == scores[1].keys()
+            assert all(abs(score - scores[1][peak]) <= 1e-4 for peak, score in scores[0].items())
+            num_found += len(scores[0])
+    assert num_found > 12 * 14
 
 
 @pytest.mark.parametrize("kind", [vha.PatchVHA, vha.VHA])
