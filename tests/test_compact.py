@@ -34,14 +34,14 @@ def test_parameters_do_not_depend_on_the_pictures_size():
 @functools.lru_cache
 def _network():
     network = CompactPredictor(2, 16, width=8, blocks=1)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 96, 128, 3), jnp.uint8))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 96, 128, 3), jnp.uint8))
     return network, params, jax.jit(network.apply)
 
 
 def test_every_parameter_matters():
     network, params, _ = _network()
     image = jax.random.randint(jax.random.key(1), (1, 96, 128, 3), 0, 256, jnp.uint8)
-    grads = jax.grad(lambda p: jnp.sum(jnp.sin(network.apply(p, image))))(params)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(network.apply(p, image)))))(params)
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
 
 
@@ -55,11 +55,11 @@ def test_frames_of_a_batch_are_independent():
 
 def test_what_moves_by_a_cell_moves_by_a_cell():
     """Convolutional: a blob far from the borders gives the same code one cell of 32 pixels further on."""
-    network, params, _ = _network()
+    _, params, apply = _network()
     dot = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
     images = np.zeros((2, 480, 480, 3), np.uint8)
     images[0, 232:248, 200:216] = images[1, 232:248, 232:248] = dot
-    empty, one, other = network.apply(params, np.concatenate([np.zeros_like(images[:1]), images]))
+    empty, one, other = apply(params, np.concatenate([np.zeros_like(images[:1]), images]))
     change, moved = one - empty, other - empty
     assert float(jnp.abs(change).max()) > 1e-3
     np.testing.assert_allclose(change[4:11, 4:10], moved[4:11, 5:11], rtol=1e-3, atol=1e-5)
