@@ -31,21 +31,40 @@ def convolve_3d(
 
     Raises ValueError for strides, dilations, groups, paddings with a name, and other layouts.
     """
-    for name, steps in {"strides": strides, "lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}.items():
-        if steps is not None and set(steps) != {1}:
-            raise ValueError(f"convolve_3d: {name}={tuple(steps)}; only 1 is known")
-    if feature_group_count != 1:
-        raise ValueError(f"convolve_3d: feature_group_count={feature_group_count}; only 1 is known")
-    if isinstance(padding, str):
-        raise ValueError(f"convolve_3d: padding={padding!r}; want a pair of numbers for each axis")
-    numbers, known = (
-        lax.conv_dimension_numbers(x.shape, kernel.shape, layout) for layout in (dimension_numbers, LAYOUT)
+    steps = {"strides": strides, "lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
+    numbers = dimension_numbers_of(
+        "convolve_3d", x, kernel, LAYOUT, dimension_numbers, padding, feature_group_count, steps
     )
-    if numbers != known:
-        raise ValueError(f"convolve_3d: dimension_numbers={dimension_numbers}; only {LAYOUT} is known")
     options = {"padding": padding, "precision": precision}
     dense = functools.partial(lax.conv_general_dilated, window_strides=strides, dimension_numbers=numbers, **options)
     return lax.platform_dependent(x, kernel, cpu=functools.partial(_in_bands, **options), default=dense)
+
+
+def dimension_numbers_of(
+    who: str,
+    x: jax.Array,
+    kernel: jax.Array,
+    layout: tuple[str, str, str],
+    dimension_numbers: Any,
+    padding: Sequence[tuple[int, int]],
+    feature_group_count: int,
+    steps: dict[str, Sequence[int] | None],
+) -> lax.ConvDimensionNumbers:
+    """Those of a convolution without groups that knows one layout, paddings in numbers, and no `steps` but 1.
+
+    Raises ValueError, in the name of `who`, for others.
+    """
+    for name, some in steps.items():
+        if some is not None and set(some) != {1}:
+            raise ValueError(f"{who}: {name}={tuple(some)}; only 1 is known")
+    if feature_group_count != 1:
+        raise ValueError(f"{who}: feature_group_count={feature_group_count}; only 1 is known")
+    if isinstance(padding, str):
+        raise ValueError(f"{who}: padding={padding!r}; want a pair of numbers for each axis")
+    numbers, known = (lax.conv_dimension_numbers(x.shape, kernel.shape, some) for some in (dimension_numbers, layout))
+    if numbers != known:
+        raise ValueError(f"{who}: dimension_numbers={dimension_numbers}; only {layout} is known")
+    return numbers
 
 
 def _in_bands(x, kernel, padding, precision):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from loco_jax.models import toom_cook
+from loco_jax.models import convolution, toom_cook
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -92,18 +92,10 @@ def convolve_dilated(
     """
     if lhs_dilation is None:
         raise ValueError("convolve_dilated: lhs_dilation=None; want a number for each axis")
-    for name, steps in {"window_strides": window_strides, "rhs_dilation": rhs_dilation}.items():
-        if steps is not None and set(steps) != {1}:
-            raise ValueError(f"convolve_dilated: {name}={tuple(steps)}; only 1 is known")
-    if feature_group_count != 1:
-        raise ValueError(f"convolve_dilated: feature_group_count={feature_group_count}; only 1 is known")
-    if isinstance(padding, str):
-        raise ValueError(f"convolve_dilated: padding={padding!r}; want a pair of numbers for each axis")
-    numbers, known = (
-        lax.conv_dimension_numbers(x.shape, kernel.shape, layout) for layout in (dimension_numbers, LAYOUT)
+    steps = {"window_strides": window_strides, "rhs_dilation": rhs_dilation}
+    numbers = convolution.dimension_numbers_of(
+        "convolve_dilated", x, kernel, LAYOUT, dimension_numbers, padding, feature_group_count, steps
     )
-    if numbers != known:
-        raise ValueError(f"convolve_dilated: dimension_numbers={dimension_numbers}; only {LAYOUT} is known")
 
     def plain(x, kernel):
         options = {"lhs_dilation": lhs_dilation, "dimension_numbers": numbers, "precision": precision}
