@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, distributed, draw, evaluate, observe, progress, tasks
+from loco_jax import checkpoints, distributed, draw, evaluate, muon, observe, progress, tasks
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -122,31 +122,20 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1))
     else:
         raise ValueError(f"config.optimizer.schedule={c.schedule!r}; there are constant, cosine")
-    rules = {"adam": optax.adam, "muon": _muon}
+    rules = {"adam": optax.adam, "muon": functools.partial(_muon, config=c)}
     if c.name not in rules:
         raise ValueError(f"config.optimizer.name={c.name!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
     return optax.chain(clip, rules[c.name](rate))
 
 
-def _muon(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Muon for matrices and convolutions, and Adam at a fifth of the rate for what is too thin to orthogonalise."""
-
-    def dimensions(params):
-        def of(kernel):
-            fan_in, fan_out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
-            if kernel.ndim < 2 or min(fan_in, fan_out) <= 8:
-                return None
-            return optax.contrib.MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), kernel.ndim - 1)
-
-        return jax.tree.map(of, params)
-
-    return optax.contrib.muon(
-        rate,
-        muon_weight_dimension_numbers=dimensions,
-        consistent_rms=0.2,  # updates as large as Adam's usual ones, whatever the matrix's shape
-        adam_learning_rate=lambda count: rate(count) / 5,
-    )
+def _muon(rate: optax.Schedule, config: ConfigDict) -> optax.GradientTransformation:
+    every, dtype = config.orthogonalise_every, config.orthogonalise_dtype
+    if every < 1:
+        raise ValueError(f"config.optimizer.orthogonalise_every={every} must be at least 1")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"config.optimizer.orthogonalise_dtype={dtype!r}; there are float32, bfloat16")
+    return muon.muon(rate, every, jnp.dtype(dtype))
 
 
 def init_state(
