@@ -44,6 +44,9 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.model.width = 32 if level == 1 else 64
     c.model.blocks = 2  # a side, patch only
     c.model.dtype = "float32"  # of the arithmetic; bfloat16 on GPUs
+    c.model.pad_channels = False  # published only: zeros make channels multiples of 8 in the computation, for GPUs
+    # Of the volumes in which peaks are searched: float32 for as the network makes them, or bfloat16. Not on CPUs.
+    c.model.volume_dtype = "float32"
     c.model.positive_weight = 0.0  # the loss counts 1 + this * target times
     c.model.code_noise = 0.2 if patch else 0.0  # in training, up to this part of the code's deviation
 
@@ -59,6 +62,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data.dir = ""  # of a prepared JTA
     c.data.train_split = "train_vha"  # of a prepared JTA: the paper's frames for this task
     c.data.batch_size = 1  # over all devices: a multiple of their number uses them all
+    c.data.render_batch = 1  # steps whose frames of the crowd are made at once, for GPUs
     c.data.max_people = 64  # of a JTA frame
     c.data.validation_split = "validation"
     c.data.pictures = False  # does the task look at them?

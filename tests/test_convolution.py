@@ -1,4 +1,4 @@
-"""The 3D convolution in bands against SciPy's correlation."""
+"""The 3D convolution in bands against SciPy's correlation, and 2D ones of padded channels against plain ones."""
 
 import flax.linen as nn
 import jax
@@ -70,3 +70,22 @@ def test_as_flax_calls_it():
     params = plain.init(jax.random.key(0), x)
     np.testing.assert_allclose(ours.apply(params, x), plain.apply(params, x), rtol=1e-4, atol=1e-5)
     assert "HIGHEST" in str(jax.jit(ours.apply).lower(params, x).as_text())
+
+
+@pytest.mark.parametrize("channels, features, stride", [(5, 11, 2), (16, 8, 1)])
+def test_padded_channels_change_nothing(channels, features, stride):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 7, channels)).astype(np.float32)
+    g = rng.normal(size=(2, -(-9 // stride), -(-7 // stride), features)).astype(np.float32)
+
+    def results_of(conv):
+        conv = nn.Conv(features, (5, 5), stride, padding=2, conv_general_dilated=conv)
+        params = nn.Conv(features, (5, 5), stride, padding=2).init(jax.random.key(0), x)
+        y, pull = jax.vjp(jax.jit(conv.apply), params, x)
+        return y, pull(g), jax.jit(conv.apply).lower(params, x).as_text()
+
+    (y, gradients, text), (plain_y, plain_gradients, _) = results_of(convolution.convolve_padded), results_of(None)
+    for one, other in zip(jax.tree.leaves((y, gradients)), jax.tree.leaves((plain_y, plain_gradients))):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    (line,) = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert f"x{-(-channels // 8) * 8}xf32>, tensor<5x5x" in line and f"x{-(-features // 8) * 8}xf32>" in line

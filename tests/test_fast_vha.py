@@ -411,6 +411,17 @@ def test_frames_together(network, shape):
     assert len(set(want.count.sum(axis=1).tolist())) > 1
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("find", [fast_vha.decode_peaks, fast_vha.decode_peaks_and_offsets])
+def test_volumes_are_rounded_off_the_cpu_only(fast, find):
+    network, shape = PATCHES[1]
+    code = jax.ShapeDtypeStruct((-(-shape[0] // 2), -(-shape[1] // 2), shape[2] // 2), jnp.float32)
+    options = {"size": shape[:2], "max_peaks": 4, "fast": fast, "volume_dtype": jnp.bfloat16}
+    traced = jax.jit(lambda p, c: find(network, p, c, **options)).trace(jax.eval_shape(lambda: _params(network)), code)
+    rounds = {device: "bf16" in traced.lower(lowering_platforms=(device,)).as_text() for device in ("cpu", "cuda")}
+    assert rounds == {"cpu": False, "cuda": True}
+
+
 @pytest.mark.parametrize("kind", [vha.VHA, vha.PatchVHA])
 def test_bfloat16_and_small_volumes_are_left_to_the_plain_network(kind, monkeypatch):
     def refuse(*args, **ways):

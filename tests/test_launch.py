@@ -220,6 +220,21 @@ def test_launched_locally_a_signal_stops_all(number, last, status, tmp_path):
     assert len(list(tmp_path.glob("saved.*"))) == 2
 
 
+# ---- A check on a GPU
+
+
+def test_gpu_check_measures_in_a_limited_time(tmp_path):
+    write_script(tmp_path / "python", 'echo "$@"; sleep "${LASTS:-0}"')
+    arguments = ("model.pad_channels", "--scale=demo", "--output=a b")
+    check = start("gpu_check.sh", *arguments, PYTHON=tmp_path / "python")
+    assert end(check) == f"-m loco_jax.benchmark.options {' '.join(arguments)}\n" and check.returncode == 0
+    check = start("gpu_check.sh", PYTHON=tmp_path / "python", LASTS=30, SECONDS_LEFT=1)
+    end(check)
+    assert check.returncode == 124
+    check = start("gpu_check.sh", "--help", PYTHON="false")
+    assert "--output=FILE" in end(check) and check.returncode == 0
+
+
 # ---- SLURM
 
 # When the test lets it: not before all signals were passed on.

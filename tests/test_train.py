@@ -644,7 +644,14 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
         ("scale", "huge", "config.scale='huge'; there are full, demo"),
         ("model.variant", "none", "config.model.variant='none'; there are published, patch"),
         ("model.dtype", "int8", "config.model.dtype='int8'; there are float32, bfloat16"),
+        ("model.volume_dtype", "int8", "config.model.volume_dtype='int8'; there are float32, bfloat16"),
+        (
+            "model.pad_channels",
+            True,
+            "config.model.pad_channels=True is for config.model.variant=published; have patch",
+        ),
         ("data.source", "coco", "config.data.source='coco'; there are crowd, jta"),
+        ("data.render_batch", 0, "config.data.render_batch=0 must be at least 1"),
         ("data.source", "jta", "config.data.source=jta needs --config.data.dir"),
     ):
         config = tiny()

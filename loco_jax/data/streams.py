@@ -23,7 +23,7 @@ from loco_jax.data import pipeline, render
 from loco_jax.data.frames import Frames
 from loco_jax.volume import Volume
 
-_PICTURES_AT_ONCE = 4  # of a batch of the crowd, off the CPU
+_PICTURES_AT_ONCE = 4  # for each batch of the crowd, off the CPU
 
 
 def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
@@ -36,32 +36,42 @@ def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> 
 
 
 @functools.lru_cache
-def _compile_crowd(crowd: crowds.Crowd, split: str, batch_size: int, sharding: NamedSharding, pictures: bool):
-    """The compiled function from a batch's first index to the batch, and the batch's shapes."""
+def _compile_crowd(
+    crowd: crowds.Crowd, split: str, batch_size: int, batches: int, sharding: NamedSharding, pictures: bool
+):
+    """The compiled function from the first index of so many batches to a list of them, and the shapes of one."""
 
     frame = functools.partial(crowd_frame, crowd=crowd, pictures=pictures)
 
-    def make_some(indices: jax.Array) -> Frames:
+    def make_some(indices: jax.Array) -> list[Frames]:
+        made = of_indices(indices.reshape(-1))
+        return [jax.tree.map(lambda x, i=i: x[i::batches], made) for i in range(batches)]
+
+    def of_indices(indices: jax.Array) -> Frames:
         keys = jax.vmap(functools.partial(crowds.scene_key, split))(indices)
         if not pictures:
             return jax.vmap(frame)(keys)
         # Side by side they take more memory, and on a CPU no less time.
-        together = None if jax.default_backend() == "cpu" else _PICTURES_AT_ONCE
+        together = None if jax.default_backend() == "cpu" else _PICTURES_AT_ONCE * batches
         return jax.lax.map(frame, keys, batch_size=together)
 
-    def make(index: jax.Array) -> Frames:
+    def make(index: jax.Array) -> list[Frames]:
         batch = PartitionSpec("batch")
         each = jax.shard_map(make_some, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
-        return each(index + jnp.arange(batch_size))
+        ahead = batch_size * jnp.arange(batches) + jnp.arange(batch_size)[:, None]
+        return each((index + ahead) & np.int32(2**31 - 1))
 
     index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(sharding.mesh, PartitionSpec()))
-    like = jax.eval_shape(make, index)
+    like = jax.eval_shape(make, index)[0]
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
     return jax.jit(make, out_shardings=sharding).lower(index).compile(), like
 
 
 class CrowdStream:
-    """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without."""
+    """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without.
+
+    `render_batch` of them are made at once; that changes neither the batches nor what the position counts.
+    """
 
     def __init__(
         self,
@@ -71,22 +81,35 @@ class CrowdStream:
         sharding: NamedSharding,
         first: int = 0,
         pictures: bool = False,
+        render_batch: int = 1,
     ):
+        if render_batch < 1:
+            raise ValueError(f"config.data.render_batch={render_batch} must be at least 1")
         self._batch_size, self._first, self._batches = batch_size, first, 0
+        self._together, self._group, self._made = render_batch, None, []
         self._place = NamedSharding(sharding.mesh, PartitionSpec())
-        self._make, self._like = _compile_crowd(crowd, split, batch_size, sharding, pictures)
+        self._make, self._like = _compile_crowd(crowd, split, batch_size, render_batch, sharding, pictures)
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
         return self._like
 
+    @property
+    def temporary_bytes(self) -> int:
+        """What making batches takes beside them, on each device."""
+        return self._make.memory_analysis().temp_size_in_bytes
+
     def __iter__(self) -> "CrowdStream":
         return self
 
     def __next__(self) -> Frames:
-        index = self._first + self._batches * self._batch_size
+        group, turn = divmod(self._batches, self._together)
+        if group != self._group:
+            index = self._first + group * self._together * self._batch_size
+            self._made = self._make(distributed.put(np.int32(index % 2**31), self._place))
+            self._group = group
         self._batches += 1
-        return self._make(distributed.put(np.int32(index % 2**31), self._place))
+        return self._made[turn]
 
     def get_state(self) -> dict[str, Any]:
         return {"batches": self._batches}
@@ -129,7 +152,10 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     c = config.data
     if _source(config) == "crowd":
         # Each seed begins a million scenes after the one before.
-        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, config.seed * 2**20, c.pictures)
+        first = config.seed * 2**20
+        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first, c.pictures, c.render_batch)
+    if c.render_batch != 1:
+        raise ValueError(f"config.data.render_batch={c.render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
     part, parts = distributed.share(sharding.mesh)
     reader = pipeline.read_jta(

@@ -1,4 +1,4 @@
-"""3D convolutions of few channels, which XLA is slow at on CPUs."""
+"""Convolutions done otherwise: 3D ones of few channels on CPUs, 2D ones of odd numbers of channels on GPUs."""
 
 import functools
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LAYOUT = "NHWDC", "HWDIO", "NHWDC"
+_CHANNELS = 8
 
 
 def convolve_3d(
@@ -38,6 +39,19 @@ def convolve_3d(
     options = {"padding": padding, "precision": precision}
     dense = functools.partial(lax.conv_general_dilated, window_strides=strides, dimension_numbers=numbers, **options)
     return lax.platform_dependent(x, kernel, cpu=functools.partial(_in_bands, **options), default=dense)
+
+
+def convolve_padded(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+    """`lax.conv_general_dilated` of `[..., C]`, kernels `[..., C, F]`, for `nn.Conv(conv_general_dilated=...)`.
+
+    Inside, zeros make C and F multiples of 8, as the matrix units of GPUs want them.
+    """
+
+    def padded(x, axes):
+        return jnp.pad(x, [(0, 0)] * (x.ndim - axes) + [(0, -size % _CHANNELS) for size in x.shape[-axes:]])
+
+    y = lax.conv_general_dilated(padded(x, 1), padded(kernel, 2), *arguments, **options)
+    return y[..., : kernel.shape[-1]]
 
 
 def dimension_numbers_of(

@@ -69,13 +69,15 @@ def decode_peaks(
     max_peaks: int = 128,
     subvoxel: bool = False,
     fast: bool | None = None,
+    volume_dtype: jnp.dtype | None = None,
 ) -> Peaks:
     """The peaks of the heatmaps of one finite code `[h, w, d]`: those `peaks.find_peaks` finds in what `decode` makes.
 
-    `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
+    `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`. Elsewhere heatmaps are
+    rounded to `volume_dtype`; None leaves them as `decode` makes them.
     """
     find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
-    return _search(network, params, code, size, threshold, find, fast)
+    return _search(network, params, code, size, threshold, find, fast, volume_dtype)
 
 
 def decode_peaks_and_offsets(
@@ -86,6 +88,7 @@ def decode_peaks_and_offsets(
     threshold: float = 0.1,
     max_peaks: int = 128,
     fast: bool | None = None,
+    volume_dtype: jnp.dtype | None = None,
 ) -> tuple[Peaks, jax.Array]:
     """`decode_peaks` at whole voxels, and the offsets `[J, K, 3]` that it would add to them with `subvoxel`."""
 
@@ -93,14 +96,15 @@ def decode_peaks_and_offsets(
         found = peaks.search(source, threshold, max_peaks)
         return found, peaks.subvoxel_offsets(source, found)
 
-    return _search(network, params, code, size, threshold, find, fast)
+    return _search(network, params, code, size, threshold, find, fast, volume_dtype)
 
 
-def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast):
+def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast, volume_dtype):
     """What `find` makes of sources that have what reaches the threshold, of some joint types each; put together."""
 
-    def dense(params, code):
-        return find(peaks.of_volume(_dense(network, params, code, size)))
+    def dense(params, code, dtype=None):
+        heatmaps = _dense(network, params, code, size)
+        return find(peaks.of_volume(heatmaps if dtype is None else heatmaps.astype(dtype)))
 
     def fused(params, code):
         if isinstance(network, vha.PatchVHA):
@@ -112,9 +116,11 @@ def _search(network, params, code, size, threshold, find: Callable[[Source], Any
 
         return _of_each_joint(network, params, code, one, _no_tiles(size, network.depth_bins))
 
-    if not (pays(network, size) if fast is None else fast):
+    fast = pays(network, size) if fast is None else fast
+    if not fast and volume_dtype is None:
         return dense(params, code)
-    return lax.platform_dependent(params, code, cpu=fused, default=dense)
+    rounded = functools.partial(dense, dtype=volume_dtype)
+    return lax.platform_dependent(params, code, cpu=fused if fast else dense, default=rounded)
 
 
 def _dense(network, params, code, size):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from loco_jax.models import fast_block
-from loco_jax.models.convolution import convolve_3d
+from loco_jax.models.convolution import convolve_3d, convolve_padded
 
 KERNEL, REACH = 5, 2  # voxels: the published network's kernels, and how far from its middle one sees
 
@@ -28,11 +28,14 @@ class VHA(nn.Module):
       level: how many times depth, height and width are halved (1, 2 or 3).
       depth_bins: D.
       dtype: of the arithmetic; parameters stay float32.
+      pad_channels: whether the 2D layers compute with multiples of 8 channels, see `convolve_padded`. Parameters and
+        results stay what they are.
     """
 
     level: int
     depth_bins: int
     dtype: jnp.dtype = jnp.float32
+    pad_channels: bool = False
 
     def setup(self):
         if self.level < 1 or self.depth_bins < 2**self.level:
@@ -44,7 +47,7 @@ class VHA(nn.Module):
         self.decoder_2d = [self._conv(b, 2) for b in bins[:0:-1]] + [self._conv(bins[0], 2)]
 
     def _conv(self, features: int, dims: int, stride: int = 1) -> nn.Conv:
-        convolve = convolve_3d if dims == 3 else None
+        convolve = convolve_3d if dims == 3 else convolve_padded if self.pad_channels else None
         return nn.Conv(
             features, (KERNEL,) * dims, stride, padding=REACH, dtype=self.dtype, conv_general_dilated=convolve
         )

@@ -183,8 +183,8 @@ class LocoTask(Task):
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
-        size, most = self.vha.volume.shape[:2], self.vha.max_peaks
-        found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, size, max_peaks=most, subvoxel=subvoxel)
+        options = {"max_peaks": self.vha.max_peaks, "subvoxel": subvoxel, "volume_dtype": self.vha.volume_dtype}
+        found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
         return people.in_metres(found, camera, self.vha.volume)
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:

@@ -74,6 +74,7 @@ class VhaTask(Task):
       positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
       code_noise: in training, each frame's code gets Gaussian noise of a random part, up to this, of its deviation.
       max_peaks: K.
+      volume_dtype: of the volumes in which peaks are searched, off the CPU; None for the network's.
     """
 
     volume: Volume
@@ -83,6 +84,7 @@ class VhaTask(Task):
     positive_weight: float
     code_noise: float
     max_peaks: int
+    volume_dtype: jnp.dtype | None = None
 
     @property
     def stages(self) -> int:
@@ -175,7 +177,8 @@ class VhaTask(Task):
             frame, key = args
             voxels, present = self.targets(frame)
             code = self.encode(params, frame)[None].astype(jnp.float32)
-            find = functools.partial(fast_vha.decode_peaks_and_offsets, self.network, params, max_peaks=self.max_peaks)
+            options = {"max_peaks": self.max_peaks, "volume_dtype": self.volume_dtype}
+            find = functools.partial(fast_vha.decode_peaks_and_offsets, self.network, params, **options)
 
             def back(noise):
                 return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])
@@ -290,16 +293,28 @@ def create(config: ConfigDict) -> VhaTask:
         raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
     volume = streams.volume_of(config)
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if m.dtype not in dtypes:
-        raise ValueError(f"config.model.dtype={m.dtype!r}; there are {', '.join(dtypes)}")
+    # Weights of before these options come with configs that lack them.
+    volume_dtype, pad_channels = m.get("volume_dtype", "float32"), m.get("pad_channels", False)
+    for field, value in (("dtype", m.dtype), ("volume_dtype", volume_dtype)):
+        if value not in dtypes:
+            raise ValueError(f"config.model.{field}={value!r}; there are {', '.join(dtypes)}")
+    if pad_channels and m.variant != "published":
+        raise ValueError(f"config.model.pad_channels=True is for config.model.variant=published; have {m.variant}")
     if m.variant == "published":
-        network = vha.VHA(m.level, volume.depth_bins, dtype=dtypes[m.dtype])
+        network = vha.VHA(m.level, volume.depth_bins, dtypes[m.dtype], pad_channels)
     elif m.variant == "patch":
         network = vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
     else:
         raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
     return VhaTask(
-        volume, network, tuple(config.sigmas), config.subvoxel, m.positive_weight, m.code_noise, config.max_peaks
+        volume,
+        network,
+        tuple(config.sigmas),
+        config.subvoxel,
+        m.positive_weight,
+        m.code_noise,
+        config.max_peaks,
+        volume_dtype=jnp.bfloat16 if volume_dtype == "bfloat16" else None,
     )
 
 
