@@ -9,6 +9,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from loco_jax import camera, peaks, train
+from loco_jax.data import crowd as crowds
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import cell_entropy, fast_encode, fast_vha, vha
 from loco_jax.tasks.vha import VhaTask
@@ -47,6 +49,7 @@ def check():
                 assert np.abs(a).max() > 0
                 np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max())
     check_peaks()
+    check_crowd()
 
 
 def step(task, params, grid):
@@ -90,3 +93,13 @@ def check_peaks():
     assert len(set(one.count.ravel())) > 9, one.count
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def check_crowd():
+    """Batches that are made at once are those that are made one by one, and as evenly shared."""
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), "batch"), PartitionSpec("batch"))
+    single, several = (streams.CrowdStream(crowds.DEMO, "train", BATCH, sharding, render_batch=n) for n in (1, 2))
+    for _ in range(3):
+        one, other = next(single), next(several)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(other), jax.device_get(one))
+        assert other.joints.sharding.is_equivalent_to(sharding, other.joints.ndim)

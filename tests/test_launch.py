@@ -224,7 +224,7 @@ def test_launched_locally_a_signal_stops_all(number, last, status, tmp_path):
 
 
 def test_gpu_check_measures_in_a_limited_time(tmp_path):
-    write_script(tmp_path / "python", 'echo "$@"; sleep "${LASTS:-0}"')
+    write_script(tmp_path / "python", 'echo "$@"; exec sleep "${LASTS:-0}"')
     arguments = ("model.pad_channels", "--scale=demo", "--output=a b")
     check = start("gpu_check.sh", *arguments, PYTHON=tmp_path / "python")
     assert end(check) == f"-m loco_jax.benchmark.options {' '.join(arguments)}\n" and check.returncode == 0
