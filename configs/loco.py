@@ -28,9 +28,14 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     c.predictor = ConfigDict()
     c.predictor.trunk = options["trunk"]
-    c.predictor.trunk_weights = ""  # ImageNet weights of the Inception trunk, by python -m loco_jax.torch_weights
+    # Of the trunk, where training starts: ImageNet weights of Inception, by python -m loco_jax.torch_weights; for the
+    # compact one a run of configs/trunk.py.
+    c.predictor.trunk_weights = ""
     c.predictor.width = 32  # channels of the first stage, compact only
     c.predictor.blocks = 2  # a stage, compact only
+    c.predictor.coarsest = 64 if demo else 128  # pixels a cell of the last stage is wide, compact only
+    # Of what the features are taught beside the code: joints in the picture, poses, the camera's stance; compact only.
+    c.predictor.teaching_weight = 0.1 if compact else 0.0
     c.predictor.code_weight = 1.0  # of the mean squared error of the code: the published loss
     # Of the cross-entropy of the heatmaps that the VHA makes of the code. Where the picture leaves depth open, the mean
     # of two codes is none of a person, but a heatmap can say both.

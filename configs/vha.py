@@ -67,6 +67,11 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data.validation_split = "validation"
     c.data.pictures = False  # does the task look at them?
     c.data.augment = False  # colours, scale and flips, of JTA's training pictures
+    # People in a training scene of the crowd; 0 for as many as the scale has. Scores are always of the scale's scenes.
+    c.data.crowd = ConfigDict()
+    c.data.crowd.min_people = 0
+    c.data.crowd.mean_people = 0.0
+    c.data.crowd.most_people = 0
     c.data.workers = 0  # processes that decode JTA's pictures; 0 for threads of this one
 
     # Of several devices, so many share each frame's rows in training, for volumes too large for one; 1 for none.

@@ -35,6 +35,7 @@ _INTEGERS = {
     "model.blocks": (1, 64),
     "predictor.width": (1, 4096),
     "predictor.blocks": (1, 64),
+    "predictor.coarsest": (32, 128),
     "volume.image_size": (1, 8192),
     "volume.stride": (1, 64),
     "volume.depth_bins": (2, 4096),

@@ -24,6 +24,7 @@ from loco_jax.benchmark import cases, measure, tables, train_published
 from loco_jax.benchmark.cases import Setting
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
+from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.models import vha
@@ -70,13 +71,15 @@ def test_operations_of_products_in_loops_and_branches():
 
 
 def test_operations_of_a_network():
-    """The compact predictor's first layer alone, from its table: 4 x 4 x 3 colours to 32 channels, 8 x 8 cells."""
-    network = CompactPredictor(2, 16, width=32, blocks=1)
-    image = shape(1, 32, 32, 3, dtype=jnp.uint8)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    whole = operations(network.apply, variables, image)
-    wider = operations(network.apply, variables, shape(1, 32, 64, 3, dtype=jnp.uint8))
-    assert whole > 2 * 64 * 48 * 32 and wider == 2 * whole
+    """The compact predictor grows with the picture, but for what is done once a picture: the scene's linear layer."""
+    network, camera = CompactPredictor(2, 16, width=32, blocks=1), Camera(1.0, 1.0, 0.0, 0.0)
+    image = shape(1, 64, 64, 3, dtype=jnp.uint8)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image, camera)
+    predict = functools.partial(network.apply, camera=camera)
+    whole = operations(predict, variables, image)
+    wider = operations(predict, variables, shape(1, 64, 128, 3, dtype=jnp.uint8))
+    scene = 2 * 256 * 128
+    assert whole > 2 * 32 * 32 * 27 * 16 and wider == 2 * whole - scene
 
 
 def test_bytes():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from loco_jax.camera import Camera
 from loco_jax.models import compact, fast_block, vha
 from tests.test_train import python
 
@@ -113,9 +114,11 @@ def test_large_float32_blocks_take_it_by_themselves_and_names_stay():
     assert not _uses(rounded, params, large)
     trunk = compact.CompactPredictor(2, 80)
     image = jax.ShapeDtypeStruct((1, 540, 960, 3), jnp.uint8)
-    params = jax.eval_shape(trunk.init, jax.random.key(0), image)
-    assert set(params["params"]["PixelBlock_0"]) == {"RMSNorm_0", "RMSNorm_1", "Conv_0", "Dense_0", "Dense_1"}
-    assert _uses(trunk.apply, params, image)
+    camera = Camera(500.0, 500.0, 480.0, 270.0)
+    params = jax.eval_shape(trunk.init, jax.random.key(0), image, camera)
+    names = {"RMSNorm_0", "RMSNorm_1", "Conv_0", "Dense_0", "Dense_1"}
+    assert set(params["params"]["trunk"]["PixelBlock_0"]) == names
+    assert _uses(functools.partial(trunk.apply, camera=camera), params, image)
 
 
 @pytest.mark.parametrize("kind", ["patch", "compact"])
@@ -127,8 +130,9 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
     else:
         network, method = compact.CompactPredictor(2, 16, width=8, blocks=1), None
         x = like = np.random.default_rng(0).integers(0, 256, (2, 100, 130, 3)).astype(np.uint8)
-    params = jax.jit(network.init)(jax.random.key(0), like)
-    run = functools.partial(network.apply, method=method)
+    camera = {} if kind == "patch" else {"camera": Camera(100.0, 100.0, 65.0, 50.0)}
+    params = jax.jit(network.init)(jax.random.key(0), like, **camera)
+    run = functools.partial(network.apply, method=method, **camera)
     want = jax.jit(lambda p, x: run(p, x))(params, x)
     monkeypatch.setattr(fast_block, "_LEAST", 0)
     found = jax.jit(lambda p, x: run(p, x))(params, x)

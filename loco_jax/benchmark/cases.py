@@ -24,6 +24,7 @@ from configs import vha as vha_config
 from loco_jax import association, heatmaps, metrics, people, skeleton
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
+from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.models import code_predictor, compact, fast_encode, fast_vha, vha
@@ -122,7 +123,7 @@ def _picture(setting: Setting) -> np.ndarray:
 
 
 @functools.lru_cache
-def _variables(network: nn.Module, *shape_and_type: Any) -> Any:
+def _variables(network: nn.Module, *shape_and_type: Any, camera: Camera | None = None) -> Any:
     """Variables with which activations keep their scale, drawn without compiling an initialiser."""
     rng = np.random.default_rng(0)
 
@@ -133,7 +134,8 @@ def _variables(network: nn.Module, *shape_and_type: Any) -> Any:
         return (at + 0.1 * rng.uniform(-1, 1, x.shape)).astype(np.float32)
 
     example = jax.ShapeDtypeStruct(*shape_and_type)
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), example))
+    more = () if camera is None else (camera,)
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), example, *more))
 
 
 @functools.lru_cache
@@ -571,9 +573,13 @@ def _published_predictor(setting: Setting) -> tuple[nn.Module, Any]:
 
 def _compact_predictor(setting: Setting) -> tuple[nn.Module, Any]:
     network = compact.CompactPredictor(
-        LEVEL, setting.volume.depth_bins, stride=setting.volume.stride, dtype=setting.dtype
+        LEVEL,
+        setting.volume.depth_bins,
+        stride=setting.volume.stride,
+        coarsest=64 if setting.scale == "demo" else 128,
+        dtype=setting.dtype,
     )
-    return network, _variables(network, (1, 64, 64, 3), jnp.uint8)
+    return network, _variables(network, (1, 64, 64, 3), jnp.uint8, camera=Camera(1.0, 1.0, 0.0, 0.0))
 
 
 def _torch_predictor(reference: Any, runner: Any, setting: Setting, variables: Any, fast: bool = True):
@@ -621,12 +627,13 @@ def predict_code(setting: Setting) -> Case:
 def predict_code_compact(setting: Setting) -> Case:
     """The compact Code Predictor: pictures to codes."""
     network, variables = _compact_predictor(setting)
+    predict = functools.partial(network.apply, camera=_frame(setting)[0].camera)
     image = _picture(setting)
     return Case(
         "predict_code_compact",
-        [of_jax("ours", network.apply, variables, image)],
-        num_bytes(variables, image, jax.eval_shape(network.apply, variables, image)),
-        operations(network.apply, variables, image),
+        [of_jax("ours", predict, variables, image)],
+        num_bytes(variables, image, jax.eval_shape(predict, variables, image)),
+        operations(predict, variables, image),
         setting.tolerance,
         setting.batch,
     )
@@ -651,7 +658,7 @@ def picture_to_people(setting: Setting) -> Case:
         true = _code(setting, vha_network, vha_variables)[0]
 
         def find(variables, vha_variables, image, true):
-            code = network.apply(variables, image)
+            code = network.apply(variables, image, frame.camera)
             noisy = seen(true, code[0])
             noisy = nn.relu(noisy) if autoencoder is vha.VHA else noisy
             found = fast_vha.decode_peaks(vha_network, vha_variables, noisy, size)

@@ -15,9 +15,12 @@ class Frames(NamedTuple):
       present: `[..., P, J]` bool: whether the joint exists. In the picture or not is the volume's business (`in_view`).
       camera: intrinsics, each a float32 of shape `[...]`.
       image: `[..., height, width, 3]` uint8, or None.
+      ground: `[..., 4]` float32, the world's up in camera axes and the camera's height above the ground in metres; None
+        where nobody knows.
     """
 
     joints: jax.Array
     present: jax.Array
     camera: Camera
     image: jax.Array | None = None
+    ground: jax.Array | None = None

@@ -32,7 +32,8 @@ def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> 
     joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]
     present_PxJ = jnp.broadcast_to(scene.present[:, None], joints_PxJx3.shape[:2])
     image = render.take_picture(jax.random.fold_in(key, 1), scene, crowd).image if pictures else None
-    return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)), image)
+    ground = jnp.concatenate([scene.rotation[:, 2], scene.height[None]])
+    return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)), image, ground)
 
 
 @functools.lru_cache
@@ -152,8 +153,8 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     c = config.data
     if _source(config) == "crowd":
         # Each seed begins a million scenes after the one before.
-        first = config.seed * 2**20
-        return CrowdStream(crowd_of(config), "train", c.batch_size, sharding, first, c.pictures, c.render_batch)
+        crowd, first = training_crowd(config), config.seed * 2**20
+        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, c.render_batch)
     if c.render_batch != 1:
         raise ValueError(f"config.data.render_batch={c.render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
@@ -211,6 +212,25 @@ def crowd_of(config: ConfigDict) -> crowds.Crowd:
     crowd = dataclasses.replace(scales[config.scale], volume=volume_of(config))
     check_camera(crowd.camera, crowd.volume, f"the crowd of config.scale={config.scale}")
     return crowd
+
+
+def training_crowd(config: ConfigDict) -> crowds.Crowd:
+    """The crowd of training scenes: with as many people as `config.data.crowd` says, 0 for the scale's own number.
+
+    Raises ValueError for numbers that contradict each other.
+    """
+    crowd, c = crowd_of(config), config.data.get("crowd")
+    people = {f"{name}_people": c[f"{name}_people"] for name in ("min", "mean", "most")} if c else {}
+    people = {name: value for name, value in people.items() if value}
+    if "most_people" in people:
+        people["max_people"] = people["most_people"]
+    try:
+        return dataclasses.replace(crowd, **people)
+    except ValueError as error:
+        raise ValueError(
+            f"config.data.crowd={c.to_dict()}: {error}; here they are {crowd.min_people}, {crowd.mean_people:g} and "
+            f"{crowd.most_people} where it says 0"
+        ) from error
 
 
 def camera_of(config: ConfigDict) -> Camera:

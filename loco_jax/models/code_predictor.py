@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from loco_jax.camera import Camera
 from loco_jax.models import inception, matmul_conv
 from loco_jax.models.vha import code_shape
 from loco_jax.volume import Volume
@@ -39,9 +40,10 @@ class CodePredictor(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array, camera: Camera | None = None) -> jax.Array:
         """Code `[B, h, w, d]` of pictures `[B, H, W, 3]`, uint8, for a volume of 8 pixels a voxel.
 
+        The published network knows nothing of `camera`.
         The published last layer is linear: where the code, which is never negative, should be 0, this may be below.
         Raises ValueError for pictures smaller than 64 x 64, and for levels and trunks that there are not.
         """

@@ -1,25 +1,49 @@
 """A small Code Predictor, ours: for CPUs, and for weights small enough to hand on."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from loco_jax import skeleton
+from loco_jax.camera import Camera
 from loco_jax.models import fast_block
 from loco_jax.models.vha import code_shape
 from loco_jax.volume import Volume
 
-_FINEST = 4  # pixels a cell of the first features is high and wide
+_FINEST = 4  # pixels a cell of the first stage is high and wide
+_FINE = 8  # pixels a cell of the fine features is high and wide
 _BROADEST = 256  # channels; in deeper stages they no longer double
+_FINE_CHANNELS = 128
+POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers that are read at a person's place, see `CompactPredictor.read_poses`
 
 # Where the picture ends all would be zeros, and normalising those would make the gradients explode.
 _START = nn.initializers.normal(0.1)
 
 
-class CompactPredictor(nn.Module):
-    """From a picture to a code, in stages that halve the grid and double the channels.
+class Features(NamedTuple):
+    """What the trunk makes of pictures.
 
-    Each stage is a few pre-normalised residual blocks. The code's cells see the features of their own stage and of the
-    finer ones. Any size of picture will do: it is padded on the right and below to the whole grid of the code.
+    Attributes:
+      fine: `[B, H / 8, W / 8, 128]`, with what the coarser stages know.
+      cells: `[B, h, w, C]`, of the stage whose cells are the code's.
+      scene: `[B, C]`, of the whole picture.
+    """
+
+    fine: jax.Array
+    cells: jax.Array
+    scene: jax.Array
+
+
+class CompactPredictor(nn.Module):
+    """From a picture to a code: a trunk of stages that halve the grid, top-down connections, and a head.
+
+    Beside the code, the features can be read as what they are trained for too (`read_*`): the joints' places in the
+    picture, the pose of who stands at a place, and how the camera stands.
+
+    Any size of picture will do: it is padded on the right and below to whole cells of the coarsest stage.
 
     Attributes:
       level: of the code's compression (1, 2 or 3): a cell is 8 * 2^level pixels a side.
@@ -27,6 +51,7 @@ class CompactPredictor(nn.Module):
       width: channels of the first stage.
       blocks: of every stage but the first, which has one.
       stride: pixels a voxel is high and wide.
+      coarsest: pixels a cell of the last stage is high and wide.
       dtype: of the arithmetic; parameters stay float32.
     """
 
@@ -35,38 +60,146 @@ class CompactPredictor(nn.Module):
     width: int = 32
     blocks: int = 2
     stride: int = 8
+    coarsest: int = 64
     dtype: jnp.dtype = jnp.float32
 
+    def setup(self):
+        self.trunk = Trunk(self._cell, self.width, self.blocks, max(self.coarsest, self._cell), self.dtype)
+        self.head = Head(self._cell // _FINE, self.depth_bins // 2**self.level, self.blocks, self.dtype)
+        self.joints = Readout(skeleton.NUM_JOINTS, bias=-4.0, dtype=self.dtype)
+        self.poses = Readout(POSE_SIZE, hidden=_BROADEST, dtype=self.dtype)
+        self.view = Readout(4, hidden=64, dtype=self.dtype)
+
+    @property
+    def _cell(self) -> int:
+        return self.stride * 2**self.level
+
+    def __call__(self, image: jax.Array, camera: Camera) -> jax.Array:
+        """Code `[B, h, w, d]` of pictures `[B, height, width, 3]`, uint8, by cameras with fields `[B]`."""
+        features = self.features(image, camera)
+        if self.is_initializing():
+            self.read_joints(features), self.read_view(features)
+            self.read_poses(features, jnp.zeros((image.shape[0], 1, 2)))
+        return self.code(features, image.shape[1:3])
+
+    def features(self, image: jax.Array, camera: Camera) -> Features:
+        """Of pictures `[B, height, width, 3]`, uint8, by cameras with fields `[B]`."""
+        return self.trunk(image, camera)
+
+    def code(self, features: Features, image_size: tuple[int, int]) -> jax.Array:
+        """Code `[B, h, w, d]` of the features of pictures of `image_size`."""
+        rows, columns, _ = code_shape(Volume(image_size, self.stride, self.depth_bins).shape, self.level)
+        return self.head(features)[:, :rows, :columns]
+
+    def read_joints(self, features: Features) -> jax.Array:
+        """Logits `[B, H / 8, W / 8, J]` of the joints' heatmaps in the picture."""
+        return self.joints(features.fine)
+
+    def read_poses(self, features: Features, places: jax.Array) -> jax.Array:
+        """What the pictures say of those who stand at `places[B, P, 2]`, pixels (u, v): `[B, P, 45]`.
+
+        The joints' offsets from the mid-hip in metres (14 x 3), the direction from the left to the right side (2), all
+        in axes whose z is the ray to the mid-hip, and the logarithm of its distance in metres.
+        """
+        return self.poses(sample(features.fine, places / _FINE - 0.5))
+
+    def read_view(self, features: Features) -> jax.Array:
+        """How the camera stands, `[B, 4]`: the world's up in camera axes, and the logarithm of its height in metres."""
+        return self.view(features.scene)
+
+
+def create(config: ConfigDict, volume: Volume) -> CompactPredictor:
+    """The network of a config. Raises ValueError for sizes that cannot be."""
+    c, m = config.predictor, config.model
+    if min(c.width, c.blocks) < 1:
+        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
+    if c.coarsest not in (32, 64, 128):
+        raise ValueError(f"config.predictor.coarsest={c.coarsest} must be 32, 64 or 128 pixels")
+    dtype = jnp.dtype(m.dtype)
+    return CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
+
+
+class Trunk(nn.Module):
+    """Stages from cells of 4 pixels to the coarsest; each sees the rays of its cells. Then top-down to cells of 8.
+
+    Attributes:
+      cell: pixels a cell of the code is high and wide.
+      width, blocks, coarsest, dtype: see `CompactPredictor`.
+    """
+
+    cell: int
+    width: int
+    blocks: int
+    coarsest: int
+    dtype: jnp.dtype
+
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Code `[B, h, w, d]` of pictures `[B, height, width, 3]`, uint8."""
-        cell = self.stride * 2**self.level
-        coarsest = max(cell, 32)
+    def __call__(self, image: jax.Array, camera: Camera) -> Features:
         _, height, width, _ = image.shape
-        volume = Volume((height, width), self.stride, self.depth_bins)
-        rows, columns, depth = code_shape(volume.shape, self.level)
         x = image.astype(self.dtype) / 127.5 - 1
-        bottom, right = (coarsest * -(-n * cell // coarsest) - size for n, size in ((rows, height), (columns, width)))
-        x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
-        x = nn.Dense(self.width, bias_init=_START, dtype=self.dtype)(space_to_depth(x, _FINEST))
+        x = jnp.pad(x, ((0, 0), (0, -height % self.coarsest), (0, -width % self.coarsest), (0, 0)))
+        stem = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
+        x = nn.gelu(nn.Conv(self.width // 2, **stem)(x))
+        x = nn.Conv(self.width, **stem)(x)
         x = fast_block.apply(PixelBlock(self.width, self.dtype), x)
-        stages, channels, size = [x], self.width, _FINEST
-        while size < coarsest:
+        stages, size, channels = {}, _FINEST, self.width
+        while size < self.coarsest:
             size, channels = 2 * size, min(2 * channels, _BROADEST)
-            x = nn.Dense(channels, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(space_to_depth(x, 2)))
+            x = nn.RMSNorm(dtype=self.dtype)(space_to_depth(x, 2))
+            x = jnp.concatenate([x, _rays(camera, x.shape, size).astype(self.dtype)], axis=-1)
+            x = nn.Dense(channels, dtype=self.dtype)(x)
             for _ in range(self.blocks):
                 x = fast_block.apply(PixelBlock(channels, self.dtype), x)
-            stages.append(x)
-        if size > cell:  # level 1: what the coarse cells know, to each of the finer ones
-            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        times = (1, 2, 4) if size > cell else (2, 4)
-        features = [x, *(space_to_depth(s, n) for s, n in zip(stages[-2::-1], times))]
-        x = jnp.concatenate([nn.RMSNorm(dtype=self.dtype)(f) for f in features], axis=-1)
+            stages[size] = x
+        scene = jnp.mean(nn.RMSNorm(dtype=self.dtype)(x), axis=(1, 2))
+        known = nn.Dense(_FINE_CHANNELS, dtype=self.dtype)(scene)[:, None, None]
+        for size in sorted(stages, reverse=True):
+            known = known + nn.Dense(_FINE_CHANNELS, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(stages[size]))
+            if size > _FINE:
+                known = jnp.repeat(jnp.repeat(known, 2, axis=1), 2, axis=2)
+        return Features(nn.gelu(known), stages[self.cell], scene)
+
+
+class Head(nn.Module):
+    """From features to a code: the fine ones of each cell, side by side, and the cell's own.
+
+    Attributes:
+      fine: fine features a cell is high and wide.
+      depth: channels of the code.
+      blocks, dtype: see `CompactPredictor`.
+    """
+
+    fine: int
+    depth: int
+    blocks: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, features: Features) -> jax.Array:
+        parts = [features.cells, space_to_depth(features.fine, self.fine)]
+        x = jnp.concatenate([nn.RMSNorm(dtype=self.dtype)(part) for part in parts], axis=-1)
         x = nn.Dense(_BROADEST, dtype=self.dtype)(x)
         for _ in range(self.blocks):
             x = fast_block.apply(PixelBlock(_BROADEST, self.dtype), x)
+        return nn.Dense(self.depth, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
+
+
+class Readout(nn.Module):
+    """A linear layer on normalised features `[..., C]`, with a hidden one before it if `hidden`; float32 results."""
+
+    size: int
+    hidden: int = 0
+    bias: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.RMSNorm(dtype=self.dtype)(x)
-        return nn.Dense(depth, dtype=self.dtype)(x)[:, :rows, :columns]
+        if self.hidden:
+            x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(x))
+        start = nn.initializers.normal(0.02)
+        bias = nn.initializers.constant(self.bias)
+        return nn.Dense(self.size, kernel_init=start, bias_init=bias, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class PixelBlock(nn.Module):
@@ -87,3 +220,32 @@ def space_to_depth(x: jax.Array, cell: int) -> jax.Array:
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // cell, cell, width // cell, cell, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // cell, width // cell, cell * cell * channels)
+
+
+def sample(features: jax.Array, places: jax.Array) -> jax.Array:
+    """Bilinear values `[B, P, C]` of `features[B, h, w, C]` at `places[B, P, 2]`, (column, row) in cells.
+
+    A cell's own value is at its whole numbers; outside, the border's counts.
+    """
+    _, rows, columns, _ = features.shape
+    column, row = jnp.clip(places[..., 0], 0, columns - 1), jnp.clip(places[..., 1], 0, rows - 1)
+    left, top = jnp.floor(column).astype(jnp.int32), jnp.floor(row).astype(jnp.int32)
+    right, bottom = jnp.minimum(left + 1, columns - 1), jnp.minimum(top + 1, rows - 1)
+    x, y = (column - left)[..., None], (row - top)[..., None]
+    at = jax.vmap(lambda image, i, j: image[i, j])
+    above = (1 - x) * at(features, top, left) + x * at(features, top, right)
+    below = (1 - x) * at(features, bottom, left) + x * at(features, bottom, right)
+    return ((1 - y) * above + y * below).astype(features.dtype)
+
+
+def _rays(camera: Camera, shape: tuple[int, ...], size: int) -> jax.Array:
+    """Slopes (x / z, y / z) `[B, h, w, 2]` of the rays through the middles of cells of `size` pixels."""
+    batch, rows, columns, _ = shape
+    u, v = ((jnp.arange(n) + 0.5) * size for n in (columns, rows))
+    fx, fy, cx, cy = (jnp.broadcast_to(jnp.asarray(f, jnp.float32), (batch,)) for f in camera)
+    x, y = (u - cx[:, None]) / fx[:, None], (v - cy[:, None]) / fy[:, None]
+    along = (
+        jnp.broadcast_to(x[:, None, :], (batch, rows, columns)),
+        jnp.broadcast_to(y[:, :, None], (batch, rows, columns)),
+    )
+    return jnp.stack(along, axis=-1)

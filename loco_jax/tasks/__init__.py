@@ -72,9 +72,9 @@ class Task(Protocol):
 
 def create(config: ConfigDict) -> Task:
     """The task a config names. Raises ValueError if there is none of that name."""
-    from loco_jax.tasks import loco, refiner, vha  # tasks import this module's protocol
+    from loco_jax.tasks import loco, refiner, trunk, vha  # tasks import this module's protocol
 
-    kinds = {"vha": vha.create, "loco": loco.create, "refiner": refiner.create}
+    kinds = {"vha": vha.create, "loco": loco.create, "refiner": refiner.create, "trunk": trunk.create}
     if config.task not in kinds:
         raise ValueError(f"config.task={config.task!r}; there are {', '.join(kinds)}")
     return kinds[config.task](config)

@@ -24,7 +24,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.models import code_predictor, compact, fast_vha, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.people import Points
-from loco_jax.tasks import Task
+from loco_jax.tasks import Task, teaching, trunk
 from loco_jax.tasks.vha import METRES, VhaTask, check_same, stated_by
 from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
@@ -84,10 +84,12 @@ class LocoTask(Task):
       vha: the autoencoder, its volume and its targets.
       network: from pictures to codes.
       code_weight: of the mean squared error of the code, the published loss.
+      teaching_weight: of what the compact predictor's features are taught beside it, see `teaching.losses`.
       heatmap_weight: of the cross-entropy of the heatmaps that the autoencoder makes of the predicted code.
       vha_weights: where the autoencoder's parameters come from.
       refiner_weights: where the refiner's come from; "" for none.
-      trunk_weights: ImageNet weights of the published trunk; "" for random ones.
+      trunk_weights: where the trunk's come from: ImageNet weights of the published one, a run of the task trunk for the
+        compact one; "" for random ones.
       least_joints: joints that a person needs to be refined, see `refinement.refine`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
     """
@@ -99,6 +101,7 @@ class LocoTask(Task):
     vha_weights: str
     refiner_weights: str
     trunk_weights: str = ""
+    teaching_weight: float = 0.0
     least_joints: int = 1
     least_stray: float = 0.6
 
@@ -112,8 +115,7 @@ class LocoTask(Task):
     def init(self, key: jax.Array) -> Any:
         """New parameters: of the autoencoder and of the predictor, whose normalisation's statistics stand apart."""
         vha_key, key = jax.random.split(key)
-        image = jnp.zeros((1, *self.vha.volume.image_size, 3), jnp.uint8)
-        variables = jax.jit(self.network.init)(key, image)
+        variables = trunk.init(self.network, self.vha.volume, key)
         return {"vha": self.vha.init(vha_key), **_apart(variables)}
 
     def pretrained(self, params: Any) -> Any:
@@ -163,23 +165,28 @@ class LocoTask(Task):
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
-        code = self.predict_code(params, frames.image)
-        joints = frames._replace(image=None)
-        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(joints)
+        variables, taught = _together(params), {}
+        if self.teaching_weight:
+            features = self.network.apply(variables, frames.image, frames.camera, method="features")
+            code = self.network.apply(variables, features, frames.image.shape[1:3], method="code").astype(jnp.float32)
+            taught = teaching.losses(self.network, variables, features, frames, self.vha.volume, key)
+        else:
+            code = self.predict_code(params, frames.image, frames.camera)
+        voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(frames._replace(image=None))
         target = self.vha.encode_targets(params["vha"], voxels_BxPxJx3, present_BxPxJ)
-        code_error = self._code_error(code, target)
-        if not self.heatmap_weight:
-            return self.code_weight * code_error, {"code_error": code_error}
-        heatmap_error = self.vha.entropy(params["vha"], code, voxels_BxPxJx3, present_BxPxJ)
-        loss = self.code_weight * code_error + self.heatmap_weight * heatmap_error
-        return loss, {"code_error": code_error, "heatmap_error": heatmap_error}
+        errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
+        loss = self.code_weight * errors["code_error"] + self.teaching_weight * sum(taught.values())
+        if self.heatmap_weight:
+            errors["heatmap_error"] = self.vha.entropy(params["vha"], code, voxels_BxPxJx3, present_BxPxJ)
+            loss = loss + self.heatmap_weight * errors["heatmap_error"]
+        return loss, errors | taught
 
-    def _code_error(self, code, target):
-        return jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))
+    def predict_code(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
+        """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`, in float32."""
+        return self.network.apply(_together(params), image, camera).astype(jnp.float32)
 
-    def predict_code(self, params: Any, image: jax.Array) -> jax.Array:
-        """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8, in float32."""
-        return self.network.apply(_together(params), image).astype(jnp.float32)
+    def _predict_one(self, params, image, camera):
+        return self.predict_code(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))[0]
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
@@ -194,7 +201,7 @@ class LocoTask(Task):
 
         def one(frame):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
-            code = self.predict_code(params, frame.image[None])[0]
+            code = self._predict_one(params, frame.image, frame.camera)
 
             def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
@@ -290,10 +297,10 @@ class LocoTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
-        predict = jax.jit(lambda p, image: self.predict_code(p, image[None])[0])
+        predict = jax.jit(self._predict_one)
         find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
         group = jax.jit(people.find_people)
-        code, seconds = _time(predict, params, frame.image)
+        code, seconds = _time(predict, params, frame.image, frame.camera)
         stages = {"picture to code": seconds}
         points, stages["code to points"] = _time(find, params, code, frame.camera)
         _, stages["points to people"] = _time(group, points, params.get("refiner"))
@@ -319,19 +326,17 @@ class LocoTask(Task):
 def create(config: ConfigDict) -> LocoTask:
     """The task of a config. Raises ValueError for a field whose value cannot work."""
     autoencoder = create_vha(config)
-    c = config.predictor
-    level, bins, dtype = config.model.level, autoencoder.volume.depth_bins, autoencoder.network.dtype
-    if min(c.width, c.blocks) < 1:
-        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
+    c, volume = config.predictor, autoencoder.volume
     if c.trunk == "compact":
-        network = compact.CompactPredictor(level, bins, c.width, c.blocks, autoencoder.volume.stride, dtype)
+        network = compact.create(config, volume)
     elif c.trunk == "inception":
-        network = code_predictor.CodePredictor(level, bins, dtype=dtype)
+        network = code_predictor.CodePredictor(config.model.level, volume.depth_bins, dtype=autoencoder.network.dtype)
     else:
         raise ValueError(f"config.predictor.trunk={c.trunk!r}; there are inception, compact")
-    if c.trunk_weights and c.trunk != "inception":
+    if c.teaching_weight and c.trunk != "compact":
         raise ValueError(
-            f"config.predictor.trunk_weights={c.trunk_weights} is for config.predictor.trunk=inception; have {c.trunk}"
+            f"config.predictor.teaching_weight={c.teaching_weight} needs config.predictor.trunk=compact: the published "
+            "network's features are taught nothing else"
         )
     if not config.data.pictures:
         raise ValueError("config.data.pictures must be True: this task looks at pictures")
@@ -345,8 +350,11 @@ def create(config: ConfigDict) -> LocoTask:
             f"config.predictor.heatmap_weight={c.heatmap_weight} needs config.model.variant=patch: the loss of "
             "heatmaps is compared as a PatchVHA's cells"
         )
-    if not (c.code_weight >= 0 and c.heatmap_weight >= 0 and c.code_weight + c.heatmap_weight > 0):
-        raise ValueError("config.predictor: code_weight and heatmap_weight must not be negative, nor both 0")
+    weight = c.code_weight, c.heatmap_weight, c.teaching_weight
+    if not (min(weight) >= 0 and c.code_weight + c.heatmap_weight > 0):
+        raise ValueError(
+            "config.predictor: the weights must not be negative, nor code_weight and heatmap_weight both 0"
+        )
     r = config.refine
     if not (1 <= r.least_joints <= skeleton.NUM_JOINTS and 0 <= r.least_stray <= 1):
         raise ValueError(
@@ -360,6 +368,7 @@ def create(config: ConfigDict) -> LocoTask:
         vha_weights=config.vha,
         refiner_weights=config.refiner,
         trunk_weights=c.trunk_weights,
+        teaching_weight=c.teaching_weight,
         least_joints=r.least_joints,
         least_stray=r.least_stray,
     )
@@ -371,7 +380,8 @@ def _naming(field: str, source: str) -> Iterator[None]:
     made = {
         "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
         "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
-        "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's",
+        "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's for "
+        "trunk=inception, --config=configs/trunk.py trains them for trunk=compact",
     }
     try:
         yield
@@ -422,7 +432,8 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         def find(params, image, camera):
-            points = task.points_of_code(params, task.predict_code(params, image[None])[0], camera, subvoxel=True)
+            code = task._predict_one(params, image, camera)
+            points = task.points_of_code(params, code, camera, subvoxel=True)
             return people.find_people(points, params.get("refiner"), task.least_joints)
 
         return jax.jit(find)
@@ -518,12 +529,17 @@ def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_trunk(params: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The predictor's parameters and statistics with those of a trained trunk in place."""
-    trained, statistics = params["predictor"]["params"], params["batch_stats"]
+    trained = params["predictor"]["params"]
+    if "batch_stats" not in params:
+        like = jax.eval_shape(lambda: trunk.without_head(params["predictor"]))
+        taken = jax.tree.map(jnp.asarray, weights.read("trunk", source, like))
+        return {"predictor": {"params": {**trained, **taken["params"]}}}
+    statistics = params["batch_stats"]
     like = {"params": trained["trunk"], "batch_stats": statistics["trunk"]}
-    trunk = jax.tree.map(jnp.asarray, weights.read("inception", source, jax.eval_shape(lambda: like)))
+    taken = jax.tree.map(jnp.asarray, weights.read("inception", source, jax.eval_shape(lambda: like)))
     return {
-        "predictor": {"params": {**trained, "trunk": trunk["params"]}},
-        "batch_stats": {**statistics, "trunk": trunk["batch_stats"]},
+        "predictor": {"params": {**trained, "trunk": taken["params"]}},
+        "batch_stats": {**statistics, "trunk": taken["batch_stats"]},
     }
 
 

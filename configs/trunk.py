@@ -1,0 +1,20 @@
+"""Pretraining of the compact Code Predictor's trunk on pictures of the crowd.
+
+Arguments: scale=full|demo, level=1|2|3 of the LoCO that it is for.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import loco, vha
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    options = vha.parse(arg, {"scale": ("full", "demo"), "level": ("2", "1", "3")})
+    demo = options["scale"] == "demo"
+    c = loco.get_config(int(options["level"]), f"variant=patch,trunk=compact,scale={options['scale']}")
+    c.task = "trunk"
+    c.name = "trunk_demo" if demo else "trunk"
+    c.demo = "configs/trunk.py:scale=demo"
+    c.data.batch_size = 4
+    c.steps = 2500 if demo else 50_000
+    return c

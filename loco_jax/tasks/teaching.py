@@ -1,0 +1,164 @@
+"""What the compact predictor's features are taught beside the code: joints, poses and the camera's stance.
+
+The loss of codes teaches where people are, and left from right hardly at all: at demo scale both shoulders lie in one
+Gaussian. These losses say it directly. They are of the trunk, and nothing of them is needed to find people.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from loco_jax import camera as cameras
+from loco_jax import skeleton
+from loco_jax.data.frames import Frames
+from loco_jax.models.compact import CompactPredictor, Features
+from loco_jax.volume import Volume
+
+# Right and left of shoulders, elbows, wrists, hips, knees, ankles.
+RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
+_HIPS = tuple(skeleton.JOINTS.index(f"{side}_hip") for side in ("right", "left"))
+_NECK = skeleton.JOINTS.index("neck")
+_JOINTS, _SIDES = 0.2, 5.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
+_SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
+_METRES = 0.3  # errors of offsets count in such
+_LOG_DISTANCE = 0.1
+_UP, _LOG_HEIGHT = 0.1, 0.3
+
+
+class Pose(NamedTuple):
+    """What can be read at a person's place; leading axes `[B, P]`.
+
+    Attributes:
+      offsets: `[..., 14, 3]` metres from the mid-hip, in axes whose z is the ray to it.
+      side: `[..., 2]` the direction from the left to the right side, along x and z of those axes, of length 1.
+      distance: `[...]` the logarithm of the mid-hip's distance in metres.
+    """
+
+    offsets: jax.Array
+    side: jax.Array
+    distance: jax.Array
+
+
+def unpack(numbers: jax.Array) -> Pose:
+    """What `CompactPredictor.read_poses` gives, `[..., 45]`, by name."""
+    count = 3 * skeleton.NUM_JOINTS
+    offsets = numbers[..., :count].reshape(*numbers.shape[:-1], skeleton.NUM_JOINTS, 3)
+    return Pose(offsets, numbers[..., count : count + 2], numbers[..., -1])
+
+
+def true_poses(joints: jax.Array) -> Pose:
+    """The poses of people `joints[..., 14, 3]` in metres; of people who are not there, some finite numbers."""
+    root = jnp.mean(joints[..., _HIPS, :], axis=-2)
+    distance = jnp.maximum(jnp.linalg.norm(root, axis=-1), 0.1)
+    z = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
+    z = _unit(z)
+    x = _unit(jnp.cross(jnp.float32([0, 1, 0]), z))
+    axes = jnp.stack([x, jnp.cross(z, x), z], axis=-2)
+    # Elementwise, as a matrix product may run at lower precision on an accelerator.
+    offsets = jnp.sum(axes[..., None, :, :] * (joints - root[..., None, :])[..., None, :], axis=-1)
+    across = jnp.sum(offsets[..., RIGHT, :] - offsets[..., LEFT, :], axis=-2, where=_of_trunk()[:, None])
+    return Pose(offsets, _unit(across[..., ::2]), jnp.log(distance))
+
+
+def places(joints: jax.Array, camera: cameras.Camera, up: jax.Array | float = 0.5) -> jax.Array:
+    """Pixels `[..., 2]` of points between mid-hip and neck of `joints[..., 14, 3]`; `up[...]` of the way from the hips.
+
+    NaN for those behind the camera.
+    """
+    root = jnp.mean(joints[..., _HIPS, :], axis=-2)
+    up = jnp.asarray(up)[..., None]
+    return cameras.project(camera, (1 - up) * root + up * joints[..., _NECK, :])
+
+
+def losses(
+    network: CompactPredictor, variables: Any, features: Features, frames: Frames, volume: Volume, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The means of a batch: of the joints' cross-entropy, the poses' errors, and the camera's where it is known."""
+
+    def read(method, *arguments):
+        return network.apply(variables, features, *arguments, method=method)
+
+    found = {"joints_error": _JOINTS * _joints_error(read("read_joints"), frames, volume)}
+    up_key, shift_key = jax.random.split(key)
+    people = frames.joints.shape[:2]
+    camera = jax.tree.map(lambda f: f[:, None], frames.camera)
+    place = places(frames.joints, camera, jax.random.uniform(up_key, people))
+    there = _readable(frames, place, volume)
+    # Not only from the very middle: what is learnt is to hold all over the trunk.
+    shift = 0.1 * camera.fx[..., None] / jnp.exp(true_poses(frames.joints).distance)[..., None]
+    place = jnp.where(there[..., None], place, 0) + shift * jax.random.normal(shift_key, (*people, 2))
+    error = pose_error(unpack(read("read_poses", lax.stop_gradient(place))), true_poses(frames.joints))
+    found["pose_error"] = jnp.sum(error, where=there) / jnp.maximum(there.sum(), 1)
+    if frames.ground is not None:
+        view = read("read_view")
+        up = jnp.mean(optax.huber_loss((view[:, :3] - frames.ground[:, :3]) / _UP), axis=-1)
+        height = optax.huber_loss((view[:, 3] - jnp.log(frames.ground[:, 3])) / _LOG_HEIGHT)
+        found["view_error"] = jnp.mean(up + height)
+    return found
+
+
+def pose_error(found: Pose, true: Pose) -> jax.Array:
+    """The sum `[...]` of the errors of offsets, of differences between right and left, of the side and the distance."""
+
+    def huber(error, axes=(-2, -1)):
+        return jnp.mean(optax.huber_loss(error), axis=axes)
+
+    def across(pose):
+        return pose.offsets[..., RIGHT, :] - pose.offsets[..., LEFT, :]
+
+    return (
+        huber((found.offsets - true.offsets) / _METRES)
+        + _SIDES * huber((across(found) - across(true)) / _METRES)
+        + _SIDES * huber(found.side - true.side, axes=-1)
+        + optax.huber_loss((found.distance - true.distance) / _LOG_DISTANCE)
+    )
+
+
+def readable(frames: Frames, volume: Volume) -> jax.Array:
+    """Whose pose can be read, `[B, P]`: those whose middle is in the picture and near enough."""
+    camera = jax.tree.map(lambda f: f[:, None], frames.camera)
+    return _readable(frames, places(frames.joints, camera), volume)
+
+
+def _readable(frames, place_BxPx2, volume):
+    height, width = volume.image_size
+    inside = ((place_BxPx2 >= 0) & (place_BxPx2 <= jnp.float32([width, height]))).all(axis=-1)
+    near = true_poses(frames.joints).distance <= jnp.log(volume.max_distance)
+    return frames.present.all(axis=-1) & inside & near  # NaN compares false
+
+
+def _joints_error(logits_BxHxWxJ, frames, volume):
+    """Cross-entropy a joint with Gaussians at the joints' places in the picture, people combined by maximum."""
+    camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
+    present_BxPxJ = frames.present & volume.in_view(camera, frames.joints)
+    uv = cameras.project(camera, frames.joints)
+    image_height, image_width = volume.image_size
+    _, rows, columns, _ = logits_BxHxWxJ.shape
+
+    def gaussian(coordinate_BxPxJ, count, size):  # cells lie around the middles of their pixels
+        middles = (jnp.arange(count) + 0.5) * volume.stride
+        away = jnp.where(present_BxPxJ, coordinate_BxPxJ, -1e4)[..., None] - middles
+        return jnp.exp(-jnp.square(away / volume.stride / _SIGMA))
+
+    down = gaussian(uv[..., 1], rows, image_height)
+    across = gaussian(uv[..., 0], columns, image_width)
+
+    def add(target, person):
+        return jnp.maximum(target, person[0][:, :, :, None] * person[1][:, :, None, :]), None
+
+    start = jnp.zeros((*present_BxPxJ.shape[::2], rows, columns))
+    target, _ = lax.scan(add, start, (jnp.moveaxis(down, 1, 0), jnp.moveaxis(across, 1, 0)))
+    entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
+    return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(), skeleton.NUM_JOINTS)
+
+
+def _of_trunk():
+    """Which of the pairs tell a person's side: shoulders and hips."""
+    return jnp.array([skeleton.JOINTS[i].endswith(("shoulder", "hip")) for i in RIGHT])
+
+
+def _unit(v):
+    return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
