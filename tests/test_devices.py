@@ -16,6 +16,7 @@ from loco_jax.models import cell_entropy, fast_encode, fast_vha, vha
 from loco_jax.tasks.vha import VhaTask
 from loco_jax.volume import Volume
 from tests.test_fast_encode import random_crowd
+from tests.test_streams import noise
 from tests.test_train import python
 from tests.test_vha import random_params
 
@@ -97,8 +98,9 @@ def check_peaks():
 
 def check_crowd():
     """Batches that are made at once are those that are made one by one, and as evenly shared."""
+    streams.crowd_frame = noise
     sharding = NamedSharding(Mesh(np.array(jax.devices()), "batch"), PartitionSpec("batch"))
-    single, several = (streams.CrowdStream(crowds.DEMO, "train", BATCH, sharding, render_batch=n) for n in (1, 2))
+    single, several = (streams.CrowdStream(crowds.DEMO, "train", BATCH, sharding, 0, True, n) for n in (1, 2))
     for _ in range(3):
         one, other = next(single), next(several)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(other), jax.device_get(one))

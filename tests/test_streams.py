@@ -1,24 +1,40 @@
 """Batches of the crowd: those made at once are the same as those made one by one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from loco_jax.camera import Camera
+from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
-from tests.test_render import SMALL
+from loco_jax.data.frames import Frames
 
 LAST = 2**31 - 3  # scenes are numbered up to 2^31 - 1, then begin anew
 
 
-def stream(pictures: bool, render_batch: int, first: int = LAST) -> streams.CrowdStream:
-    sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), "batch"), PartitionSpec("batch"))
-    return streams.CrowdStream(SMALL, "train", 2, sharding, first, pictures, render_batch)
+def noise(key, crowd, pictures=False) -> Frames:
+    """A frame that is compiled in no time."""
+    image = jax.random.bits(key, (2, 2, 3), jnp.uint8) if pictures else None
+    joints = jax.random.uniform(key, (1, 14, 3))
+    return Frames(joints, joints[..., 0] > 0.5, Camera(*map(jnp.float32, crowd.camera)), image)
+
+
+@pytest.fixture(autouse=True)
+def noise_for_frames(monkeypatch):
+    monkeypatch.setattr(streams, "crowd_frame", noise)
+    streams._compile_crowd.cache_clear()
+    yield
+    streams._compile_crowd.cache_clear()
 
 
 @pytest.mark.parametrize("pictures", [False, True])
 def test_batches_made_at_once_are_the_same(pictures):
-    single, several = stream(pictures, 1), stream(pictures, 3)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), "batch"), PartitionSpec("batch"))
+    single, several = (
+        streams.CrowdStream(crowds.DEMO, "train", 2, sharding, LAST, pictures, render_batch) for render_batch in (1, 3)
+    )
     assert jax.tree.all(jax.tree.map(lambda a, b: a == b, single.like(), several.like()))
     expected = [jax.device_get(next(single)) for _ in range(5)]
     assert not np.array_equal(expected[0].joints, expected[1].joints)

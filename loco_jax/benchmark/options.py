@@ -62,8 +62,10 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> int:
     import jax
 
-    from loco_jax import compilation
+    # Some are for the threads below, which would find each other's half imported.
+    from loco_jax import compilation, train, weights  # noqa: F401
     from loco_jax.benchmark import measure
+    from loco_jax.tasks import loco, refiner, trunk, vha  # noqa: F401
 
     compilation.use_cache()
     machine = measure.machine()
@@ -230,8 +232,13 @@ def decoding_to_peaks(config: Any) -> Program:
 
     task = tasks.create(config)
     params = jax.device_put(weights.load(weights.path_of(weights.RELEASED))[0]["vha"])
-    frame = streams.crowd_frame(crowds.scene_key("validation", 0), streams.crowd_of(config))
-    code = jax.jit(task.encode)(params, frame)
+    crowd = streams.crowd_of(config)
+
+    @jax.jit
+    def encode(params, key):
+        return task.encode(params, streams.crowd_frame(key, crowd))
+
+    code = encode(params, crowds.scene_key("validation", 0))
     options = {"max_peaks": task.max_peaks, "subvoxel": task.subvoxel, "volume_dtype": task.volume_dtype}
     find = functools.partial(fast_vha.decode_peaks, task.network, size=task.volume.shape[:2], **options)
     compiled = jax.jit(lambda params, code: find(params, code)).lower(params, code).compile()

@@ -71,7 +71,8 @@ def _compile_crowd(
 class CrowdStream:
     """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without.
 
-    `render_batch` of them are made at once; that changes neither the batches nor what the position counts.
+    With pictures, `render_batch` of them are made at once; that changes neither the batches nor what the position
+    counts.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class CrowdStream:
         if render_batch < 1:
             raise ValueError(f"config.data.render_batch={render_batch} must be at least 1")
         self._batch_size, self._first, self._batches = batch_size, first, 0
-        self._together, self._group, self._made = render_batch, None, []
+        self._together, self._group, self._made = render_batch if pictures else 1, None, []
         self._place = NamedSharding(sharding.mesh, PartitionSpec())
-        self._make, self._like = _compile_crowd(crowd, split, batch_size, render_batch, sharding, pictures)
+        self._make, self._like = _compile_crowd(crowd, split, batch_size, self._together, sharding, pictures)
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
