@@ -86,12 +86,12 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
         "LoCO(2)": jax.jit(task.predict_code)(params, frame.image[None])[0],
         "PatchVHA(2), true code": jax.jit(lambda p: task.vha.encode(p["vha"], frame._replace(image=None)))(params),
     }
-    voxels, present = map(np.asarray, task.vha.targets(frame))
+    size, voxels, present = task.vha.volume.shape[:2], *map(np.asarray, task.vha.targets(frame))
+    decode = jax.jit(lambda p, code: task.vha.network.apply(p, code, size, method="decode"))
     top = np.array(task.vha.volume.shape) - 1
     assert sum("own_side" in system for system in summary["systems"].values()) == 2
     for name, code in codes.items():
-        heatmaps = task.vha.network.apply(params["vha"], code[None], task.vha.volume.shape[:2], method="decode")[0]
-        heatmaps = np.asarray(heatmaps)
+        heatmaps = np.asarray(decode(params["vha"], code[None]))[0]
         for pair, (right, left) in skeleton.PAIRS.items():
             won = []
             for p in range(len(present)):
@@ -101,11 +101,12 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
                         places = (np.clip(np.round(voxels[p, j]), 0, top).astype(int) for j in (own, other))
                         here, there = (heatmaps[own, *place] for place in places)
                         won.append(1.0 if here > there else 0.5 if here == there else 0.0)
-            side = summary["systems"][name]["own_side"][pair]
-            assert side["joints"] == len(won) > 0 and side["share"] == pytest.approx(np.mean(won)), (name, pair)
+            want = {"share": pytest.approx(np.mean(won)) if won else None, "joints": len(won)}
+            assert summary["systems"][name]["own_side"][pair] == want, (name, pair)
     # The true code's heatmaps know the sides.
-    shares = [side["share"] for side in summary["systems"]["PatchVHA(2), true code"]["own_side"].values()]
-    assert np.mean(shares) > 0.8
+    sides = summary["systems"]["PatchVHA(2), true code"]["own_side"].values()
+    assert sum(side["joints"] for side in sides) > 0
+    assert all(side["share"] > 0.7 for side in sides if side["joints"])
 
 
 def test_the_headline_has_numbers_only(scored):
@@ -114,7 +115,7 @@ def test_the_headline_has_numbers_only(scored):
     found = summary["systems"]["LoCO(2)"]["people"]
     assert headline["people_recall"] == found["found"] / found["true"]
     assert headline["named_twice"] == found["named_twice"] / found["true"]
-    shares = [headline[f"side_{pair}"] for pair in skeleton.PAIRS]
+    shares = [share for name, share in headline.items() if name.startswith("side_")]
     assert headline["side"] == pytest.approx(np.mean(shares)) and all(0 <= share <= 1 for share in shares)
     assert all(isinstance(value, float) for value in headline.values())
     # Of an empty frame most is unknown, and left out.
