@@ -62,7 +62,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         _draw_curves(top[-1], runs, losses, f"{title} on validation frames")
     if people:
         for axes, (title, names) in zip(np.atleast_1d(rows.pop(1).subplots(1, len(people))), people.items()):
-            _draw_curves(axes, runs, names, title)
+            _draw_curves(axes, runs, names, title, columns=2)
     speed, times = rows[1].subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
@@ -105,7 +105,7 @@ def _beginning_with(runs: Sequence[Run], beginnings: tuple[str, ...]) -> list[st
     return [name for name in _all_names(runs, "validation/") if name.removeprefix("validation/").startswith(beginnings)]
 
 
-def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str) -> None:
+def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str, columns: int = 3) -> None:
     """The named series of all runs: colours tell the runs, and where there are several names, marks tell those."""
     _prepare(axes, title)
     axes.set_xlabel("step")
@@ -135,7 +135,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
     if len(names) > 1:
         handles = [Line2D([], [], color=_GREY, **_look(i)) for i in range(len(names))]
         labels = [name.removeprefix("validation/") for name in names]
-        _legend_below(axes, handles, labels, columns=min(3, len(names)), handlelength=3.2)
+        _legend_below(axes, handles, labels, columns=min(columns, len(names)), handlelength=3.2)
 
 
 def _make_log(axes: Axes, which: str, ratio: float) -> None:
