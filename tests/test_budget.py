@@ -26,7 +26,7 @@ from tests.test_train import (
     train_by_hand,
 )
 
-SECONDS = 10  # of the budget below
+SECONDS = 8  # of the budget below
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def toy(monkeypatch):
 
 
 def budgeted(**changes):
-    """Ten seconds of training, of which a batch takes one where the clock is `seconds_a_batch`."""
+    """Eight seconds of training, of which a batch takes one where the clock is `seconds_a_batch`."""
     changes = {"steps": 1000, "log_every": 3, "checkpoint_every": 5, "ema": 0.8, **changes}
     config = tiny(budget_minutes=SECONDS / 60, **changes)
     config.optimizer.update({"learning_rate": 0.3, "warmup": 3})
@@ -125,28 +125,26 @@ def test_the_run_ends_with_its_budget_and_uses_the_rates_that_it_logs(toy, tmp_p
     config = budgeted(eval_every=4)
     summary, said = quietly(config, tmp_path)
     # Nothing but batches took time that counts.
-    assert saved_steps(tmp_path) == [5, 10] and said[-1] == f"{tmp_path}: 10 steps done"
+    assert saved_steps(tmp_path) == [5, 8] and said[-1] == f"{tmp_path}: 8 steps done"
     rates = rates_of(tmp_path)
     # Before the nth step n - 1 batches have been read.
-    wanted = [0.3 * min(1, n / 3) * (1 + math.cos(math.pi * n / SECONDS)) / 2 for n in range(10)]
+    wanted = [0.3 * min(1, n / 3) * (1 + math.cos(math.pi * n / SECONDS)) / 2 for n in range(8)]
     np.testing.assert_allclose(rates, wanted, rtol=1e-6)
-    batches = [scenes("train", (2 * i, 2 * i + 1)) for i in range(10)]
+    batches = [scenes("train", (2 * i, 2 * i + 1)) for i in range(8)]
     start = np.asarray(Mean().init(jax.random.key(config.seed))["w"], np.float64)
     *_, (_, _, w, average) = train_by_hand(config, batches, start, rates)
-    state = saved_state(tmp_path, 10)
+    state = saved_state(tmp_path, 8)
     np.testing.assert_allclose(state["['params']['w']"], w, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state["['ema']['w']"], average, rtol=1e-4, atol=1e-5)
     # The last rates and scores are there, and a finished run is left as it is.
     lines = logged(tmp_path)
-    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 10]
-    assert [line["step"] for line in lines if "validation/w" in line] == [4, 8, 10] and summary
-    assert [line["budget_used"] for line in lines if "loss" in line] == pytest.approx([0.3, 0.6, 0.9, 1.0])
-    assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 10 steps done" and logged(tmp_path) == lines
-    # Scores need no budget.
-    assert evaluate.evaluate(tiny(), str(tmp_path), lambda _: None)["step"] == 10
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 8]
+    assert [line["step"] for line in lines if "validation/w" in line] == [4, 8] and summary
+    assert [line["budget_used"] for line in lines if "loss" in line] == [3 / 8, 6 / 8, 1]
+    assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 8 steps done" and logged(tmp_path) == lines
 
 
-@pytest.mark.parametrize("batch, step", [(5, 0), (8, 5), (10, 5)])  # killed before the step of that number
+@pytest.mark.parametrize("batch, step", [(5, 0), (8, 5)])  # killed before the step of that number
 def test_a_resumed_run_counts_on(toy, tmp_path, seconds_a_batch, batch, step):
     """Where time is always the same, so is the run: lines after the checkpoint are dropped, and no rate is lost."""
     toy(noise=1.0)
@@ -156,7 +154,7 @@ def test_a_resumed_run_counts_on(toy, tmp_path, seconds_a_batch, batch, step):
         quietly(config, tmp_path / "parts")
     _, said = quietly(config, tmp_path / "parts")
     assert f"{tmp_path / 'parts'}: going on from step {step}" in said or not step
-    assert_same_run(tmp_path / "straight", tmp_path / "parts", 10)
+    assert_same_run(tmp_path / "straight", tmp_path / "parts", 8)
     assert rates_of(tmp_path / "parts") == rates_of(tmp_path / "straight")
 
 
@@ -166,15 +164,17 @@ def test_a_budget_is_of_the_run_and_max_minutes_of_a_start(toy, tmp_path, second
         assert f"stopped by config.max_minutes=1e-06 at step {step}" in quietly(config, tmp_path)[1][-1]
     other = budgeted()
     other.budget_minutes = 0.25
-    with pytest.raises(checkpoints.CheckpointError, match="budget_minutes: 0.16.* there, 0.25 now"):
+    with pytest.raises(checkpoints.CheckpointError, match="budget_minutes: 0.13.* there, 0.25 now"):
         quietly(other, tmp_path)
     config.max_minutes = 0.0
-    assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 10 steps done"
+    assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 8 steps done"
 
 
 def test_steps_may_end_a_run_before_its_budget(toy, tmp_path):
     summary, said = quietly(budgeted(steps=4), tmp_path)
     assert said[-1] == f"{tmp_path}: 4 steps done" and summary and 0 < logged(tmp_path)[-2]["budget_used"] < 1
+    # Scores are of the run, whatever budget the command names.
+    assert evaluate.evaluate(tiny(), str(tmp_path), lambda _: None)["step"] == 4
 
 
 def test_what_it_costs_is_told_in_minutes(toy, tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_what_it_costs_is_told_in_minutes(toy, tmp_path, monkeypatch):
     _, said = quietly(budgeted(steps=2), tmp_path)
     (cost,) = [text for text in said if text.startswith("One step")]
     (cpu,) = [text for text in said if text.startswith("On this CPU")]
-    assert cost.endswith("0.166667 minutes of training, or 2 steps, to do.") and "steps or fewer" in cpu
+    assert cost.endswith("0.133333 minutes of training, or 2 steps, to do.") and "steps or fewer" in cpu
     assert "the run" not in cost + cpu
 
 
@@ -196,10 +196,8 @@ def test_minutes_that_cannot_be_are_told(toy, tmp_path, value):
 # ---- A step again
 
 
-def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch):
+def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds_a_batch):
     toy(noise=1.0)
-    config = tiny(steps=13, budget_minutes=0.05, log_every=3, checkpoint_every=5, ema=0.9)
-    config.optimizer.name = "muon"
     losses, compile_step = [], train.compile_step
 
     class Recording:
@@ -213,16 +211,15 @@ def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "compile_step", Recording)
-        quietly(config, tmp_path)
-    assert len(losses) == len(set(rates_of(tmp_path))) == 13
-    # Of step 13 the log tells since it is saved; 12 begins at step 10, 8 in the beginning.
-    for step in (13, 12, 8):
+        quietly(budgeted(), tmp_path)
+    assert len(losses) == len(set(rates_of(tmp_path))) == 8
+    for step in (7, 4):  # from the checkpoint of step 5, from the beginning
         found = replay.replay(tiny(), str(tmp_path), step, lambda _: None)
         assert found["loss"] == losses[step - 1]
     log = tmp_path / "log.jsonl"
-    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if json.loads(line)["step"] != 9))
-    with pytest.raises(ValueError, match="--step=8: .*log.jsonl does not say the learning rate of step 7"):
-        replay.replay(tiny(), str(tmp_path), 8, lambda _: None)
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if json.loads(line)["step"] != 6))
+    with pytest.raises(ValueError, match="--step=7: .*log.jsonl does not say the learning rate of step 6"):
+        replay.replay(tiny(), str(tmp_path), 7, lambda _: None)
 
 
 def test_without_a_budget_nothing_is_logged_of_it(toy, tmp_path):
