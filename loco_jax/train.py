@@ -514,7 +514,7 @@ def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
     minutes = config.budget_minutes
     to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"
     lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {to_do} to do."]
-    if jax.default_backend() == "cpu":
+    if flops and jax.default_backend() == "cpu":
         seconds = flops / _matmul_rate()
         so = f"so the run {_duration(seconds * config.steps)} or more"
         if minutes:
