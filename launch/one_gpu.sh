@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Trains PatchVHA(2) and the compact LoCO(2) on top of it on one device, within a time that is given; exports and scores them.
+# Trains PatchVHA(2) and the compact LoCO(2) on top of it on one device, in a given time; exports and scores them.
 #
 #   launch/one_gpu.sh --minutes=N [--scale=full|demo] [--workdir=FOLDER] [--dry-run] [--config.FIELD=VALUE ...]
 #
-# A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one third,
-# the Code Predictor two thirds: these are their config.budget_minutes. The same command goes on with what was stopped;
-# another N needs another folder. Further --config flags are for the LoCO. FOLDER (runs/one_gpu_SCALE) then holds vha2/,
-# loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else with the status
-# of what failed. PYTHON names the interpreter, DTYPE the arithmetic: bfloat16 where there is an NVIDIA driver, else float32.
+# A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one
+# third, the Code Predictor two thirds: these are their config.budget_minutes. The same command goes on with what was
+# stopped; another N needs another folder. Further --config flags are for the LoCO. FOLDER (runs/one_gpu_SCALE) then
+# holds vha2/, loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else
+# with the status of what failed. PYTHON names the interpreter, DTYPE the arithmetic: bfloat16 where there is an NVIDIA
+# driver, else float32.
 set -euo pipefail
 
 usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  sed -n '2,11s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -92,5 +93,6 @@ if ! $dry; then
     cat "$workdir/$name/eval/table.md"
     echo
   done >"$workdir/table.md"
-  echo "Tables: $workdir/table.md. Weights: $workdir/loco2.safetensors. All of it took $((SECONDS / 60)) min $((SECONDS % 60)) s."
+  echo "Tables: $workdir/table.md. Weights: $workdir/loco2.safetensors."
+  echo "This start took $((SECONDS / 60)) min $((SECONDS % 60)) s."
 fi
