@@ -79,6 +79,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.ema = 0.0  # decay of the parameters' moving average; 0 for none
 
     c.init = ""  # parameters to start from, whole: a run's folder, a file of weights, or "released"; "" for new ones
+    c.init_missing = False  # may modules be missing there? They are then new
     c.steps = 1400 if demo else 200_000
     c.budget_minutes = 0.0  # of training over all starts, which the learning rate follows; 0 for none; docs/train.md
     c.max_minutes = 0.0  # stop and save after this many; 0 for no limit

@@ -18,6 +18,7 @@ import optax
 import tensorboardX
 from clu import parameter_overview
 from etils import epath
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -169,11 +170,13 @@ def init_state(
 
     Without `pretrained` no files are read for it: enough for a state that a checkpoint will replace.
     """
+    params = task.init(jax.random.key(config.seed))
     if pretrained and config.init:
-        params = jax.tree.map(jnp.asarray, read_init(task, config))
-    else:
-        params = task.init(jax.random.key(config.seed))
-        params = task.pretrained(params) if pretrained else params
+        given = jax.tree.map(jnp.asarray, read_init(task, config))
+        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(given)
+        params = traverse_util.unflatten_dict(flat)
+    elif pretrained:
+        params = task.pretrained(params)
     ema = jax.tree.map(jnp.copy, params) if config.ema else None
     _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
     sums = {name: jnp.float32(0) for name in ("loss", *logged, "grad_norm", "count")}
@@ -181,10 +184,14 @@ def init_state(
 
 
 def read_init(task: Task, config: ConfigDict) -> Any:
-    """The parameters that `config.init` names, whole. Raises WeightsError, naming that field, if they will not do."""
+    """The parameters that `config.init` names; with `config.init_missing` perhaps not of all modules.
+
+    Raises WeightsError, naming that field, if they will not do.
+    """
     try:
         task.check_weights(config.init, "config.init")
-        return weights.read(config.task, config.init, jax.eval_shape(task.init, jax.random.key(config.seed)))
+        like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        return weights.read(config.task, config.init, like, config.init_missing)
     except (weights.WeightsError, checkpoints.CheckpointError) as error:
         named = f"config.init={config.init}: "
         raise weights.WeightsError(named + str(error).removeprefix(named)) from error

@@ -1,5 +1,6 @@
 """Training that starts from weights: what it takes over, what it makes anew, and what it refuses."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -105,6 +106,33 @@ def test_a_whole_loco_needs_no_other_autoencoder(tmp_path):
     config.refiner = str(tmp_path / "none")
     with pytest.raises(weights.WeightsError, match="config.refiner=.*none: .*no such file"):
         tasks.create(config).check_sources(initialised=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanAndMore(Mean):
+    def init(self, key):
+        return {**super().init(key), "more": {"a": {"k": jax.random.normal(key, (3,)), "b": jnp.zeros(2)}}}
+
+
+def test_modules_that_are_missing_may_be_new(toy, tmp_path, monkeypatch):
+    quietly(tiny(steps=1), tmp_path / "run")
+    w = saved_state(tmp_path / "run", 1)["['params']['w']"]
+    weights.save(tmp_path / "file", {"w": w}, {"kind": "vha"})
+    weights.save(tmp_path / "half", {"w": w, "more": {"a": {"b": jnp.ones(2)}}}, {"kind": "vha"})
+    weights.save(tmp_path / "nothing", {"other": {"k": w}}, {"kind": "vha"})
+    monkeypatch.setattr(tasks, "create", lambda config: MeanAndMore())
+    fresh = MeanAndMore().init(jax.random.key(tiny().seed))
+    for name in ("run", "file"):
+        config = tiny(init=str(tmp_path / name), ema=0.9)
+        with pytest.raises(weights.WeightsError, match="missing more/a/k"):
+            first_state(config)
+        config.init_missing = True
+        state = first_state(config)
+        assert_same(state.params, {"w": w, "more": fresh["more"]})
+        assert_same(state.ema, state.params)
+    for name, wanted in (("half", "missing more/a/k"), ("nothing", "unexpected other/k")):
+        with pytest.raises(weights.WeightsError, match=wanted):
+            first_state(tiny(init=str(tmp_path / name), init_missing=True))
 
 
 # ---- What will not do
