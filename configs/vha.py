@@ -89,7 +89,10 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.optimizer.max_skipped = 10  # steps in a row that are left out since a number is not finite; one more ends the run
     c.ema = 0.0  # decay of the parameters' moving average; 0 for none
 
+    c.init = ""  # parameters to start from, whole: a run's folder, a file of weights, or "released"; "" for new ones
+    c.init_missing = False  # may modules be missing there? They are then new
     c.steps = 1400 if demo else 200_000
+    c.budget_minutes = 0.0  # of training over all starts, which the learning rate follows; 0 for none; docs/train.md
     c.max_minutes = 0.0  # stop and save after this many; 0 for no limit
     c.spike = 4.0  # losses above so many times their running mean are logged, to be looked at with --mode=replay; or 0
     c.log_every = 20 if demo else 100

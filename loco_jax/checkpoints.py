@@ -41,9 +41,9 @@ FREE_FIELDS = (
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
 TRAINING_FIELDS = (
-    "steps", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "spoil", "model.positive_weight",
-    "model.code_noise", "predictor.trunk_weights", "predictor.code_weight", "predictor.heatmap_weight",
-    "data.train_split", "data.augment",
+    "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
+    "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
+    "predictor.heatmap_weight", "data.train_split", "data.augment",
 )  # fmt: skip
 
 

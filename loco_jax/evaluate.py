@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -197,6 +198,8 @@ def check_config(config: ConfigDict) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")
+    if not 0 <= config.budget_minutes < math.inf:
+        raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
     if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task == "refiner"):
         raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if config.data.validation_split not in ("validation", "test"):

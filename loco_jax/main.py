@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         if _MODE.value == "eval":
             evaluate.evaluate(config, workdir, source=_WEIGHTS.value)
         elif _WEIGHTS.value:
-            raise ValueError("--weights is for --mode=eval; training starts from --config.vha")
+            raise ValueError("--weights is for --mode=eval; training starts from --config.init")
         elif _MODE.value == "replay":
             replay.replay(config, workdir, _STEP.value or 0)
         else:

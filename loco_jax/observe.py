@@ -8,7 +8,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ NAMES = {
     "memory/process_peak_bytes": "the most main memory this process ever had; where devices cannot tell, as on CPUs",
 }
 TRAINING = ("data", "device", "save", "other")  # the parts that steps are made of
+STEPS = ("data", "device", "other")  # what of them a budget of time counts
 
 now = time.monotonic  # one clock for all of it
 
@@ -45,7 +46,7 @@ class Split:
 
     def __init__(self, part: str):
         self._part, self._since = part, now()
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds, self._laps = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
 
     def switch(self, part: str) -> str:
         """From now on time is this part's; returns whose it was."""
@@ -67,7 +68,13 @@ class Split:
         """Seconds of every part since the last lap, or the beginning, by their names in the log."""
         self.switch(self._part)
         lap, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
+        self._laps = {part: seconds + lap[part] for part, seconds in self._laps.items()}
         return {f"seconds/{part}": seconds for part, seconds in lap.items()}
+
+    def spent(self, parts: Iterable[str]) -> float:
+        """Seconds of these parts since the beginning, over all laps."""
+        self.switch(self._part)
+        return sum(self._laps[part] + self._seconds[part] for part in parts)
 
 
 def training_seconds(lap: Mapping[str, float]) -> float:

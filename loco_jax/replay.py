@@ -14,7 +14,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, distributed, evaluate, progress, report, tasks, train
+from loco_jax import budget as budgets
+from loco_jax import checkpoints, distributed, evaluate, observe, progress, report, tasks, train
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -49,13 +50,14 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     task, optimizer = tasks.create(config), train.make_optimizer(config)
     source = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
-    state, stage, do_step = _go_to(number - 1, config, workdir, mesh, task, optimizer, source, say)
+    rate_of = _rates(config, workdir, number, mesh)
+    state, stage, do_step = _go_to(number - 1, config, workdir, mesh, task, optimizer, source, rate_of, say)
     frames = next(source)
     with jax.set_mesh(mesh):
         look = functools.partial(_look, task=task, optimizer=optimizer, stage=stage, seed=config.seed)
-        scalars, arrays = jax.device_get(jax.jit(look)(state, frames))
+        scalars, arrays = jax.device_get(jax.jit(look)(state, frames, *rate_of(number)))
     params = jax.tree.map(jnp.copy, state.params)  # the step reuses the state's memory
-    after, loss = do_step(state, frames)
+    after, loss = do_step(state, frames, *rate_of(number))
     numbers = {name: float(value) for name, value in scalars.items()}
     numbers["loss"] = float(loss)  # the run's own: compiled with other things it may round otherwise
     found = {
@@ -75,6 +77,21 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     return found
 
 
+def _rates(config: ConfigDict, workdir: str, number: int, mesh: Mesh) -> Callable[[int], tuple[jax.Array, ...]]:
+    """What each step needs besides: with a budget of time the learning rate that it had, which the log says."""
+    if not config.budget_minutes:
+        return lambda step: ()
+    log, place = epath.Path(workdir).expanduser() / "log.jsonl", NamedSharding(mesh, PartitionSpec())
+    rates = budgets.logged_rates(observe.read_log(log))
+    missing = [step for step in range(1, number + 1) if step not in rates]
+    if missing:
+        raise ValueError(
+            f"--step={number}: {log} does not say the learning rate of step {missing[0]}, which time decided; it has "
+            f"{len(rates)} steps"
+        )
+    return lambda step: (jax.device_put(np.float32(rates[step]), place),)
+
+
 def _go_to(
     last: int,
     config: ConfigDict,
@@ -83,6 +100,7 @@ def _go_to(
     task: Task,
     optimizer: optax.GradientTransformation,
     source: streams.CrowdStream | streams.JtaStream,
+    rate_of: Callable[[int], tuple[jax.Array, ...]],
     say: Callable[[str], None],
 ) -> tuple[train.TrainState, int, jax.stages.Compiled]:
     """The run's state after step `last`, its stage of training, and the next step; the source goes there too."""
@@ -101,13 +119,14 @@ def _go_to(
     step_fn = train.step_of(config, task, optimizer)
 
     def compile_stage():
-        return train.compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, source.like())
+        step_now = functools.partial(step_fn, stage=stages.now)
+        return train.compile_step(step_now, mesh, state, source.like(), *rate_of(last + 1))
 
     do_step = compile_stage()
     drain = train.compile_drain(state, replicated)
     with progress.bar(last, "step", config.quiet, initial=first) as bar:
         for step in range(first + 1, last + 1):
-            state, _ = do_step(state, next(source))
+            state, _ = do_step(state, next(source), *rate_of(step))
             bar.update()
             if step % config.log_every == 0:  # where stages change in training
                 state, means, _ = drain(state)
@@ -119,6 +138,7 @@ def _go_to(
 def _look(
     state: train.TrainState,
     frames: Frames,
+    rate: jax.Array | None = None,
     *,
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -127,7 +147,8 @@ def _look(
 ) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
     """Scalars of a step, and for each array how many numbers are not finite and the greatest of the others."""
     loss, logged, grads = train.loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
-    updates, _ = optimizer.update(grads, state.opt_state, {name: state.params[name] for name in grads})
+    trained, given = {name: state.params[name] for name in grads}, {} if rate is None else {"rate": rate}
+    updates, _ = optimizer.update(grads, state.opt_state, trained, **given)
     scalars = {"loss": loss, **logged, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     trees = zip(_KINDS, (frames._asdict(), grads, state.params))
     leaves = jax.tree_util.tree_leaves_with_path(dict(trees))

@@ -18,10 +18,12 @@ import optax
 import tensorboardX
 from clu import parameter_overview
 from etils import epath
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, distributed, draw, evaluate, muon, observe, progress, tasks
+from loco_jax import budget as budgets
+from loco_jax import checkpoints, distributed, draw, evaluate, muon, observe, progress, tasks, weights
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -113,7 +115,10 @@ class Stages:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser of `config.optimizer`, its learning rate over `config.steps`."""
+    """The optimiser of `config.optimizer`, its learning rate over `config.steps`.
+
+    With a budget of time its `update` wants the argument `rate` instead, see `budget.Budget`.
+    """
     c = config.optimizer
     if c.schedule == "constant":
         # Without a warm-up optax would stay at its initial value.
@@ -126,7 +131,16 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     if c.name not in rules:
         raise ValueError(f"config.optimizer.name={c.name!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
+    if config.budget_minutes:
+        return optax.chain(clip, rules[c.name](optax.constant_schedule(1.0)), _scale_by_given_rate())
     return optax.chain(clip, rules[c.name](rate))
+
+
+def _scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params=None, *, rate, **_):
+        return optax.tree.scale(rate, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _muon(rate: optax.Schedule, config: ConfigDict) -> optax.GradientTransformation:
@@ -146,7 +160,11 @@ def init_state(
     Without `pretrained` no files are read for it: enough for a state that a checkpoint will replace.
     """
     params = task.init(jax.random.key(config.seed))
-    if pretrained:
+    if pretrained and config.init:
+        given = jax.tree.map(jnp.asarray, read_init(task, config))
+        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(given)
+        params = traverse_util.unflatten_dict(flat)
+    elif pretrained:
         params = task.pretrained(params)
     ema = jax.tree.map(jnp.copy, params) if config.ema else None
     _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
@@ -154,9 +172,24 @@ def init_state(
     return TrainState(jnp.int32(0), params, optimizer.init(_trained(task, params)), ema, sums, jnp.int32(0))
 
 
+def read_init(task: Task, config: ConfigDict) -> Any:
+    """The parameters that `config.init` names; with `config.init_missing` perhaps not of all modules.
+
+    Raises WeightsError, naming that field, if they will not do.
+    """
+    try:
+        task.check_weights(config.init, "config.init")
+        like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        return weights.read(config.task, config.init, like, config.init_missing)
+    except (weights.WeightsError, checkpoints.CheckpointError) as error:
+        named = f"config.init={config.init}: "
+        raise weights.WeightsError(named + str(error).removeprefix(named)) from error
+
+
 def train_step(
     state: TrainState,
     frames: Frames,
+    rate: jax.Array | None = None,
     *,
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -168,12 +201,14 @@ def train_step(
 ) -> tuple[TrainState, jax.Array]:
     """The state after one more step, on a batch, and its loss. Randomness comes from the seed and the step alone.
 
+    With a budget of time the optimiser needs the learning rate.
+
     Where loss, gradient or update is not finite, parameters, optimiser and average stay as they were. More than
     `most_skipped` such steps in a row make `bad_step`.
     """
     loss, logged, grads = loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
     trained = _trained(task, state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained, **({} if rate is None else {"rate": rate}))
     trained = optax.apply_updates(trained, updates)
     params = {**state.params, **trained} if task.frozen else trained
     step = state.step + 1
@@ -216,12 +251,12 @@ def loss_and_gradient(
 
 
 def compile_step(
-    step: Callable[[TrainState, Frames], tuple[TrainState, jax.Array]], mesh: Mesh, state: TrainState, frames: Frames
+    step: Callable[..., tuple[TrainState, jax.Array]], mesh: Mesh, state: TrainState, frames: Frames, *rate: jax.Array
 ) -> jax.stages.Compiled:
-    """A `train_step` for the devices of a mesh that share a batch; `state` and `frames` are examples, or shapes."""
+    """A `train_step` for the devices of a mesh that share a batch; its arguments are examples, or shapes."""
     jitted = jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):  # a task may want to know who shares the batch
-        return jitted.lower(state, frames).compile()
+        return jitted.lower(state, frames, *rate).compile()
 
 
 def _trained(task: Task, params: Any) -> Any:
@@ -230,7 +265,7 @@ def _trained(task: Task, params: Any) -> Any:
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains until `config.steps` or `config.max_minutes`, and returns the last evaluation's summary.
+    """Trains until `config.steps`, `config.budget_minutes` or `config.max_minutes`; returns the last scores' summary.
 
     Goes on from the newest good checkpoint in `workdir` if there is one. Of several processes the first alone reads and
     writes there. Raises Stopped after a signal, TrainingError if too many steps in a row are not finite,
@@ -250,9 +285,12 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         if distributed.is_first():
             checkpoints.check(workdir, config)
             if not checkpoints.exist(workdir):
-                task.check_sources()
+                task.check_sources(initialised=bool(config.init))
+                if config.init:
+                    read_init(task, config)  # once more below: what will not do is told before anything is written
         source = streams.training_stream(config, sharded)
         frames_like = source.like()
+        budget = budgets.Budget(config, mesh, split, delay=_MOST_AHEAD)
 
     with (
         checkpoints.owned(workdir, say),
@@ -268,6 +306,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             if not new:
                 source.set_state(position["data"])
                 stages.state = {name: position[name] for name in stages.state}
+                budget.state = position
             if distributed.is_first():
                 checkpoints.claim(workdir, config)
                 overview = parameter_overview.get_parameter_overview(state.params)
@@ -283,7 +322,14 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             )
 
         def compile_stage() -> jax.stages.Compiled:
-            return compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, frames_like)
+            rate = [budget.place(0)] if config.budget_minutes else []
+            return compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, frames_like, *rate)
+
+        def is_done() -> bool:
+            return step == config.steps or budget.is_over
+
+        def is_evaluated() -> bool:
+            return is_done() or (step > 0 and config.eval_every > 0 and step % config.eval_every == 0)
 
         do_step = compile_stage()
         for line in _cost(do_step, config):
@@ -293,10 +339,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         with distributed.together():
             stop, log = _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
         # Of a run that ended between a save and the evaluation after it.
-        behind = _is_evaluated(step, config) and not distributed.from_first(lambda: log.has_scores)
+        behind = is_evaluated() and not distributed.from_first(lambda: log.has_scores)
         agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
         quiet = config.quiet or not distributed.is_first()
-        bar = progress.bar(config.steps, "step", quiet, initial=step, dynamic_ncols=True)
+        steps = None if config.budget_minutes else config.steps  # how many there will be, time will tell
+        bar = progress.bar(steps, "step", quiet, initial=step, dynamic_ncols=True)
         logged_step, ahead = step, collections.deque()
         waited, told = 0.0, False
 
@@ -316,13 +363,13 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             share = waited / seconds
             logged_step, waited = step, 0.0
             speed = {"frames_per_second": rate, "input_wait": share, **lap, **observe.memory()}
-            log.write(step, {**means, "skipped": int(watch.skipped), **speed, "stage": stages.now})
+            log.write(step, {**means, "skipped": int(watch.skipped), **speed, "stage": stages.now, **budget.take()})
             for odd in watches.odd_steps(watch):
                 log.write(step, watches.scalars(odd))
             if said := watches.describe(watch):
                 say(said)
             bar.set_postfix_str(
-                f"loss {means.get('loss', math.nan):.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input",
+                f"{budget}loss {means.get('loss', math.nan):.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input",
                 refresh=False,
             )
             if share > _MOST_WAITING and config.data.source == "jta" and config.data.pictures and not told:
@@ -342,14 +389,16 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         def save() -> None:
             with split.part("device"):
                 check_finite()
-            saved.save(step, state, {"data": source.get_state(), **stages.state})
+            if rates := budget.take():  # of steps since the last log line; none of a saved step may be missing
+                log.write(step, rates)
+            saved.save(step, state, {"data": source.get_state(), **stages.state, **budget.state})
 
         def score(least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
             with split.part("evaluation"):
                 should_stop = lambda: why_stop() >= least  # noqa: E731
                 summary = evaluator.run(state.best_params, config.eval_frames, should_stop=should_stop)
             if summary is not None:
-                last = step == config.steps
+                last = is_done()
                 if last:
                     with split.part("save"):
                         saved.wait()
@@ -362,21 +411,22 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             split.switch("other")
             if behind:  # whatever the time: or a short config.max_minutes would never get any further
                 summary = score(_SIGNALLED)
-            while step < config.steps and summary is not None:
+            while not is_done() and summary is not None:
                 asked = observe.now()
                 with split.part("data"):
                     frames = next(source)
                 if ahead and ahead[-1].is_ready():  # else the devices had work to do meanwhile
                     waited += observe.now() - asked
                 with split.part("device"):
-                    state, loss = do_step(state, frames)
+                    state, loss = do_step(state, frames, *budget.rate(step))
                     step += 1
                     # The host may run ahead of the devices, but not far: progress and signals concern the present.
                     ahead.append(loss)
                     if len(ahead) > _MOST_AHEAD:
                         ahead.popleft().block_until_ready()
                 bar.update()
-                last = step == config.steps
+                budget.look()
+                last = is_done()
                 if step % config.log_every == 0 or last:
                     means = write_log()
                     with split.part("device"):
@@ -392,13 +442,13 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                         save()
                 if why and not last:
                     break
-                if _is_evaluated(step, config):
+                if is_evaluated():
                     summary = score()
             if summary is None:  # nothing but an evaluation is lost, and the next start makes it
                 save()
                 why = distributed.Agreement(mesh)(why_stop())
             saved.wait()
-        if step == config.steps and summary is not None:
+        if is_done() and summary is not None:
             say(f"{folder}: {step} steps done")
             return summary
         cause = stop.name or (f"config.max_minutes={config.max_minutes}" if why_stop() else "another process")
@@ -407,11 +457,6 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             raise Stopped(said)
         say(said)
     return summary or {}
-
-
-def _is_evaluated(step: int, config: ConfigDict) -> bool:
-    """Whether validation frames are scored after a step."""
-    return step == config.steps or (step > 0 and config.eval_every > 0 and step % config.eval_every == 0)
 
 
 def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:
@@ -462,12 +507,15 @@ def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: Con
 def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
     """What the run costs, in words; on a CPU with the way out."""
     flops = (step.cost_analysis() or {}).get("flops", 0.0)
-    lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {config.steps:,} steps to do."]
-    if jax.default_backend() == "cpu":
+    minutes = config.budget_minutes
+    to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"
+    lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {to_do} to do."]
+    if flops and jax.default_backend() == "cpu":
         seconds = flops / _matmul_rate()
-        lines.append(
-            f"On this CPU a step takes {seconds:.2g} s or more, so the run {_duration(seconds * config.steps)} or more."
-        )
+        so = f"so the run {_duration(seconds * config.steps)} or more"
+        if minutes:
+            so = f"so {minutes:g} minutes are {60 * minutes / seconds:,.0f} steps or fewer"
+        lines.append(f"On this CPU a step takes {seconds:.2g} s or more, {so}.")
         if config.scale == "full":
             lines.append(f"The demo scale trains in minutes: --config={config.demo}")
     return lines
@@ -523,7 +571,7 @@ class _StopSignal:
 class _NoLog(contextlib.nullcontext):
     """The log of those processes that write none."""
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
         pass
 
 
@@ -559,7 +607,8 @@ class _Log:
             if kind is None:  # else what went wrong first is told
                 raise
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
+        """Lists go into the log alone."""
         line = json.dumps({"step": step, **scalars}) + "\n"
         with self._writing():
             if "://" in str(self._path):  # buckets cannot append
@@ -568,7 +617,8 @@ class _Log:
                 with self._path.open("a") as file:
                     file.write(line)
             for name, value in scalars.items():
-                self._curves.add_scalar(name, value, step)
+                if not isinstance(value, list):
+                    self._curves.add_scalar(name, value, step)
             self._curves.flush()
 
     @contextlib.contextmanager

@@ -129,13 +129,14 @@ def _check_names(path: epath.Path, tensors: Mapping[str, Any]) -> None:
                 )
 
 
-def read(kind: str, source: str, like: Any) -> Any:
+def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
     """The parameters of one network or of a whole loco, shaped as `like`, from a run's folder, a file, or "released".
 
-    A whole system's run or file will do for its autoencoder, a file for its refiner too.
+    A whole system's run or file will do for its autoencoder, a file for its refiner too. With `missing` whole modules
+    may be missing there, and are then missing in the result.
 
-    Raises WeightsError if there are none or if they do not
-    fit, CheckpointError if a run has no checkpoint that can be read.
+    Raises WeightsError if there are none or if they do not fit, CheckpointError if a run has no checkpoint that can be
+    read.
     """
     if not source:
         raise WeightsError(f"no weights given for the {kind}: a run's folder or a file of weights is needed")
@@ -153,9 +154,9 @@ def read(kind: str, source: str, like: Any) -> Any:
         task = config.get("task")
         if task not in (kind, "loco"):
             raise WeightsError(f"{path}: holds a run of the task {brief(task)}, not {kind}")
-        params = read_run(path, config, like if task == kind else {kind: like})
+        params = read_run(path, config, like if task == kind else {kind: like}, missing)
         params = params if task == kind else params[kind]
-    check_fit(params, like, os.fspath(path))
+    check_fit(params, _there(like, params) if missing else like, os.fspath(path))
     return params
 
 
@@ -218,8 +219,10 @@ def run_config(folder: os.PathLike | str) -> ConfigDict:
     return as_config(folder, content)
 
 
-def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
+def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any, missing: bool = False) -> Any:
     """The parameters, or part of them as in `like`, of a run's newest checkpoint; their average where it has one.
+
+    With `missing` as far as it has their modules.
 
     Raises WeightsError if they are of another network, CheckpointError if there is no checkpoint that can be read.
     """
@@ -228,8 +231,17 @@ def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any) -> Any:
         if saved.latest is None:
             raise checkpoints.CheckpointError(f"{folder}: that run has no checkpoint yet")
         have = saved.shapes(averaged)
+        like = _there(like, have) if missing else like
         check_fit({name: have.get(name, {}) for name in like}, like, os.fspath(folder))
         return saved.restore_params(like, averaged)[1]
+
+
+def _there(like: Any, have: Any) -> Any:
+    """`like` without those modules of which `have` has no tensor; all of it if there are no others."""
+    modules = {name.rpartition("/")[0] for name in traverse_util.flatten_dict(have, sep="/")}
+    flat = traverse_util.flatten_dict(like, sep="/")
+    kept = {name: x for name, x in flat.items() if name.rpartition("/")[0] in modules}
+    return traverse_util.unflatten_dict(kept, sep="/") or like
 
 
 def check_fit(params: Any, like: Any, whose: str) -> None:

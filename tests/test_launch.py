@@ -3,8 +3,11 @@
 Nothing is trained: what they start (srun, gcloud, python, …) are stubs, bash scripts that say what was asked of them.
 """
 
+import functools
 import os
 import pathlib
+import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -338,3 +341,71 @@ def test_slurm_takes_no_job_back(tmp_path):
     job.script.send_signal(signal.SIGUSR1)
     said = end(job.script)
     assert job.script.returncode == 75 and "the same sbatch goes on from there" in said, said
+
+
+# ---- A whole training on one device
+
+
+def test_on_one_gpu_the_time_is_shared_out():
+    arguments = ["--minutes=20.5", "--scale=demo", "--workdir=a b", "--config.ema=0.9"]
+    said = dry_run("one_gpu.sh", *arguments, PYTHON="python", DTYPE="bfloat16")
+    commands = [shlex.split(line)[1:] for line in said.splitlines()]
+    mains, export = ["-m", "loco_jax.main"], ["-m", "loco_jax.export"]
+    assert [command[:2] for command in commands] == [mains, mains, mains, export, mains]
+    vha, vha_scores, loco, exported, loco_scores = (
+        dict(flag.removeprefix("--").split("=", 1) for flag in command[2:]) for command in commands
+    )
+    # Five minutes are for the rest, and of 15.5 a third and two thirds.
+    assert float(vha["config.budget_minutes"]) == pytest.approx(15.5 / 3, rel=1e-4)
+    assert float(loco["config.budget_minutes"]) == pytest.approx(2 * 15.5 / 3, rel=1e-4)
+    assert 15.5 < float(loco.pop("config.max_minutes")) < 20.5
+    assert vha_scores == {**vha, "mode": "eval"} and loco_scores == {**loco, "mode": "eval"}
+    assert vha["workdir"] == loco["config.vha"] == "a b/vha2" and loco["workdir"] == exported["workdir"] == "a b/loco2"
+    assert loco["config.ema"] == "0.9" and "config.ema" not in vha
+    for flags in (vha, loco):
+        path, _, argument = flags["config"].partition(":")
+        config = runpy.run_path(str(ROOT / path))["get_config"](argument)
+        for name in flags:
+            functools.reduce(getattr, name.split(".")[1:], config)  # there is such a field
+        assert config.scale == "demo" and flags["config.model.dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--minutes=0"], ["--minutes=-3"], ["--minutes=3", "--scale=huge"], ["x"]])
+def test_on_one_gpu_wrong_arguments_are_told(arguments):
+    launcher = start("one_gpu.sh", "--dry-run", *arguments)
+    said = end(launcher)
+    assert launcher.returncode == 2 and said.startswith("launch/one_gpu.sh: ") and "--minutes=N" in said
+
+
+ONE_GPU = """
+all=$*
+echo "$all" >>{folder}/started
+case $all in
+*=eval)
+  name=${{all#*--workdir=}} name=${{name%% *}}
+  mkdir -p "$name/eval"
+  echo "of $name" >"$name/eval/table.md" ;;
+*loco2.py*) {loco} ;;
+esac
+"""
+
+
+def test_on_one_gpu_all_is_done(tmp_path):
+    write_script(tmp_path / "python", ONE_GPU.format(folder=tmp_path, loco="exit 0"))
+    launcher = start("one_gpu.sh", "--minutes=2", f"--workdir={tmp_path}/w", PYTHON=tmp_path / "python")
+    said = end(launcher)
+    assert launcher.returncode == 0 and f"Tables: {tmp_path}/w/table.md" in said, said
+    assert len((tmp_path / "started").read_text().splitlines()) == 5
+    assert (tmp_path / "w" / "table.md").read_text() == f"of {tmp_path}/w/vha2\n\nof {tmp_path}/w/loco2\n\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_on_one_gpu_a_signal_stops_all(number, tmp_path):
+    trains = f"trap 'sleep 0.2; exit 75' {number.name[3:]}; touch {tmp_path}/ready; {TRAINS}"
+    write_script(tmp_path / "python", ONE_GPU.format(folder=tmp_path, loco=trains))
+    launcher = start("one_gpu.sh", "--minutes=2", f"--workdir={tmp_path}/w", PYTHON=tmp_path / "python")
+    until((tmp_path / "ready").exists)
+    launcher.send_signal(number)
+    said = end(launcher)
+    assert launcher.returncode == STOPPED and "the same command goes on from what is saved" in said, said
+    assert len((tmp_path / "started").read_text().splitlines()) == 3  # nothing after it

@@ -49,7 +49,7 @@ def test_parts_are_disjoint_and_add_up(laps):
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
         patch.setattr(observe, "now", clock)
-        split, wanted = observe.Split("other"), {}
+        split, wanted, of_steps = observe.Split("other"), {}, 0.0
 
         def follow(step, part):
             if isinstance(step, float):
@@ -64,7 +64,10 @@ def test_parts_are_disjoint_and_add_up(laps):
             wanted, began = {}, clock.time
             for step in lap:
                 follow(step, "other")
+            of_steps += sum(wanted.get(part, 0.0) for part in observe.STEPS)
+            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
             found = split.lap()
+            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
             assert found == pytest.approx({f"seconds/{p}": wanted.get(p, 0.0) for p in observe.PARTS}, abs=1e-9)
             assert sum(found.values()) == pytest.approx(clock.time - began, abs=1e-9)
             training = clock.time - began - wanted.get("setup", 0.0) - wanted.get("evaluation", 0.0)

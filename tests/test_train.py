@@ -173,8 +173,11 @@ def quietly(config, workdir):
 # ---- What a step is
 
 
-def train_by_hand(config, frames: list[Frames], w: np.ndarray):
-    """Clipping, Adam, the schedule and the moving average in float64; yields loss, gradient norm, w and average."""
+def train_by_hand(config, frames: list[Frames], w: np.ndarray, rates: list[float] = ()):
+    """Clipping, Adam, the schedule and the moving average in float64; yields loss, gradient norm, w and average.
+
+    With `rates` those are the learning rates, whatever the schedule.
+    """
     c, m, v, average = config.optimizer, 0.0, 0.0, w
     for n, batch in enumerate(frames):
         weight = np.asarray(batch.present, np.float64)[..., None] * np.ones(3)
@@ -184,7 +187,9 @@ def train_by_hand(config, frames: list[Frames], w: np.ndarray):
         norm = np.sqrt(np.sum(gradient**2))
         gradient = gradient * min(1, c.clip_norm / norm)
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        if n < c.warmup:
+        if rates:
+            rate = rates[n]
+        elif n < c.warmup:
             rate = c.learning_rate * n / c.warmup
         else:
             rate = c.learning_rate * (1 + math.cos(math.pi * (n - c.warmup) / (config.steps - c.warmup))) / 2

@@ -19,8 +19,11 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> Any:
         """New parameters."""
 
-    def check_sources(self) -> None:
-        """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do."""
+    def check_sources(self, initialised: bool = False) -> None:
+        """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
+
+        With `initialised` all parameters that are trained or used in training come from elsewhere, `config.init`.
+        """
 
     def check_weights(self, source: str, field: str) -> None:
         """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""

@@ -138,12 +138,14 @@ class LocoTask(Task):
                 params = {**params, **_with_trunk(params, self.trunk_weights)}
         return params
 
-    def check_sources(self) -> None:
-        with _naming("vha", self.vha_weights):
-            if not self.vha_weights:
-                raise weights.WeightsError("no weights given")
-            check_same(self.vha, self.vha_weights, "config.vha")
-        parts = {"predictor.trunk_weights": self.trunk_weights, "refiner": self.refiner_weights}
+    def check_sources(self, initialised: bool = False) -> None:
+        parts = {"refiner": self.refiner_weights}
+        if not initialised:
+            with _naming("vha", self.vha_weights):
+                if not self.vha_weights:
+                    raise weights.WeightsError("no weights given")
+                check_same(self.vha, self.vha_weights, "config.vha")
+            parts["predictor.trunk_weights"] = self.trunk_weights
         for field, source in parts.items():
             with _naming(field, source):
                 if source:
@@ -573,7 +575,7 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
 
 def _save(path: str, params: Any, config: ConfigDict, dtype: Any) -> None:
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
+    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": "", "init": ""}
     plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 

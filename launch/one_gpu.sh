@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Trains PatchVHA(2) and the compact LoCO(2) on top of it on one device, in a given time; exports and scores them.
+#
+#   launch/one_gpu.sh --minutes=N [--scale=full|demo] [--workdir=FOLDER] [--dry-run] [--config.FIELD=VALUE ...]
+#
+# A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one
+# third, the Code Predictor two thirds: these are their config.budget_minutes. The same command goes on with what was
+# stopped; another N needs another folder. Further --config flags are for the LoCO. FOLDER (runs/one_gpu_SCALE) then
+# holds vha2/, loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else
+# with the status of what failed. PYTHON names the interpreter, DTYPE the arithmetic: bfloat16 where there is an NVIDIA
+# driver, else float32.
+set -euo pipefail
+
+usage() {
+  sed -n '2,11s/^# \{0,1\}//p' "$0"
+  exit "$1"
+}
+
+minutes='' scale=full workdir='' dry=false further=()
+for argument; do
+  case "$argument" in
+    --minutes=*) minutes=${argument#*=} ;;
+    --scale=full | --scale=demo) scale=${argument#*=} ;;
+    --workdir=*) workdir=${argument#*=} ;;
+    --dry-run) dry=true ;;
+    -h | --help) usage 0 ;;
+    --config.*=*) further+=("$argument") ;;
+    *) echo "launch/one_gpu.sh: not known: $argument" >&2 && usage 2 >&2 ;;
+  esac
+done
+if ! [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes =~ [1-9] ]]; then
+  echo "launch/one_gpu.sh: --minutes=N, the time for all of it, is missing or wrong: ${minutes:-nothing}" >&2
+  usage 2 >&2
+fi
+workdir=${workdir:-runs/one_gpu_$scale}
+
+calculate() { awk -v n="$minutes" "BEGIN { print $1 }"; }
+kept=$(calculate '(n < 10) ? n / 2 : 5') # minutes, for all but training
+dtype=${DTYPE:-$(nvidia-smi >/dev/null 2>&1 && echo bfloat16 || echo float32)}
+main=("${PYTHON:-python}" -m loco_jax.main)
+common=("--config.model.dtype=$dtype" --config.steps=1000000000 --config.eval_every=0 --config.eval_frames=16)
+[ "$scale" = demo ] || common+=(--config.test_frames=128)
+[ -t 2 ] || common+=(--config.quiet=true)
+vha=("--config=configs/vha2.py:variant=patch,scale=$scale" "--workdir=$workdir/vha2" "${common[@]}"
+  "--config.budget_minutes=$(calculate "(n - $kept) / 3")")
+loco=("--config=configs/loco2.py:variant=patch,trunk=compact,scale=$scale" "--workdir=$workdir/loco2" "${common[@]}"
+  "--config.budget_minutes=$(calculate "2 * (n - $kept) / 3")" "--config.vha=$workdir/vha2" --config.data.batch_size=4
+  ${further[@]+"${further[@]}"})
+
+child=
+# shellcheck disable=SC2317  # called by the traps
+pass_on() {
+  if [ -n "$child" ]; then kill "-$1" "$child" 2>/dev/null || true; else exit 1; fi
+}
+trap 'pass_on TERM' TERM
+trap 'pass_on INT' INT
+
+# Runs a command in a process group of its own, passes signals on to it, and fails as it does.
+run() {
+  if $dry; then
+    printf '%q ' "$@"
+    echo
+    return
+  fi
+  set -m
+  "$@" </dev/null &
+  child=$!
+  set +m
+  local status
+  while
+    status=0
+    wait "$child" || status=$?
+    kill -0 "$child" 2>/dev/null # else it was the wait that a signal ended
+  do :; done
+  child=
+  if [ "$status" -ne 0 ]; then
+    echo "launch/one_gpu.sh: ended with status $status; the same command goes on from what is saved" >&2
+    exit "$status"
+  fi
+}
+
+$dry || echo "launch/one_gpu.sh: $minutes minutes, $kept of them for compiling, exporting and scoring"
+export PYTHONUNBUFFERED=1
+run "${main[@]}" "${vha[@]}"
+run "${main[@]}" "${vha[@]}" --mode=eval
+# If what came before took longer than was kept for it, the LoCO stops early, so that it is still exported and scored.
+left=$(calculate "n - $kept / 3 - $SECONDS / 60")
+run "${main[@]}" "${loco[@]}" "--config.max_minutes=$(calculate "($left > 0.1) ? $left : 0.1")"
+run "${PYTHON:-python}" -m loco_jax.export "--workdir=$workdir/loco2" "--output=$workdir/loco2.safetensors"
+run "${main[@]}" "${loco[@]}" --mode=eval
+if ! $dry; then
+  for name in vha2 loco2; do
+    cat "$workdir/$name/eval/table.md"
+    echo
+  done >"$workdir/table.md"
+  echo "Tables: $workdir/table.md. Weights: $workdir/loco2.safetensors."
+  echo "This start took $((SECONDS / 60)) min $((SECONDS % 60)) s."
+fi
