@@ -35,7 +35,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.predictor.blocks = 2  # a stage, compact only
     c.predictor.coarsest = 64 if demo else 128  # pixels a cell of the last stage is wide, compact only
     # Of what the features are taught beside the code: joints in the picture, poses, the camera's stance; compact only.
-    c.predictor.teaching_weight = 0.1 if compact else 0.0
+    c.predictor.teaching_weight = 0.3 if compact else 0.0
     c.predictor.code_weight = 1.0  # of the mean squared error of the code: the published loss
     # Of the cross-entropy of the heatmaps that the VHA makes of the code. Where the picture leaves depth open, the mean
     # of two codes is none of a person, but a heatmap can say both.
@@ -50,4 +50,11 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.optimizer.schedule = "cosine" if compact else "constant"
     c.optimizer.warmup = 100 if compact else 0
     c.steps = 1500 if demo else 400_000
+    if compact:  # the recipe of docs/experiments.md
+        c.data.batch_size = 4
+        c.ema = 0.998
+        c.steps = 15_000 if demo else 100_000
+    if compact and demo:
+        c.data.crowd.min_people, c.data.crowd.mean_people, c.data.crowd.most_people = 4, 14.0, 24
+        c.checkpoint_every, c.eval_every, c.eval_frames = 300, 500, 64
     return c

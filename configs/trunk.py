@@ -15,6 +15,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task = "trunk"
     c.name = "trunk_demo" if demo else "trunk"
     c.demo = "configs/trunk.py:scale=demo"
-    c.data.batch_size = 4
-    c.steps = 2500 if demo else 50_000
+    c.data.batch_size = 8
+    c.steps = 1000 if demo else 25_000
+    if demo:
+        c.data.crowd.min_people, c.data.crowd.mean_people, c.data.crowd.most_people = 8, 18.0, 24
     return c

@@ -98,7 +98,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.eval_every = 350 if demo else 5000
     c.eval_frames = 16 if demo else 64  # of the validation split, while training
     c.test_frames = 64 if demo else 1024  # of the test split, with --mode=eval
-    c.pictures = 3
+    c.pictures = 3  # so many first frames are drawn; a LoCO's --mode=eval draws five, from the best to the worst
     c.max_peaks = 32 if demo else 128  # a joint type
     c.quiet = False  # no progress bars
     return c

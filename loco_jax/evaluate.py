@@ -16,6 +16,9 @@ from loco_jax import checkpoints, distributed, progress, tasks, weights
 from loco_jax.data import streams
 from loco_jax.tasks import Task
 
+# Which frames are drawn: by what name, at which part of the way from the best frame to the worst.
+STANDINGS = {"best": 0.0, "upper quartile": 0.25, "median": 0.5, "lower quartile": 0.75, "worst": 1.0}
+
 
 class Evaluator:
     """Scores parameters on one split, batch by batch over all devices; compiled once, at the first run.
@@ -53,50 +56,78 @@ class Evaluator:
     ) -> dict[str, Any] | None:
         """The task's summary over `num_frames` frames of the split, or None if `should_stop` became true on the way.
 
-        Into the folder `pictures`, if given, goes a picture of each of the first `config.pictures` frames.
+        Into the folder `pictures`, if given, go pictures: if the task ranks frames, of the best, the worst and three
+        between them, see `STANDINGS`; if not, of the first `config.pictures` frames.
         """
-        records, drawn = [], []
-
-        def write(pngs):
-            while pngs:
-                name, png = pngs.pop()
-                (pictures / name).write_bytes(png)
-
-        batches = streams.evaluation_batches(
-            self._config, self._split_name, self._batch_size, num_frames, self._sharding
-        )
+        records = []
         quiet = self._config.quiet or not distributed.is_first()
         bar = progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False)
         with bar:
-            for number, (frames, real) in enumerate(batches):
+            for number, (frames, real) in enumerate(self._batches(num_frames)):
                 if self._agree(should_stop()):
                     return None
-                first = number * self._batch_size + self._part * len(real)
-                number = distributed.put(np.int32(number), self._replicated)
-                if self._compiled is None:
-                    self._compiled = self._predict.lower(params, frames, number).compile()
-                predicted, frames = distributed.get((self._compiled(params, frames, number), frames))
+                predicted, frames = self._find(params, frames, number)
                 self.example = frames if self.example is None else self.example
-                scored = self._task.score(predicted, frames)
-                for index, record in enumerate(scored):
-                    if not real[index]:
-                        continue
-                    frame = first + index
-                    records.append((frame, record))
-                    if pictures is not None and frame < self._config.pictures:
-                        title = f"{self._split_name} frame {frame}"
-                        figure = self._task.picture(predicted, frames, index, title)
-                        png = io.BytesIO()
-                        figure.savefig(png, format="png")
-                        drawn.append((f"frame_{frame}.png", png.getvalue()))
-                        if distributed.is_first():
-                            write(drawn)
+                scored = zip(self._numbers(number, real), self._task.score(predicted, frames), real)
+                records += [(frame, record) for frame, record, counts in scored if counts]
                 bar.update(int(real.sum()) * self._parts)
+        records = dict(sorted(distributed.gather(records), key=lambda numbered: numbered[0]))
+        if pictures is not None:
+            self._draw(params, num_frames, self._to_draw(records), pictures)
+        return self._task.summary(list(records.values()))
+
+    def _batches(self, num_frames):
+        config, split = self._config, self._split_name
+        return streams.evaluation_batches(config, split, self._batch_size, num_frames, self._sharding)
+
+    def _numbers(self, number, real):
+        """The numbers of the frames that this process has of a batch."""
+        return number * self._batch_size + self._part * len(real) + np.arange(len(real))
+
+    def _find(self, params, frames, number):
+        """What is found in a batch and the batch itself, this process's share of them."""
+        number = distributed.put(np.int32(number), self._replicated)
+        if self._compiled is None:
+            self._compiled = self._predict.lower(params, frames, number).compile()
+        return distributed.get((self._compiled(params, frames, number), frames))
+
+    def _to_draw(self, records: Mapping[int, Any]) -> dict[str, tuple[int, str]]:
+        """By the picture's name, the number of a frame and its title; the same in all processes."""
+        by, split = self._task.ranked_by, self._split_name
+        if not by:
+            return {f"frame_{n}": (n, f"{split} frame {n}") for n in records if n < self._config.pictures}
+        # Of equals the earlier frame is the better one.
+        ranks = {frame: self._task.rank(record) for frame, record in records.items()}
+        order = sorted(ranks, key=lambda frame: -ranks[frame])
+        wanted = {}
+        for name, part in STANDINGS.items():
+            frame = order[round(part * (len(order) - 1))]
+            title = f"{split} frame {frame}, {name} of {len(order)}: {by} is {ranks[frame]:.3f}"
+            wanted[name.replace(" ", "_")] = frame, title
+        return wanted
+
+    def _draw(self, params, num_frames, wanted, folder):
+        """Pictures of some frames. They are made and looked at once more: to keep all frames takes too much memory."""
+        if not wanted:
+            return
+        drawn, last = [], max(frame for frame, _ in wanted.values())
+        for number, (frames, real) in enumerate(self._batches(num_frames)):
+            first = number * self._batch_size
+            if first > last:
+                break
+            if not any(first <= frame < first + self._batch_size for frame, _ in wanted.values()):
+                continue
+            predicted, frames = self._find(params, frames, number)
+            mine = {frame: index for index, frame in enumerate(self._numbers(number, real)) if real[index]}
+            for name, (frame, title) in wanted.items():
+                if frame in mine:
+                    png = io.BytesIO()
+                    self._task.picture(predicted, frames, mine[frame], title).savefig(png, format="png")
+                    drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
-            write(drawn)
-        ordered = sorted(distributed.gather(records), key=lambda numbered: numbered[0])
-        return self._task.summary([record for _, record in ordered])
+            for name, png in drawn:
+                (folder / name).write_bytes(png)
 
 
 def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> dict[str, Any]:

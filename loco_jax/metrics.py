@@ -188,7 +188,16 @@ def people_rows(values: ArrayLike, present: ArrayLike) -> np.ndarray:
 def people_found(
     predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
 ) -> int:
-    """How many of the true people are found: paired one to one, with at least half of their joints within `threshold`.
+    """How many of the true people are found: as many as `people_pairs` pairs, with the same arguments."""
+    return len(people_pairs(predicted, predicted_present, true, true_present, threshold))
+
+
+def people_pairs(
+    predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
+) -> np.ndarray:
+    """Who is found by whom: pairs with at least half of the true person's joints within `threshold`, one to one.
+
+    The most pairs, and among those choices the least sum of mean distances, over the joints that both have.
 
     Args:
       predicted: `[N, J, 3]` joints of people, in metres.
@@ -196,13 +205,22 @@ def people_found(
       true: `[M, J, 3]` the same.
       true_present: `[M, J]`; people without any joint are nobody.
       threshold: metres, inclusive.
+
+    Returns:
+      `[K, 2]` indices into `predicted` and `true`, in the order of `true`.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]
-    near = (np.linalg.norm(predicted[:, None] - true[None], axis=-1) <= threshold) & both
-    shares = near.sum(axis=-1) / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
+    distances = np.linalg.norm(predicted[:, None] - true[None], axis=-1)
+    shares = ((distances <= threshold) & both).sum(axis=-1)
+    shares = shares / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
     found = shares >= 0.5
-    return int(found[linear_sum_assignment(found, maximize=True)].sum())
+    means = distances.sum(axis=-1, where=both) / np.maximum(both.sum(axis=-1), 1)
+    # All distances of a pairing together cost less than one pair that is missing.
+    scale = (min(found.shape) + 1) * (means.max(initial=0, where=found) or 1.0)
+    rows, columns = linear_sum_assignment(np.where(found, means / scale, 1.0))
+    pairs = np.stack([rows, columns], axis=-1)[found[rows, columns]]
+    return pairs[np.argsort(pairs[:, 1])]
 
 
 def _scores(tp: int, fp: int, fn: int) -> Scores:

@@ -25,6 +25,12 @@ def _other_side(name: str) -> str:
 # For each joint, the same one on the body's other side.
 MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)
 
+# Right and left joint of those pairs that tell how wide a person is, and which way it is turned.
+PAIRS = {
+    name: (JOINTS.index(f"right_{name[:-1]}"), JOINTS.index(f"left_{name[:-1]}"))
+    for name in ("shoulders", "hips", "wrists", "ankles")
+}
+
 
 def _limbs(*names: tuple[str, str]) -> tuple[tuple[int, int], ...]:
     return tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in names)

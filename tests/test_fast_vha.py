@@ -139,6 +139,17 @@ def test_subvoxel_peaks(network, shape):
     _assert_same(_fast(network, shape, True)(params, code, threshold), want)
 
 
+@pytest.mark.parametrize("network, shape", [VHAS[1], PATCHES[2]], ids=["VHA", "PatchVHA"])
+def test_values_at_voxels_are_those_of_the_plain_heatmaps(network, shape):
+    params, code = _params(network), _code(network, shape, "full", 1)
+    rng = np.random.default_rng(0)
+    joints, at = rng.integers(0, 14, 60), np.stack([rng.integers(-2, size + 2, 60) for size in shape], axis=-1)
+    at[:2] = [[0, 0, 0], np.array(shape) - 1]
+    found = jax.jit(lambda p, c: fast_vha.decode_at(network, p, c, shape[:2], joints, at))(params, code)
+    inside = np.clip(at, 0, np.array(shape) - 1)
+    np.testing.assert_allclose(found, _plain(network, shape)(params, code)[joints, *inside.T], rtol=1e-5, atol=1e-6)
+
+
 def _no_peaks(heatmaps, threshold, max_peaks):
     nothing = jnp.zeros((heatmaps.shape[0], max_peaks), jnp.int32)
     return nothing, nothing.astype(jnp.float32), nothing[:, 0]

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import distributed, tasks, train, weights
+from loco_jax import distributed, metrics, skeleton, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
 
@@ -63,6 +63,82 @@ def test_true_codes_and_heatmaps_give_whole_people(scored):
     assert 0 < there <= frames.present.shape[1]
     for name in (loco.GROUND_TRUTH, loco.SUBVOXEL, "PatchVHA(2), true code"):
         assert people[name]["found"] >= there - 1 and people[name]["predicted"] <= there + 1, name
+
+
+def test_people_are_measured(scored):
+    _, summary, _, _ = scored
+    perfect = summary["systems"][loco.SUBVOXEL]["people"]
+    assert perfect["found"] >= perfect["true"] - 1 and perfect["mpjpe_cm"] < 8
+    assert all(0.9 < width < 1.1 for width in perfect["widths"].values())
+    for system in summary["systems"].values():
+        found = system["people"]
+        assert found["recall"] == found["found"] / found["true"] and "own_side" in system or found["predicted"]
+        for parts in (found["by_distance"], found["by_crowding"]):
+            assert sum(part["true"] for part in parts) == found["true"] == perfect["true"]
+
+
+def test_own_side_is_that_of_whole_heatmaps(scored):
+    """Joint by joint, in the volumes that the networks make."""
+    task, summary, frames, _ = scored
+    params, _ = weights.load(weights.path_of("released"))
+    frame = jax.tree.map(lambda x: np.asarray(x)[0], frames)
+    codes = {
+        "LoCO(2)": jax.jit(task.predict_code)(params, frame.image[None])[0],
+        "PatchVHA(2), true code": jax.jit(lambda p: task.vha.encode(p["vha"], frame._replace(image=None)))(params),
+    }
+    size, voxels, present = task.vha.volume.shape[:2], *map(np.asarray, task.vha.targets(frame))
+    decode = jax.jit(lambda p, code: task.vha.network.apply(p, code, size, method="decode"))
+    top = np.array(task.vha.volume.shape) - 1
+    assert sum("own_side" in system for system in summary["systems"].values()) == 2
+    for name, code in codes.items():
+        heatmaps = np.asarray(decode(params["vha"], code[None]))[0]
+        for pair, (right, left) in skeleton.PAIRS.items():
+            won = []
+            for p in range(len(present)):
+                apart = np.hypot(*(voxels[p, right] - voxels[p, left])[:2])
+                if present[p, right] and present[p, left] and apart >= 1.5:
+                    for own, other in ((right, left), (left, right)):
+                        places = (np.clip(np.round(voxels[p, j]), 0, top).astype(int) for j in (own, other))
+                        here, there = (heatmaps[own, *place] for place in places)
+                        won.append(1.0 if here > there else 0.5 if here == there else 0.0)
+            want = {"share": pytest.approx(np.mean(won)) if won else None, "joints": len(won)}
+            assert summary["systems"][name]["own_side"][pair] == want, (name, pair)
+    # The true code's heatmaps know the sides.
+    sides = summary["systems"]["PatchVHA(2), true code"]["own_side"].values()
+    assert sum(side["joints"] for side in sides) > 0
+    assert all(side["share"] > 0.7 for side in sides if side["joints"])
+
+
+def test_the_headline_has_numbers_only(scored):
+    task, summary, _, predicted = scored
+    headline = task.headline(summary)
+    found = summary["systems"]["LoCO(2)"]["people"]
+    assert headline["people_recall"] == found["found"] / found["true"]
+    assert headline["named_twice"] == found["named_twice"] / found["true"]
+    shares = [share for name, share in headline.items() if name.startswith("side_")]
+    assert headline["side"] == pytest.approx(np.mean(shares)) and all(0 <= share <= 1 for share in shares)
+    assert all(isinstance(value, float) for value in headline.values())
+    # Of an empty frame most is unknown, and left out.
+    empty = _batch()._replace(present=np.zeros_like(_batch().present))
+    nothing = predicted._replace(
+        true_present=np.zeros_like(predicted.true_present),
+        side_joints=np.zeros_like(predicted.side_joints),
+        own_side=jax.tree.map(np.zeros_like, predicted.own_side),
+    )
+    headline = task.headline(task.summary(task.score(nothing, jax.device_get(empty))))
+    assert {"f1_0.8m", "code_loss", "people_precision"} == set(headline) - {"f1_0.4m", "f1_1.2m"}
+
+
+def test_frames_are_ranked_by_what_is_drawn(scored):
+    task, _, frames, predicted = scored
+    (record,) = task.score(predicted, frames)
+    cloud = (x[0] for x in predicted.systems["LoCO(2)+"])
+    rows, true = loco._rows(*cloud), metrics.people_rows(frames.joints[0], predicted.true_present[0])
+    assert task.rank(record) == metrics.joint_scores(rows, true, 0.8).f1
+    systems = {name: value for name, value in predicted.systems.items() if name != "LoCO(2)+"}
+    (plain,) = task.score(predicted._replace(systems=systems), frames)
+    assert task.rank(plain) == plain.scores["LoCO(2)", "hungarian", "0.8 m"].f1
+    assert task.ranked_by == "F1 @0.8 m"
 
 
 def test_joints_that_touch_are_counted():

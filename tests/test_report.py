@@ -72,8 +72,53 @@ def metres(first: float) -> dict:
     return result
 
 
+def people(first: int) -> dict:
+    """Measures that are all different: first, first + 1, and so on, in their columns' order and units."""
+    numbers = iter(range(first, first + 16))
+    part = {name: next(numbers) for name in ("true", "predicted", "found")}
+    part |= {name: next(numbers) / 100 for name in ("precision", "recall", "f1")}
+    part["named_twice"] = next(numbers) * part["true"] / 100
+    part |= {name: next(numbers) for name in ("mpjpe_cm", "pa_mpjpe_cm")}
+    part["widths"] = {name: next(numbers) for name in ("shoulders", "hips", "wrists")}
+    return part | {name: {k: next(numbers) for k in ("median", "mean")} for name in ("along_cm", "across_cm")}
+
+
+def people_cells(first: int) -> list[str]:
+    digits = [0] * 3 + [1] * 6 + [2] * 3 + [1] * 4
+    return [f"{first + i:.{d}f}" for i, d in enumerate(digits)]
+
+
+def test_people_have_a_table_and_their_parts_another():
+    nobody = {**people(0), **dict.fromkeys(("precision", "recall", "f1", "mpjpe_cm", "pa_mpjpe_cm"))}
+    nobody |= {"widths": dict.fromkeys(nobody["widths"]), "named_twice": 0, "found": 0}
+    nobody |= {name: {"median": None, "mean": None} for name in ("along_cm", "across_cm")}
+    parts = {
+        "by_distance": [
+            {"metres": [0.0, 6.0], **people(20)},
+            {"metres": [6.0, 10.0], **nobody},
+            {"metres": [25.0, None], **people(40)},
+        ],
+        "by_crowding": [{"overlapping": "0", **people(60)}, {"overlapping": "2 or more", **people(80)}],
+    }
+    sides = {name: {"share": x, "joints": 7} for name, x in zip("abcd", (0.47, 0.5, None, 1.0))}
+    systems = {
+        name: {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": {**some, **parts}}
+        for name, some in (("LoCO(2)", people(10)), ("none", nobody))
+    }
+    systems["LoCO(2)"]["own_side"] = sides
+    text = report.loco_table({"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 0})
+    _, rows, by = read(text)
+    assert rows[0][0] == "system" and rows[0][1:4] == ["there", "named", "found"] and rows[0][-1] == "own side"
+    assert rows[1] == ["LoCO(2)", *people_cells(10), "47 / 50 / – / 100"]
+    assert rows[2] == ["none", "0", "1", "0", *[""] * 14]
+    assert by[0] == ["people of LoCO(2)", *rows[0][1:-1]]
+    firsts = {"0 to 6 m": 20, "beyond 25 m": 40, "0 overlapping": 60, "2 or more overlapping": 80}
+    assert by[1:] == [[name, *people_cells(first)] for name, first in firsts.items()]
+    assert "7 / 7 / 7 / 7" in text
+
+
 def test_locos_rows_and_the_posters():
-    people = {"found": 3, "true": 5, "predicted": 1234}
+    people = {"found": 3, "true": 5, "predicted": 1234}  # as older versions wrote it
     systems = {
         "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": people},
         "other": {"hungarian": metres(0.3), "nearest": metres(0.2), "error_cm": None},
@@ -91,7 +136,6 @@ def test_locos_rows_and_the_posters():
     for name, figures in POSTER_LOCO.items():
         assert beside[name][1:-1] == ["`nearest`", *figures.split()]
     for part in (
-        "finds 3 of 5 people and names 1,234",
         "A with B(2); +: refiner some.file, least_joints 7",
         "17 of 1,000",
     ):

@@ -19,16 +19,20 @@ from configs import loco, refiner, vha
 from loco_jax import observe
 from loco_jax.report import __main__ as command
 from loco_jax.report import compare, figure, runs
-from tests.test_report import POSTER_LOCO, SUMMARY, metres, read
+from tests.test_report import POSTER_LOCO, SUMMARY, metres, people, people_cells, read
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {"vha": vha.get_config(2), "loco": loco.get_config(2), "refiner": refiner.get_config()}
 HEADLINES = {
     "vha": ("f1_0vx", "f1_1vx", "f1_2vx"),
-    "loco": ("f1_0.4m", "f1_0.8m", "f1_1.2m", "code_loss"),
+    "loco": (
+        *("f1_0.4m", "f1_0.8m", "f1_1.2m", "code_loss", "people_precision", "people_recall", "named_twice", "mpjpe_cm"),
+        *("pa_mpjpe_cm", "width_shoulders", "width_hips", "side", "side_shoulders", "side_hips"),
+    ),
     "refiner": ("moved_loss", "clean_loss"),
 }
 SYSTEMS = {name: {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34} for name in ("LoCO(2)", "GT")}
+SYSTEMS["LoCO(2)"]["people"] = {**people(10), "by_distance": [], "by_crowding": []}
 KINDS = ("untouched", "moved", "swapped", "missing")
 RESULTS = {
     "vha": {**SUMMARY, "step": 400},
@@ -132,6 +136,7 @@ def test_scores_stand_beside_the_posters(markdown):
     best = found["Scores: LoCO, best matching (`hungarian`)"]
     assert best[0] == [*header, "error (cm)"]
     assert best[1:] == [["loco", name, *(f"{50 + i}.00" for i in range(9)), "12.3"] for name in SYSTEMS]
+    assert found["Scores: LoCO, people"][1:] == [["loco", "LoCO(2)", *people_cells(10), ""]]
     header, row = found["Scores: refiner"]
     assert dict(zip(header, row))["swapped, after"] == "12.0" and dict(zip(header, row))["missing, before"] == ""
     assert row[-1] == "7.5"
@@ -147,7 +152,7 @@ def test_poster_is_said_to_be_of_other_data_only_where_it_is(workdirs):
 def test_last_validation(markdown):
     last = columns(tables(markdown)["Last scores on validation frames"])
     assert (last["vha"]["at step"], last["old"]["at step"]) == ("400", "200")
-    assert [last["loco"][name] for name in HEADLINES["loco"]] == ["0.500", "0.600", "0.700", "0.800"]
+    assert [last["loco"][name] for name in HEADLINES["loco"]] == [f"{0.5 + 0.1 * i:.3f}" for i in range(14)]
     assert last["old"]["f1_2vx"] == f"{0.2 + 0.5 * 200 / 270:.3f}" and last["old"]["f1_0.4m"] == "–"
 
 
@@ -275,6 +280,10 @@ def test_figure_shows_all_runs(workdirs):
     assert [f1.count(colour) for colour in colours] == [3, 3, 0, 3]
     losses = [line.get_color() for line in axes["Losses on validation frames"].lines]
     assert [losses.count(colour) for colour in colours] == [0, 1, 2, 0]
+    of_people = {"People": 3, "Pose errors (cm)": 2, "Widths over the true ones": 2}
+    for title, count in (of_people | {"Joints higher on their own side": 2}).items():
+        lines = [line.get_color() for line in axes[title].lines]
+        assert [lines.count(colour) for colour in colours] == [0, count, 0, 0]
     bars = axes["Where the time went"].patches
     assert len(bars) == 3 * len(observe.PARTS)
     shares = [bar.get_width() for bar in bars[:6]]

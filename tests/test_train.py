@@ -782,6 +782,29 @@ def test_parameters_or_their_average(tmp_path):
             saved.restore(state.replace(params={"w": jnp.zeros(4)}))
 
 
+def test_pictures_of_the_best_and_the_worst(toy, tmp_path, monkeypatch):
+    config = tiny(steps=3, test_frames=9)
+    quietly(config, tmp_path)
+    titles = []
+
+    def picture(self, predicted, frames, index, title):
+        titles.append((title, float(predicted["joints"][index, 0, 0, 0])))
+        return Figure()
+
+    monkeypatch.setattr(Mean, "ranked_by", "the mark", raising=False)
+    monkeypatch.setattr(Mean, "rank", lambda self, record: record[0], raising=False)
+    monkeypatch.setattr(Mean, "picture", picture)
+    summary = evaluate.evaluate(config, str(tmp_path), lambda _: None)
+    names = ("best", "upper_quartile", "median", "lower_quartile", "worst")
+    assert {path.name for path in (tmp_path / "eval").glob("*.png")} == {f"{name}.png" for name in names}
+    ordered = sorted(summary["marks"], reverse=True)
+    wanted = {}
+    for name, mark in zip(names, ordered[::2]):
+        frame = summary["marks"].index(mark)
+        wanted[f"test frame {frame}, {name.replace('_', ' ')} of 9: the mark is {mark:.3f}"] = mark
+    assert dict(titles) == pytest.approx(wanted) and len(titles) == 5
+
+
 # ---- The real task: training, resuming, scoring, in this process
 
 

@@ -99,6 +99,29 @@ def decode_peaks_and_offsets(
     return _search(network, params, code, size, threshold, find, fast, volume_dtype)
 
 
+def decode_at(
+    network: vha.VHA | vha.PatchVHA,
+    params: Any,
+    code: jax.Array,
+    size: tuple[int, int],
+    joints: jax.Array,
+    at: jax.Array,
+) -> jax.Array:
+    """Values `[N]` at whole voxels `at[N, 3]` of the heatmaps of `joints[N]`, of those that one code `[h, w, d]` makes.
+
+    A PatchVHA's head sees the cells of those voxels alone; a published network's volumes are written. Of voxels outside
+    the volume the nearest one inside counts.
+    """
+    row, column, bin = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32).T
+    if not isinstance(network, vha.PatchVHA):
+        return _dense(network, params, code, size)[joints, row, column, bin]
+    cell = 2**network.level
+    features_dxhxwxC = network.apply(params, code[None], method="decode_features")[0]
+    cells_NxC = features_dxhxwxC[bin // cell, row // cell, column // cell]
+    logits = network.apply(params, cells_NxC, method=lambda net, x: net.to_logits(x))
+    return nn.sigmoid(logits[jnp.arange(len(bin)), _channel(joints, row, column, bin, cell)])
+
+
 def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast, volume_dtype):
     """What `find` makes of sources that have what reaches the threshold, of some joint types each; put together."""
 

@@ -26,9 +26,22 @@ POSTER_LOCO = {
 }
 
 MEASURES = {"PR": "precision", "RE": "recall", "F1": "f1"}
+PEOPLE_NOTE = (
+    "People are found if half of their joints are within 0.8 m; PR, RE and F1 of people, and twice (names beyond the "
+    "first at a person's place in the picture) in percent. Of those found: mean errors in cm, about the middle of the "
+    "hips (MPJPE) and aligned (PA-MPJPE), and median widths as parts of the true ones. Of joints matched in 1.2 m: "
+    "median and mean errors in cm, along the ray and across it. Own side: of how many shoulders / hips / wrists / "
+    "ankles, in percent, the heatmap is higher at their own place than at that of the other side's joint; 50 is "
+    "chance."
+)
 VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
 LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
 VHA_HEADER = ["network", "data", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+PEOPLE_MEASURES = (
+    "there", "named", "found", "PR", "RE", "F1", "twice", "MPJPE", "PA-MPJPE", "shoulders", "hips", "wrists",
+    "along", "along, mean", "across", "across, mean",
+)  # fmt: skip
+PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
 LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
 
 
@@ -120,21 +133,71 @@ def loco_poster_rows() -> list[list[str]]:
     ]
 
 
+def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """How a LoCO's people are, a row for every system that has people; `PEOPLE_HEADER` names the columns."""
+    return [
+        [system, *_people_cells(entry["people"]), _side(entry.get("own_side", {}))]
+        for system, entry in summary["systems"].items()
+        if "by_distance" in entry.get("people", {})  # which older versions did not write
+    ]
+
+
+def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The first system's people by distance and by crowding; columns as in `PEOPLE_MEASURES`, after the part's name."""
+    found = next(iter(summary["systems"].values()))["people"]
+
+    def band(metres):
+        low, high = metres
+        return f"beyond {low:g} m" if high is None else f"{low:g} to {high:g} m"
+
+    rows = [[band(part["metres"]), *_people_cells(part)] for part in found["by_distance"] if part["true"]]
+    rows += [
+        [f"{part['overlapping']} overlapping", *_people_cells(part)] for part in found["by_crowding"] if part["true"]
+    ]
+    return rows
+
+
+def _people_cells(found: Mapping[str, Any]) -> list[str]:
+    twice = found["named_twice"] / found["true"] if found["true"] else None
+    lengths = [found["mpjpe_cm"], found["pa_mpjpe_cm"]]
+    errors = [found[name][kind] for name in ("along_cm", "across_cm") for kind in ("median", "mean")]
+    return [
+        *(f"{found[name]:,}" for name in ("true", "predicted", "found")),
+        *(_number(value, 1, 100) for value in (found["precision"], found["recall"], found["f1"], twice)),
+        *(_number(value, 1) for value in lengths),
+        *(_number(value, 2) for value in found["widths"].values()),
+        *(_number(value, 1) for value in errors),
+    ]
+
+
+def _side(sides: Mapping[str, Mapping[str, Any]]) -> str:
+    """Shares in percent, a pair of joints after the other; "" without any."""
+    return " / ".join(_number(side["share"], 0, 100) or "–" for side in sides.values())
+
+
+def _number(value: float | None, digits: int, times: float = 1.0) -> str:
+    return "" if value is None else f"{times * value:.{digits}f}"
+
+
 def loco_table(summary: Mapping[str, Any]) -> str:
     """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
     data = summary.get("data", "")
-    found = [
-        f"{system} finds {n['found']:,} of {n['true']:,} people and names {n['predicted']:,}"
-        for system, n in ((system, entry.get("people")) for system, entry in summary["systems"].items())
-        if n
-    ]
+    found = people_rows(summary)
     lines = [
         table(LOCO_HEADER, [*loco_rows(summary), *loco_poster_rows()]),
         "",
         f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
-        *([f"{'; '.join(found)} (found: half of the joints within 0.8 m)."] if found else []),
     ]
+    if found:
+        first = next(iter(summary["systems"]))
+        parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
+        joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
+        about = f"{PEOPLE_NOTE} Such joints at least 1.5 voxels apart: {joints}."
+        lines += ["", table(PEOPLE_HEADER, found), "", about, "", parts, ""]
+        lines.append(
+            "By the true person's distance, and by how many other people's boxes in the picture overlap with its own."
+        )
     if "made_of" in summary:
         m = summary["made_of"]
         refiner = f"; +: refiner {m['refiner']}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"

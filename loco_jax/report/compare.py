@@ -218,9 +218,11 @@ def _loco_scores(runs: Sequence[Run]) -> list[Section]:
 
     published = [row[:-1] for row in pick([*rows, *posters], "nearest")]  # which has no errors
     header = [run, system, *columns]
+    people = _of_results(runs, report.people_rows)
     return [
         Section("Scores: LoCO, matched as published (`nearest`)", header[:-1], published, _percent_of(runs)),
         Section("Scores: LoCO, best matching (`hungarian`)", header, pick(rows, "hungarian")),
+        Section("Scores: LoCO, people", [run, *report.PEOPLE_HEADER], people, report.PEOPLE_NOTE),
     ]
 
 

@@ -22,6 +22,13 @@ _PART_COLOURS = {
     "setup": "#8A8A8A",
     "other": "#D4D4D4",
 }
+# Of validation frames: what stands beside each other, by the beginnings of the names.
+_PEOPLE = {
+    "People": ("people_", "named_twice"),
+    "Pose errors (cm)": ("mpjpe", "pa_mpjpe"),
+    "Widths over the true ones": ("width_",),
+    "Joints higher on their own side": ("side_",),
+}
 _GREY = "0.35"
 _ROW = 4.6  # inches
 _SMALL_ROW = 2.9
@@ -32,18 +39,20 @@ _UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
-    """Loss, validation, speed and where the time went, at 1600 pixels wide and 100 dots an inch.
+    """Loss, validation, people, speed and where the time went, at 1600 pixels wide and 100 dots an inch.
 
     What no run has logged is left out, or said to be missing.
     """
     f1, losses = _all_names(runs, "validation/", "f1"), _all_names(runs, "validation/", "loss")
     split = [run for run in runs if len(run.step_seconds()[0]) > 1]
     small_rows = -(-len(split) // _MOST_IN_A_ROW)
+    people = {title: _beginning_with(runs, beginnings) for title, beginnings in _PEOPLE.items()}
+    people = {title: names for title, names in people.items() if names}
     bars = max(2.6, 1.3 + 0.75 * len(runs))
-    heights = [_ROW, max(_ROW - 0.8, bars), *[_SMALL_ROW] * small_rows]
+    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars), *[_SMALL_ROW] * small_rows]
     figure = Figure(figsize=(draw.WIDTH, sum(heights) + 0.6), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    rows = figure.subfigures(len(heights), 1, height_ratios=heights)
+    rows = list(figure.subfigures(len(heights), 1, height_ratios=heights))
     top = list(np.atleast_1d(rows[0].subplots(1, 3 if f1 and losses else 2)))
     _draw_curves(top[0], runs, ["loss"], "Loss in training")
     if f1 or not losses:
@@ -51,6 +60,9 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     if losses:
         title = losses[0].removeprefix("validation/") if len(losses) == 1 else "Losses"
         _draw_curves(top[-1], runs, losses, f"{title} on validation frames")
+    if people:
+        for axes, (title, names) in zip(np.atleast_1d(rows.pop(1).subplots(1, len(people))), people.items()):
+            _draw_curves(axes, runs, names, title, columns=2)
     speed, times = rows[1].subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
@@ -89,7 +101,11 @@ def _all_names(runs: Sequence[Run], *words: str) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.names(*words)))
 
 
-def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str) -> None:
+def _beginning_with(runs: Sequence[Run], beginnings: tuple[str, ...]) -> list[str]:
+    return [name for name in _all_names(runs, "validation/") if name.removeprefix("validation/").startswith(beginnings)]
+
+
+def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str, columns: int = 3) -> None:
     """The named series of all runs: colours tell the runs, and where there are several names, marks tell those."""
     _prepare(axes, title)
     axes.set_xlabel("step")
@@ -119,7 +135,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
     if len(names) > 1:
         handles = [Line2D([], [], color=_GREY, **_look(i)) for i in range(len(names))]
         labels = [name.removeprefix("validation/") for name in names]
-        _legend_below(axes, handles, labels, columns=min(3, len(names)), handlelength=3.2)
+        _legend_below(axes, handles, labels, columns=min(columns, len(names)), handlelength=3.2)
 
 
 def _make_log(axes: Axes, which: str, ratio: float) -> None:

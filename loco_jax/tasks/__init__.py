@@ -14,6 +14,7 @@ class Task(Protocol):
 
     stages: int  # of training, one after the other; the loop moves on when the loss no longer falls
     frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training leaves as they are
+    ranked_by: ClassVar[str] = ""  # what `rank` gives, in words; "" for a task whose frames have no ranks
 
     def init(self, key: jax.Array) -> Any:
         """New parameters."""
@@ -52,6 +53,10 @@ class Task(Protocol):
 
     def score(self, predicted: Any, frames: Frames) -> list[Any]:
         """A record for each frame of a batch; NumPy arrays in."""
+
+    def rank(self, record: Any) -> float:
+        """How good a frame is, by its record: evaluation draws the best, the worst and what lies between."""
+        raise NotImplementedError
 
     def summary(self, records: list[Any]) -> dict[str, Any]:
         """The scores of many frames' records, as JSON."""

@@ -17,7 +17,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, draw, metrics, people, refinement, report, skeleton, weights
+from loco_jax import checkpoints, draw, metrics, people, people_metrics, refinement, report, skeleton, weights
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -30,7 +30,8 @@ from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
 
 MATCHINGS = ("hungarian", "nearest")
-PERSON_THRESHOLD = 0.8  # metres; half of a person's joints have to be as near as that
+APART = 1.5  # voxels in the picture between a right and a left joint, to ask which side the heatmaps put them on
+RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
 
@@ -46,6 +47,9 @@ class Found(NamedTuple):
       true_present: `[B, P, J]` which true joints are targets.
       touching: `[B, P, J]` which of those are in one voxel with another of their type, or in neighbouring ones: in the
         heatmap such two have one peak, or are a plateau.
+      own_side: by whose code, for how many of `skeleton.PAIRS`' joints `[B, 4]` the heatmap is higher at their own
+        voxel than at that of the same joint of the other side; as high counts half.
+      side_joints: `[B, 4]` of how many that is: of targets that are `APART`.
     """
 
     code_error: jax.Array
@@ -54,6 +58,8 @@ class Found(NamedTuple):
     people: dict[str, tuple[jax.Array, jax.Array]]
     true_present: jax.Array
     touching: jax.Array
+    own_side: dict[str, jax.Array]
+    side_joints: jax.Array
 
 
 class Record(NamedTuple):
@@ -62,18 +68,22 @@ class Record(NamedTuple):
     Attributes:
       scores: by (system, matching, threshold in words).
       errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
-      people: by system, how many true people were found, predicted, and there.
+      people: by system, how its people are.
       code_error: mean squared error of the code.
       overflow: whether there were more peaks than `max_peaks`.
       targets: how many true joints there are, and how many of them touch another.
+      own_side: by whose code, as in `Found`.
+      side_joints: as in `Found`.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
     errors: dict[str, tuple[int, float]]
-    people: dict[str, tuple[int, int, int]]
+    people: dict[str, people_metrics.Found]
     code_error: float
     overflow: bool
     targets: tuple[int, int]
+    own_side: dict[str, np.ndarray]
+    side_joints: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +117,7 @@ class LocoTask(Task):
 
     stages = 1
     frozen = ("vha", "batch_stats")
+    ranked_by = f"F1 @{RANKED_BY} m"
 
     @property
     def name(self) -> str:
@@ -214,10 +225,13 @@ class LocoTask(Task):
                 systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
             voxels, present = self.vha.targets(frame)
+            codes = {self.name: code}
             if thorough:
+                true_code = f"{self.vha.name}, true code"
+                codes[true_code] = target
                 render = functools.partial(self.vha.render, present_PxJ=present, sigma=self.vha.sigmas[-1])
                 known = {
-                    f"{self.vha.name}, true code": self.points_of_code(params, target, frame.camera, self.vha.subvoxel),
+                    true_code: self.points_of_code(params, target, frame.camera, self.vha.subvoxel),
                     GROUND_TRUTH: points_of(render(voxels, subvoxel=False), subvoxel=False),
                     SUBVOXEL: points_of(render(voxels, subvoxel=True), subvoxel=True),
                 }
@@ -226,9 +240,31 @@ class LocoTask(Task):
             overflow = (points.count > self.vha.max_peaks).any()
             touching = _touching(jnp.round(voxels), present)
             groups = {name: (group.joints, group.known) for name, group in groups.items()}
-            return Found(jnp.mean(jnp.square(code - target)), overflow, systems, groups, present, touching)
+            code_error = jnp.mean(jnp.square(code - target))
+            side_joints = 2 * _apart_in_picture(voxels, present).sum(axis=0)
+            own_side = {name: self._own_side(params, code, voxels, present) for name, code in codes.items()}
+            return Found(code_error, overflow, systems, groups, present, touching, own_side, side_joints)
 
         return lax.map(one, frames)
+
+    def _own_side(self, params, code, voxels_PxJx3, present_PxJ):
+        """For how many joints of each pair `[4]` a code's heatmap is higher at their own place: `Found.own_side`."""
+        own_2x4 = np.array(list(skeleton.PAIRS.values())).T
+        apart_Px4 = _apart_in_picture(voxels_PxJx3, present_PxJ)
+        voxels_PxJx3 = jnp.where(present_PxJ[..., None], jnp.round(voxels_PxJx3), 0)
+        at_SxPx2x4x3 = jnp.stack([voxels_PxJx3[:, own_2x4], voxels_PxJx3[:, own_2x4[::-1]]])
+        joints_SxPx2x4 = jnp.broadcast_to(own_2x4, at_SxPx2x4x3.shape[:-1])
+        values = fast_vha.decode_at(
+            self.vha.network,
+            params["vha"],
+            code,
+            self.vha.volume.shape[:2],
+            joints_SxPx2x4.reshape(-1),
+            at_SxPx2x4x3.reshape(-1, 3),
+        )
+        here, there = values.reshape(joints_SxPx2x4.shape)
+        won_Px2x4 = (here > there) + 0.5 * (here == there)
+        return jnp.sum(won_Px2x4 * apart_Px4[:, None], axis=(0, 1))
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""
@@ -236,26 +272,30 @@ class LocoTask(Task):
         return [self._score(*_frame(both, i)) for i in range(len(frames.present))]
 
     def _score(self, found: Found, frame: Frames) -> Record:
-        true = metrics.people_rows(frame.joints, found.true_present)
-        scores, errors = {}, {}
+        seen = people_metrics.see(frame.joints, found.true_present, frame.camera)
+        true = metrics.people_rows(seen.joints, seen.known)
+        scores, errors, counts = {}, {}, {}
         for system, cloud in found.systems.items():
             rows = _rows(*cloud)
             for matching in MATCHINGS:
                 for threshold in METRES:
                     score = metrics.joint_scores(rows, true, threshold, matching)
                     scores[system, matching, f"{threshold} m"] = score
-            distances = metrics.matched_errors(rows, true, metrics.match(rows, true, METRES[-1]))
+            pairs = metrics.match(rows, true, METRES[-1])
+            distances = metrics.matched_errors(rows, true, pairs)
             errors[system] = (len(distances), float(distances.sum()))
-        there = int(found.true_present.any(axis=-1).sum())
-        counts = {}
-        for system, (joints, known) in found.people.items():
-            number = metrics.people_found(joints, known, frame.joints, found.true_present, PERSON_THRESHOLD)
-            counts[system] = (number, int(known[:, 0].sum()), there)
+            counts[system] = people_metrics.measure(seen, *found.people[system], frame.camera, rows, pairs)
         targets = int(found.true_present.sum()), int(found.touching.sum())
-        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow), targets)
+        sides = found.own_side, found.side_joints
+        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow), targets, *sides)
+
+    def rank(self, record: Record) -> float:
+        refined = f"{self.name}+"
+        system = refined if refined in record.errors else self.name
+        return record.scores[system, "hungarian", f"{RANKED_BY} m"].f1
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """Mean scores over frames by system, mean errors in cm, people found."""
+        """Mean scores over frames by system, mean errors in cm, how people are, and on which side their joints."""
         systems = {name: {} for name in self._in_order(records[0].errors)}
         for system, matching, threshold in records[0].scores:
             mean = metrics.mean_scores([r.scores[system, matching, threshold] for r in records])
@@ -263,9 +303,13 @@ class LocoTask(Task):
         for system, entry in systems.items():
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
-            if system in records[0].people:
-                names = ("found", "predicted", "true")
-                entry["people"] = {n: sum(r.people[system][i] for r in records) for i, n in enumerate(names)}
+            entry["people"] = people_metrics.summarise([r.people[system] for r in records])
+            if system in records[0].own_side:
+                won, joints = (np.sum(x, axis=0) for x in zip(*((r.own_side[system], r.side_joints) for r in records)))
+                entry["own_side"] = {
+                    name: {"share": float(w / n) if n else None, "joints": int(n)}
+                    for name, w, n in zip(skeleton.PAIRS, won, joints)
+                }
         code_error = float(np.mean([r.code_error for r in records]))
         return {
             "network": type(self.network).__name__,
@@ -307,9 +351,22 @@ class LocoTask(Task):
         return stages
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
-        clean = summary["systems"][self.name]["hungarian"]
-        code = {} if summary["code_error"] is None else {"code_loss": summary["code_error"]}
-        return {f"f1_{t}m": clean[f"{t} m"]["f1"] for t in METRES} | code
+        entry = summary["systems"][self.name]
+        found, sides = entry["people"], {name: side["share"] for name, side in entry["own_side"].items()}
+        known = [share for share in sides.values() if share is not None]
+        numbers = {
+            **{f"f1_{t}m": entry["hungarian"][f"{t} m"]["f1"] for t in METRES},
+            "code_loss": summary["code_error"],
+            "people_precision": found["precision"],
+            "people_recall": found["recall"],
+            "named_twice": found["named_twice"] / found["true"] if found["true"] else None,
+            "mpjpe_cm": found["mpjpe_cm"],
+            "pa_mpjpe_cm": found["pa_mpjpe_cm"],
+            **{f"width_{name}": found["widths"][name] for name in ("shoulders", "hips")},
+            "side": float(np.mean(known)) if known else None,
+            **{f"side_{name}": share for name, share in sides.items()},
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
 
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.loco_table(summary)
@@ -553,6 +610,13 @@ def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
     apart_PxPxJ = jnp.abs(voxels_PxJx3[:, None] - voxels_PxJx3[None]).max(axis=-1)
     others_PxPx1 = ~jnp.eye(len(voxels_PxJx3), dtype=bool)[..., None]
     return present_PxJ & ((apart_PxPxJ <= 1) & others_PxPx1 & present_PxJ[None]).any(axis=1)
+
+
+def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
+    """Of which of `skeleton.PAIRS` both joints are there and `APART` `[P, 4]`."""
+    right, left = np.array(list(skeleton.PAIRS.values())).T
+    away_Px4 = jnp.linalg.norm(voxels_PxJx3[:, right, :2] - voxels_PxJx3[:, left, :2], axis=-1)
+    return present_PxJ[:, right] & present_PxJ[:, left] & (away_Px4 >= APART)
 
 
 def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:

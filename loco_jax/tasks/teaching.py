@@ -22,6 +22,8 @@ RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], str
 _HIPS = tuple(skeleton.JOINTS.index(f"{side}_hip") for side in ("right", "left"))
 _NECK = skeleton.JOINTS.index("neck")
 _JOINTS, _SIDES = 0.2, 5.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
+_READINGS = 3  # of everybody in a step
+_SHIFT = 0.1  # metres by which the places of those vary
 _SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
 _METRES = 0.3  # errors of offsets count in such
 _LOG_DISTANCE = 0.1
@@ -82,15 +84,16 @@ def losses(
         return network.apply(variables, features, *arguments, method=method)
 
     found = {"joints_error": _JOINTS * _joints_error(read("read_joints"), frames, volume)}
+    # Everybody is read at several places of the trunk: what is learnt is to hold all over it.
+    frames = frames._replace(joints=_repeat(frames.joints), present=_repeat(frames.present))
     up_key, shift_key = jax.random.split(key)
-    people = frames.joints.shape[:2]
+    people, true = frames.joints.shape[:2], true_poses(frames.joints)
     camera = jax.tree.map(lambda f: f[:, None], frames.camera)
     place = places(frames.joints, camera, jax.random.uniform(up_key, people))
     there = _readable(frames, place, volume)
-    # Not only from the very middle: what is learnt is to hold all over the trunk.
-    shift = 0.1 * camera.fx[..., None] / jnp.exp(true_poses(frames.joints).distance)[..., None]
-    place = jnp.where(there[..., None], place, 0) + shift * jax.random.normal(shift_key, (*people, 2))
-    error = pose_error(unpack(read("read_poses", lax.stop_gradient(place))), true_poses(frames.joints))
+    shift = _SHIFT * (camera.fx / jnp.exp(true.distance))[..., None] * jax.random.normal(shift_key, (*people, 2))
+    place = lax.stop_gradient(jnp.where(there[..., None], place + shift, 0))
+    error = pose_error(unpack(read("read_poses", place)), true)
     found["pose_error"] = jnp.sum(error, where=there) / jnp.maximum(there.sum(), 1)
     if frames.ground is not None:
         view = read("read_view")
@@ -153,6 +156,10 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     target, _ = lax.scan(add, start, (jnp.moveaxis(down, 1, 0), jnp.moveaxis(across, 1, 0)))
     entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
     return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(), skeleton.NUM_JOINTS)
+
+
+def _repeat(people_BxP):
+    return jnp.repeat(people_BxP, _READINGS, axis=1)
 
 
 def _of_trunk():
