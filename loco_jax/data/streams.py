@@ -71,8 +71,8 @@ def _compile_crowd(
 class CrowdStream:
     """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without.
 
-    With pictures, `render_batch` of them are made at once; that changes neither the batches nor what the position
-    counts.
+    With pictures, `render_batch` of them are made at once; that changes neither the batches, but for rounding,
+    nor what the position counts.
     """
 
     def __init__(
