@@ -46,7 +46,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.data.train_split = "train"
 
     c.optimizer.name = "muon" if compact else "adam"
-    c.optimizer.learning_rate = 0.02 if compact else 1e-4
+    c.optimizer.learning_rate = 0.006 if compact else 1e-4
     c.optimizer.schedule = "cosine" if compact else "constant"
     c.optimizer.warmup = 100 if compact else 0
     c.steps = 1500 if demo else 400_000

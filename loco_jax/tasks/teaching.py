@@ -21,7 +21,7 @@ from loco_jax.volume import Volume
 RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
 _HIPS = tuple(skeleton.JOINTS.index(f"{side}_hip") for side in ("right", "left"))
 _NECK = skeleton.JOINTS.index("neck")
-_JOINTS, _SIDES = 0.2, 5.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
+_JOINTS, _SIDES = 0.2, 20.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
 _READINGS = 3  # of everybody in a step
 _SHIFT = 0.1  # metres by which the places of those vary
 _SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
