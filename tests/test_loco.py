@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import distributed, tasks, train, weights
+from loco_jax import distributed, suppression, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
 
@@ -63,6 +63,24 @@ def test_true_codes_and_heatmaps_give_whole_people(scored):
     assert 0 < there <= frames.present.shape[1]
     for name in (loco.GROUND_TRUTH, loco.SUBVOXEL, "PatchVHA(2), true code"):
         assert people[name]["found"] >= there - 1 and people[name]["predicted"] <= there + 1, name
+
+
+def test_predict_names_whom_the_scores_are_of(scored):
+    """The released file says nothing of a least score, so the default counts; with less, more are named."""
+    _, _, frames, predicted = scored
+    joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
+    default = suppression.Options().min_score
+    camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
+    everybody, scores = loco.load_predictor(min_score=0.0)(frames.image[0], camera)
+    assert 0 < known[:, 0].sum() < len(everybody)
+    np.testing.assert_allclose(everybody[scores.mean(axis=1) >= default], joints[known[:, 0]], atol=1e-3)
+
+
+def test_all_joints_count_whoever_is_named(scored):
+    """The published protocol counts every peak."""
+    _, _, _, predicted = scored
+    heads = (predicted.systems["LoCO(2)"][1] == 0) & predicted.systems["LoCO(2)"][2]
+    assert heads.sum() > predicted.people["LoCO(2)"][1][..., 0].sum()
 
 
 def test_joints_that_touch_are_counted():
@@ -171,6 +189,7 @@ def test_configs_that_cannot_be(change, word):
         ({"data": {"pictures": False}}, "config.data.pictures must be True"),
         ({"predictor": {"width": 0}}, "width and blocks"),
         ({"refine": {"least_joints": 15}}, "config.refine"),
+        ({"people": {"min_score": 2.0}}, "config.people: want min_score and overlap of 0 to 1"),
     ],
 )
 def test_fields_that_do_not_go_together(change, word):
@@ -227,6 +246,24 @@ def test_parts_join_into_one_file(tmp_path):
     assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
     assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
     assert about["config"]["predictor"]["trunk"] == "inception"
+
+
+def test_a_file_says_whom_its_network_should_name(tmp_path, monkeypatch):
+    params, _ = weights.load(weights.path_of("released"))
+    weights.save(tmp_path / "cp.safetensors", loco._together(params), {"kind": "code_predictor"})
+    frames = []
+    best = suppression.Options(0.3, 0.25)
+    monkeypatch.setattr(
+        loco, "best_people_options", lambda config, params, number: frames.append(number) or (best, 0.5)
+    )
+    loco.join(_config(), str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), tune_people=7)
+    assert frames == [7] and weights.config_of(str(tmp_path / "all.safetensors")).people == best._asdict()
+
+
+def test_the_best_options_of_a_network_find_people():
+    params, _ = weights.load(weights.path_of("released"))
+    best, f1 = loco.best_people_options(_config(), params, 2)
+    assert 0 < best.min_score < 0.5 and 0.2 < f1 <= 1
 
 
 def test_weights_that_are_none(tmp_path):

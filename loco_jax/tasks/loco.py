@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, draw, metrics, people, refinement, report, skeleton, weights
+from loco_jax import checkpoints, distributed, draw, metrics, people, refinement, report, skeleton, suppression, weights
+from loco_jax.association import People
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -42,7 +44,8 @@ class Found(NamedTuple):
       code_error: `[B]` mean squared error of the code.
       overflow: `[B]` whether there were more peaks of a type than `max_peaks`.
       systems: by name, points `[B, M, 3]` in metres, their joint types `[B, M]` and which of them count `[B, M]`.
-      people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`.
+      people: by name: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`; of the picture's, refined or not, those
+        whom `suppression` leaves.
       true_present: `[B, P, J]` which true joints are targets.
       touching: `[B, P, J]` which of those are in one voxel with another of their type, or in neighbouring ones: in the
         heatmap such two have one peak, or are a plateau.
@@ -90,6 +93,7 @@ class LocoTask(Task):
       trunk_weights: ImageNet weights of the published trunk; "" for random ones.
       least_joints: joints that a person needs to be refined, see `refinement.refine`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
+      kept: which of the people are named; all joints count in the scores of joints.
     """
 
     vha: VhaTask
@@ -101,6 +105,7 @@ class LocoTask(Task):
     trunk_weights: str = ""
     least_joints: int = 1
     least_stray: float = 0.6
+    kept: suppression.Options = suppression.Options()
 
     stages = 1
     frozen = ("vha", "batch_stats")
@@ -187,6 +192,12 @@ class LocoTask(Task):
         found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, size, max_peaks=most, subvoxel=subvoxel)
         return people.in_metres(found, camera, self.vha.volume)
 
+    def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
+        """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
+        code = self.predict_code(params, image[None])[0]
+        points = self.points_of_code(params, code, camera, subvoxel=True)
+        return people.find_people(points, params.get("refiner"), self.least_joints)
+
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
         del key
@@ -206,6 +217,7 @@ class LocoTask(Task):
                 better = people.find_people(points, params["refiner"], self.least_joints)
                 systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
+            groups = {name: suppression.suppress(group, frame.camera, self.kept) for name, group in groups.items()}
             voxels, present = self.vha.targets(frame)
             if thorough:
                 render = functools.partial(self.vha.render, present_PxJ=present, sigma=self.vha.sigmas[-1])
@@ -280,6 +292,7 @@ class LocoTask(Task):
             "refiner": self.refiner_weights or None,
             "least_joints": self.least_joints,
             "least_stray": self.least_stray,
+            **self.kept._asdict(),
         }
 
     def _in_order(self, systems: Iterable[str]) -> list[str]:
@@ -352,6 +365,7 @@ def create(config: ConfigDict) -> LocoTask:
         raise ValueError(
             f"config.refine: want least_joints of 1 to {skeleton.NUM_JOINTS}, least_stray of 0 to 1; have {r.to_dict()}"
         )
+    kept = suppression.Options(**config.get("people", {})).check("config.people")
     return LocoTask(
         autoencoder,
         network,
@@ -362,6 +376,7 @@ def create(config: ConfigDict) -> LocoTask:
         trunk_weights=c.trunk_weights,
         least_joints=r.least_joints,
         least_stray=r.least_stray,
+        kept=kept,
     )
 
 
@@ -422,16 +437,16 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         def find(params, image, camera):
-            points = task.points_of_code(params, task.predict_code(params, image[None])[0], camera, subvoxel=True)
-            return people.find_people(points, params.get("refiner"), task.least_joints)
+            return suppression.suppress(task.people_of_picture(params, image, camera), camera, task.kept)
 
         return jax.jit(find)
 
 
-def load_predictor(source: str | None = None) -> Predictor:
+def load_predictor(source: str | None = None, min_score: float | None = None) -> Predictor:
     """A trained LoCO from a run's folder or a file of weights; the released weights if `source` is None.
 
-    Raises WeightsError or CheckpointError if there is none, ValueError for a config that makes no sense.
+    `min_score` is the least score of a person; if None, what the weights' config says.
+    Raises WeightsError or CheckpointError if there are no weights, ValueError for a config that makes no sense.
     """
     path = weights.path_of(source or weights.RELEASED)
     if path.is_dir():
@@ -452,6 +467,8 @@ def load_predictor(source: str | None = None) -> Predictor:
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
         weights.check_fit(params, like, str(path))
+    if min_score is not None:
+        task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
     which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
     return Predictor(task, params, camera, f"{which}: {task.describe()}")
 
@@ -475,16 +492,19 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
         return camera
 
 
-def export(workdir: str, path: str, dtype: Any = None) -> None:
-    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`."""
+def export(workdir: str, path: str, dtype: Any = None, tune_people: int = 0) -> None:
+    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
+
+    With `tune_people`, its config gets the options of people that are best on so many validation frames.
+    """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
     task = _task_of(folder, config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
-    _save(path, task.for_evaluation(params), config, dtype)
+    _save(path, task.for_evaluation(params), config, dtype, tune_people)
 
 
-def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) -> None:
+def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune_people: int = 0) -> None:
     """Writes parts that were trained apart, as the authors' were, as one file of weights.
 
     Args:
@@ -492,6 +512,7 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
       code_predictor: a file of weights of that kind, see `torch_weights`.
       path: the file to write.
       dtype: see `weights.save`.
+      tune_people: see `export`.
 
     Raises WeightsError if a part is missing or of another network.
     """
@@ -500,14 +521,34 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     predictor = weights.read("code_predictor", code_predictor, _together(shapes))
     params = task.pretrained(_apart(predictor))
-    _save(path, task.for_evaluation(params), config, dtype)
+    _save(path, task.for_evaluation(params), config, dtype, tune_people)
 
 
-def _save(path: str, params: Any, config: ConfigDict, dtype: Any) -> None:
+def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune_people: int) -> None:
+    if tune_people:
+        config = config.copy_and_resolve_references()
+        config.people = ConfigDict(best_people_options(config, params, tune_people)[0]._asdict())
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
     plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
     plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
+
+
+def best_people_options(config: ConfigDict, params: Any, num_frames: int) -> tuple[suppression.Options, float]:
+    """The options of people that are best on `num_frames` validation frames, and their F1; see `suppression`."""
+    task = create(config)
+
+    def find(params, frame):
+        everybody = task.people_of_picture(params, frame.image, frame.camera)
+        return everybody, frame.camera, frame.joints, task.vha.targets(frame)[1]
+
+    find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
+    batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
+    params = jax.device_put(params)
+    seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
+    found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    return suppression.best_people_options(found, cameras, true, present, PERSON_THRESHOLD)
 
 
 def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
