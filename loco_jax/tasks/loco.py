@@ -123,21 +123,21 @@ class LocoTask(Task):
 
     def pretrained(self, params: Any) -> Any:
         """With the autoencoder's trained parameters, and the trunk's if there are any."""
-        with _naming("vha", self.vha_weights):
+        with naming("vha", self.vha_weights):
             params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
         if self.trunk_weights:
-            with _naming("predictor.trunk_weights", self.trunk_weights):
+            with naming("predictor.trunk_weights", self.trunk_weights):
                 params = {**params, **_with_trunk(params, self.trunk_weights)}
         return params
 
     def check_sources(self) -> None:
-        with _naming("vha", self.vha_weights):
+        with naming("vha", self.vha_weights):
             if not self.vha_weights:
                 raise weights.WeightsError("no weights given")
             check_same(self.vha, self.vha_weights, "config.vha")
         parts = {"predictor.trunk_weights": self.trunk_weights, "refiner": self.refiner_weights}
         for field, source in parts.items():
-            with _naming(field, source):
+            with naming(field, source):
                 if source:
                     weights.config_of(source)
 
@@ -153,7 +153,7 @@ class LocoTask(Task):
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
             return params
-        with _naming("refiner", self.refiner_weights):
+        with naming("refiner", self.refiner_weights):
             return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
 
     def describe(self) -> str:
@@ -381,10 +381,11 @@ def create(config: ConfigDict) -> LocoTask:
 
 
 @contextlib.contextmanager
-def _naming(field: str, source: str) -> Iterator[None]:
+def naming(field: str, source: str) -> Iterator[None]:
     """Errors about weights name the field of the config that they come from, and say where such weights come from."""
     made = {
         "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
+        "spoil.predictor": 'train one with --config=configs/loco2.py, or give "" for none',
         "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
         "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's",
     }
@@ -448,7 +449,18 @@ def load_predictor(source: str | None = None, min_score: float | None = None) ->
     `min_score` is the least score of a person; if None, what the weights' config says.
     Raises WeightsError or CheckpointError if there are no weights, ValueError for a config that makes no sense.
     """
+    task, params, _, camera = load(source or weights.RELEASED)
+    if min_score is not None:
+        task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
     path = weights.path_of(source or weights.RELEASED)
+    which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
+    return Predictor(task, params, camera, f"{which}: {task.describe()}")
+
+
+def load(source: str) -> tuple[LocoTask, Any, ConfigDict, Camera]:
+    """Task, parameters with the refiner's if there is one, config and camera of a run's folder, a file of weights, or
+    "released". Raises as `load_predictor` does."""
+    path = weights.path_of(source)
     if path.is_dir():
         config = weights.run_config(path)
         task = _task_of(path, config)
@@ -467,10 +479,7 @@ def load_predictor(source: str | None = None, min_score: float | None = None) ->
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
         weights.check_fit(params, like, str(path))
-    if min_score is not None:
-        task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
-    which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
-    return Predictor(task, params, camera, f"{which}: {task.describe()}")
+    return task, params, config, camera
 
 
 def _task_of(path: Any, config: ConfigDict) -> LocoTask:
