@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -501,19 +502,19 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
         return camera
 
 
-def export(workdir: str, path: str, dtype: Any = None, tune_people: int = 0) -> None:
+def export(workdir: str, path: str, dtype: Any = None, tune: int = 0) -> None:
     """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
 
-    With `tune_people`, its config gets the options of people that are best on so many validation frames.
+    With `tune`, its config says what is best on so many validation frames, see `tuned`.
     """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
     task = _task_of(folder, config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
-    _save(path, task.for_evaluation(params), config, dtype, tune_people)
+    _save(path, task.for_evaluation(params), config, dtype, tune)
 
 
-def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune_people: int = 0) -> None:
+def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
     """Writes parts that were trained apart, as the authors' were, as one file of weights.
 
     Args:
@@ -521,7 +522,7 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
       code_predictor: a file of weights of that kind, see `torch_weights`.
       path: the file to write.
       dtype: see `weights.save`.
-      tune_people: see `export`.
+      tune: see `export`.
 
     Raises WeightsError if a part is missing or of another network.
     """
@@ -530,34 +531,76 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     predictor = weights.read("code_predictor", code_predictor, _together(shapes))
     params = task.pretrained(_apart(predictor))
-    _save(path, task.for_evaluation(params), config, dtype, tune_people)
+    _save(path, task.for_evaluation(params), config, dtype, tune)
 
 
-def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune_people: int) -> None:
-    if tune_people:
-        config = config.copy_and_resolve_references()
-        config.people = ConfigDict(best_people_options(config, params, tune_people)[0]._asdict())
+def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> None:
+    if tune:
+        config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
     plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": ""}
     plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
 
-def best_people_options(config: ConfigDict, params: Any, num_frames: int) -> tuple[suppression.Options, float]:
-    """The options of people that are best on `num_frames` validation frames, and their F1; see `suppression`."""
-    task = create(config)
+def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
+    """The config with the `refine` and `people` that are best for a network on `num_frames` validation frames."""
+    config, task = config.copy_and_resolve_references(), create(config)
 
     def find(params, frame):
-        everybody = task.people_of_picture(params, frame.image, frame.camera)
-        return everybody, frame.camera, frame.joints, task.vha.targets(frame)[1]
+        points = task.points_of_code(params, task.predict_code(params, frame.image[None])[0], frame.camera, True)
+        return points, people.find_people(points), frame.camera, frame.joints, task.vha.targets(frame)[1]
 
     find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
     params = jax.device_put(params)
     seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
-    found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
-    return suppression.best_people_options(found, cameras, true, present, PERSON_THRESHOLD)
+    points, found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    if "refiner" in params:
+        least_joints, least_stray = best_rules(points, found, params["refiner"], true, present)
+        config.refine.update(least_joints=least_joints, least_stray=least_stray)
+        found = jax.device_get(refinement.refine(params["refiner"], found, least_joints))
+    best, _ = suppression.best_people_options(found, cameras, true, present, PERSON_THRESHOLD)
+    config.people = ConfigDict(best._asdict())
+    return config
+
+
+def best_rules(
+    points: Points,
+    found: People,
+    refiner: Any,
+    true: np.ndarray,
+    present: np.ndarray,
+    least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
+    least_strays: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6),
+) -> tuple[int, float]:
+    """With which `least_joints` and `least_stray` of those given refinement gains most F1 of joints.
+
+    A gain is the mean over the three thresholds; but first, none may lose, or else as little as can be.
+
+    Args:
+      points: of each frame, a leading axis F.
+      found: `[F]` people of those, not refined.
+      refiner: its parameters.
+      true: `[F, P, 14, 3]` joints in metres.
+      present: `[F, P, 14]` which of those are targets.
+    """
+    wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
+
+    def f1(frames):
+        return np.array([metrics.mean_scores(metrics.batch_scores(frames, wanted, metres)).f1 for metres in METRES])
+
+    plain = f1([metrics.peak_rows(*frame) for frame in zip(points.xyz, points.scores)])
+
+    def gain(rules):
+        better = refinement.refine(refiner, found, rules[0])
+        count = jax.vmap(functools.partial(refinement.all_joints, least_stray=rules[1]))
+        clouds = jax.device_get(count(points.xyz, points.scores, better))
+        gains = f1([_rows(*cloud) for cloud in zip(*clouds)]) - plain
+        return min(gains.min(), 0.0), gains.mean()
+
+    return max(itertools.product(least_joints, least_strays), key=gain)
 
 
 def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:
