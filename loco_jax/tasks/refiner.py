@@ -142,7 +142,8 @@ class RefinerTask(Task):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return f"Refiner: {sum(x.size for x in jax.tree.leaves(shapes)):,} parameters, 13 joints relative to the head"
+        number = sum(x.size for x in jax.tree.leaves(shapes["params"]))
+        return f"Refiner: {number:,} parameters, 13 joints relative to the head"
 
     def spoil(self, frames: Frames, key: jax.Array) -> Spoilt:
         """A batch's people with random mistakes. Heads may move, but stay: without a head there is no person."""
