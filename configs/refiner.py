@@ -23,6 +23,10 @@ def get_config(arg: str = "") -> ConfigDict:
     c.spoil.moved = 0.9  # share of the others
     c.spoil.move_by = 0.15  # metres, standard deviation across the ray
     c.spoil.along_ray = 1.5  # times that along the ray
+    # A LoCO whose own mistakes are learnt as well: a run's folder, a file of weights, or "released"; "" for none.
+    c.spoil.predictor = ""
+    c.spoil.found = 2000  # people that it finds in training scenes, before the first step
+    c.spoil.share = 0.5  # of the loss, that theirs has
 
     c.data.batch_size = 16 if scale == "demo" else 8
     c.optimizer.name = "adam"

@@ -35,7 +35,7 @@ CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
-    "refine.least_joints", "refine.least_stray",
+    "refine.least_joints", "refine.least_stray", "people",
 )  # fmt: skip
 # In what processes that compute as one may differ.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")

@@ -28,9 +28,9 @@ def run(argv: Sequence[str]) -> None:
     dtype = np.float16 if values.half else None
     try:
         if values.workdir:
-            loco.export(values.workdir, values.output, dtype)
+            loco.export(values.workdir, values.output, dtype, values.tune)
         else:
-            loco.join(values.config, values.code_predictor, values.output, dtype)
+            loco.join(values.config, values.code_predictor, values.output, dtype, values.tune)
     except (ValueError, OSError, checkpoints.CheckpointError) as error:
         sys.exit(f"loco_jax: {error}")
     print(f"Written to {values.output}")
@@ -42,4 +42,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
     flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
+    flags.DEFINE_integer(
+        "tune",
+        0,
+        "Choose config.refine and config.people on so many validation frames; 0: as configured.",
+        lower_bound=0,
+    )
     app.run(run, flags_parser=commands.parse)

@@ -553,6 +553,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="RUN_OR_FILE", help="a run's folder or a file of weights; the released weights if absent"
     )
+    parser.add_argument(
+        "--min_score",
+        type=float,
+        metavar="X",
+        help="the least score of a person, from 0 to 1; what the weights' config says if absent",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     camera = parser.add_argument_group("camera")
     for name, text in {
@@ -590,6 +596,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace, lens: Lens) -> int:
     check_lens(lens)  # before any work
+    if arguments.min_score is not None and not 0 <= arguments.min_score <= 1:
+        raise ValueError(f"--min_score={arguments.min_score:g} must be from 0 to 1")
     paths, failures, notes = collect(arguments.inputs)
     for text in [*notes, *failures]:
         print(f"loco_jax: {_shown(text)}", file=sys.stderr)
@@ -601,7 +609,7 @@ def _main(arguments: argparse.Namespace, lens: Lens) -> int:
 
         logging.set_verbosity(logging.ERROR)
         compilation.use_cache()
-        predictor = loco.load_predictor(arguments.weights)
+        predictor = loco.load_predictor(arguments.weights, arguments.min_score)
         print(f"Using {predictor.description}", flush=True)
         failures += run(paths, output, lens, predictor, arguments.quiet)
     return 1 if failures else 0

@@ -45,3 +45,16 @@ def all_joints(
         jnp.concatenate([types_NxJ.reshape(-1), types_JxK.reshape(-1)]),
         jnp.concatenate([people.known.reshape(-1), keep_JxK.reshape(-1)]),
     )
+
+
+def match(people: People, true: jax.Array, present: jax.Array, most: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Who of the true people is meant by each found one: `[N]` indices into `true[P, 14, 3]`, and `[N]` whether any.
+
+    That is the nearest of those with all joints `present[P, 14]`, by the mean distance over the joints that were found,
+    if it is at most `most` metres. Several names of one person all mean that one.
+    """
+    known_NxJ = people.known
+    away_NxPxJ = jnp.linalg.norm(people.joints[:, None] - true[None], axis=-1)
+    mean_NxP = jnp.sum(away_NxPxJ * known_NxJ[:, None], axis=-1) / jnp.maximum(known_NxJ.sum(-1), 1)[:, None]
+    mean_NxP = jnp.where(present.all(axis=-1), mean_NxP, jnp.inf)
+    return jnp.argmin(mean_NxP, axis=1), (people.scores[:, 0] > 0) & (jnp.min(mean_NxP, axis=1) <= most)

@@ -154,3 +154,23 @@ def test_people_apart_from_each_other_come_out_whole():
     found = association.group(points, np.linspace(0.9, 0.5, K, dtype=np.float32) * np.ones((14, 1), np.float32))
     np.testing.assert_allclose(found.joints, people[orders[0]], atol=1e-6)
     assert not found.strays.any()
+
+
+def test_who_is_meant_is_who_is_nearest_on_average():
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 1.5, (4, 1, 3)) + rng.normal(0, 0.4, (4, 14, 3)) + [0, 0, 9]
+    present = np.ones((4, 14), bool)
+    present[3, 5] = False  # not all of it is known, so nobody means it
+    joints, scores = np.zeros((K, 14, 3), np.float32), np.zeros((K, 14), np.float32)
+    for n, (p, away, share) in enumerate([(0, 0.1, 1.0), (2, 0.9, 0.5), (2, 0.2, 0.7), (1, 1.1, 1.0), (3, 0.0, 1.0)]):
+        scores[n] = np.where((rng.random(14) < share) | (np.arange(14) == 0), 0.5, 0)
+        joints[n] = np.where(scores[n][:, None] > 0, true[p] + [0, 0, away], 0)  # n = 5 is nobody
+    people = association.People(joints, scores, np.zeros((14, K), bool))
+    index, meant = refinement.match(people, true, present)
+    for n in range(K):
+        known = scores[n] > 0
+        means = [np.linalg.norm(joints[n] - t, axis=-1)[known].mean() if known.any() else np.inf for t in true[:3]]
+        assert bool(meant[n]) == (min(means) <= 1.0)
+        if meant[n]:
+            assert int(index[n]) == np.argmin(means)
+    assert np.asarray(meant)[:3].all() and np.asarray(index)[:3].tolist() == [0, 2, 2] and not meant[5]

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import distributed, metrics, skeleton, tasks, train, weights
+from loco_jax import association, distributed, metrics, skeleton, suppression, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
 
@@ -83,7 +83,7 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
     params, _ = weights.load(weights.path_of("released"))
     frame = jax.tree.map(lambda x: np.asarray(x)[0], frames)
     codes = {
-        "LoCO(2)": jax.jit(task.predict_code)(params, frame.image[None])[0],
+        "LoCO(2)": jax.jit(task._predict_one)(params, frame.image, frame.camera),
         "PatchVHA(2), true code": jax.jit(lambda p: task.vha.encode(p["vha"], frame._replace(image=None)))(params),
     }
     size, voxels, present = task.vha.volume.shape[:2], *map(np.asarray, task.vha.targets(frame))
@@ -139,6 +139,28 @@ def test_frames_are_ranked_by_what_is_drawn(scored):
     (plain,) = task.score(predicted._replace(systems=systems), frames)
     assert task.rank(plain) == plain.scores["LoCO(2)", "hungarian", "0.8 m"].f1
     assert task.ranked_by == "F1 @0.8 m"
+
+
+def test_predict_names_whom_the_scores_are_of(scored):
+    """The released file says nothing of a least score, so the default counts in both; or one that is given."""
+    _, _, frames, predicted = scored
+    joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
+    camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
+    named, scores = loco.load_predictor()(frames.image[0], camera)
+    np.testing.assert_allclose(named, joints[known[:, 0]], atol=1e-3)
+    means = scores.mean(axis=1)
+    assert len(named) > 1 and means.min() >= suppression.Options().min_score
+    surer, _ = loco.load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
+    np.testing.assert_allclose(surer, named[means > means.min()], atol=1e-3)
+    with pytest.raises(ValueError, match="min_score"):
+        loco.load_predictor(min_score=1.5)
+
+
+def test_all_joints_count_whoever_is_named(scored):
+    """The published protocol counts every peak."""
+    _, _, _, predicted = scored
+    heads = (predicted.systems["LoCO(2)"][1] == 0) & predicted.systems["LoCO(2)"][2]
+    assert heads.sum() > predicted.people["LoCO(2)"][1][..., 0].sum()
 
 
 def test_joints_that_touch_are_counted():
@@ -247,6 +269,7 @@ def test_configs_that_cannot_be(change, word):
         ({"data": {"pictures": False}}, "config.data.pictures must be True"),
         ({"predictor": {"width": 0}}, "width and blocks"),
         ({"refine": {"least_joints": 15}}, "config.refine"),
+        ({"people": {"min_score": 2.0}}, "config.people: want min_score and overlap of 0 to 1"),
     ],
 )
 def test_fields_that_do_not_go_together(change, word):
@@ -303,6 +326,61 @@ def test_parts_join_into_one_file(tmp_path):
     assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
     assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
     assert about["config"]["predictor"]["trunk"] == "inception"
+
+
+def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
+    params, _ = weights.load(weights.path_of("released"))
+    weights.save(tmp_path / "cp.safetensors", loco._together(params), {"kind": "code_predictor"})
+    frames = []
+
+    def tuned(config, params, number):
+        frames.append(number)
+        config = config.copy_and_resolve_references()
+        config.people.min_score = 0.34
+        return config
+
+    monkeypatch.setattr(loco, "tuned", tuned)
+    loco.join(_config(), str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), tune=7)
+    assert frames == [7] and weights.config_of(str(tmp_path / "all.safetensors")).people.min_score == 0.34
+
+
+def test_what_suits_a_network_is_among_what_can_be():
+    params, _ = weights.load(weights.path_of("released"))
+    config = loco.tuned(_config(), params, 2)
+    assert 0 < config.people.min_score < 0.5 and config.people.overlap >= 0.1
+    tasks.create(config)
+
+
+def _standing_apart(count, rng):
+    """Points of `count` people, each joint of the first type at random and the others below, and the people."""
+    true = rng.uniform(-1, 1, (count, 1, 3)) + 3 * np.arange(count)[:, None, None] * [1, 0, 0] + [0, 0, 8]
+    true = true + 0.1 * np.arange(14)[:, None] * [0, 1, 0]
+    return true.astype(np.float32)
+
+
+@pytest.mark.parametrize(("good", "want"), [(True, (3, 0.3)), (False, (14, 0.0))])
+def test_the_rules_of_refinement_lose_nothing(monkeypatch, good, want):
+    """Everybody lacks two joints and there are false lone points of a low score: a good refiner fills the two in, and a
+    bad one is kept from all but whole people, of whom there are none."""
+    rng = np.random.default_rng(0)
+    true = np.stack([_standing_apart(3, rng) for _ in range(2)])
+    points = np.swapaxes(true, 1, 2).copy()
+    scores = np.full((2, 14, 3), 0.5, np.float32)
+    scores[:, 12:] = 0
+    if good:
+        points[:, 12:, 0], scores[:, 12:, 0] = [0, 0, 20], 0.25
+    found = jax.device_get(jax.vmap(association.group)(points, scores))
+
+    def refine(params, people, least_joints):
+        enough = (np.asarray(people.known).sum(-1) >= least_joints)[..., None, None]
+        order = np.argmin(np.linalg.norm(people.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
+        ideal = np.take_along_axis(true, order[..., None, None], axis=1)
+        return people._replace(joints=np.where(enough, ideal if good else ideal + 5.0, people.joints))
+
+    monkeypatch.setattr(loco.refinement, "refine", refine)
+    cloud = loco.Points(points, scores, None)
+    rules = loco.best_rules(cloud, found, None, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
+    assert rules == want
 
 
 def test_weights_that_are_none(tmp_path):

@@ -495,9 +495,24 @@ def command(monkeypatch, tmp_path):
     from loco_jax.tasks import loco
 
     sources = []
-    monkeypatch.setattr(loco, "load_predictor", lambda source: sources.append(source) or Discs())
+    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: sources.append(source) or Discs())
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: predict.main([*map(str, arguments)]), sources
+
+
+def test_the_least_score_goes_to_the_predictor_if_it_can_be_one(command, tmp_path, capsys, monkeypatch):
+    from loco_jax.tasks import loco
+
+    main, _ = command
+    save(tmp_path / "p.png")
+    given = []
+    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: given.append(min_score) or Discs())
+    assert main("p.png", "--min_score=0.25", "--quiet") == 0 and given == [0.25]
+    capsys.readouterr()
+    for value in ("1.5", "-0.1", "nan"):
+        assert main("p.png", f"--min_score={value}", "--quiet") == 1
+        assert capsys.readouterr().err == f"loco_jax: --min_score={value} must be from 0 to 1\n"
+    assert given == [0.25]
 
 
 def test_files_and_folders_and_what_is_wrong_with_some(command, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import refiner as refiner_config
-from loco_jax import distributed, tasks, train
+from loco_jax import association, distributed, refinement, skeleton, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.models import refiner as network
 from loco_jax.tasks import refiner
@@ -89,8 +89,90 @@ def test_it_learns_to_fill_holes():
     assert len(task.picture(jax.device_get(predict(state.params, frames, jax.random.key(5))), frames, 0, "x").axes) >= 2
 
 
-def test_shares_that_cannot_be():
+def _toy(frames):
+    """What a predictor finds that has all joints but the head 0.3 m too low, and its heads 0.5 m too far."""
+    true = np.asarray(frames.joints)[np.asarray(frames.present).all(axis=-1)]
+    found = true + np.where(np.arange(14)[:, None] == 0, [0, 0, 0.5], [0, 0.3, 0])
+    found[:, 3:5] = 0  # and never an arm
+    return {"joints": found.astype(np.float32), "true": true}
+
+
+def _of_a_toy(monkeypatch):
+    """A config and its task, which learns from the toy's people alone, and those people."""
+    config, _, frames = _setting()
+    toy = _toy(frames)
+    config = config.copy_and_resolve_references()
+    config.spoil.update(predictor="toy", found=len(toy["true"]), share=1.0)
+    monkeypatch.setattr(refiner.RefinerTask, "find_people", lambda self: toy)
+    return config, tasks.create(config), toy
+
+
+def test_what_a_predictor_found_is_drawn_with_its_holes(monkeypatch):
+    _, task, toy = _of_a_toy(monkeypatch)
+    joints, known, true = jax.device_get(task.draw(toy, jax.random.key(0), 200))
+    assert known[:, 0].all() and not known[(joints == 0).all(axis=-1)].any()
+    assert 0.6 < known[(joints != 0).any(axis=-1)].mean() < 0.95  # some more are missing
+    mirrored = (joints[:, 6] == 0).all(axis=-1)  # the toy lacks right elbows
+    assert 0.3 < mirrored.mean() < 0.7
+    for own, person, is_mirrored in zip(joints, true, mirrored):
+        if is_mirrored:
+            own, person = (x[list(skeleton.MIRROR)] * np.float32([-1, 1, 1]) for x in (own, person))
+        same = [i for i in range(len(toy["true"])) if (toy["true"][i] == person).all()]
+        assert any((toy["joints"][i] == own).all() for i in same)
+
+
+def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
+    """Joints are wanted where they truly are, from where the head was found."""
+    config, task, toy = _of_a_toy(monkeypatch)
+    frames = _setting()[2]
+    optimizer = train.make_optimizer(config)
+    state = train.init_state(task, optimizer, config, frames)
+    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    for _ in range(config.steps):
+        state, _ = step(state, frames)
+    jax.tree.map(np.testing.assert_array_equal, state.params["found"], toy)
+    people = association.People(
+        jnp.asarray(toy["joints"]),
+        jnp.asarray((toy["joints"] != 0).any(axis=-1), jnp.float32),
+        jnp.zeros((14, 1), bool),
+    )
+    better = refinement.refine({"params": state.params["params"]}, people)
+    before, after = (np.linalg.norm(x - toy["true"], axis=-1) for x in (toy["joints"], better.joints))
+    found = [1, *range(5, 14)]
+    assert after[:, found].mean() < 0.5 * before[:, found].mean() == pytest.approx(0.15, rel=1e-3)
+    assert after[:, 3:5].mean() < 0.4  # the arm that was never found
+    np.testing.assert_allclose(after[:, 0], 0.5, rtol=1e-3)  # heads stay
+
+
+def test_the_released_predictor_finds_people_in_training_scenes():
+    config = refiner_config.get_config("scale=demo")
+    config.quiet = True
+    config.spoil.update(predictor="released", found=12)
+    task = tasks.create(config)
+    found = task.find_people()
+    known = (found["joints"] != 0).any(axis=-1)
+    assert found["joints"].shape == found["true"].shape == (12, 14, 3) and known[:, 0].all()
+    away = np.linalg.norm(found["joints"] - found["true"], axis=-1)
+    assert (np.where(known, away, 0).sum(axis=1) / known.sum(axis=1) < 1.2).all() and away[known].max() > 0.01
+    assert (np.abs(found["true"] - found["true"][:, :1]) < 2).all()  # whole people
+    assert task.init(jax.random.key(0))["found"]["true"].shape == found["true"].shape
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [("nowhere", "no such file"), ("configs", "not the folder of a run"), (__file__, "cannot be read")],
+)
+def test_a_predictor_that_is_none_is_told_before_anything_is_made(source, word, tmp_path):
+    config = refiner_config.get_config("scale=demo")
+    config.spoil.predictor = source
+    with pytest.raises(weights.WeightsError, match=f"config.spoil.predictor={source}: .*{word}"):
+        train.train(config, str(tmp_path / "run"), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"missing": 0.98}, {"share": 1.5}, {"found": 0}])
+def test_shares_that_cannot_be(change):
     config = refiner_config.get_config()
-    config.spoil.missing = 0.98
+    config.spoil.update(change)
     with pytest.raises(ValueError, match="config.spoil"):
         tasks.create(config)

@@ -699,7 +699,10 @@ def test_the_command_takes_any_file_and_writes_only_into_its_folder(folder, some
     path, out = place / f"x{name}", place / "out"
     path.write_bytes(damaged(content, damage))
     errors = unittest.mock.patch("sys.stderr", open(place / "errors", "w", encoding="utf-8"))
-    with unittest.mock.patch("loco_jax.tasks.loco.load_predictor", lambda source: Nobody()), errors as stderr:
+    with (
+        unittest.mock.patch("loco_jax.tasks.loco.load_predictor", lambda source, min_score: Nobody()),
+        errors as stderr,
+    ):
         with contextlib.closing(stderr):
             status = read_or_refused(
                 lambda path: predict.main([str(path), f"--output={out}", "--quiet"]), path, ZeroDivisionError

@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,10 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, draw, metrics, people, people_metrics, refinement, report, skeleton, weights
+from loco_jax import (
+    checkpoints,
+    distributed,
+    draw,
+    metrics,
+    people,
+    people_metrics,
+    refinement,
+    report,
+    skeleton,
+    suppression,
+    weights,
+)
+from loco_jax.association import People
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -43,7 +58,8 @@ class Found(NamedTuple):
       code_error: `[B]` mean squared error of the code.
       overflow: `[B]` whether there were more peaks of a type than `max_peaks`.
       systems: by name, points `[B, M, 3]` in metres, their joint types `[B, M]` and which of them count `[B, M]`.
-      people: of the picture, by name, refined or not: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`.
+      people: by name: joints `[B, N, 14, 3]` and which are known `[B, N, 14]`; of the picture's, refined or not, those
+        whom `suppression` leaves.
       true_present: `[B, P, J]` which true joints are targets.
       touching: `[B, P, J]` which of those are in one voxel with another of their type, or in neighbouring ones: in the
         heatmap such two have one peak, or are a plateau.
@@ -102,6 +118,7 @@ class LocoTask(Task):
         compact one; "" for random ones.
       least_joints: joints that a person needs to be refined, see `refinement.refine`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
+      kept: which of the people are named; all joints count in the scores of joints.
     """
 
     vha: VhaTask
@@ -114,6 +131,7 @@ class LocoTask(Task):
     teaching_weight: float = 0.0
     least_joints: int = 1
     least_stray: float = 0.6
+    kept: suppression.Options = suppression.Options()
 
     stages = 1
     frozen = ("vha", "batch_stats")
@@ -131,23 +149,23 @@ class LocoTask(Task):
 
     def pretrained(self, params: Any) -> Any:
         """With the autoencoder's trained parameters, and the trunk's if there are any."""
-        with _naming("vha", self.vha_weights):
+        with naming("vha", self.vha_weights):
             params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
         if self.trunk_weights:
-            with _naming("predictor.trunk_weights", self.trunk_weights):
+            with naming("predictor.trunk_weights", self.trunk_weights):
                 params = {**params, **_with_trunk(params, self.trunk_weights)}
         return params
 
     def check_sources(self, initialised: bool = False) -> None:
         parts = {"refiner": self.refiner_weights}
         if not initialised:
-            with _naming("vha", self.vha_weights):
+            with naming("vha", self.vha_weights):
                 if not self.vha_weights:
                     raise weights.WeightsError("no weights given")
                 check_same(self.vha, self.vha_weights, "config.vha")
             parts["predictor.trunk_weights"] = self.trunk_weights
         for field, source in parts.items():
-            with _naming(field, source):
+            with naming(field, source):
                 if source:
                     weights.config_of(source)
 
@@ -163,7 +181,7 @@ class LocoTask(Task):
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
             return params
-        with _naming("refiner", self.refiner_weights):
+        with naming("refiner", self.refiner_weights):
             return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
 
     def describe(self) -> str:
@@ -207,6 +225,12 @@ class LocoTask(Task):
         found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
         return people.in_metres(found, camera, self.vha.volume)
 
+    def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
+        """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
+        code = self._predict_one(params, image, camera)
+        points = self.points_of_code(params, code, camera, subvoxel=True)
+        return people.find_people(points, params.get("refiner"), self.least_joints)
+
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
         del key
@@ -226,6 +250,7 @@ class LocoTask(Task):
                 better = people.find_people(points, params["refiner"], self.least_joints)
                 systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
+            groups = {name: suppression.suppress(group, frame.camera, self.kept) for name, group in groups.items()}
             voxels, present = self.vha.targets(frame)
             codes = {self.name: code}
             if thorough:
@@ -333,6 +358,7 @@ class LocoTask(Task):
             "refiner": self.refiner_weights or None,
             "least_joints": self.least_joints,
             "least_stray": self.least_stray,
+            **self.kept._asdict(),
         }
 
     def _in_order(self, systems: Iterable[str]) -> list[str]:
@@ -419,6 +445,7 @@ def create(config: ConfigDict) -> LocoTask:
         raise ValueError(
             f"config.refine: want least_joints of 1 to {skeleton.NUM_JOINTS}, least_stray of 0 to 1; have {r.to_dict()}"
         )
+    kept = suppression.Options(**config.get("people", {})).check("config.people")
     return LocoTask(
         autoencoder,
         network,
@@ -430,14 +457,16 @@ def create(config: ConfigDict) -> LocoTask:
         teaching_weight=c.teaching_weight,
         least_joints=r.least_joints,
         least_stray=r.least_stray,
+        kept=kept,
     )
 
 
 @contextlib.contextmanager
-def _naming(field: str, source: str) -> Iterator[None]:
+def naming(field: str, source: str) -> Iterator[None]:
     """Errors about weights name the field of the config that they come from, and say where such weights come from."""
     made = {
         "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
+        "spoil.predictor": 'train one with --config=configs/loco2.py, or give "" for none',
         "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
         "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's for "
         "trunk=inception, --config=configs/trunk.py trains them for trunk=compact",
@@ -491,19 +520,29 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         def find(params, image, camera):
-            code = task._predict_one(params, image, camera)
-            points = task.points_of_code(params, code, camera, subvoxel=True)
-            return people.find_people(points, params.get("refiner"), task.least_joints)
+            return suppression.suppress(task.people_of_picture(params, image, camera), camera, task.kept)
 
         return jax.jit(find)
 
 
-def load_predictor(source: str | None = None) -> Predictor:
+def load_predictor(source: str | None = None, min_score: float | None = None) -> Predictor:
     """A trained LoCO from a run's folder or a file of weights; the released weights if `source` is None.
 
-    Raises WeightsError or CheckpointError if there is none, ValueError for a config that makes no sense.
+    `min_score` is the least score of a person; if None, what the weights' config says.
+    Raises WeightsError or CheckpointError if there are no weights, ValueError for a config that makes no sense.
     """
+    task, params, _, camera = load(source or weights.RELEASED)
+    if min_score is not None:
+        task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
     path = weights.path_of(source or weights.RELEASED)
+    which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
+    return Predictor(task, params, camera, f"{which}: {task.describe()}")
+
+
+def load(source: str) -> tuple[LocoTask, Any, ConfigDict, Camera]:
+    """Task, parameters with the refiner's if there is one, config and camera of a run's folder, a file of weights, or
+    "released". Raises as `load_predictor` does."""
+    path = weights.path_of(source)
     if path.is_dir():
         config = weights.run_config(path)
         task = _task_of(path, config)
@@ -522,8 +561,7 @@ def load_predictor(source: str | None = None) -> Predictor:
         if "refiner" in params:
             like["refiner"] = jax.eval_shape(_init_refiner, jax.random.key(0))
         weights.check_fit(params, like, str(path))
-    which = "the released weights, no good on photographs yet" if source is None else f"the weights of {path}"
-    return Predictor(task, params, camera, f"{which}: {task.describe()}")
+    return task, params, config, camera
 
 
 def _task_of(path: Any, config: ConfigDict) -> LocoTask:
@@ -545,16 +583,19 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
         return camera
 
 
-def export(workdir: str, path: str, dtype: Any = None) -> None:
-    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`."""
+def export(workdir: str, path: str, dtype: Any = None, tune: int = 0) -> None:
+    """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
+
+    With `tune`, its config says what is best on so many validation frames, see `tuned`.
+    """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
     task = _task_of(folder, config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
-    _save(path, task.for_evaluation(params), config, dtype)
+    _save(path, task.for_evaluation(params), config, dtype, tune)
 
 
-def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) -> None:
+def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
     """Writes parts that were trained apart, as the authors' were, as one file of weights.
 
     Args:
@@ -562,6 +603,7 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
       code_predictor: a file of weights of that kind, see `torch_weights`.
       path: the file to write.
       dtype: see `weights.save`.
+      tune: see `export`.
 
     Raises WeightsError if a part is missing or of another network.
     """
@@ -570,14 +612,76 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None) 
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     predictor = weights.read("code_predictor", code_predictor, _together(shapes))
     params = task.pretrained(_apart(predictor))
-    _save(path, task.for_evaluation(params), config, dtype)
+    _save(path, task.for_evaluation(params), config, dtype, tune)
 
 
-def _save(path: str, params: Any, config: ConfigDict, dtype: Any) -> None:
+def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> None:
+    if tune:
+        config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
     plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": "", "init": ""}
     plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
+
+
+def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
+    """The config with the `refine` and `people` that are best for a network on `num_frames` validation frames."""
+    config, task = config.copy_and_resolve_references(), create(config)
+
+    def find(params, frame):
+        points = task.points_of_code(params, task.predict_code(params, frame.image[None])[0], frame.camera, True)
+        return points, people.find_people(points), frame.camera, frame.joints, task.vha.targets(frame)[1]
+
+    find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
+    batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
+    params = jax.device_put(params)
+    seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
+    points, found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    if "refiner" in params:
+        least_joints, least_stray = best_rules(points, found, params["refiner"], true, present)
+        config.refine.update(least_joints=least_joints, least_stray=least_stray)
+        found = jax.device_get(refinement.refine(params["refiner"], found, least_joints))
+    best, _ = suppression.best_people_options(found, cameras, true, present, PERSON_THRESHOLD)
+    config.people = ConfigDict(best._asdict())
+    return config
+
+
+def best_rules(
+    points: Points,
+    found: People,
+    refiner: Any,
+    true: np.ndarray,
+    present: np.ndarray,
+    least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
+    least_strays: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6),
+) -> tuple[int, float]:
+    """With which `least_joints` and `least_stray` of those given refinement gains most F1 of joints.
+
+    A gain is the mean over the three thresholds; but first, none may lose, or else as little as can be.
+
+    Args:
+      points: of each frame, a leading axis F.
+      found: `[F]` people of those, not refined.
+      refiner: its parameters.
+      true: `[F, P, 14, 3]` joints in metres.
+      present: `[F, P, 14]` which of those are targets.
+    """
+    wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
+
+    def f1(frames):
+        return np.array([metrics.mean_scores(metrics.batch_scores(frames, wanted, metres)).f1 for metres in METRES])
+
+    plain = f1([metrics.peak_rows(*frame) for frame in zip(points.xyz, points.scores)])
+
+    def gain(rules):
+        better = refinement.refine(refiner, found, rules[0])
+        count = jax.vmap(functools.partial(refinement.all_joints, least_stray=rules[1]))
+        clouds = jax.device_get(count(points.xyz, points.scores, better))
+        gains = f1([_rows(*cloud) for cloud in zip(*clouds)]) - plain
+        return min(gains.min(), 0.0), gains.mean()
+
+    return max(itertools.product(least_joints, least_strays), key=gain)
 
 
 def _apart(variables: Mapping[str, Any]) -> dict[str, Any]:

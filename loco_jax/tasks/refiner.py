@@ -1,4 +1,5 @@
-"""Training and scoring of the refiner, on true poses that were spoilt on purpose (method section 5)."""
+"""Training and scoring of the refiner, on true poses that were spoilt on purpose (method section 5), and on people as a
+predictor finds them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,15 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, report, skeleton
+from loco_jax import draw, progress, refinement, report, skeleton, weights
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import refiner
-from loco_jax.tasks import Task
+from loco_jax.tasks import Task, loco
 
 KINDS = ("untouched", "moved", "swapped", "missing")
+_SCENES_AT_ONCE = 4  # in which a predictor looks for people
 
 
 class Spoilt(NamedTuple):
@@ -54,6 +59,11 @@ class RefinerTask(Task):
       moved: share of the others, and of the heads, that are moved.
       move_by: metres, the standard deviation of that across the ray; a person's is from 0 to twice as much.
       along_ray: how many times more joints move along the ray, where pictures tell least.
+      predictor: weights of a LoCO whose own mistakes are learnt as well; "" for none.
+      found: how many people it is to find for that.
+      share: of the loss, that theirs has.
+      data: where training scenes come from: `config.data`'s source and dir.
+      quiet: no progress bar while it finds them.
     """
 
     missing: float
@@ -61,16 +71,79 @@ class RefinerTask(Task):
     moved: float
     move_by: float
     along_ray: float
+    predictor: str = ""
+    found: int = 0
+    share: float = 0.0
+    data: tuple[str, str] = ("crowd", "")
+    quiet: bool = True
 
     stages = 1
+    frozen = ("found",)
 
     def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return refiner.Refiner().init(key, jnp.zeros((1, 39)))
+        """New parameters; beside them room for the people that the predictor finds, which a run keeps."""
+        params = refiner.Refiner().init(key, jnp.zeros((1, 39)))
+        if not self.predictor:
+            return params
+        nobody = jnp.zeros((self.found, skeleton.NUM_JOINTS, 3))
+        return {**params, "found": {"joints": nobody, "true": nobody}}
+
+    def check_sources(self) -> None:
+        if self.predictor:
+            with loco.naming("spoil.predictor", self.predictor):
+                loco.load(self.predictor)
+
+    def pretrained(self, params: Any) -> Any:
+        """With the people that the predictor finds."""
+        return {**params, "found": self.find_people()} if self.predictor else params
+
+    def find_people(self) -> dict[str, np.ndarray]:
+        """People as the predictor finds them in training scenes, and whom it means: `joints` and `true` `[N, 14, 3]`.
+
+        Joints that refinement takes for holes are 0. Who means nobody, see `refinement.match`, or has too few joints to
+        be refined, is left out. It looks at `found` scenes at most; fewer people than that come again. The crowd's
+        scenes are not those that the predictor was trained on.
+        """
+        with loco.naming("spoil.predictor", self.predictor):
+            task, params, config, _ = loco.load(self.predictor)
+        params = {name: value for name, value in params.items() if name != "refiner"}
+        config = config.copy_and_resolve_references()
+        config.seed += 1
+        config.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0)
+        config.data.source, config.data.dir = self.data
+        sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
+
+        def find(params, frame):
+            people = task.people_of_picture(params, frame.image, frame.camera)
+            index, meant = refinement.match(people, frame.joints, frame.present)
+            sure = people.scores > refiner.LEAST_SCORE
+            joints = jnp.where(sure.at[:, 0].set(True)[..., None], people.joints, 0.0)
+            return joints, frame.joints[index], meant & (people.known.sum(axis=-1) >= task.least_joints)
+
+        find_all = jax.jit(lambda params, frames: lax.map(lambda frame: find(params, frame), frames))
+        params, joints, true, number = jax.device_put(params, sharding.mesh.devices.item()), [], [], 0
+        scenes = range(0, self.found, _SCENES_AT_ONCE)
+        with progress.bar(self.found, " people", self.quiet, desc="finding", leave=False) as bar:
+            for _, frames in zip(scenes, streams.training_stream(config, sharding)):
+                *both, meant = jax.device_get(find_all(params, frames))
+                joints.append(both[0][meant])
+                true.append(both[1][meant])
+                number += int(meant.sum())
+                bar.update(int(meant.sum()))
+                if number >= self.found:
+                    break
+        if not number:
+            raise weights.WeightsError(
+                f"config.spoil.predictor={self.predictor}: finds nobody in {self.found} training scenes; train it for "
+                'longer, or give "" for none'
+            )
+        places = np.arange(self.found) % number
+        return {"joints": np.concatenate(joints)[places], "true": np.concatenate(true)[places]}
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return f"Refiner: {sum(x.size for x in jax.tree.leaves(shapes)):,} parameters, 13 joints relative to the head"
+        number = sum(x.size for x in jax.tree.leaves(shapes["params"]))
+        return f"Refiner: {number:,} parameters, 13 joints relative to the head"
 
     def spoil(self, frames: Frames, key: jax.Array) -> Spoilt:
         """A batch's people with random mistakes. Heads may move, but stay: without a head there is no person."""
@@ -106,19 +179,35 @@ class RefinerTask(Task):
         From the head as it was found: where that one is too near or too far, the others need not follow.
         """
         spoilt = self.spoil(frames, key)
-        found = refiner.Refiner().apply(params, refiner.normalise(spoilt.joints, spoilt.known))
-        true = frames.joints.at[..., 0, :].set(spoilt.joints[..., 0, :])
-        true = refiner.normalise(true, jnp.ones_like(frames.present))
-        there = frames.present.all(axis=-1, keepdims=True)
-        count = jnp.maximum(there.sum(), 1)
-        return jnp.sum(jnp.square(found - true) * there) / (39 * count), {}
+        error = _error(params, spoilt.joints, spoilt.known, frames.joints, frames.present.all(axis=-1))
+        if not self.predictor:
+            return error, {}
+        joints, known, true = self.draw(params["found"], jax.random.fold_in(key, 1), frames.present[..., 0].size)
+        found_error = _error(params, joints, known, true, jnp.ones(len(joints), bool))
+        return (1 - self.share) * error + self.share * found_error, {"spoilt_error": error, "found_error": found_error}
+
+    def draw(self, found: Mapping[str, jax.Array], key: jax.Array, number: int) -> tuple[jax.Array, ...]:
+        """Some of the found people: joints, which are known, and true joints; half of them mirrored.
+
+        A few people seen again and again would be learnt by heart: of some more joints are missing than there were.
+        """
+        keys = jax.random.split(key, 4)
+        index = jax.random.randint(keys[0], (number,), 0, len(found["joints"]))
+        mirror = jax.random.bernoulli(keys[1], shape=(number, 1, 1))
+        flip = jnp.float32([-1, 1, 1])
+        joints, true = (
+            jnp.where(mirror, x[:, skeleton.MIRROR] * flip, x) for x in (found["joints"][index], found["true"][index])
+        )
+        amount = 2 * self.missing * jax.random.uniform(keys[2], (number, 1))
+        gone = (jax.random.uniform(keys[3], joints.shape[:-1]) < amount).at[:, 0].set(False)
+        return joints, (joints != 0).any(axis=-1) & ~gone, true
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Spoils and refines a batch's people, and refines them as they are."""
         del thorough
 
         def refine(joints, known):
-            better = refiner.Refiner().apply(params, refiner.normalise(joints, known))
+            better = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
             return refiner.restore(better, joints[..., 0, :])
 
         spoilt = self.spoil(frames, key)
@@ -185,6 +274,14 @@ class RefinerTask(Task):
         return draw.poses(np.asarray(frames.joints[index])[there], spoilt, kind != 3, refined, f"Refiner, {title}")
 
 
+def _error(params: Any, joints: jax.Array, known: jax.Array, true: jax.Array, there: jax.Array) -> jax.Array:
+    """Mean squared error of the normalised offsets from the found head, over the people who are `there[...]`."""
+    found = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
+    true = refiner.normalise(true.at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
+    count = jnp.maximum(there.sum(), 1)
+    return jnp.sum(jnp.square(found - true) * there[..., None]) / (39 * count)
+
+
 def create(config: ConfigDict) -> RefinerTask:
     """The task of a config. Raises ValueError for shares or lengths that cannot be."""
     s = config.spoil
@@ -195,4 +292,6 @@ def create(config: ConfigDict) -> RefinerTask:
         )
     if not (s.move_by >= 0 and s.along_ray >= 1):
         raise ValueError(f"config.spoil: want move_by of at least 0 and along_ray of at least 1; have {s.to_dict()}")
-    return RefinerTask(s.missing, s.swapped, s.moved, s.move_by, s.along_ray)
+    if s.found < 1 or not 0 <= s.share <= 1:
+        raise ValueError(f"config.spoil: want found of at least 1 and share of 0 to 1; have {s.to_dict()}")
+    return RefinerTask(**s.to_dict(), data=(config.data.source, config.data.dir), quiet=config.quiet)
