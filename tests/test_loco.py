@@ -83,7 +83,7 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
     params, _ = weights.load(weights.path_of("released"))
     frame = jax.tree.map(lambda x: np.asarray(x)[0], frames)
     codes = {
-        "LoCO(2)": jax.jit(task._predict_one)(params, frame.image, frame.camera),
+        "LoCO(2)": jax.jit(task.code_of_picture)(params, frame.image, frame.camera),
         "PatchVHA(2), true code": jax.jit(lambda p: task.vha.encode(p["vha"], frame._replace(image=None)))(params),
     }
     size, voxels, present = task.vha.volume.shape[:2], *map(np.asarray, task.vha.targets(frame))

@@ -216,7 +216,8 @@ class LocoTask(Task):
         """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`, in float32."""
         return self.network.apply(_together(params), image, camera).astype(jnp.float32)
 
-    def _predict_one(self, params, image, camera):
+    def code_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
+        """The code `[h, w, d]` of one picture `[H, W, 3]` uint8, in float32."""
         return self.predict_code(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))[0]
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
@@ -227,7 +228,7 @@ class LocoTask(Task):
 
     def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
         """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
-        code = self._predict_one(params, image, camera)
+        code = self.code_of_picture(params, image, camera)
         points = self.points_of_code(params, code, camera, subvoxel=True)
         return people.find_people(points, params.get("refiner"), self.least_joints)
 
@@ -238,7 +239,7 @@ class LocoTask(Task):
 
         def one(frame):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
-            code = self._predict_one(params, frame.image, frame.camera)
+            code = self.code_of_picture(params, frame.image, frame.camera)
 
             def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
@@ -369,7 +370,7 @@ class LocoTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
-        predict = jax.jit(self._predict_one)
+        predict = jax.jit(self.code_of_picture)
         find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
         group = jax.jit(people.find_people)
         code, seconds = _time(predict, params, frame.image, frame.camera)
@@ -629,7 +630,9 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     config, task = config.copy_and_resolve_references(), create(config)
 
     def find(params, frame):
-        points = task.points_of_code(params, task.predict_code(params, frame.image[None])[0], frame.camera, True)
+        points = task.points_of_code(
+            params, task.code_of_picture(params, frame.image, frame.camera), frame.camera, True
+        )
         return points, people.find_people(points), frame.camera, frame.joints, task.vha.targets(frame)[1]
 
     find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
@@ -642,7 +645,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
         least_joints, least_stray = best_rules(points, found, params["refiner"], true, present)
         config.refine.update(least_joints=least_joints, least_stray=least_stray)
         found = jax.device_get(refinement.refine(params["refiner"], found, least_joints))
-    best, _ = suppression.best_people_options(found, cameras, true, present, PERSON_THRESHOLD)
+    best, _ = suppression.best_people_options(found, cameras, true, present, people_metrics.FOUND_WITHIN)
     config.people = ConfigDict(best._asdict())
     return config
 
