@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Trains PatchVHA(2) and the compact LoCO(2) on top of it on one device, in a given time; exports and scores them.
+# Trains PatchVHA(2) and the compact LoCO(2) on one device, in a given time; exports and scores them.
 #
 #   launch/one_gpu.sh --minutes=N [--scale=full|demo] [--workdir=FOLDER] [--dry-run] [--config.FIELD=VALUE ...]
 #
 # A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one
-# third, the Code Predictor two thirds: these are their config.budget_minutes. The same command goes on with what was
-# stopped; another N needs another folder. Further --config flags are for the LoCO. FOLDER (runs/one_gpu_SCALE) then
-# holds vha2/, loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else
+# quarter, the Code Predictor's trunk one quarter, the Code Predictor one half: these are their config.budget_minutes.
+# The same command goes on with what was stopped; another N needs another folder. Further --config flags are for the
+# LoCO. FOLDER (runs/one_gpu_SCALE) then holds vha2/, trunk/, loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else
 # with the status of what failed. PYTHON names the interpreter, DTYPE the arithmetic: bfloat16 where there is an NVIDIA
 # driver, else float32.
 set -euo pipefail
 
 usage() {
-  sed -n '2,11s/^# \{0,1\}//p' "$0"
+  sed -n '2,12s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -42,9 +42,12 @@ common=("--config.model.dtype=$dtype" --config.steps=1000000000 --config.eval_ev
 [ "$scale" = demo ] || common+=(--config.test_frames=128)
 [ -t 2 ] || common+=(--config.quiet=true)
 vha=("--config=configs/vha2.py:variant=patch,scale=$scale" "--workdir=$workdir/vha2" "${common[@]}"
-  "--config.budget_minutes=$(calculate "(n - $kept) / 3")")
+  "--config.budget_minutes=$(calculate "(n - $kept) / 4")")
+trunk=("--config=configs/trunk.py:scale=$scale" "--workdir=$workdir/trunk" "${common[@]}"
+  "--config.budget_minutes=$(calculate "(n - $kept) / 4")")
 loco=("--config=configs/loco2.py:variant=patch,trunk=compact,scale=$scale" "--workdir=$workdir/loco2" "${common[@]}"
-  "--config.budget_minutes=$(calculate "2 * (n - $kept) / 3")" "--config.vha=$workdir/vha2" --config.data.batch_size=4
+  "--config.budget_minutes=$(calculate "(n - $kept) / 2")" "--config.vha=$workdir/vha2"
+  "--config.predictor.trunk_weights=$workdir/trunk"
   ${further[@]+"${further[@]}"})
 
 child=
@@ -83,6 +86,7 @@ $dry || echo "launch/one_gpu.sh: $minutes minutes, $kept of them for compiling, 
 export PYTHONUNBUFFERED=1
 run "${main[@]}" "${vha[@]}"
 run "${main[@]}" "${vha[@]}" --mode=eval
+run "${main[@]}" "${trunk[@]}"
 # If what came before took longer than was kept for it, the LoCO stops early, so that it is still exported and scored.
 left=$(calculate "n - $kept / 3 - $SECONDS / 60")
 run "${main[@]}" "${loco[@]}" "--config.max_minutes=$(calculate "($left > 0.1) ? $left : 0.1")"

@@ -351,18 +351,20 @@ def test_on_one_gpu_the_time_is_shared_out():
     said = dry_run("one_gpu.sh", *arguments, PYTHON="python", DTYPE="bfloat16")
     commands = [shlex.split(line)[1:] for line in said.splitlines()]
     mains, export = ["-m", "loco_jax.main"], ["-m", "loco_jax.export"]
-    assert [command[:2] for command in commands] == [mains, mains, mains, export, mains]
-    vha, vha_scores, loco, exported, loco_scores = (
+    assert [command[:2] for command in commands] == [mains, mains, mains, mains, export, mains]
+    vha, vha_scores, trunk, loco, exported, loco_scores = (
         dict(flag.removeprefix("--").split("=", 1) for flag in command[2:]) for command in commands
     )
-    # Five minutes are for the rest, and of 15.5 a third and two thirds.
-    assert float(vha["config.budget_minutes"]) == pytest.approx(15.5 / 3, rel=1e-4)
-    assert float(loco["config.budget_minutes"]) == pytest.approx(2 * 15.5 / 3, rel=1e-4)
+    # Five minutes are for the rest, and of 15.5 a quarter, a quarter and a half.
+    assert float(vha["config.budget_minutes"]) == pytest.approx(15.5 / 4, rel=1e-4)
+    assert float(trunk["config.budget_minutes"]) == pytest.approx(15.5 / 4, rel=1e-4)
+    assert float(loco["config.budget_minutes"]) == pytest.approx(15.5 / 2, rel=1e-4)
     assert 15.5 < float(loco.pop("config.max_minutes")) < 20.5
     assert vha_scores == {**vha, "mode": "eval"} and loco_scores == {**loco, "mode": "eval"}
     assert vha["workdir"] == loco["config.vha"] == "a b/vha2" and loco["workdir"] == exported["workdir"] == "a b/loco2"
+    assert trunk["workdir"] == loco["config.predictor.trunk_weights"] == "a b/trunk"
     assert loco["config.ema"] == "0.9" and "config.ema" not in vha
-    for flags in (vha, loco):
+    for flags in (vha, trunk, loco):
         path, _, argument = flags["config"].partition(":")
         config = runpy.run_path(str(ROOT / path))["get_config"](argument)
         for name in flags:
@@ -395,7 +397,7 @@ def test_on_one_gpu_all_is_done(tmp_path):
     launcher = start("one_gpu.sh", "--minutes=2", f"--workdir={tmp_path}/w", PYTHON=tmp_path / "python")
     said = end(launcher)
     assert launcher.returncode == 0 and f"Tables: {tmp_path}/w/table.md" in said, said
-    assert len((tmp_path / "started").read_text().splitlines()) == 5
+    assert len((tmp_path / "started").read_text().splitlines()) == 6
     assert (tmp_path / "w" / "table.md").read_text() == f"of {tmp_path}/w/vha2\n\nof {tmp_path}/w/loco2\n\n"
 
 
@@ -408,4 +410,4 @@ def test_on_one_gpu_a_signal_stops_all(number, tmp_path):
     launcher.send_signal(number)
     said = end(launcher)
     assert launcher.returncode == STOPPED and "the same command goes on from what is saved" in said, said
-    assert len((tmp_path / "started").read_text().splitlines()) == 3  # nothing after it
+    assert len((tmp_path / "started").read_text().splitlines()) == 4  # nothing after it
