@@ -21,11 +21,13 @@ _WHOLE = 2**30  # a used-up budget as processes tell it each other
 def rate_at(config: ConfigDict, step: int, used: float) -> float:
     """The learning rate after `step` steps, when the part `used` of the budget is gone, 0 to 1.
 
-    The warm-up counts steps. With the cosine schedule the rate falls to zero as the budget is used up.
+    The warm-up counts steps. With the cosine schedule the rate falls to zero as the budget is used up, or as
+    `config.steps` are done, whichever is farther.
     """
     c = config.optimizer
     rate = c.learning_rate * (min(1.0, step / c.warmup) if c.warmup else 1.0)
-    return rate * (1 + math.cos(math.pi * used)) / 2 if c.schedule == "cosine" else rate
+    done = max(used, min(1.0, step / config.steps))
+    return rate * (1 + math.cos(math.pi * done)) / 2 if c.schedule == "cosine" else rate
 
 
 def logged_rates(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:

@@ -43,9 +43,14 @@ OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
     "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
-    "predictor.heatmap_weight", "data.train_split", "data.augment",
+    "predictor.heatmap_weight", "predictor.teaching_weight", "data.train_split", "data.validation_split",
+    "data.augment", "data.render_batch", "data.crowd",
 )  # fmt: skip
-
+# Of runs and weights of before there was such a field: what they did, as its value.
+LATER_FIELDS = {
+    "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
+    "spoil.share": 0.5,
+}  # fmt: skip
 
 _LOCK_FILE = ".lock"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
@@ -442,10 +447,10 @@ def exist(workdir: str) -> bool:
     return _folder(workdir).exists() and bool(ocp.utils.checkpoint_steps(_folder(workdir)))
 
 
-def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS) -> None:
+def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
     """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
 
-    Those in `free` may differ.
+    Those in `free` may differ, and with `older` those that its config lacks.
     Without checkpoints there is nothing to protect, and any config will do.
     """
     path = epath.Path(workdir).expanduser() / CONFIG_FILE
@@ -455,7 +460,7 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS) -
     differences = [
         f"  {name}: {old!r} there, {new!r} now"
         for name, old, new in _differences(theirs, _plain(config))
-        if not any(name == f or f.startswith(f"{name}.") for f in free)
+        if not _is_one_of(name, free) and not (older and old is None)
     ]
     if differences:
         raise CheckpointError(
@@ -490,7 +495,7 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
             ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
         elif last in ours and last in trained:
             ours[last] = trained[last]
-    check(workdir, config, (*FREE_FIELDS, "data.batch_size"))
+    check(workdir, config, (*FREE_FIELDS, "data.batch_size"), older=True)
     return config
 
 
@@ -512,9 +517,19 @@ def write_text(path: epath.Path, text: str) -> None:
     part.replace(path)
 
 
+def completed(content: dict[str, Any]) -> dict[str, Any]:
+    """A config as JSON, with those `LATER_FIELDS` that it lacks of sections that it has."""
+    for field, value in LATER_FIELDS.items():
+        *above, last = field.split(".")
+        section = functools.reduce(lambda c, name: c.get(name) if isinstance(c, dict) else None, above, content)
+        if isinstance(section, dict):
+            section.setdefault(last, value)
+    return content
+
+
 def _read_config(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return completed(json.loads(path.read_text()))
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
 
@@ -528,9 +543,16 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
+def _is_one_of(name: str, fields: Sequence[str]) -> bool:
+    """Whether a field is among those, or in a section that is."""
+    return any(name == field or name.startswith(f"{field}.") for field in fields)
+
+
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+    """Fields by name, with None for those that one of the two lacks."""
+    both = old, new
+    if any(isinstance(x, dict) for x in both) and all(isinstance(x, dict | None) for x in both):
+        found, (old, new) = [], (x or {} for x in both)
         for key in sorted(old.keys() | new.keys()):
             found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return found

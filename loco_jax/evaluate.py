@@ -155,7 +155,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "") -> d
         if source:
             task.check_weights(source, "--weights")
             task = task.with_parts_of(source)
-            params = weights.read(config.task, source, like)
+            params = weights.read(config.task, source, tasks.network_shapes(task))
         elif distributed.is_first():
             with checkpoints.Checkpoints(workdir, read_only=True) as saved:
                 value, params = saved.restore_params(like, averaged=bool(config.ema))
@@ -200,7 +200,7 @@ def check_config(config: ConfigDict) -> None:
             raise ValueError(f"config.{name}={value} must be at least 1")
     if not 0 <= config.budget_minutes < math.inf:
         raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
-    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task == "refiner"):
+    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk")):
         raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if config.data.validation_split not in ("validation", "test"):
         raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")

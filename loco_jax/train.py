@@ -160,12 +160,12 @@ def init_state(
     Without `pretrained` no files are read for it: enough for a state that a checkpoint will replace.
     """
     params = task.init(jax.random.key(config.seed))
-    if pretrained and config.init:
-        given = jax.tree.map(jnp.asarray, read_init(task, config))
-        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(given)
-        params = traverse_util.unflatten_dict(flat)
-    elif pretrained:
-        params = task.pretrained(params)
+    if pretrained:
+        if config.init:
+            given = jax.tree.map(jnp.asarray, read_init(task, config))
+            flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(given)
+            params = traverse_util.unflatten_dict(flat)
+        params = task.pretrained(params, initialised=bool(config.init))
     ema = jax.tree.map(jnp.copy, params) if config.ema else None
     _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
     sums = {name: jnp.float32(0) for name in ("loss", *logged, "grad_norm", "count")}
@@ -179,8 +179,15 @@ def read_init(task: Task, config: ConfigDict) -> Any:
     """
     try:
         task.check_weights(config.init, "config.init")
-        like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        return weights.read(config.task, config.init, like, config.init_missing)
+        like = tasks.network_shapes(task)
+        params = weights.read(config.task, config.init, like, config.init_missing)
+        given = traverse_util.flatten_dict(params)
+        lacking = {name for name, *rest in traverse_util.flatten_dict(like) if (name, *rest) not in given}
+        for name in sorted(lacking.intersection(task.frozen)):
+            raise weights.WeightsError(
+                f'lacks {name}, which is not trained and so cannot be new: give weights that have it, or config.init=""'
+            )
+        return params
     except (weights.WeightsError, checkpoints.CheckpointError) as error:
         named = f"config.init={config.init}: "
         raise weights.WeightsError(named + str(error).removeprefix(named)) from error
@@ -220,8 +227,10 @@ def train_step(
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
         averages = {**averages, **moved} if task.frozen else moved
+    # Not every batch gives all of them: JTA's tell nothing of the ground.
+    sums = {**state.sums, **{name: state.sums[name] + value for name, value in logged.items()}}
     skipped = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
-    new = (params, opt_state, averages, {name: state.sums[name] + value for name, value in logged.items()})
+    new = (params, opt_state, averages, sums)
     old = (state.params, state.opt_state, state.ema, state.sums)
     params, opt_state, averages, sums = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
     watch = watches.observe(state.watch, step, loss, skipped, spike, stage)

@@ -204,7 +204,7 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
             f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
         )
     try:
-        return ConfigDict(content)
+        return ConfigDict(checkpoints.completed(content))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 

@@ -81,7 +81,7 @@ def rates_of(workdir) -> list[float]:
 
 
 def test_the_rate_is_the_warm_up_in_steps_times_the_cosine_in_time():
-    config = budgeted()
+    config = budgeted(steps=10**10)
     config.optimizer.update({"learning_rate": 0.02, "warmup": 100, "schedule": "cosine"})
     for step, used, wanted in (
         (0, 0.0, 0.0),
@@ -94,6 +94,9 @@ def test_the_rate_is_the_warm_up_in_steps_times_the_cosine_in_time():
         (10**9, 1.0, 0.0),
     ):
         assert budget.rate_at(config, step, used) == pytest.approx(wanted, abs=1e-12)
+    config.steps = 400  # where these are nearer to their end than time is, they count
+    for step, used, wanted in ((300, 0.1, 0.02 * (2 - math.sqrt(2)) / 4), (300, 0.9, 0.02 * 0.0244717), (400, 0.5, 0)):
+        assert budget.rate_at(config, step, used) == pytest.approx(wanted, rel=1e-5, abs=1e-12)
     config.optimizer.schedule = "constant"
     assert budget.rate_at(config, 50, 0.9) == 0.01 and budget.rate_at(config, 100, 0.9) == 0.02
     config.optimizer.warmup = 0

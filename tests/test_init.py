@@ -135,6 +135,36 @@ def test_modules_that_are_missing_may_be_new(toy, tmp_path, monkeypatch):
             first_state(tiny(init=str(tmp_path / name), init_missing=True))
 
 
+def test_what_is_not_trained_may_not_be_missing(toy, tmp_path, monkeypatch):
+    class Frozen(MeanAndMore):
+        frozen = ("more",)
+
+    weights.save(tmp_path / "file", {"w": jnp.ones((14, 3))}, {"kind": "vha"})
+    monkeypatch.setattr(tasks, "create", lambda config: Frozen())
+    with pytest.raises(weights.WeightsError, match="^config.init=.*file: lacks more, which is not trained"):
+        quietly(tiny(steps=1, init=str(tmp_path / "file"), init_missing=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_data_are_never_of_weights(toy, tmp_path, monkeypatch):
+    class WithData(MeanAndMore):
+        frozen = frozen_data = ("more",)
+
+        def pretrained(self, params, initialised=False):
+            return {**params, "more": jax.tree.map(lambda x: x + 1, self.init(jax.random.key(3))["more"])}
+
+    weights.save(tmp_path / "file", {"w": jnp.ones((14, 3))}, {"kind": "vha"})
+    monkeypatch.setattr(tasks, "create", lambda config: WithData())
+    config = tiny(steps=2, checkpoint_every=1, init=str(tmp_path / "file"))
+    made = WithData().pretrained({"w": jnp.ones((14, 3))})
+    assert_same(first_state(config).params, made)
+    quietly(config, tmp_path / "run")
+    state = saved_state(tmp_path / "run", 2)
+    np.testing.assert_array_equal(state["['params']['more']['a']['k']"], made["more"]["a"]["k"])
+    read = train.read_init(WithData(), tiny(init=str(tmp_path / "run")))
+    assert_same(read, {"w": state["['params']['w']"]})
+
+
 # ---- What will not do
 
 

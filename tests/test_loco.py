@@ -1,6 +1,7 @@
 """LoCO as a whole: with the true code people come back, and training leaves the autoencoder alone."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -12,15 +13,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import association, distributed, metrics, skeleton, suppression, tasks, train, weights
+from loco_jax import association, distributed, metrics, skeleton, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.tasks import loco
 
 
 @functools.lru_cache
 def _config():
+    """That of the released weights: what suits them, and one frame a step of the scale's own scenes."""
     config = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
     config.vha = config.refiner = "released"
+    for section in ("people", "refine"):
+        config[section].update(weights.config_of("released").get(section, {}))
+    config.data.batch_size = 1
+    config.data.crowd.update({"min_people": 0, "mean_people": 0.0, "most_people": 0})
     return config
 
 
@@ -72,7 +78,8 @@ def test_people_are_measured(scored):
     assert all(0.9 < width < 1.1 for width in perfect["widths"].values())
     for system in summary["systems"].values():
         found = system["people"]
-        assert found["recall"] == found["found"] / found["true"] and "own_side" in system or found["predicted"]
+        assert found["recall"] == found["found"] / found["true"]
+        assert found["precision"] == (found["found"] / found["predicted"] if found["predicted"] else None)
         for parts in (found["by_distance"], found["by_crowding"]):
             assert sum(part["true"] for part in parts) == found["true"] == perfect["true"]
 
@@ -142,14 +149,14 @@ def test_frames_are_ranked_by_what_is_drawn(scored):
 
 
 def test_predict_names_whom_the_scores_are_of(scored):
-    """The released file says nothing of a least score, so the default counts in both; or one that is given."""
+    """Those whom its own config says; or of the score that is given."""
     _, _, frames, predicted = scored
     joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
     camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
     named, scores = loco.load_predictor()(frames.image[0], camera)
     np.testing.assert_allclose(named, joints[known[:, 0]], atol=1e-3)
     means = scores.mean(axis=1)
-    assert len(named) > 1 and means.min() >= suppression.Options().min_score
+    assert len(named) > 1 and means.min() >= _config().people.min_score
     surer, _ = loco.load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
     np.testing.assert_allclose(surer, named[means > means.min()], atol=1e-3)
     with pytest.raises(ValueError, match="min_score"):
@@ -203,7 +210,7 @@ def _training():
 
 
 def _jta(folder):
-    """The config of the miniature's pictures; as many people as in the crowd, so that nothing is compiled anew."""
+    """The config of the miniature's pictures, with as many people a frame as in the crowd."""
     config = _config().copy_and_resolve_references()
     config.data.source, config.data.dir, config.data.max_people = "jta", str(folder / "data"), 8
     return config
@@ -228,7 +235,7 @@ def test_training_changes_the_predictor_and_nothing_else(source, jta_with_pictur
         assert moved == 0 if name in task.frozen else moved > 0.9, name
     # The average follows: after two steps it is between where they began and where they are.
     first, now, average = (
-        x["predictor"]["params"]["Dense_0"]["bias"] for x in (before, after, jax.device_get(state.ema))
+        x["predictor"]["params"]["head"]["Dense_0"]["bias"] for x in (before, after, jax.device_get(state.ema))
     )
     assert (np.abs(average - first) <= np.abs(now - first) + 1e-7).all() and (average != first).any()
     jax.tree.map(np.testing.assert_array_equal, state.ema["vha"], before["vha"])
@@ -251,7 +258,10 @@ def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
     ("change", "word"),
     [
         ({"trunk": "resnet"}, "inception, compact"),
-        ({"code_weight": 0.0, "heatmap_weight": 0.0}, "must not be negative, nor both 0"),
+        (
+            {"code_weight": 0.0, "heatmap_weight": 0.0},
+            "not be negative, nor code_weight and heatmap_weight both 0",
+        ),
     ],
 )
 def test_configs_that_cannot_be(change, word):
@@ -264,7 +274,6 @@ def test_configs_that_cannot_be(change, word):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"predictor": {"trunk_weights": "x.safetensors"}}, "trunk_weights=.* is for config.predictor.trunk=inception"),
         ({"volume": {"stride": 4}}, "config.volume.stride=4 must be 8"),
         ({"data": {"pictures": False}}, "config.data.pictures must be True"),
         ({"predictor": {"width": 0}}, "width and blocks"),
@@ -296,6 +305,41 @@ def test_an_autoencoder_that_will_not_do_is_told_before_anything_is_made(change,
     with pytest.raises(weights.WeightsError, match=word):
         train.train(config, str(tmp_path / "run"), say=lambda _: None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trunk_that_will_not_do_is_told_before_anything_is_made(tmp_path):
+    config = _config().copy_and_resolve_references()
+    config.predictor.trunk_weights = str(tmp_path / "trunk")
+    for kind, params, word in (
+        ("inception", {"params": {"x": np.zeros(3)}}, "holds weights of kind 'inception', not trunk"),
+        ("trunk", {"params": {"x": np.zeros(3)}}, "not the weights of this network:.*missing params/"),
+    ):
+        weights.save(tmp_path / "trunk", params, {"kind": kind})
+        with pytest.raises(weights.WeightsError, match="(?s)config.predictor.trunk_weights=.*" + word):
+            train.train(config, str(tmp_path / "run"), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_to_be_scored_say_what_suits_them(tmp_path):
+    """What they say counts, what they do not say is the command's."""
+    config = _config().copy_and_resolve_references()
+    config.people.update({"min_score": 0.11, "overlap": 0.12})
+    config.refine.update({"least_joints": 4, "least_stray": 0.13})
+    task = tasks.create(config)
+    says = {"people": {"min_score": 0.31, "overlap": 0.32}, "refine": {"least_joints": 5, "least_stray": 0.33}}
+    (tmp_path / "run").mkdir()
+    for content in (says, {"people": says["people"]}, {"refine": says["refine"]}, {}):
+        weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": content})
+        (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+        for source in ("file", "run"):
+            found = task.with_parts_of(str(tmp_path / source))
+            assert found.kept == ((0.31, 0.32) if "people" in content else (0.11, 0.12))
+            rules = found.least_joints, found.least_stray
+            assert rules == ((5, 0.33) if "refine" in content else (4, 0.13))
+    bad = {"people": {"min_score": 3.0, "overlap": 0.1}}
+    weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": bad})
+    with pytest.raises(weights.WeightsError, match="file: its config makes no sense: config.people: want min_score"):
+        task.with_parts_of(str(tmp_path / "file"))
 
 
 def test_weights_of_another_network_name_its_tensors(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import refiner as refiner_config
-from loco_jax import association, distributed, refinement, skeleton, tasks, train, weights
+from loco_jax import association, distributed, evaluate, refinement, skeleton, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.models import refiner as network
 from loco_jax.tasks import refiner
@@ -158,13 +158,26 @@ def test_the_released_predictor_finds_people_in_training_scenes():
     assert task.init(jax.random.key(0))["found"]["true"].shape == found["true"].shape
 
 
+def test_a_refiner_that_starts_from_weights_has_people_found_all_the_same(monkeypatch, tmp_path):
+    config, task, toy = _of_a_toy(monkeypatch)
+    released = weights.load(weights.path_of("released"))[0]["refiner"]
+    config.init, config.quiet, config.test_frames, config.pictures = "released", True, 1, 0
+    params = train.init_state(task, train.make_optimizer(config), config, _setting()[2]).params
+    jax.tree.map(np.testing.assert_array_equal, params, {**released, "found": toy})
+    # To score weights nobody need be found, and weights hold nobody.
+    monkeypatch.setattr(refiner.RefinerTask, "find_people", None)
+    summary = evaluate.evaluate(config, str(tmp_path), lambda _: None, source="released")
+    assert summary["frames"] == 1
+
+
+@pytest.mark.parametrize("init", ["", "released"])
 @pytest.mark.parametrize(
     ("source", "word"),
     [("nowhere", "no such file"), ("configs", "not the folder of a run"), (__file__, "cannot be read")],
 )
-def test_a_predictor_that_is_none_is_told_before_anything_is_made(source, word, tmp_path):
+def test_a_predictor_that_is_none_is_told_before_anything_is_made(source, word, init, tmp_path):
     config = refiner_config.get_config("scale=demo")
-    config.spoil.predictor = source
+    config.spoil.predictor, config.init = source, init
     with pytest.raises(weights.WeightsError, match=f"config.spoil.predictor={source}: .*{word}"):
         train.train(config, str(tmp_path / "run"), say=lambda _: None)
     assert not (tmp_path / "run").exists()

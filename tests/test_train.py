@@ -21,10 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
+from configs import refiner as refiner_config
+from configs import trunk as trunk_config
 from configs import vha as vha_config
 from loco_jax import checkpoints, distributed, evaluate, observe, tasks, train
 from loco_jax.camera import Camera
@@ -590,6 +593,40 @@ def test_what_changes_no_number_is_free(toy, tmp_path):
         checkpoints.claim(str(tmp_path), other)
 
 
+def test_whom_a_run_names_is_free(toy, tmp_path):
+    """Of a section that is free, each field."""
+    quietly(tiny(steps=1, people={"min_score": 0.2, "overlap": 0.1}), tmp_path)
+    other = tiny(steps=1, people={"min_score": 0.4, "overlap": 0.0})
+    checkpoints.check(str(tmp_path), other)
+    assert evaluate.evaluate(other, str(tmp_path), lambda _: None)["step"] == 1
+
+
+def test_runs_of_before_a_field_go_on_and_are_scored(toy, tmp_path):
+    quietly(tiny(steps=1), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for name in checkpoints.LATER_FIELDS:
+        config.pop(name, None)
+    del config["data"]["crowd"], config["data"]["render_batch"]
+    path.write_text(json.dumps(config))
+    assert evaluate.evaluate(tiny(), str(tmp_path), lambda _: None)["step"] == 1
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.check(str(tmp_path), tiny(steps=1, init="elsewhere"))
+    told = [line.split(":")[0].strip() for line in str(error.value).splitlines() if " there, " in line]
+    crowd = [f"data.crowd.{name}_people" for name in ("mean", "min", "most")]
+    assert told == [*crowd, "data.render_batch", "init"]  # of before the others, runs are only scored
+    config["data"].update(tiny().data.to_dict())
+    path.write_text(json.dumps(config))
+    checkpoints.check(str(tmp_path), tiny(steps=1))
+
+
+def test_later_fields_change_nothing_by_default():
+    for config in (vha_config.get_config(2), refiner_config.get_config()):
+        flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+        for name, value in checkpoints.LATER_FIELDS.items():
+            assert flat.get(name, value) == value, name
+
+
 def test_workdir_without_checkpoints_takes_any_config(tmp_path):
     checkpoints.claim(str(tmp_path), tiny())
     checkpoints.claim(str(tmp_path), tiny(seed=3))
@@ -611,6 +648,15 @@ def test_half_a_log_line_is_no_obstacle(toy, tmp_path):
         file.write('{"step": 2, "lo')
     quietly(config, tmp_path)
     assert [line["step"] for line in logged(tmp_path)] == [1, 2, 2]
+
+
+def test_what_a_batch_does_not_log_stays_as_it_was(toy):
+    config = tiny()
+    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    state = train.init_state(task, optimizer, config, scenes("train", (0, 1)))
+    state = state.replace(sums={**state.sums, "seldom": jnp.float32(3)})
+    after, loss = train.step_of(config, task, optimizer)(state, scenes("train", (0, 1)), stage=0)
+    assert after.sums["seldom"] == 3 and after.sums["loss"] == loss
 
 
 # ---- What may go wrong
@@ -658,6 +704,7 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
         ("data.source", "coco", "config.data.source='coco'; there are crowd, jta"),
         ("data.render_batch", 0, "config.data.render_batch=0 must be at least 1"),
         ("data.source", "jta", "config.data.source=jta needs --config.data.dir"),
+        ("mesh.rows", 0, "config.mesh.rows=0 must be 1 or more"),
     ):
         config = tiny()
         config.update_from_flattened_dict({field: value})
@@ -666,6 +713,10 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
     config = tiny(data={"source": "jta", "dir": str(tmp_path)})
     with pytest.raises(FileNotFoundError, match="python -m loco_jax.data.jta"):
         quietly(config, tmp_path / "run")
+    for config in (refiner_config.get_config(), trunk_config.get_config()):
+        config.mesh.rows = 2
+        with pytest.raises(ValueError, match="config.mesh.rows=2 must be .* 1 for a task without volumes"):
+            quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -151,13 +151,13 @@ class JtaStream:
 
 def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream | JtaStream:
     """The stream that `config.data` names. Raises ValueError for an unknown source, FileNotFoundError without data."""
-    c = config.data
+    c, render_batch = config.data, config.data.get("render_batch", 1)
     if _source(config) == "crowd":
         # Each seed begins a million scenes after the one before.
         crowd, first = training_crowd(config), config.seed * 2**20
-        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, c.render_batch)
-    if c.render_batch != 1:
-        raise ValueError(f"config.data.render_batch={c.render_batch} is for config.data.source=crowd; have {c.source}")
+        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, render_batch)
+    if render_batch != 1:
+        raise ValueError(f"config.data.render_batch={render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
     part, parts = distributed.share(sharding.mesh)
     reader = pipeline.read_jta(

@@ -14,6 +14,8 @@ class Task(Protocol):
 
     stages: int  # of training, one after the other; the loop moves on when the loss no longer falls
     frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training leaves as they are
+    # Those of them that are no network's: no weights have them, `pretrained` makes them whatever a run starts from.
+    frozen_data: ClassVar[tuple[str, ...]] = ()
     ranked_by: ClassVar[str] = ""  # what `rank` gives, in words; "" for a task whose frames have no ranks
 
     def init(self, key: jax.Array) -> Any:
@@ -22,18 +24,21 @@ class Task(Protocol):
     def check_sources(self, initialised: bool = False) -> None:
         """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
 
-        With `initialised` all parameters that are trained or used in training come from elsewhere, `config.init`.
+        With `initialised` all networks' parameters that training needs come from elsewhere, `config.init`.
         """
 
     def check_weights(self, source: str, field: str) -> None:
         """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""
 
     def with_parts_of(self, source: str) -> "Task":
-        """The task that takes from weights to be scored what else they hold."""
+        """The task that takes from weights to be scored what else they hold, and what their config says suits them."""
         return self
 
-    def pretrained(self, params: Any) -> Any:
-        """The parameters with those in place that come from files: what a new run starts from."""
+    def pretrained(self, params: Any, initialised: bool = False) -> Any:
+        """The parameters with those in place that come from files: what a new run starts from.
+
+        With `initialised`, see `check_sources`, only `frozen_data`.
+        """
         return params
 
     def for_evaluation(self, params: Any) -> Any:
@@ -76,6 +81,12 @@ class Task(Protocol):
 
     def picture(self, predicted: Any, frames: Frames, index: int, title: str) -> Any:
         """A matplotlib Figure of frame `index` of a batch, with `title` in its heading; NumPy arrays in."""
+
+
+def network_shapes(task: Task) -> Any:
+    """Shapes and types of the parameters that weights hold: of all but the `frozen_data`."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return {name: value for name, value in shapes.items() if name not in task.frozen_data}
 
 
 def create(config: ConfigDict) -> Task:

@@ -147,8 +147,10 @@ class LocoTask(Task):
         variables = trunk.init(self.network, self.vha.volume, key)
         return {"vha": self.vha.init(vha_key), **_apart(variables)}
 
-    def pretrained(self, params: Any) -> Any:
+    def pretrained(self, params: Any, initialised: bool = False) -> Any:
         """With the autoencoder's trained parameters, and the trunk's if there are any."""
+        if initialised:
+            return params
         with naming("vha", self.vha_weights):
             params = {**params, "vha": read_params("vha", self.vha_weights, self.vha.init)}
         if self.trunk_weights:
@@ -157,26 +159,28 @@ class LocoTask(Task):
         return params
 
     def check_sources(self, initialised: bool = False) -> None:
-        parts = {"refiner": self.refiner_weights}
         if not initialised:
             with naming("vha", self.vha_weights):
                 if not self.vha_weights:
                     raise weights.WeightsError("no weights given")
                 check_same(self.vha, self.vha_weights, "config.vha")
-            parts["predictor.trunk_weights"] = self.trunk_weights
-        for field, source in parts.items():
-            with naming(field, source):
-                if source:
-                    weights.config_of(source)
+            if self.trunk_weights:
+                with naming("predictor.trunk_weights", self.trunk_weights):
+                    _with_trunk(jax.eval_shape(self.init, jax.random.key(0)), self.trunk_weights)
+        if self.refiner_weights:
+            with naming("refiner", self.refiner_weights):
+                weights.config_of(self.refiner_weights)
 
     def check_weights(self, source: str, field: str) -> None:
         check_same(self.vha, source, field)
 
     def with_parts_of(self, source: str) -> "LocoTask":
-        path = weights.path_of(source)
-        if path.is_dir() or "refiner" not in weights.load(path)[0]:
-            return self
-        return dataclasses.replace(self, refiner_weights=source)
+        path, config = weights.path_of(source), weights.config_of(source)
+        with stated_by(path):
+            changes = {} if config is None else _rules(config)
+        if not path.is_dir() and "refiner" in weights.load(path)[0]:
+            changes["refiner_weights"] = source
+        return dataclasses.replace(self, **changes)
 
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
@@ -441,12 +445,6 @@ def create(config: ConfigDict) -> LocoTask:
         raise ValueError(
             "config.predictor: the weights must not be negative, nor code_weight and heatmap_weight both 0"
         )
-    r = config.refine
-    if not (1 <= r.least_joints <= skeleton.NUM_JOINTS and 0 <= r.least_stray <= 1):
-        raise ValueError(
-            f"config.refine: want least_joints of 1 to {skeleton.NUM_JOINTS}, least_stray of 0 to 1; have {r.to_dict()}"
-        )
-    kept = suppression.Options(**config.get("people", {})).check("config.people")
     return LocoTask(
         autoencoder,
         network,
@@ -456,10 +454,24 @@ def create(config: ConfigDict) -> LocoTask:
         refiner_weights=config.refiner,
         trunk_weights=c.trunk_weights,
         teaching_weight=c.teaching_weight,
-        least_joints=r.least_joints,
-        least_stray=r.least_stray,
-        kept=kept,
+        **_rules(config),
     )
+
+
+def _rules(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of a task that `config.refine` and `config.people` say, where they are there."""
+    rules = {}
+    if "refine" in config:
+        r = config.refine
+        if not (1 <= r.least_joints <= skeleton.NUM_JOINTS and 0 <= r.least_stray <= 1):
+            raise ValueError(
+                f"config.refine: want least_joints of 1 to {skeleton.NUM_JOINTS}, least_stray of 0 to 1; have "
+                f"{r.to_dict()}"
+            )
+        rules |= {"least_joints": r.least_joints, "least_stray": r.least_stray}
+    if "people" in config:
+        rules["kept"] = suppression.Options(**config.people).check("config.people")
+    return rules
 
 
 @contextlib.contextmanager
@@ -697,12 +709,11 @@ def _with_trunk(params: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The predictor's parameters and statistics with those of a trained trunk in place."""
     trained = params["predictor"]["params"]
     if "batch_stats" not in params:
-        like = jax.eval_shape(lambda: trunk.without_head(params["predictor"]))
-        taken = jax.tree.map(jnp.asarray, weights.read("trunk", source, like))
+        taken = jax.tree.map(jnp.asarray, weights.read("trunk", source, trunk.without_head(params["predictor"])))
         return {"predictor": {"params": {**trained, **taken["params"]}}}
     statistics = params["batch_stats"]
     like = {"params": trained["trunk"], "batch_stats": statistics["trunk"]}
-    taken = jax.tree.map(jnp.asarray, weights.read("inception", source, jax.eval_shape(lambda: like)))
+    taken = jax.tree.map(jnp.asarray, weights.read("inception", source, like))
     return {
         "predictor": {"params": {**trained, "trunk": taken["params"]}},
         "batch_stats": {**statistics, "trunk": taken["batch_stats"]},

@@ -78,7 +78,7 @@ class RefinerTask(Task):
     quiet: bool = True
 
     stages = 1
-    frozen = ("found",)
+    frozen = frozen_data = ("found",)
 
     def init(self, key: jax.Array) -> Any:
         """New parameters; beside them room for the people that the predictor finds, which a run keeps."""
@@ -88,12 +88,12 @@ class RefinerTask(Task):
         nobody = jnp.zeros((self.found, skeleton.NUM_JOINTS, 3))
         return {**params, "found": {"joints": nobody, "true": nobody}}
 
-    def check_sources(self) -> None:
+    def check_sources(self, initialised: bool = False) -> None:
         if self.predictor:
             with loco.naming("spoil.predictor", self.predictor):
                 loco.load(self.predictor)
 
-    def pretrained(self, params: Any) -> Any:
+    def pretrained(self, params: Any, initialised: bool = False) -> Any:
         """With the people that the predictor finds."""
         return {**params, "found": self.find_people()} if self.predictor else params
 
@@ -109,7 +109,7 @@ class RefinerTask(Task):
         params = {name: value for name, value in params.items() if name != "refiner"}
         config = config.copy_and_resolve_references()
         config.seed += 1
-        config.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0)
+        config.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0, render_batch=1)
         config.data.source, config.data.dir = self.data
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
 
