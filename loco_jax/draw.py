@@ -146,39 +146,35 @@ def people(
     return figure
 
 
-def poses(true: np.ndarray, spoilt: np.ndarray, known: np.ndarray, refined: np.ndarray, title: str = "") -> Figure:
-    """Up to five people side by side from the front: true in grey, as they were given, and refined.
+def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Figure:
+    """Up to five people side by side from the front, over their true poses in grey; what was found last in blue.
 
     Args:
-      true, spoilt, refined: `[N, 14, 3]` metres in camera coordinates.
-      known: `[N, 14]` which joints were given.
+      true: `[N, 14, 3]` metres in camera coordinates.
+      found: a row each, by its name: joints as the true ones, and which of them are known `[N, 14]`.
       title: a line above it all.
     """
     count = min(len(true), 5)
-    figure = Figure(figsize=(WIDTH, 8.0), dpi=100, layout="constrained")
-    all_axes = figure.subplots(2, max(count, 1), squeeze=False)
-    for person in range(count):
-        for axes, joints, there, name in (
-            (all_axes[0, person], spoilt[person], known[person], "given"),
-            (all_axes[1, person], refined[person], np.ones(len(known[person]), bool), "refined"),
-        ):
-            for pose, shown, look in (
-                (true[person], np.ones(len(there), bool), {"color": "0.75", "linewidth": 4}),
-                (
-                    joints,
-                    there,
-                    {"color": _BLUE if name == "refined" else _VERMILLION, "linewidth": 1.8, "marker": "o"},
-                ),
-            ):
-                for a, b in skeleton.LIMBS:
-                    if shown[a] and shown[b]:
-                        axes.plot(pose[[a, b], 0], pose[[a, b], 1], markersize=3, **look)
+    figure = Figure(figsize=(WIDTH, 4.0 * len(found)), dpi=100, layout="constrained")
+    all_axes = figure.subplots(len(found), max(count, 1), squeeze=False)
+    for row, (name, (joints, known)) in zip(all_axes, found.items()):
+        look = {"color": _BLUE if name == list(found)[-1] else _VERMILLION, "linewidth": 1.8, "marker": "o"}
+        for person, axes in enumerate(row[:count]):
+            everything = np.ones(len(true[person]), bool)
+            _draw_from_front(axes, true[person], everything, {"color": "0.75", "linewidth": 4})
+            _draw_from_front(axes, joints[person], known[person], look)
             axes.set(aspect="equal", title=f"person {person + 1}, {name}")
             axes.invert_yaxis()
             axes.axis("off")
     if title:
         figure.suptitle(f"{title}; grey: the truth", fontsize=15)
     return figure
+
+
+def _draw_from_front(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+    for a, b in skeleton.LIMBS:
+        if known[a] and known[b]:
+            axes.plot(joints[[a, b], 0], joints[[a, b], 1], markersize=3, **look)
 
 
 def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):

@@ -16,7 +16,7 @@ from loco_jax.camera import Camera
 FOUND_WITHIN = 0.8  # metres; half of a person's joints have to be as near as that
 TWICE_WITHIN = 0.25  # of a person's height in the picture
 OVERLAP = 0.3  # of two people's boxes, intersection over union
-BAND_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
+DISTANCE_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
 CROWDING = ("0", "1", "2 or more")  # other people whose boxes overlap with a person's
 WIDTHS = ("shoulders", "hips", "wrists")  # pairs of joints whose distance is compared
 _LEAST_ALIGNED = 3  # joints; any pose fits any other that has fewer
@@ -148,7 +148,7 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
         **_measures(everybody, np.full(len(distance), True), int(everybody.predicted.sum())),
         "by_distance": [
             {"metres": [low, high if np.isfinite(high) else None], **part((low <= distance) & (distance < high))}
-            for low, high in zip(BAND_EDGES, BAND_EDGES[1:])
+            for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:])
         ],
         "by_crowding": [{"overlapping": name, **part(crowding == number)} for number, name in enumerate(CROWDING)],
     }

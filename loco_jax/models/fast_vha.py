@@ -112,14 +112,14 @@ def decode_at(
     A PatchVHA's head sees the cells of those voxels alone; a published network's volumes are written. Of voxels outside
     the volume the nearest one inside counts.
     """
-    row, column, bin = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32).T
+    row, column, depth = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32).T
     if not isinstance(network, vha.PatchVHA):
-        return _dense(network, params, code, size)[joints, row, column, bin]
+        return _dense(network, params, code, size)[joints, row, column, depth]
     cell = 2**network.level
     features_dxhxwxC = network.apply(params, code[None], method="decode_features")[0]
-    cells_NxC = features_dxhxwxC[bin // cell, row // cell, column // cell]
+    cells_NxC = features_dxhxwxC[depth // cell, row // cell, column // cell]
     logits = network.apply(params, cells_NxC, method=lambda net, x: net.to_logits(x))
-    return nn.sigmoid(logits[jnp.arange(len(bin)), _channel(joints, row, column, bin, cell)])
+    return nn.sigmoid(logits[jnp.arange(len(depth)), _channel(joints, row, column, depth, cell)])
 
 
 def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast, volume_dtype):

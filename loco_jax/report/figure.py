@@ -28,6 +28,7 @@ _PEOPLE = {
     "Pose errors (cm)": ("mpjpe", "pa_mpjpe"),
     "Widths over the true ones": ("width_",),
     "Joints higher on their own side": ("side_",),
+    "Right and left told by a trunk": ("told_",),
 }
 _GREY = "0.35"
 _ROW = 4.6  # inches

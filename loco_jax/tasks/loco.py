@@ -45,7 +45,6 @@ from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
 
 MATCHINGS = ("hungarian", "nearest")
-APART = 1.5  # voxels in the picture between a right and a left joint, to ask which side the heatmaps put them on
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
@@ -65,7 +64,7 @@ class Found(NamedTuple):
         heatmap such two have one peak, or are a plateau.
       own_side: by whose code, for how many of `skeleton.PAIRS`' joints `[B, 4]` the heatmap is higher at their own
         voxel than at that of the same joint of the other side; as high counts half.
-      side_joints: `[B, 4]` of how many that is: of targets that are `APART`.
+      side_joints: `[B, 4]` of how many that is: of targets that are `teaching.APART`.
     """
 
     code_error: jax.Array
@@ -733,10 +732,10 @@ def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
 
 
 def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
-    """Of which of `skeleton.PAIRS` both joints are there and `APART` `[P, 4]`."""
+    """Of which of `skeleton.PAIRS` both joints are there and `teaching.APART` `[P, 4]`."""
     right, left = np.array(list(skeleton.PAIRS.values())).T
     away_Px4 = jnp.linalg.norm(voxels_PxJx3[:, right, :2] - voxels_PxJx3[:, left, :2], axis=-1)
-    return present_PxJ[:, right] & present_PxJ[:, left] & (away_Px4 >= APART)
+    return present_PxJ[:, right] & present_PxJ[:, left] & (away_Px4 >= teaching.APART)
 
 
 def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -271,7 +271,8 @@ class RefinerTask(Task):
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         there = np.asarray(frames.present[index]).all(axis=-1)
         spoilt, refined, kind = (np.asarray(x[index])[there] for x in (predicted[0], predicted[1], predicted[3]))
-        return draw.poses(np.asarray(frames.joints[index])[there], spoilt, kind != 3, refined, f"Refiner, {title}")
+        rows = {"given": (spoilt, kind != 3), "refined": (refined, np.ones_like(kind, bool))}
+        return draw.poses(np.asarray(frames.joints[index])[there], rows, f"Refiner, {title}")
 
 
 def _error(params: Any, joints: jax.Array, known: jax.Array, true: jax.Array, there: jax.Array) -> jax.Array:

@@ -17,17 +17,20 @@ from loco_jax.data.frames import Frames
 from loco_jax.models.compact import CompactPredictor, Features
 from loco_jax.volume import Volume
 
+APART = 1.5  # voxels in the picture between a right and a left joint, from which on their sides are asked for
 # Right and left of shoulders, elbows, wrists, hips, knees, ankles.
 RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
-_HIPS = tuple(skeleton.JOINTS.index(f"{side}_hip") for side in ("right", "left"))
+_HIPS = skeleton.PAIRS["hips"]
 _NECK = skeleton.JOINTS.index("neck")
 _JOINTS, _SIDES = 0.2, 20.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
 _READINGS = 3  # of everybody in a step
 _SHIFT = 0.1  # metres by which the places of those vary
 _SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
-_METRES = 0.3  # errors of offsets count in such
-_LOG_DISTANCE = 0.1
-_UP, _LOG_HEIGHT = 0.1, 0.3
+# In what units errors are counted: the squared loss of small ones becomes linear at one of these.
+_METRES = 0.3  # of offsets
+_LOG_DISTANCE = 0.1  # of a distance's logarithm: a tenth of the distance
+_UP = 0.1  # of the components of the world's up, a unit vector: 6 degrees
+_LOG_HEIGHT = 0.3  # of the logarithm of the camera's height: a third of it
 
 
 class Pose(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, report
+from loco_jax import draw, report, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -23,8 +23,7 @@ from loco_jax.models.compact import CompactPredictor
 from loco_jax.tasks import Task, teaching
 from loco_jax.volume import Volume
 
-_PAIRS = {"shoulders": 0, "wrists": 2, "hips": 3, "ankles": 5}  # by their place in teaching.RIGHT
-_LEAST = 1.5  # cells between right and left in the picture, from which on the side can be told
+_PAIRS = {name: teaching.RIGHT.index(right) for name, (right, _) in skeleton.PAIRS.items()}
 
 
 class Found(NamedTuple):
@@ -94,7 +93,7 @@ class TrunkTask(Task):
             return pose.offsets[:, teaching.RIGHT, 0] - pose.offsets[:, teaching.LEFT, 0]
 
         right = (across(poses) > 0) == (across(true) > 0)
-        told = np.abs(across(true)) * focal / distance[:, None] >= _LEAST * self.volume.stride
+        told = np.abs(across(true)) * focal / distance[:, None] >= teaching.APART * self.volume.stride
         record = {
             "pose": np.linalg.norm(poses.offsets - true.offsets, axis=-1).mean(axis=-1),
             "distance": np.abs(np.exp(poses.distance) - distance) / distance,
@@ -130,7 +129,7 @@ class TrunkTask(Task):
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         numbers = {name: value for name, value in summary.items() if name not in ("frames", "people", "sides")}
-        numbers |= {f"side_{name}": value for name, value in summary["sides"].items()}
+        numbers |= {f"told_{name}": value / 100 for name, value in summary["sides"].items() if value is not None}
         return {name: value for name, value in numbers.items() if isinstance(value, float)}
 
     def table(self, summary: Mapping[str, Any]) -> str:
@@ -148,10 +147,9 @@ class TrunkTask(Task):
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
         found = _of_frame(predicted, index)
         there = found.there
-        known = np.ones((there.sum(), 14), bool)
-        return draw.poses(
-            found.true.offsets[there], found.poses.offsets[there], known, found.poses.offsets[there], f"Trunk, {title}"
-        )
+        known = np.ones((there.sum(), skeleton.NUM_JOINTS), bool)
+        rows = {"read": (found.poses.offsets[there], known)}
+        return draw.poses(found.true.offsets[there], rows, f"Trunk, {title}")
 
 
 def init(network: CompactPredictor, volume: Volume, key: jax.Array) -> Any:
