@@ -6,13 +6,15 @@
 # A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one
 # quarter, the Code Predictor's trunk one quarter, the Code Predictor one half: these are their config.budget_minutes.
 # The same command goes on with what was stopped; another N needs another folder. Further --config flags are for the
-# LoCO. FOLDER (runs/one_gpu_SCALE) then holds vha2/, trunk/, loco2/, loco2.safetensors and table.md. Ends with 75 if a signal stopped training, which is saved, else
-# with the status of what failed. PYTHON names the interpreter, DTYPE the arithmetic: bfloat16 where there is an NVIDIA
-# driver, else float32.
+# LoCO. FOLDER (runs/one_gpu_SCALE) then holds vha2/, trunk/, loco2/, loco2.safetensors and table.md; the LoCO's scores
+# are those of that file, which says what suits its network.
+#
+# Ends with 75 if a signal stopped training, which is saved, else with the status of what failed. PYTHON names the
+# interpreter, DTYPE the arithmetic, Muon's too: bfloat16 where there is an NVIDIA driver, else float32.
 set -euo pipefail
 
 usage() {
-  sed -n '2,12s/^# \{0,1\}//p' "$0"
+  awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0" # the comment at the top
   exit "$1"
 }
 
@@ -38,7 +40,8 @@ calculate() { awk -v n="$minutes" "BEGIN { print $1 }"; }
 kept=$(calculate '(n < 10) ? n / 2 : 5') # minutes, for all but training
 dtype=${DTYPE:-$(nvidia-smi >/dev/null 2>&1 && echo bfloat16 || echo float32)}
 main=("${PYTHON:-python}" -m loco_jax.main)
-common=("--config.model.dtype=$dtype" --config.steps=1000000000 --config.eval_every=0 --config.eval_frames=16)
+common=("--config.model.dtype=$dtype" "--config.optimizer.orthogonalise_dtype=$dtype" --config.steps=1000000000
+  --config.eval_every=0 --config.eval_frames=16)
 [ "$scale" = demo ] || common+=(--config.test_frames=128)
 [ -t 2 ] || common+=(--config.quiet=true)
 vha=("--config=configs/vha2.py:variant=patch,scale=$scale" "--workdir=$workdir/vha2" "${common[@]}"
@@ -90,8 +93,8 @@ run "${main[@]}" "${trunk[@]}"
 # If what came before took longer than was kept for it, the LoCO stops early, so that it is still exported and scored.
 left=$(calculate "n - $kept / 3 - $SECONDS / 60")
 run "${main[@]}" "${loco[@]}" "--config.max_minutes=$(calculate "($left > 0.1) ? $left : 0.1")"
-run "${PYTHON:-python}" -m loco_jax.export "--workdir=$workdir/loco2" "--output=$workdir/loco2.safetensors"
-run "${main[@]}" "${loco[@]}" --mode=eval
+run "${PYTHON:-python}" -m loco_jax.export "--workdir=$workdir/loco2" "--output=$workdir/loco2.safetensors" --tune=64
+run "${main[@]}" "${loco[@]}" --mode=eval "--weights=$workdir/loco2.safetensors"
 if ! $dry; then
   for name in vha2 loco2; do
     cat "$workdir/$name/eval/table.md"

@@ -360,7 +360,10 @@ def test_on_one_gpu_the_time_is_shared_out():
     assert float(trunk["config.budget_minutes"]) == pytest.approx(15.5 / 4, rel=1e-4)
     assert float(loco["config.budget_minutes"]) == pytest.approx(15.5 / 2, rel=1e-4)
     assert 15.5 < float(loco.pop("config.max_minutes")) < 20.5
-    assert vha_scores == {**vha, "mode": "eval"} and loco_scores == {**loco, "mode": "eval"}
+    assert vha_scores == {**vha, "mode": "eval"}
+    # What is scored is the file, with what suits its network.
+    assert loco_scores == {**loco, "mode": "eval", "weights": exported["output"]}
+    assert exported == {"workdir": "a b/loco2", "output": "a b/loco2.safetensors", "tune": "64"}
     assert vha["workdir"] == loco["config.vha"] == "a b/vha2" and loco["workdir"] == exported["workdir"] == "a b/loco2"
     assert trunk["workdir"] == loco["config.predictor.trunk_weights"] == "a b/trunk"
     assert loco["config.ema"] == "0.9" and "config.ema" not in vha
@@ -370,6 +373,16 @@ def test_on_one_gpu_the_time_is_shared_out():
         for name in flags:
             functools.reduce(getattr, name.split(".")[1:], config)  # there is such a field
         assert config.scale == "demo" and flags["config.model.dtype"] == "bfloat16"
+        assert config.optimizer.name == "muon" and flags["config.optimizer.orthogonalise_dtype"] == "bfloat16"
+
+
+def test_on_one_gpu_help_is_the_comment_at_the_top():
+    launcher = start("one_gpu.sh", "--help")
+    said = end(launcher)
+    lines = (ROOT / "launch" / "one_gpu.sh").read_text().splitlines()
+    comment = lines[1 : lines.index("set -euo pipefail")]
+    assert launcher.returncode == 0 and said.splitlines() == [line[2:] for line in comment]
+    assert all(line.startswith("#") and len(line) <= 120 for line in comment)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--minutes=0"], ["--minutes=-3"], ["--minutes=3", "--scale=huge"], ["x"]])
@@ -383,7 +396,7 @@ ONE_GPU = """
 all=$*
 echo "$all" >>{folder}/started
 case $all in
-*=eval)
+*--mode=eval*)
   name=${{all#*--workdir=}} name=${{name%% *}}
   mkdir -p "$name/eval"
   echo "of $name" >"$name/eval/table.md" ;;

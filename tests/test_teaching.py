@@ -70,7 +70,7 @@ def test_the_error_is_zero_for_the_truth_and_grows_for_each_part():
 
 def _frames(*people, present=None):
     joints = np.zeros((1, 4, 14, 3), np.float32)
-    joints[0, : len(people)] = people
+    joints[0, : len(people)] = np.reshape(people, (-1, 14, 3))
     there = np.zeros((1, 4, 14), bool)
     there[0, : len(people)] = True if present is None else np.asarray(present)[:, None]
     image = np.zeros((1, *VOLUME.image_size, 3), np.uint8)
