@@ -46,6 +46,9 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     # of two codes is none of a person, but a heatmap can say both.
     c.predictor.heatmap_weight = 0.01 if patch else 0.0
 
+    # Of telling right from left in those heatmaps, at the joints' places.
+    c.predictor.side_weight = 2.0 if patch and compact else 0.0
+
     c.data.pictures = True
     c.data.augment = True
     c.data.train_split = "train"

@@ -43,13 +43,13 @@ OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
     "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
-    "predictor.heatmap_weight", "predictor.teaching_weight", "data.train_split", "data.validation_split",
-    "data.augment", "data.render_batch", "data.crowd",
+    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "data.train_split",
+    "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
 )  # fmt: skip
 # Of runs and weights of before there was such a field: what they did, as its value.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5,
+    "spoil.share": 0.5, "predictor.side_weight": 0.0,
 }  # fmt: skip
 
 _LOCK_FILE = ".lock"

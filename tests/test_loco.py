@@ -15,6 +15,7 @@ from configs import loco as loco_config
 from configs import refiner as refiner_config
 from loco_jax import association, distributed, metrics, skeleton, tasks, train, weights
 from loco_jax.data import streams
+from loco_jax.models import vha
 from loco_jax.tasks import loco
 
 
@@ -114,6 +115,40 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
     sides = summary["systems"]["PatchVHA(2), true code"]["own_side"].values()
     assert sum(side["joints"] for side in sides) > 0
     assert all(side["share"] > 0.7 for side in sides if side["joints"])
+
+
+def test_the_error_of_sides_is_that_of_whole_heatmaps():
+    """Joint by joint, in the logits of all voxels; the true code has little of it, that of mirrored people much."""
+    config = _config().copy_and_resolve_references()
+    config.predictor.side_weight = 1.0
+    task, params = tasks.create(config), weights.read("vha", "released", jax.eval_shape(_vha_init, jax.random.key(0)))
+    frame = jax.tree.map(lambda x: np.asarray(x)[0], _batch()._replace(image=None))
+    mirrored = frame._replace(joints=frame.joints[:, list(skeleton.MIRROR)])
+    network, (voxels, present) = task.vha.network, map(np.asarray, task.vha.targets(frame))
+    top, errors = np.array(task.vha.volume.shape) - 1, []
+    for people in (frame, mirrored):
+        code = jax.jit(task.vha.encode)(params, people)[None]
+        features = network.apply(params, code, method="decode_features")
+        found = float(jax.jit(task.side_error)(params, features, voxels[None], present[None]))
+        cells = network.apply(params, code, method="decode_cells")
+        logits = np.asarray(vha.unfold(cells, 2**network.level))[0]
+        want = []
+        for right, left in skeleton.PAIRS.values():
+            for p in range(len(present)):
+                apart = np.hypot(*(voxels[p, right] - voxels[p, left])[:2])
+                if not (present[p, right] and present[p, left] and apart >= 1.5):
+                    continue
+                at = {j: tuple(np.clip(np.round(voxels[p, j]), 0, top).astype(int)) for j in (right, left)}
+                wins = [logits[(j, *at[j])] - logits[(j, *at[k])] for j, k in ((right, left), (left, right))]
+                wins += [logits[(j, *at[j])] - logits[(k, *at[j])] for j, k in ((right, left), (left, right))]
+                want.append(np.mean(np.log1p(np.exp(-np.array(wins)))))
+        assert want and found == pytest.approx(np.mean(want), rel=1e-4)
+        errors.append(found)
+    assert errors[0] < 0.5 < np.log(2) < errors[1]
+
+
+def _vha_init(key):
+    return tasks.create(_config()).vha.init(key)
 
 
 def test_the_headline_has_numbers_only(scored):
@@ -259,7 +294,7 @@ def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
     [
         ({"trunk": "resnet"}, "inception, compact"),
         (
-            {"code_weight": 0.0, "heatmap_weight": 0.0},
+            {"code_weight": 0.0, "heatmap_weight": 0.0, "side_weight": 0.0},
             "not be negative, nor code_weight and heatmap_weight both 0",
         ),
     ],

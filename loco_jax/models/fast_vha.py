@@ -112,14 +112,24 @@ def decode_at(
     A PatchVHA's head sees the cells of those voxels alone; a published network's volumes are written. Of voxels outside
     the volume the nearest one inside counts.
     """
-    row, column, depth = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32).T
+    at = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32)
     if not isinstance(network, vha.PatchVHA):
-        return _dense(network, params, code, size)[joints, row, column, depth]
+        return _dense(network, params, code, size)[joints, *at.T]
+    features = network.apply(params, code[None], method="decode_features")[0]
+    return nn.sigmoid(logits_at(network, params, features, joints, at))
+
+
+def logits_at(network: vha.PatchVHA, params: Any, features: jax.Array, joints: jax.Array, at: jax.Array) -> jax.Array:
+    """Logits `[N]` at whole voxels `at[N, 3]`, int32 and inside the volume, of the heatmaps of `joints[N]`.
+
+    `features` are one code's, `[d, h, w, C]`, see `PatchVHA.decode_features`.
+    """
+    row, column, depth = at.T
     cell = 2**network.level
-    features_dxhxwxC = network.apply(params, code[None], method="decode_features")[0]
-    cells_NxC = features_dxhxwxC[depth // cell, row // cell, column // cell]
-    logits = network.apply(params, cells_NxC, method=lambda net, x: net.to_logits(x))
-    return nn.sigmoid(logits[jnp.arange(len(depth)), _channel(joints, row, column, depth, cell)])
+    cells_NxC = features[depth // cell, row // cell, column // cell]
+    hidden_NxC = network.apply(params, cells_NxC, method=lambda net, x: net.to_logits(x, only_hidden=True))
+    last, channel = params["params"]["to_logits"]["Dense_1"], _channel(joints, row, column, depth, cell)
+    return jnp.sum(hidden_NxC * last["kernel"].T[channel], axis=-1) + last["bias"][channel]
 
 
 def _search(network, params, code, size, threshold, find: Callable[[Source], Any], fast, volume_dtype):

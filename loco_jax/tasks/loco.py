@@ -109,6 +109,7 @@ class LocoTask(Task):
       vha: the autoencoder, its volume and its targets.
       network: from pictures to codes.
       code_weight: of the mean squared error of the code, the published loss.
+      side_weight: of telling right from left in those heatmaps, see `side_error`.
       teaching_weight: of what the compact predictor's features are taught beside it, see `teaching.losses`.
       heatmap_weight: of the cross-entropy of the heatmaps that the autoencoder makes of the predicted code.
       vha_weights: where the autoencoder's parameters come from.
@@ -127,6 +128,7 @@ class LocoTask(Task):
     vha_weights: str
     refiner_weights: str
     trunk_weights: str = ""
+    side_weight: float = 0.0
     teaching_weight: float = 0.0
     least_joints: int = 1
     least_stray: float = 0.6
@@ -211,9 +213,42 @@ class LocoTask(Task):
         errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
         loss = self.code_weight * errors["code_error"] + self.teaching_weight * sum(taught.values())
         if self.heatmap_weight:
-            errors["heatmap_error"] = self.vha.entropy(params["vha"], code, voxels_BxPxJx3, present_BxPxJ)
+            features = self.vha.network.apply(params["vha"], code, method="decode_features")
+            targets = voxels_BxPxJx3, present_BxPxJ
+            errors["heatmap_error"] = self.vha.entropy_of_features(params["vha"], features, *targets)
             loss = loss + self.heatmap_weight * errors["heatmap_error"]
+            if self.side_weight:
+                errors["side_error"] = self.side_error(params["vha"], features, *targets)
+                loss = loss + self.side_weight * errors["side_error"]
         return loss, errors | taught
+
+    def side_error(
+        self, params: Any, features_BxdxhxwxC: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array
+    ) -> jax.Array:
+        """How badly the heatmaps of a PatchVHA's features tell right from left, of joints that are `teaching.APART`.
+
+        The mean of softplus(-d) over four differences d of logits for each pair. At a joint's place its own heatmap is
+        to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own place than at
+        the other's. Where nothing tells the sides apart it is log 2.
+        """
+        sides_2x4 = np.array(list(skeleton.PAIRS.values())).T
+        joints_2x2xPx4 = np.broadcast_to(sides_2x4[:, None, None], (2, 2, voxels_BxPxJx3.shape[1], 4))
+
+        def of_frame(features, voxels_PxJx3, present_PxJ):
+            apart_Px4 = _apart_in_picture(voxels_PxJx3, present_PxJ)
+            inside = jnp.clip(jnp.round(voxels_PxJx3), 0, np.array(self.vha.volume.shape) - 1)
+            voxels_PxJx3 = jnp.where(present_PxJ[..., None], inside, 0).astype(jnp.int32)
+            at_2xPx4x3 = jnp.moveaxis(voxels_PxJx3[:, sides_2x4], 1, 0)
+            at_2x2xPx4x3 = jnp.broadcast_to(at_2xPx4x3, (2, *at_2xPx4x3.shape))
+            found = fast_vha.logits_at(
+                self.vha.network, params, features, joints_2x2xPx4.reshape(-1), at_2x2xPx4x3.reshape(-1, 3)
+            ).reshape(joints_2x2xPx4.shape)
+            own, other = jnp.stack([found[0, 0], found[1, 1]]), jnp.stack([found[0, 1], found[1, 0]])
+            wrong_Px4 = jnp.mean(nn.softplus(other - own) + nn.softplus(other[::-1] - own), axis=0) / 2
+            return jnp.sum(wrong_Px4, where=apart_Px4), jnp.sum(apart_Px4)
+
+        error, count = jax.vmap(of_frame)(features_BxdxhxwxC, voxels_BxPxJx3, present_BxPxJ)
+        return jnp.sum(error) / jnp.maximum(jnp.sum(count), 1)
 
     def predict_code(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
         """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`, in float32."""
@@ -439,7 +474,12 @@ def create(config: ConfigDict) -> LocoTask:
             f"config.predictor.heatmap_weight={c.heatmap_weight} needs config.model.variant=patch: the loss of "
             "heatmaps is compared as a PatchVHA's cells"
         )
-    weight = c.code_weight, c.heatmap_weight, c.teaching_weight
+    if c.get("side_weight", 0.0) and not c.heatmap_weight:
+        raise ValueError(
+            f"config.predictor.side_weight={c.side_weight} needs a config.predictor.heatmap_weight above 0, and so "
+            "config.model.variant=patch: it looks at the same heatmaps"
+        )
+    weight = c.code_weight, c.heatmap_weight, c.get("side_weight", 0.0), c.teaching_weight
     if not (min(weight) >= 0 and c.code_weight + c.heatmap_weight > 0):
         raise ValueError(
             "config.predictor: the weights must not be negative, nor code_weight and heatmap_weight both 0"
@@ -452,6 +492,7 @@ def create(config: ConfigDict) -> LocoTask:
         vha_weights=config.vha,
         refiner_weights=config.refiner,
         trunk_weights=c.trunk_weights,
+        side_weight=c.get("side_weight", 0.0),
         teaching_weight=c.teaching_weight,
         **_rules(config),
     )

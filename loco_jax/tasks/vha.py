@@ -144,7 +144,13 @@ class VhaTask(Task):
         self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
     ) -> jax.Array:
         """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
-        x = self.network.apply(params, code, method="decode_features")
+        features = self.network.apply(params, code, method="decode_features")
+        return self.entropy_of_features(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
+
+    def entropy_of_features(
+        self, params: Any, x: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
+    ) -> jax.Array:
+        """The same of a PatchVHA's features `x[B, d, h, w, C]`, see `PatchVHA.decode_features`."""
         options = {
             "shape": self.volume.shape,
             "sigma": self.sigmas[stage],
