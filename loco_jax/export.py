@@ -22,13 +22,15 @@ def run(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if bool(values.workdir) == bool(values.config and values.code_predictor):
         raise app.UsageError("want either --workdir, or --config and --code_predictor")
+    if values.refiner and not values.workdir:
+        raise app.UsageError("--refiner goes with --workdir; of parts, --config.refiner names it")
     from loco_jax.tasks import loco  # after the flags, so that --help is quick
 
     logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None
     try:
         if values.workdir:
-            loco.export(values.workdir, values.output, dtype, values.tune)
+            loco.export(values.workdir, values.output, dtype, values.tune, values.refiner)
         else:
             loco.join(values.config, values.code_predictor, values.output, dtype, values.tune)
     except (ValueError, OSError, checkpoints.CheckpointError) as error:
@@ -40,6 +42,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The LoCO that the parts make, e.g. configs/loco2.py.")
     flags.DEFINE_string("workdir", "", "A run whose newest checkpoint is written.")
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
+    flags.DEFINE_string("refiner", "", "Of --workdir: a refiner's run or file in place of the one that the run names.")
     flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
     flags.DEFINE_integer(

@@ -407,6 +407,19 @@ def test_parts_join_into_one_file(tmp_path):
     assert about["config"]["predictor"]["trunk"] == "inception"
 
 
+def test_a_run_is_exported_with_another_refiner(tmp_path, monkeypatch):
+    config, (params, _) = _config(), weights.load(weights.path_of("released"))
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    other = jax.tree.map(lambda x: np.full_like(x, 0.5), params["refiner"])
+    weights.save(tmp_path / "refiner.safetensors", other, {"kind": "refiner"})
+    monkeypatch.setattr(loco.weights, "read_run", lambda folder, config, like: {name: params[name] for name in like})
+    for refiner, want in (("", params["refiner"]), (str(tmp_path / "refiner.safetensors"), other)):
+        loco.export(str(tmp_path), str(tmp_path / "all.safetensors"), refiner=refiner)
+        found, _ = weights.load(tmp_path / "all.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, found["refiner"], want)
+        jax.tree.map(np.testing.assert_array_equal, found["predictor"], params["predictor"])
+
+
 def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
     params, _ = weights.load(weights.path_of("released"))
     weights.save(tmp_path / "cp.safetensors", loco._together(params), {"kind": "code_predictor"})

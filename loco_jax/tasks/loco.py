@@ -636,13 +636,15 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
         return camera
 
 
-def export(workdir: str, path: str, dtype: Any = None, tune: int = 0) -> None:
+def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
     """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
 
-    With `tune`, its config says what is best on so many validation frames, see `tuned`.
+    With `tune`, its config says what is best on so many validation frames, see `tuned`. `refiner`: a run or a file in
+    place of the one that the run names.
     """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
+    config.refiner = refiner or config.refiner
     task = _task_of(folder, config)
     params = weights.read_run(folder, config, jax.eval_shape(task.init, jax.random.key(0)))
     _save(path, task.for_evaluation(params), config, dtype, tune)
