@@ -16,6 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "trunk_demo" if demo else "trunk"
     c.demo = "configs/trunk.py:scale=demo"
     c.data.batch_size = 8
+    c.optimizer.learning_rate = 0.008
     c.steps = 1000 if demo else 25_000
     if demo:
         c.data.crowd.min_people, c.data.crowd.mean_people, c.data.crowd.most_people = 8, 18.0, 24
