@@ -284,9 +284,10 @@ def test_torch_trains_as_we_do():
         return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"] + params["bias"]) - 2))
 
     config = types.SimpleNamespace(
+        budget_minutes=0,
         optimizer=types.SimpleNamespace(
             name="adam", learning_rate=rate, schedule="constant", warmup=0, clip_norm=clip_norm
-        )
+        ),
     )
     optimizer, params = train.make_optimizer(config), {"kernel": kernel, "bias": bias}
     state, ours = optimizer.init(params), []

@@ -103,7 +103,8 @@ class _Oracle:
         }
 
     def apply(self, variables, features, *arguments, method):
-        return self._said[method]
+        said = self._said[method]
+        return jnp.repeat(said, arguments[0].shape[1] // said.shape[1], axis=1) if arguments else said
 
 
 def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
@@ -120,6 +121,7 @@ def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
     def of(logits):
         return teaching.losses(_Oracle(frames, logits), None, None, frames, VOLUME, jax.random.key(0))
 
+    want = 0.2 * want  # it counts a fifth
     found = of(jnp.asarray(logits))
     assert float(found["joints_error"]) == pytest.approx(want, rel=1e-3)
     assert float(found["pose_error"]) < 1e-9 and float(found["view_error"]) < 1e-9
