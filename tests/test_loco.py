@@ -439,7 +439,7 @@ def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
 def test_what_suits_a_network_is_among_what_can_be():
     params, _ = weights.load(weights.path_of("released"))
     config = loco.tuned(_config(), params, 2)
-    assert 0 < config.people.min_score < 0.5 and config.people.overlap >= 0.1
+    assert 0 <= config.people.min_score < 0.5 and config.people.overlap >= 0.1
     tasks.create(config)
 
 
