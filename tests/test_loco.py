@@ -133,7 +133,7 @@ def test_the_error_of_sides_is_that_of_whole_heatmaps():
         cells = network.apply(params, code, method="decode_cells")
         logits = np.asarray(vha.unfold(cells, 2**network.level))[0]
         want = []
-        for right, left in skeleton.PAIRS.values():
+        for right, left in ((j, k) for j, k in enumerate(skeleton.MIRROR) if j < k):
             for p in range(len(present)):
                 apart = np.hypot(*(voxels[p, right] - voxels[p, left])[:2])
                 if not (present[p, right] and present[p, left] and apart >= 1.5):

@@ -227,25 +227,25 @@ class LocoTask(Task):
     ) -> jax.Array:
         """How badly the heatmaps of a PatchVHA's features tell right from left, of joints that are `teaching.APART`.
 
-        The mean of softplus(-d) over four differences d of logits for each pair. At a joint's place its own heatmap is
-        to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own place than at
-        the other's. Where nothing tells the sides apart it is log 2.
+        The mean of softplus(-d) over four differences d of logits for each of the six pairs. At a joint's place its
+        own heatmap is to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own
+        place than at the other's. Where nothing tells the sides apart it is log 2.
         """
-        sides_2x4 = np.array(list(skeleton.PAIRS.values())).T
-        joints_2x2xPx4 = np.broadcast_to(sides_2x4[:, None, None], (2, 2, voxels_BxPxJx3.shape[1], 4))
+        sides_2x6 = np.array([teaching.RIGHT, teaching.LEFT])
+        joints_2x2xPx6 = np.broadcast_to(sides_2x6[:, None, None], (2, 2, voxels_BxPxJx3.shape[1], 6))
 
         def of_frame(features, voxels_PxJx3, present_PxJ):
-            apart_Px4 = _apart_in_picture(voxels_PxJx3, present_PxJ)
+            apart_Px6 = _apart_in_picture(voxels_PxJx3, present_PxJ, sides_2x6)
             inside = jnp.clip(jnp.round(voxels_PxJx3), 0, np.array(self.vha.volume.shape) - 1)
             voxels_PxJx3 = jnp.where(present_PxJ[..., None], inside, 0).astype(jnp.int32)
-            at_2xPx4x3 = jnp.moveaxis(voxels_PxJx3[:, sides_2x4], 1, 0)
-            at_2x2xPx4x3 = jnp.broadcast_to(at_2xPx4x3, (2, *at_2xPx4x3.shape))
+            at_2xPx6x3 = jnp.moveaxis(voxels_PxJx3[:, sides_2x6], 1, 0)
+            at_2x2xPx6x3 = jnp.broadcast_to(at_2xPx6x3, (2, *at_2xPx6x3.shape))
             found = fast_vha.logits_at(
-                self.vha.network, params, features, joints_2x2xPx4.reshape(-1), at_2x2xPx4x3.reshape(-1, 3)
-            ).reshape(joints_2x2xPx4.shape)
+                self.vha.network, params, features, joints_2x2xPx6.reshape(-1), at_2x2xPx6x3.reshape(-1, 3)
+            ).reshape(joints_2x2xPx6.shape)
             own, other = jnp.stack([found[0, 0], found[1, 1]]), jnp.stack([found[0, 1], found[1, 0]])
-            wrong_Px4 = jnp.mean(nn.softplus(other - own) + nn.softplus(other[::-1] - own), axis=0) / 2
-            return jnp.sum(wrong_Px4, where=apart_Px4), jnp.sum(apart_Px4)
+            wrong_Px6 = jnp.mean(nn.softplus(other - own) + nn.softplus(other[::-1] - own), axis=0) / 2
+            return jnp.sum(wrong_Px6, where=apart_Px6), jnp.sum(apart_Px6)
 
         error, count = jax.vmap(of_frame)(features_BxdxhxwxC, voxels_BxPxJx3, present_BxPxJ)
         return jnp.sum(error) / jnp.maximum(jnp.sum(count), 1)
@@ -307,7 +307,7 @@ class LocoTask(Task):
             touching = _touching(jnp.round(voxels), present)
             groups = {name: (group.joints, group.known) for name, group in groups.items()}
             code_error = jnp.mean(jnp.square(code - target))
-            side_joints = 2 * _apart_in_picture(voxels, present).sum(axis=0)
+            side_joints = 2 * _apart_in_picture(voxels, present, _measured_pairs()).sum(axis=0)
             own_side = {name: self._own_side(params, code, voxels, present) for name, code in codes.items()}
             return Found(code_error, overflow, systems, groups, present, touching, own_side, side_joints)
 
@@ -315,8 +315,8 @@ class LocoTask(Task):
 
     def _own_side(self, params, code, voxels_PxJx3, present_PxJ):
         """For how many joints of each pair `[4]` a code's heatmap is higher at their own place: `Found.own_side`."""
-        own_2x4 = np.array(list(skeleton.PAIRS.values())).T
-        apart_Px4 = _apart_in_picture(voxels_PxJx3, present_PxJ)
+        own_2x4 = _measured_pairs()
+        apart_Px4 = _apart_in_picture(voxels_PxJx3, present_PxJ, own_2x4)
         voxels_PxJx3 = jnp.where(present_PxJ[..., None], jnp.round(voxels_PxJx3), 0)
         at_SxPx2x4x3 = jnp.stack([voxels_PxJx3[:, own_2x4], voxels_PxJx3[:, own_2x4[::-1]]])
         joints_SxPx2x4 = jnp.broadcast_to(own_2x4, at_SxPx2x4x3.shape[:-1])
@@ -774,11 +774,15 @@ def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
     return present_PxJ & ((apart_PxPxJ <= 1) & others_PxPx1 & present_PxJ[None]).any(axis=1)
 
 
-def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
-    """Of which of `skeleton.PAIRS` both joints are there and `teaching.APART` `[P, 4]`."""
-    right, left = np.array(list(skeleton.PAIRS.values())).T
-    away_Px4 = jnp.linalg.norm(voxels_PxJx3[:, right, :2] - voxels_PxJx3[:, left, :2], axis=-1)
-    return present_PxJ[:, right] & present_PxJ[:, left] & (away_Px4 >= teaching.APART)
+def _measured_pairs() -> np.ndarray:
+    return np.array(list(skeleton.PAIRS.values())).T
+
+
+def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array, pairs_2xS: np.ndarray) -> jax.Array:
+    """Of which of the pairs of joint types both are there and `teaching.APART` `[P, S]`."""
+    right, left = pairs_2xS
+    away_PxS = jnp.linalg.norm(voxels_PxJx3[:, right, :2] - voxels_PxJx3[:, left, :2], axis=-1)
+    return present_PxJ[:, right] & present_PxJ[:, left] & (away_PxS >= teaching.APART)
 
 
 def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
