@@ -18,7 +18,9 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     # Where trained parameters come from: a run's folder, a file of weights, or "released".
     c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"  # the autoencoder of the same level and variant
-    c.refiner = "released"  # for evaluation; "" for none
+    # What corrects people, for evaluation: a refiner, "" for none, or for the compact network "picture": the poses
+    # that it reads at people's places.
+    c.refiner = "picture" if compact else "released"
 
     # How its people are completed ("+"); as published 1 and 0.6. The compact network's scores are lower and it misses
     # more joints: what is best on validation frames, see loco_jax/models/README.md.

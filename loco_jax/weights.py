@@ -24,7 +24,9 @@ from ml_collections import ConfigDict
 from loco_jax import checkpoints
 
 RELEASED = "released"  # stands for the weights that come with the package
-_RELEASED_FILE = epath.Path(__file__).parent / "pretrained" / "loco2_demo.safetensors"
+_FOLDER = epath.Path(__file__).parent / "pretrained"
+_RELEASED_FILE = _FOLDER / "loco2_demo.safetensors"
+_RELEASED_REFINER = _FOLDER / "refiner.safetensors"  # for published networks; the compact one needs none
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
 _DEEPEST = 32  # parts of a tensor's name
 
@@ -140,7 +142,7 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
     """
     if not source:
         raise WeightsError(f"no weights given for the {kind}: a run's folder or a file of weights is needed")
-    path = path_of(source)
+    path = _RELEASED_REFINER if (kind, source) == ("refiner", RELEASED) else path_of(source)
     if not path.is_dir():
         params, about = load(path)
         if about.get("kind") == "loco" and kind in params:

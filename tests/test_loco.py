@@ -16,14 +16,19 @@ from configs import refiner as refiner_config
 from loco_jax import association, distributed, metrics, skeleton, tasks, train, weights
 from loco_jax.data import streams
 from loco_jax.models import vha
+from loco_jax.models.refiner import Refiner
 from loco_jax.tasks import loco
+
+
+def _refiner():
+    return weights.read("refiner", "released", jax.eval_shape(Refiner().init, jax.random.key(0), np.zeros((1, 39))))
 
 
 @functools.lru_cache
 def _config():
     """That of the released weights: what suits them, and one frame a step of the scale's own scenes."""
     config = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
-    config.vha = config.refiner = "released"
+    config.vha = "released"
     for section in ("people", "refine"):
         config[section].update(weights.config_of("released").get(section, {}))
     config.data.batch_size = 1
@@ -400,8 +405,8 @@ def test_parts_join_into_one_file(tmp_path):
     loco.join(config, str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), np.float16)
     params, about = weights.load(tmp_path / "all.safetensors")
     released, _ = weights.load(weights.path_of("released"))
-    for part in ("vha", "refiner"):
-        jax.tree.map(np.testing.assert_array_equal, params[part], released[part])
+    jax.tree.map(np.testing.assert_array_equal, params["vha"], released["vha"])
+    jax.tree.map(np.testing.assert_array_equal, params["refiner"], _refiner())
     assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
     assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
     assert about["config"]["predictor"]["trunk"] == "inception"
@@ -410,14 +415,17 @@ def test_parts_join_into_one_file(tmp_path):
 def test_a_run_is_exported_with_another_refiner(tmp_path, monkeypatch):
     config, (params, _) = _config(), weights.load(weights.path_of("released"))
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
-    other = jax.tree.map(lambda x: np.full_like(x, 0.5), params["refiner"])
+    other = jax.tree.map(lambda x: np.full_like(x, 0.5), _refiner())
     weights.save(tmp_path / "refiner.safetensors", other, {"kind": "refiner"})
     monkeypatch.setattr(loco.weights, "read_run", lambda folder, config, like: {name: params[name] for name in like})
-    for refiner, want in (("", params["refiner"]), (str(tmp_path / "refiner.safetensors"), other)):
+    for refiner, want in (("released", _refiner()), (str(tmp_path / "refiner.safetensors"), other), ("", None)):
         loco.export(str(tmp_path), str(tmp_path / "all.safetensors"), refiner=refiner)
-        found, _ = weights.load(tmp_path / "all.safetensors")
-        jax.tree.map(np.testing.assert_array_equal, found["refiner"], want)
+        found, about = weights.load(tmp_path / "all.safetensors")
         jax.tree.map(np.testing.assert_array_equal, found["predictor"], params["predictor"])
+        if want is None:
+            assert "refiner" not in found and about["config"]["refiner"] == loco.PICTURE
+        else:
+            jax.tree.map(np.testing.assert_array_equal, found["refiner"], want)
 
 
 def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
@@ -451,7 +459,7 @@ def _standing_apart(count, rng):
 
 
 @pytest.mark.parametrize(("good", "want"), [(True, (3, 0.3)), (False, (14, 0.0))])
-def test_the_rules_of_refinement_lose_nothing(monkeypatch, good, want):
+def test_the_rules_of_refinement_lose_nothing(good, want):
     """Everybody lacks two joints and there are false lone points of a low score: a good refiner fills the two in, and a
     bad one is kept from all but whole people, of whom there are none."""
     rng = np.random.default_rng(0)
@@ -463,15 +471,11 @@ def test_the_rules_of_refinement_lose_nothing(monkeypatch, good, want):
         points[:, 12:, 0], scores[:, 12:, 0] = [0, 0, 20], 0.25
     found = jax.device_get(jax.vmap(association.group)(points, scores))
 
-    def refine(params, people, least_joints):
-        enough = (np.asarray(people.known).sum(-1) >= least_joints)[..., None, None]
-        order = np.argmin(np.linalg.norm(people.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
-        ideal = np.take_along_axis(true, order[..., None, None], axis=1)
-        return people._replace(joints=np.where(enough, ideal if good else ideal + 5.0, people.joints))
-
-    monkeypatch.setattr(loco.refinement, "refine", refine)
+    order = np.argmin(np.linalg.norm(found.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
+    ideal = np.take_along_axis(true, order[..., None, None], axis=1)
+    better = found._replace(joints=ideal if good else ideal + 5.0)
     cloud = loco.Points(points, scores, None)
-    rules = loco.best_rules(cloud, found, None, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
+    rules = loco.best_rules(cloud, found, better, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
     assert rules == want
 
 

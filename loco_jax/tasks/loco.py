@@ -26,6 +26,7 @@ from loco_jax import (
     metrics,
     people,
     people_metrics,
+    reading,
     refinement,
     report,
     skeleton,
@@ -48,6 +49,7 @@ MATCHINGS = ("hungarian", "nearest")
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
+PICTURE = "picture"  # in place of a refiner: the poses that the compact predictor reads at people's places
 
 
 class Found(NamedTuple):
@@ -113,7 +115,7 @@ class LocoTask(Task):
       teaching_weight: of what the compact predictor's features are taught beside it, see `teaching.losses`.
       heatmap_weight: of the cross-entropy of the heatmaps that the autoencoder makes of the predicted code.
       vha_weights: where the autoencoder's parameters come from.
-      refiner_weights: where the refiner's come from; "" for none.
+      refiner_weights: where the refiner's come from; "" for none, `PICTURE` for what the network itself reads.
       trunk_weights: where the trunk's come from: ImageNet weights of the published one, a run of the task trunk for the
         compact one; "" for random ones.
       least_joints: joints that a person needs to be refined, see `refinement.refine`.
@@ -168,7 +170,7 @@ class LocoTask(Task):
             if self.trunk_weights:
                 with naming("predictor.trunk_weights", self.trunk_weights):
                     _with_trunk(jax.eval_shape(self.init, jax.random.key(0)), self.trunk_weights)
-        if self.refiner_weights:
+        if self._needs_refiner():
             with naming("refiner", self.refiner_weights):
                 weights.config_of(self.refiner_weights)
 
@@ -181,10 +183,15 @@ class LocoTask(Task):
             changes = {} if config is None else _rules(config)
         if not path.is_dir() and "refiner" in weights.load(path)[0]:
             changes["refiner_weights"] = source
+        elif config is not None and config.refiner == PICTURE:
+            changes["refiner_weights"] = PICTURE
         return dataclasses.replace(self, **changes)
 
+    def _needs_refiner(self):
+        return self.refiner_weights not in ("", PICTURE)
+
     def for_evaluation(self, params: Any) -> Any:
-        if not self.refiner_weights:
+        if not self._needs_refiner():
             return params
         with naming("refiner", self.refiner_weights):
             return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
@@ -256,7 +263,25 @@ class LocoTask(Task):
 
     def code_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
         """The code `[h, w, d]` of one picture `[H, W, 3]` uint8, in float32."""
-        return self.predict_code(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))[0]
+        return self.predict_code(params, image[None], _batch_of_one(camera))[0]
+
+    def look(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
+        """The code of one picture `[H, W, 3]` uint8, and the features if poses are read from them."""
+        if self.refiner_weights != PICTURE:
+            return self.code_of_picture(params, image, camera), None
+        apply = functools.partial(self.network.apply, _together(params))
+        features = apply(image[None], _batch_of_one(camera), method="features")
+        return apply(features, image.shape[:2], method="code")[0].astype(jnp.float32), features
+
+    def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:
+        """People with corrected and completed poses, whatever joints they have; None without a refiner."""
+        if "refiner" in params:
+            return refinement.refine(params["refiner"], found)
+        if features is None:
+            return None
+        places = reading.places(found, camera)
+        numbers = self.network.apply(_together(params), features, places[None], method="read_poses")[0]
+        return reading.settle(found, reading.unpack(numbers).offsets, places, camera)
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
@@ -266,9 +291,10 @@ class LocoTask(Task):
 
     def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
         """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
-        code = self.code_of_picture(params, image, camera)
-        points = self.points_of_code(params, code, camera, subvoxel=True)
-        return people.find_people(points, params.get("refiner"), self.least_joints)
+        code, features = self.look(params, image, camera)
+        found = people.find_people(self.points_of_code(params, code, camera, subvoxel=True))
+        better = self.refine(params, found, features, camera)
+        return found if better is None else refinement.choose(found, better, self.least_joints)
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
@@ -277,7 +303,7 @@ class LocoTask(Task):
 
         def one(frame):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
-            code = self.code_of_picture(params, frame.image, frame.camera)
+            code, features = self.look(params, frame.image, frame.camera)
 
             def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
@@ -285,8 +311,9 @@ class LocoTask(Task):
             points = self.points_of_code(params, code, frame.camera, self.vha.subvoxel)
             found = people.find_people(points)
             systems, groups = {self.name: _as_rows(points)}, {self.name: found}
-            if "refiner" in params:
-                better = people.find_people(points, params["refiner"], self.least_joints)
+            better = self.refine(params, found, features, frame.camera)
+            if better is not None:
+                better = refinement.choose(found, better, self.least_joints)
                 systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
             groups = {name: suppression.suppress(group, frame.camera, self.kept) for name, group in groups.items()}
@@ -408,13 +435,15 @@ class LocoTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
-        predict = jax.jit(self.code_of_picture)
         find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
-        group = jax.jit(people.find_people)
-        code, seconds = _time(predict, params, frame.image, frame.camera)
+        find_people = jax.jit(people.find_people)
+        look = jax.jit(self.look)
+        (code, features), seconds = _time(look, params, frame.image, frame.camera)
         stages = {"picture to code": seconds}
         points, stages["code to points"] = _time(find, params, code, frame.camera)
-        _, stages["points to people"] = _time(group, points, params.get("refiner"))
+        found, stages["points to people"] = _time(find_people, points)
+        if self.refiner_weights:
+            _, stages["refinement"] = _time(jax.jit(self.refine), params, found, features, frame.camera)
         return stages
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
@@ -461,6 +490,10 @@ def create(config: ConfigDict) -> LocoTask:
         raise ValueError(
             f"config.predictor.teaching_weight={c.teaching_weight} needs config.predictor.trunk=compact: the published "
             "network's features are taught nothing else"
+        )
+    if config.refiner == PICTURE and c.trunk != "compact":
+        raise ValueError(
+            f"config.refiner={PICTURE} needs config.predictor.trunk=compact: the published network reads no poses"
         )
     if not config.data.pictures:
         raise ValueError("config.data.pictures must be True: this task looks at pictures")
@@ -674,7 +707,9 @@ def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> 
     if tune:
         config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": "", "init": ""}
+    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "init": ""}
+    if plain["refiner"] != PICTURE:
+        plain["refiner"] = ""  # the file has it
     plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
@@ -684,21 +719,22 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     config, task = config.copy_and_resolve_references(), create(config)
 
     def find(params, frame):
-        points = task.points_of_code(
-            params, task.code_of_picture(params, frame.image, frame.camera), frame.camera, True
-        )
-        return points, people.find_people(points), frame.camera, frame.joints, task.vha.targets(frame)[1]
+        code, features = task.look(params, frame.image, frame.camera)
+        points = task.points_of_code(params, code, frame.camera, True)
+        found = people.find_people(points)
+        better = task.refine(params, found, features, frame.camera)
+        return points, found, better, frame.camera, frame.joints, task.vha.targets(frame)[1]
 
     find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
     params = jax.device_put(params)
     seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
-    points, found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
-    if "refiner" in params:
-        least_joints, least_stray = best_rules(points, found, params["refiner"], true, present)
+    points, found, better, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    if better is not None:
+        least_joints, least_stray = best_rules(points, found, better, true, present)
         config.refine.update(least_joints=least_joints, least_stray=least_stray)
-        found = jax.device_get(refinement.refine(params["refiner"], found, least_joints))
+        found = jax.device_get(refinement.choose(found, better, least_joints))
     best, _ = suppression.best_people_options(found, cameras, true, present, people_metrics.FOUND_WITHIN)
     config.people = ConfigDict(best._asdict())
     return config
@@ -707,7 +743,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 def best_rules(
     points: Points,
     found: People,
-    refiner: Any,
+    better: People,
     true: np.ndarray,
     present: np.ndarray,
     least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
@@ -720,7 +756,7 @@ def best_rules(
     Args:
       points: of each frame, a leading axis F.
       found: `[F]` people of those, not refined.
-      refiner: its parameters.
+      better: the same, all refined.
       true: `[F, P, 14, 3]` joints in metres.
       present: `[F, P, 14]` which of those are targets.
     """
@@ -732,9 +768,9 @@ def best_rules(
     plain = f1([metrics.peak_rows(*frame) for frame in zip(points.xyz, points.scores)])
 
     def gain(rules):
-        better = refinement.refine(refiner, found, rules[0])
+        chosen = refinement.choose(found, better, rules[0])
         count = jax.vmap(functools.partial(refinement.all_joints, least_stray=rules[1]))
-        clouds = jax.device_get(count(points.xyz, points.scores, better))
+        clouds = jax.device_get(count(points.xyz, points.scores, chosen))
         gains = f1([_rows(*cloud) for cloud in zip(*clouds)]) - plain
         return min(gains.min(), 0.0), gains.mean()
 
@@ -793,6 +829,10 @@ def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _rows(points_Mx3: np.ndarray, types_M: np.ndarray, keep_M: np.ndarray) -> np.ndarray:
     return np.concatenate([types_M[keep_M, None], points_Mx3[keep_M]], axis=1).astype(np.float64)
+
+
+def _batch_of_one(camera: Camera) -> Camera:
+    return jax.tree.map(lambda f: jnp.asarray(f)[None], camera)
 
 
 def _frame(batch: Any, index: int) -> Any:
