@@ -21,8 +21,9 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "replay"],
-    "Train; or score the newest checkpoint on the test split; or look at one --step of a run again.",
+    "Train; or score the newest checkpoint; or look at one --step of a run again.",
 )
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "With --mode=eval: which frames are scored.")
 _WEIGHTS = flags.DEFINE_string(
     "weights", "", 'With --mode=eval, score these: a run\'s folder, a file of weights, or "released".'
 )
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
         if _STEP.value is not None and _MODE.value != "replay":
             raise ValueError("--step is for --mode=replay")
         if _MODE.value == "eval":
-            evaluate.evaluate(config, workdir, source=_WEIGHTS.value)
+            evaluate.evaluate(config, workdir, source=_WEIGHTS.value, split=_SPLIT.value)
         elif _WEIGHTS.value:
             raise ValueError("--weights is for --mode=eval; training starts from --config.init")
         elif _MODE.value == "replay":
