@@ -109,6 +109,8 @@ def people(
 ) -> Figure:
     """The people found in one picture, drawn over it, and from above beside the true ones.
 
+    From above, a dot is the mean of a found person's known joints, and a ring that of a true one's.
+
     Args:
       image: `[H, W, 3]` uint8.
       camera: that took it.

@@ -53,6 +53,8 @@ def main(argv: list[str]) -> None:
         workdir = _WORKDIR.value or f"runs/{config.name}"
         if _STEP.value is not None and _MODE.value != "replay":
             raise ValueError("--step is for --mode=replay")
+        if flags.FLAGS["split"].present and _MODE.value != "eval":
+            raise ValueError("--split is for --mode=eval")
         if _MODE.value == "eval":
             evaluate.evaluate(config, workdir, source=_WEIGHTS.value, split=_SPLIT.value)
         elif _WEIGHTS.value:

@@ -51,32 +51,43 @@ def unit(v: jax.Array) -> jax.Array:
     return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
 
 
-def places(people: People, camera: Camera) -> jax.Array:
-    """Pixels `[N, 2]` of the middles of people's trunks: where their poses are read.
+def places(people: People, camera: Camera, image_size: tuple[int, int]) -> jax.Array:
+    """Pixels `[N, 2]` of the middles of people's trunks in a picture of `image_size`: where their poses are read.
 
-    Of whose trunk nothing is known, half a metre below the head. 0 where nobody is.
+    If no joint of the trunk is known, the place is half a metre below the head. Where nobody is, it is 0.
     """
     pixels_NxJx2 = project(camera, people.joints)[:, _TRUNK]
     known_NxJx1 = (people.known & (people.joints[..., 2] > 0))[:, _TRUNK, None]
     middle_Nx2 = jnp.sum(pixels_NxJx2, axis=1, where=known_NxJx1) / jnp.maximum(known_NxJx1.sum(axis=1), 1)
     below_Nx2 = project(camera, people.joints[:, 0] + _DOWN)
     place_Nx2 = jnp.where(known_NxJx1.any(axis=1), middle_Nx2, below_Nx2)
-    return jnp.where((people.scores[:, :1] > 0) & jnp.isfinite(place_Nx2), place_Nx2, 0.0)
+    place_Nx2 = jnp.where((people.scores[:, :1] > 0) & jnp.isfinite(place_Nx2), place_Nx2, 0.0)
+    height, width = image_size
+    return jnp.clip(place_Nx2, 0.0, jnp.float32([width, height]))
 
 
-def settle(people: People, offsets_Nx14x3: jax.Array, places_Nx2: jax.Array, camera: Camera) -> People:
-    """People with the poses that were read at their places, moved to where their joints were found.
+def settle(people: People, offsets_Nx14x3: jax.Array) -> People:
+    """People with the poses that were read for them, moved to where their joints were found, the heads too.
 
     A pose is moved by the mean way from its joints to those found, which count by their scores. Scores stay, so a joint
     that was not found has a place but still a score of 0.
     """
-    ones = jnp.ones_like(places_Nx2[:, :1])
-    slopes = (places_Nx2 - jnp.array([camera.cx, camera.cy])) / jnp.array([camera.fx, camera.fy])
-    axes_Nx3x3 = axes(jnp.concatenate([slopes, ones], axis=1))
-    # Elementwise, as a matrix product may run at lower precision on an accelerator.
-    pose_NxJx3 = jnp.sum(offsets_Nx14x3[..., None] * axes_Nx3x3[:, None], axis=-2)
     scores_NxJx1 = people.scores[..., None]
-    way_NxJx3 = (people.joints - pose_NxJx3) * scores_NxJx1
-    way_Nx3 = way_NxJx3.sum(axis=1) / jnp.maximum(scores_NxJx1.sum(axis=1), 1e-6)
+    total_Nx1 = jnp.maximum(scores_NxJx1.sum(axis=1), 1e-6)
+    root_Nx3 = (people.joints * scores_NxJx1).sum(axis=1) / total_Nx1
+    for _ in range(3):  # the axes are those of the mid-hip, which each turn finds better
+        pose_NxJx3 = from_axes(axes(root_Nx3), offsets_Nx14x3)
+        root_Nx3 = ((people.joints - pose_NxJx3) * scores_NxJx1).sum(axis=1) / total_Nx1
     exist_N = people.scores[:, 0] > 0
-    return people._replace(joints=jnp.where(exist_N[:, None, None], pose_NxJx3 + way_Nx3[:, None], 0.0))
+    return people._replace(joints=jnp.where(exist_N[:, None, None], pose_NxJx3 + root_Nx3[:, None], 0.0))
+
+
+def to_axes(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Vectors `[..., J, 3]` along the unit vectors in the rows of `rows[..., 3, 3]`."""
+    # Elementwise, as a matrix product may run at lower precision on an accelerator.
+    return jnp.sum(rows[..., None, :, :] * vectors[..., None, :], axis=-1)
+
+
+def from_axes(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+    """The inverse of `to_axes`."""
+    return jnp.sum(vectors[..., None] * rows[..., None, :, :], axis=-2)

@@ -21,7 +21,8 @@ def refine(params: Any, people: People) -> People:
 def choose(people: People, better: People, least_joints: int) -> People:
     """The better ones of the people who have at least `least_joints` joints, their heads among them.
 
-    Others stay as they are: of a few joints nothing can be said of the rest. As published, with 1, nobody does.
+    Others stay as they are: of a few joints nothing can be said of the rest. With `least_joints` 1, as published, all
+    people get the better poses.
     """
     enough = people.known.sum(axis=-1) >= least_joints
     return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,10 +24,8 @@ from ml_collections import ConfigDict
 
 from loco_jax import checkpoints
 
-RELEASED = "released"  # stands for the weights that come with the package
+RELEASED = "released"  # stands for the weights that come with the package; "released-NAME" for others of them
 _FOLDER = epath.Path(__file__).parent / "pretrained"
-_RELEASED_FILE = _FOLDER / "loco2_demo.safetensors"
-_RELEASED_REFINER = _FOLDER / "refiner.safetensors"  # for published networks; the compact one needs none
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
 _DEEPEST = 32  # parts of a tensor's name
 
@@ -142,13 +141,15 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
     """
     if not source:
         raise WeightsError(f"no weights given for the {kind}: a run's folder or a file of weights is needed")
-    path = _RELEASED_REFINER if (kind, source) == ("refiner", RELEASED) else path_of(source)
+    path = path_of(source)
     if not path.is_dir():
         params, about = load(path)
         if about.get("kind") == "loco" and kind in params:
             params = params[kind]
         elif about.get("kind") == kind == "loco":
             params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
+        elif (about.get("kind"), kind) == ("loco", "refiner"):
+            raise WeightsError(f"{path}: holds no refiner; its network reads poses from the picture, or it had none")
         elif about.get("kind") != kind:
             raise WeightsError(f"{path}: holds weights of kind {brief(repr(about.get('kind')))}, not {kind}")
     else:
@@ -163,12 +164,15 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
 
 
 def path_of(source: str) -> epath.Path:
-    """Where weights are: of "released", the file that comes with the package."""
-    if source != RELEASED:
+    """Where weights are. Of "released" and "released-NAME", the file of that name that comes with the package."""
+    if source != RELEASED and not re.fullmatch(f"{RELEASED}-[a-z0-9-]+", source):
         return epath.Path(source).expanduser()
-    if not _RELEASED_FILE.exists():
-        raise WeightsError(f"{_RELEASED_FILE}: the released weights are not there; install loco_jax again")
-    return _RELEASED_FILE
+    path = _FOLDER / f"{source}.safetensors"
+    if not path.exists():
+        there = sorted(file.stem for file in _FOLDER.glob(f"{RELEASED}*.safetensors")) if _FOLDER.exists() else []
+        remedy = f"there are {', '.join(there)}" if RELEASED in there else "install loco_jax again"
+        raise WeightsError(f"{path}: there are no such released weights; {remedy}")
+    return path
 
 
 def config_of(source: str) -> ConfigDict | None:

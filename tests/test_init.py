@@ -91,9 +91,9 @@ def test_released_weights_of_each_task():
     config.init = "released"
     assert_same(train.read_init(tasks.create(config), config), whole["vha"])
     config = refiner_config.get_config("scale=demo")
-    config.init = "released"
+    config.init = "released-refiner"
     task = tasks.create(config)
-    refiner = weights.read("refiner", "released", jax.eval_shape(task.init, jax.random.key(0)))
+    refiner = weights.read("refiner", "released-refiner", jax.eval_shape(task.init, jax.random.key(0)))
     assert_same(train.read_init(task, config), refiner)
     assert_same(jax.tree.map(np.asarray, first_state(config).params), refiner)
 

@@ -44,8 +44,9 @@ def test_a_place_is_the_middle_of_what_is_known_of_the_trunk():
     scores = (joints != 0).any(-1).astype(np.float32)
     scores[4] = 0  # nobody
     want = [[240 + 50, 135 - 52 * 0.7 / 3], [290, 135 - 52 * 0.7], *2 * [[290, 135 - 52 * 0.5]], [0, 0]]
-    places = reading.places(association.People(jnp.asarray(joints), jnp.asarray(scores), None), CAMERA)
-    np.testing.assert_allclose(places, want, rtol=1e-5)
+    people = association.People(jnp.asarray(joints), jnp.asarray(scores), None)
+    np.testing.assert_allclose(reading.places(people, CAMERA, (270, 480)), want, rtol=1e-5)
+    np.testing.assert_allclose(reading.places(people, CAMERA, (100, 250)), np.minimum(want, [250, 100]), rtol=1e-5)
 
 
 def test_true_poses_give_true_people_back():
@@ -55,10 +56,9 @@ def test_true_poses_give_true_people_back():
     scores = rng.uniform(0.2, 1, true.shape[:2]) * (rng.random(true.shape[:2]) < 0.6)
     scores[:, 0] = 0.5
     scores[-1] = 0  # nobody
-    pose, root = teaching.true_poses(jnp.asarray(true)), true[:, list(HIPS)].mean(axis=1)
-    pixels = np.stack([500 * root[:, 0] / root[:, 2] + 240, 520 * root[:, 1] / root[:, 2] + 135], axis=-1)
-    people = jax.jit(reading.settle)(found(true, scores), pose.offsets, jnp.asarray(pixels), CAMERA)
-    np.testing.assert_allclose(people.joints[:-1], true[:-1], atol=1e-4)
+    pose = teaching.true_poses(jnp.asarray(true))
+    people = jax.jit(reading.settle)(found(true, scores), pose.offsets)
+    np.testing.assert_allclose(people.joints[:-1], true[:-1], atol=2e-3)
     assert not np.asarray(people.joints)[-1].any()
     np.testing.assert_array_equal(people.scores, scores.astype(np.float32))
 
@@ -70,5 +70,5 @@ def test_joints_count_by_their_scores(sure):
     joints[0, 0], joints[0, NECK] = [0, 0, 10], [0, 0, 12]
     scores = np.zeros((1, 14))
     scores[0, 0], scores[0, NECK] = 1 - sure, sure
-    people = reading.settle(found(joints, scores), jnp.zeros((1, 14, 3)), jnp.full((1, 2), 100.0), CAMERA)
+    people = reading.settle(found(joints, scores), jnp.zeros((1, 14, 3)))
     np.testing.assert_allclose(people.joints[0], np.tile([0, 0, 10 + 2 * sure], (14, 1)), atol=1e-5)

@@ -118,7 +118,7 @@ class LocoTask(Task):
       refiner_weights: where the refiner's come from; "" for none, `PICTURE` for what the network itself reads.
       trunk_weights: where the trunk's come from: ImageNet weights of the published one, a run of the task trunk for the
         compact one; "" for random ones.
-      least_joints: joints that a person needs to be refined, see `refinement.refine`.
+      least_joints: joints that a person needs to be refined, see `refinement.choose`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
       kept: which of the people are named; all joints count in the scores of joints.
     """
@@ -183,7 +183,7 @@ class LocoTask(Task):
             changes = {} if config is None else _rules(config)
         if not path.is_dir() and "refiner" in weights.load(path)[0]:
             changes["refiner_weights"] = source
-        elif config is not None and config.refiner == PICTURE:
+        elif config is not None and config.get("refiner") == PICTURE:
             changes["refiner_weights"] = PICTURE
         return dataclasses.replace(self, **changes)
 
@@ -208,13 +208,11 @@ class LocoTask(Task):
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
-        variables, taught = _together(params), {}
-        if self.teaching_weight:
-            features = self.network.apply(variables, frames.image, frames.camera, method="features")
-            code = self.network.apply(variables, features, frames.image.shape[1:3], method="code").astype(jnp.float32)
-            taught = teaching.losses(self.network, variables, features, frames, self.vha.volume, key)
-        else:
-            code = self.predict_code(params, frames.image, frames.camera)
+        code, features = self.look(params, frames.image, frames.camera)
+        taught = {}
+        if features is not None:
+            volume = self.vha.volume
+            taught = teaching.losses(self.network, _together(params), features, frames, volume, key)
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(frames._replace(image=None))
         target = self.vha.encode_targets(params["vha"], voxels_BxPxJx3, present_BxPxJ)
         errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
@@ -257,31 +255,32 @@ class LocoTask(Task):
         error, count = jax.vmap(of_frame)(features_BxdxhxwxC, voxels_BxPxJx3, present_BxPxJ)
         return jnp.sum(error) / jnp.maximum(jnp.sum(count), 1)
 
-    def predict_code(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
-        """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`, in float32."""
-        return self.network.apply(_together(params), image, camera).astype(jnp.float32)
-
-    def code_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
-        """The code `[h, w, d]` of one picture `[H, W, 3]` uint8, in float32."""
-        return self.predict_code(params, image[None], _batch_of_one(camera))[0]
-
     def look(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
-        """The code of one picture `[H, W, 3]` uint8, and the features if poses are read from them."""
-        if self.refiner_weights != PICTURE:
-            return self.code_of_picture(params, image, camera), None
-        apply = functools.partial(self.network.apply, _together(params))
-        features = apply(image[None], _batch_of_one(camera), method="features")
-        return apply(features, image.shape[:2], method="code")[0].astype(jnp.float32), features
+        """Codes `[B, h, w, d]`, float32, of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`.
+
+        Beside them the features that they are made of, if these are taught.
+        """
+        variables = _together(params)
+        if not self.teaching_weight:
+            return self.network.apply(variables, image, camera).astype(jnp.float32), None
+        features = self.network.apply(variables, image, camera, method="features")
+        code = self.network.apply(variables, features, image.shape[1:3], method="code")
+        return code.astype(jnp.float32), features
+
+    def look_at(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
+        """The code `[h, w, d]` of one picture `[H, W, 3]`, and its features as a batch of one."""
+        code, features = self.look(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))
+        return code[0], features
 
     def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:
-        """People with corrected and completed poses, whatever joints they have; None without a refiner."""
+        """People with corrected and completed poses, whatever joints they have; None if nothing corrects them."""
         if "refiner" in params:
             return refinement.refine(params["refiner"], found)
-        if features is None:
+        if self.refiner_weights != PICTURE:
             return None
-        places = reading.places(found, camera)
+        places = reading.places(found, camera, self.vha.volume.image_size)
         numbers = self.network.apply(_together(params), features, places[None], method="read_poses")[0]
-        return reading.settle(found, reading.unpack(numbers).offsets, places, camera)
+        return reading.settle(found, reading.unpack(numbers).offsets)
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
@@ -290,8 +289,8 @@ class LocoTask(Task):
         return people.in_metres(found, camera, self.vha.volume)
 
     def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
-        """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
-        code, features = self.look(params, image, camera)
+        """Everybody in a picture `[H, W, 3]` uint8, corrected as `refiner_weights` says, before any is suppressed."""
+        code, features = self.look_at(params, image, camera)
         found = people.find_people(self.points_of_code(params, code, camera, subvoxel=True))
         better = self.refine(params, found, features, camera)
         return found if better is None else refinement.choose(found, better, self.least_joints)
@@ -303,7 +302,7 @@ class LocoTask(Task):
 
         def one(frame):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
-            code, features = self.look(params, frame.image, frame.camera)
+            code, features = self.look_at(params, frame.image, frame.camera)
 
             def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
@@ -437,18 +436,20 @@ class LocoTask(Task):
         frame = _frame(frames, 0)
         find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
         find_people = jax.jit(people.find_people)
-        look = jax.jit(self.look)
+        look = jax.jit(self.look_at)
         (code, features), seconds = _time(look, params, frame.image, frame.camera)
         stages = {"picture to code": seconds}
         points, stages["code to points"] = _time(find, params, code, frame.camera)
         found, stages["points to people"] = _time(find_people, points)
-        if self.refiner_weights:
-            _, stages["refinement"] = _time(jax.jit(self.refine), params, found, features, frame.camera)
+        better, seconds = _time(jax.jit(self.refine), params, found, features, frame.camera)
+        if better is not None:
+            stages["refinement"] = seconds
         return stages
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         entry = summary["systems"][self.name]
-        found, sides = entry["people"], {name: side["share"] for name, side in entry["own_side"].items()}
+        found = summary["systems"].get(f"{self.name}+", entry)["people"]
+        sides = {name: side["share"] for name, side in entry["own_side"].items()}
         known = [share for share in sides.values() if share is not None]
         numbers = {
             **{f"f1_{t}m": entry["hungarian"][f"{t} m"]["f1"] for t in METRES},
@@ -494,6 +495,11 @@ def create(config: ConfigDict) -> LocoTask:
     if config.refiner == PICTURE and c.trunk != "compact":
         raise ValueError(
             f"config.refiner={PICTURE} needs config.predictor.trunk=compact: the published network reads no poses"
+        )
+    if config.refiner == PICTURE and not c.teaching_weight:
+        raise ValueError(
+            f"config.refiner={PICTURE} needs a config.predictor.teaching_weight above 0, which teaches poses; give "
+            'config.refiner="" for people as the code has them'
         )
     if not config.data.pictures:
         raise ValueError("config.data.pictures must be True: this task looks at pictures")
@@ -553,7 +559,7 @@ def naming(field: str, source: str) -> Iterator[None]:
     made = {
         "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
         "spoil.predictor": 'train one with --config=configs/loco2.py, or give "" for none',
-        "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
+        "refiner": 'train one with --config=configs/refiner.py, or give "released-refiner", or "" for none',
         "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's for "
         "trunk=inception, --config=configs/trunk.py trains them for trunk=compact",
     }
@@ -594,7 +600,7 @@ class Predictor:
         """Joints `[N, 14, 3]` in metres and scores `[N, 14]` of the people in a picture `[H, W, 3]`, uint8.
 
         The picture is taken as one by `camera`, whose focal lengths should be those that the network was trained with.
-        A joint with score 0 was not seen: the refiner filled it in, or it lies at 0 and is a hole.
+        A joint with score 0 was not seen: it was filled in, or it lies at 0 and is a hole.
         """
         found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
         joints, scores = jax.device_get((found.joints, found.scores))
@@ -672,8 +678,8 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
     """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
 
-    With `tune`, its config says what is best on so many validation frames, see `tuned`. `refiner`: a run or a file in
-    place of the one that the run names.
+    With `tune`, its config says what is best on so many validation frames, see `tuned`. `refiner` takes the place of
+    what the run's `config.refiner` says.
     """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
@@ -719,7 +725,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     config, task = config.copy_and_resolve_references(), create(config)
 
     def find(params, frame):
-        code, features = task.look(params, frame.image, frame.camera)
+        code, features = task.look_at(params, frame.image, frame.camera)
         points = task.points_of_code(params, code, frame.camera, True)
         found = people.find_people(points)
         better = task.refine(params, found, features, frame.camera)
@@ -829,10 +835,6 @@ def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _rows(points_Mx3: np.ndarray, types_M: np.ndarray, keep_M: np.ndarray) -> np.ndarray:
     return np.concatenate([types_M[keep_M, None], points_Mx3[keep_M]], axis=1).astype(np.float64)
-
-
-def _batch_of_one(camera: Camera) -> Camera:
-    return jax.tree.map(lambda f: jnp.asarray(f)[None], camera)
 
 
 def _frame(batch: Any, index: int) -> Any:

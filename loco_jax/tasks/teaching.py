@@ -1,7 +1,7 @@
 """What the compact predictor's features are taught beside the code: joints, poses and the camera's stance.
 
 The loss of codes teaches where people are, and left from right hardly at all: at demo scale both shoulders lie in one
-Gaussian. These losses say it directly. They are of the trunk, and nothing of them is needed to find people.
+Gaussian. These losses say it directly. They are of the trunk. The readout of poses also gives the "+" rows their poses.
 """
 
 from typing import Any
@@ -37,9 +37,8 @@ def true_poses(joints: jax.Array) -> reading.Pose:
     """The poses of people `joints[..., 14, 3]` in metres; of people who are not there, some finite numbers."""
     root = jnp.mean(joints[..., _HIPS, :], axis=-2)
     distance = jnp.maximum(jnp.linalg.norm(root, axis=-1), 0.1)
-    axes = reading.axes(jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root))
-    # Elementwise, as a matrix product may run at lower precision on an accelerator.
-    offsets = jnp.sum(axes[..., None, :, :] * (joints - root[..., None, :])[..., None, :], axis=-1)
+    ray = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
+    offsets = reading.to_axes(reading.axes(ray), joints - root[..., None, :])
     across = jnp.sum(offsets[..., RIGHT, :] - offsets[..., LEFT, :], axis=-2, where=_of_trunk()[:, None])
     return reading.Pose(offsets, reading.unit(across[..., ::2]), jnp.log(distance))
 
