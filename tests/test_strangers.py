@@ -480,7 +480,10 @@ def test_torch_archives_that_would_unpack_to_more(tmp_path):
 
 # ---- Pictures
 
-KINDS = ("p.jpg", "q.jpg", "p.png", "p.gif", "p.tif", "q.tif", "p.webp", "p.bmp", "p.tga", "p.ppm", "p.jp2", "p.avif")
+KINDS = (
+    "p.jpg", "q.jpg", "p.png", "p.gif", "p.tif", "q.tif", "p.webp", "p.bmp", "p.tga", "p.ppm", "p.jp2", "p.avif",
+    "p.heic",
+)  # fmt: skip
 
 
 def picture_of(name: str, folder: pathlib.Path) -> bytes:

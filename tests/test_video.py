@@ -130,17 +130,25 @@ def test_what_moves_is_a_video(tmp_path, name):
 
 # ---- Orientation, colours, and which video it is
 
-ONE = 2**16
 TURNED = {
-    "as it is": ((ONE, 0, 0, ONE), lambda a: a),
-    "mirrored": ((-ONE, 0, 0, ONE), lambda a: a[:, ::-1]),
-    "half a turn": ((-ONE, 0, 0, -ONE), lambda a: a[::-1, ::-1]),
-    "upside down": ((ONE, 0, 0, -ONE), lambda a: a[::-1]),
-    "transposed": ((0, ONE, ONE, 0), lambda a: a.transpose(1, 0, 2)),
-    "clockwise": ((0, ONE, -ONE, 0), lambda a: np.rot90(a, -1)),
-    "transposed the other way": ((0, -ONE, -ONE, 0), lambda a: np.rot90(a, 2).transpose(1, 0, 2)),
-    "counterclockwise": ((0, -ONE, ONE, 0), lambda a: np.rot90(a)),
+    "as it is": ((1, 0, 0, 1), lambda a: a),
+    "mirrored": ((-1, 0, 0, 1), lambda a: a[:, ::-1]),
+    "half a turn": ((-1, 0, 0, -1), lambda a: a[::-1, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda a: a[::-1]),
+    "transposed": ((0, 1, 1, 0), lambda a: a.transpose(1, 0, 2)),
+    "clockwise": ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),
+    "transposed the other way": ((0, -1, -1, 0), lambda a: np.rot90(a, 2).transpose(1, 0, 2)),
+    "counterclockwise": ((0, -1, 1, 0), lambda a: np.rot90(a)),
 }
+
+
+def tell_to_turn(path, a, b, c, d):
+    """Changes the display matrix in the header of an MP4 file of one track: x' = a x + c y, y' = b x + d y."""
+    content, one = path.read_bytes(), 2**16
+    straight = struct.pack(">5i", one, 0, 0, 0, one)
+    told = struct.pack(">5i", a * one, b * one, 0, c * one, d * one)
+    track = content.index(b"tkhd")
+    path.write_bytes(content[:track] + content[track:].replace(straight, told, 1))
 
 
 @pytest.mark.parametrize(("matrix", "turn"), TURNED.values(), ids=TURNED)
@@ -150,10 +158,7 @@ def test_the_header_turns_and_mirrors_videos(tmp_path, matrix, turn):
     path = tmp_path / "v.mp4"
     with video.Writer(path, 10, (48, 64), quality=2) as writer:
         writer.write(stored)
-    (a, b, c, d), content = matrix, path.read_bytes()
-    straight, told = (struct.pack(">5i", *numbers) for numbers in ((2**16, 0, 0, 0, 2**16), (a, b, 0, c, d)))
-    track = content.index(b"tkhd")
-    path.write_bytes(content[:track] + content[track:].replace(straight, told, 1))
+    tell_to_turn(path, *matrix)
     ((_, image, _),) = video.read(path)
     wanted = turn(stored).astype(int)
     assert image.shape == wanted.shape and image.flags.c_contiguous
