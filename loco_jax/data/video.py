@@ -294,12 +294,17 @@ def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer
         if not streams:
             raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
         counts = _count_frames(path, streams) if len(streams) > 1 else {streams[0].index: 0}
-        stream = max(streams, key=lambda stream: (counts[stream.index], stream.width * stream.height))
+        stream = max(streams, key=lambda stream: (counts[stream.index], _pixels(stream)))
         if stream.codec_context is None:
             raise VideoError(
                 f"{path}: its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
             )
         yield container, stream
+
+
+def _pixels(stream: av.VideoStream) -> int:
+    """Of a frame; 0 where pictures are compressed in an unknown way, which leaves PyAV without a width."""
+    return 0 if stream.codec_context is None else stream.width * stream.height
 
 
 def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, int]:
