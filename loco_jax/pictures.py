@@ -117,7 +117,8 @@ def read(path: os.PathLike | str) -> Picture:
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path}: has too many pixels, or claims so ({error}); make it smaller") from error
+        remedy = "make it smaller, or save it as a JPEG"
+        raise PictureError(f"{path}: has too many pixels, or claims so ({error}); {remedy}") from error
     except Image.UnidentifiedImageError as error:
         if pillow_heif.is_supported(path):
             raise PictureError(f"{path}: begins as HEIC and cannot be read; it is damaged or cut off") from error
