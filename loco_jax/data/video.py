@@ -78,7 +78,7 @@ def is_video(path: os.PathLike | str) -> bool:
 
 
 def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds since the first, of all
+    """Numbers, from 0, pictures `[H, W, 3]` uint8, upright as the header says, and seconds since the first, of all
     frames in order.
 
     Seconds always rise: where the file's own clock does not, as in parts put together, or leaps by more than a day, it
