@@ -163,7 +163,7 @@ def _vha_init(key):
 def test_the_headline_has_numbers_only(scored):
     task, summary, _, predicted = scored
     headline = task.headline(summary)
-    found = summary["systems"]["LoCO(2)"]["people"]
+    found = summary["systems"]["LoCO(2)+"]["people"]
     assert headline["people_recall"] == found["found"] / found["true"]
     assert headline["named_twice"] == found["named_twice"] / found["true"]
     shares = [share for name, share in headline.items() if name.startswith("side_")]
