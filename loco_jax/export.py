@@ -29,6 +29,7 @@ def run(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None
     try:
+        commands.check_devices()
         if values.workdir:
             loco.export(values.workdir, values.output, dtype, values.tune, values.refiner)
         else:
@@ -51,4 +52,4 @@ if __name__ == "__main__":
         "Choose config.refine and config.people on so many validation frames; 0: as configured.",
         lower_bound=0,
     )
-    app.run(run, flags_parser=commands.parse)
+    commands.start(run)

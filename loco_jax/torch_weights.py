@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
 
-from loco_jax import weights
+from loco_jax import commands, weights
 from loco_jax.models import code_predictor, inception, refiner, vha
 from loco_jax.weights import WeightsError
 
@@ -484,6 +484,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"wants one PyTorch file, has {len(argv) - 1}")
     logging.set_verbosity(logging.WARNING)  # else JAX tells which devices it did not find
     try:
+        commands.check_devices()
         print(convert(argv[1], flags.FLAGS.kind, flags.FLAGS.output))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -491,4 +492,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    commands.start(main)

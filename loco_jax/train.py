@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import budget as budgets
-from loco_jax import checkpoints, distributed, draw, evaluate, muon, observe, progress, tasks, weights
+from loco_jax import checkpoints, distributed, evaluate, muon, observe, progress, tasks, weights
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -610,6 +610,8 @@ class _Log:
             with self._writing():
                 self._curves.close()
                 if kind is None:
+                    from loco_jax import draw  # matplotlib, which many commands do without
+
                     with (self._path.parent / "curves.png").open("wb") as file:
                         draw.curves(observe.read_log(self._path)).savefig(file, format="png")
         except TrainingError:

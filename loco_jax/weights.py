@@ -63,8 +63,11 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
     path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{path.name}.part"
-    part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
-    part.replace(path)
+    try:
+        part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,13 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from loco_jax import (
     checkpoints,
     distributed,
-    draw,
     metrics,
     people,
     people_metrics,
@@ -43,6 +41,9 @@ from loco_jax.tasks import Task, teaching, trunk
 from loco_jax.tasks.vha import METRES, VhaTask, check_same, stated_by
 from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MATCHINGS = ("hungarian", "nearest")
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
@@ -438,7 +439,9 @@ class LocoTask(Task):
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.loco_table(summary)
 
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
+        from loco_jax import draw  # here, since predict does without matplotlib
+
         found, frame = _frame((predicted, frames), index)
         name = f"{self.name}+" if f"{self.name}+" in found.people else self.name
         joints, known = found.people[name]
