@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from loco_jax import accounts
+
 STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved a checkpoint
 T = TypeVar("T")
 
@@ -28,7 +30,7 @@ def call(main: Callable[..., T], *arguments: Any) -> T | int:
     """What `main(*arguments)` returns; or after Ctrl-C or SIGTERM a line on stderr and `STOPPED`."""
     # Jupyter sets a backend of its own, which need not be installed where the command runs.
     os.environ["MPLBACKEND"] = "Agg"
-    with sigterm_as_ctrl_c():
+    with sigterm_as_ctrl_c(), accounts.stand_ins():
         try:
             return main(*arguments)
         except KeyboardInterrupt as error:

@@ -70,9 +70,8 @@ def main(argv: list[str]) -> None:
             raise
         _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
-        if jax.distributed.is_initialized():  # the others may wait for this one
-            _exit(commands.STOPPED)
-        raise
+        # At once: other processes may wait for this one, and the end of Python would wait for what is being compiled.
+        _fail("loco_jax: stopped", commands.STOPPED)
 
 
 def _do() -> None:
@@ -99,16 +98,12 @@ def _unless_of_orbax(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _fail(message: str) -> NoReturn:
-    """Ends with status 1, and at once.
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """Ends at once.
 
     An orderly end would wait for the other processes; and what cannot be written, libraries would try to write again.
     """
     print(message, file=sys.stderr, flush=True)
-    _exit(1)
-
-
-def _exit(status: int) -> NoReturn:
     sys.stdout.flush()
     for worker in multiprocessing.active_children():
         worker.terminate()

@@ -77,6 +77,16 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
     assert os.listdir(tmp_path / "data") == ["jta"]
 
 
+@pytest.mark.parametrize("what", ["data", "data/jta", "data/jta/poses"])
+def test_where_nothing_can_be_written_nothing_is_read(tmp_path, monkeypatch, what):
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    (tmp_path / what).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / what).write_text("a file in the way")
+    monkeypatch.setattr(jta, "read_sequence", pytest.fail)
+    with pytest.raises(OSError, match=rf"{what}: cannot be written to \(Not a directory\); choose another --data_dir"):
+        jta.prepare(tmp_path / "jta", tmp_path / "data")
+
+
 @pytest.mark.parametrize("how", ["it fails", "a signal"])
 def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch, how):
     for name in ("target", "new"):

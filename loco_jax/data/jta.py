@@ -40,8 +40,8 @@ from absl import app, flags, logging
 from etils import epath
 from PIL import Image
 
+from loco_jax import accounts, commands, pictures, progress
 from loco_jax import camera as cameras
-from loco_jax import commands, pictures, progress
 from loco_jax.camera import Camera
 from loco_jax.data import scratch, video
 from loco_jax.skeleton import NUM_JTA_JOINTS
@@ -912,7 +912,7 @@ def prepare(
       AnnotationError: missing folders, or bad files, all of them listed; or pictures that differ in size, or in whose
         middle the camera does not look.
       FileExistsError: `data_dir` holds a JTA prepared from something else.
-      OSError: the disk is too small.
+      OSError: the disk is too small, or cannot be written to.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
@@ -925,6 +925,7 @@ def prepare(
         wanted = _Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
         _check_same(target, _describe_source(files, wanted), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
+    _check_writable(target.parent)
     data_dir.mkdir(parents=True, exist_ok=True)
     with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
         options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
@@ -932,6 +933,18 @@ def prepare(
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
         replace_folder(target, pathlib.Path(builder.data_dir), work / "old")
     return _describe_prepared(target, reused=False)
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Raises OSError unless files can be written to `folder`, or where it would be made: known before the work."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"{folder}: cannot be written to ({reason}); choose another --data_dir") from error
 
 
 def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:
@@ -1067,12 +1080,12 @@ def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
 
 @contextlib.contextmanager
 def _quiet_tfds():
-    """TFDS prints, logs and draws bars of its own."""
+    """TFDS prints, logs and draws bars of its own, and wants a name for every user."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.WARNING))
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
             yield
     finally:
         tfds.enable_progress_bar()
