@@ -83,7 +83,8 @@ def _do() -> None:
     if _STEP.value is not None and _MODE.value != "replay":
         raise ValueError("--step is for --mode=replay")
     if _MODE.value == "eval":
-        evaluate.evaluate(config, workdir, source=_WEIGHTS.value)
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        evaluate.evaluate(config, workdir, source=_WEIGHTS.value, given=given)
     elif _WEIGHTS.value:
         raise ValueError("--weights is for --mode=eval; training starts from --config.init")
     elif _MODE.value == "replay":

@@ -335,7 +335,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             return compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, frames_like, *rate)
 
         def is_done() -> bool:
-            return step == config.steps or budget.is_over
+            return step >= config.steps or budget.is_over
 
         def is_evaluated() -> bool:
             return is_done() or (step > 0 and config.eval_every > 0 and step % config.eval_every == 0)

@@ -489,11 +489,49 @@ def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
 
 
+ODD_FACTS = {"a list": "[]", "time": '{"commit_timestamp_nsecs": "now"}'}
+
+
+@pytest.mark.parametrize("facts", [*ODD_FACTS.values(), "[" * 50_000], ids=[*ODD_FACTS, "too deep"])
+def test_facts_of_another_shape_are_damage(toy, tmp_path, facts):
+    """Of what Orbax reads of every checkpoint when it opens their folder."""
+    config, run = tiny(steps=8, checkpoint_every=4), tmp_path / "run"
+    quietly(config, run)
+    shutil.copytree(run, tmp_path / "whole")
+    newest = run / "checkpoints" / "8"
+    (newest / "_CHECKPOINT_METADATA").write_text(facts)
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8: cannot be read as a checkpoint"):
+        evaluate.evaluate(config, str(run), lambda _: None)
+    assert saved_steps(run) == [4, 8]
+    _, said = quietly(config, run)
+    assert f"{newest}: cannot be read" in said[0] and "left out; the one before is of step 4" in said[0]
+    assert said[1] == f"{run}: going on from step 4"
+    assert_same_run(tmp_path / "whole", run, 8)
+    assert [path.name for path in (run / "damaged").iterdir()] == ["8"]
+
+
+def test_an_older_checkpoint_of_odd_facts_does_not_hold_up_the_newest(toy, tmp_path):
+    quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
+    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("[]")
+    _, said = quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
+    assert "checkpoints/4: cannot be read" in said[0] and said[0].endswith("Damaged, so it is left out.")
+    assert said[1].endswith("going on from step 8") and saved_steps(tmp_path) == [8]
+
+
+def test_checkpoints_without_their_config_are_refused(toy, tmp_path):
+    quietly(tiny(steps=2), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match="has checkpoints but no config.json.*--workdir$"):
+        quietly(tiny(steps=2, seed=1), tmp_path)
+    assert saved_steps(tmp_path) == [2] and not (tmp_path / "config.json").exists()
+
+
 def test_the_only_checkpoint_is_not_passed_over(toy, tmp_path):
     quietly(tiny(steps=2), tmp_path)
-    (tmp_path / "checkpoints" / "2" / "position" / "metadata").write_text("{}")
-    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
-        quietly(tiny(steps=2), tmp_path)
+    for name, content in (("position/metadata", "{}"), ("_CHECKPOINT_METADATA", "[]")):
+        (tmp_path / "checkpoints" / "2" / name).write_text(content)
+        with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
+            quietly(tiny(steps=2), tmp_path)
     assert saved_steps(tmp_path) == [2] and not (tmp_path / "damaged").exists()
 
 
@@ -581,8 +619,39 @@ def test_workdir_belongs_to_one_config(toy, tmp_path):
     free = {"max_minutes": 9.0, "eval_every": 1, "eval_frames": 1, "test_frames": 1, "pictures": 0}
     quietly(tiny(steps=2, checkpoint_every=1, **free), tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(checkpoints.CheckpointError, match="config.json: not JSON"):
+    with pytest.raises(checkpoints.CheckpointError, match="config.json: is no config as JSON"):
         quietly(config, tmp_path)
+
+
+def test_a_run_of_constant_learning_rate_may_become_longer_or_shorter(toy, tmp_path):
+    toy(noise=1.0)
+
+    def config(steps):
+        config = tiny(steps=steps, checkpoint_every=100, ema=0.9)
+        config.optimizer.schedule = "constant"
+        return config
+
+    quietly(config(6), tmp_path / "straight")
+    for steps in (2, 6):
+        summary, said = quietly(config(steps), tmp_path / "parts")
+        assert said[-1] == f"{tmp_path / 'parts'}: {steps} steps done" and summary
+    one, other = saved_state(tmp_path / "straight", 6), saved_state(tmp_path / "parts", 6)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    _, said = quietly(config(4), tmp_path / "parts")
+    assert said[-1] == f"{tmp_path / 'parts'}: 6 steps done" and saved_steps(tmp_path / "parts") == [2, 6]
+
+
+def test_where_the_learning_rate_follows_the_length_it_is_told(toy, tmp_path):
+    quietly(tiny(steps=2), tmp_path)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(tiny(steps=3), tmp_path)
+    assert "  steps: 2 there, 3 now\n" in str(error.value)
+    assert "falls over the whole run (config.optimizer.schedule=cosine)" in str(error.value)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(tiny(steps=2, seed=3), tmp_path)
+    assert "schedule" not in str(error.value)
 
 
 def test_what_changes_no_number_is_free(toy, tmp_path):

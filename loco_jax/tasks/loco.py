@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -49,6 +48,10 @@ MATCHINGS = ("hungarian", "nearest")
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
+# What weights may bring besides, and a user may set: by the config's field the task's.
+_FIELDS = {
+    "refiner": "refiner_weights", "refine.least_joints": "least_joints", "refine.least_stray": "least_stray",
+}  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -176,13 +179,15 @@ class LocoTask(Task):
     def check_weights(self, source: str, field: str) -> None:
         check_same(self.vha, source, field)
 
-    def with_parts_of(self, source: str) -> "LocoTask":
+    def with_parts_of(self, source: str, given: Collection[str] = ()) -> "LocoTask":
         path, config = weights.path_of(source), weights.config_of(source)
         with stated_by(path):
             changes = {} if config is None else _rules(config)
         if not path.is_dir() and "refiner" in weights.load(path)[0]:
             changes["refiner_weights"] = source
-        return dataclasses.replace(self, **changes)
+        own = {name: getattr(self, name) for field, name in _FIELDS.items() if field in given}
+        kept = {name: getattr(self.kept, name) for name in suppression.Options._fields if f"people.{name}" in given}
+        return dataclasses.replace(self, **{**changes, **own, "kept": changes.get("kept", self.kept)._replace(**kept)})
 
     def for_evaluation(self, params: Any) -> Any:
         if not self.refiner_weights:
@@ -677,9 +682,8 @@ def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> 
     if tune:
         config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "refiner": "", "init": ""}
-    plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
-    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
+    about = {"kind": "loco", "config": weights.portable(config), "camera": camera}
+    weights.save(path, params, about, dtype)
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
