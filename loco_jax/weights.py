@@ -43,11 +43,12 @@ _INTEGERS = {
     "volume.depth_bins": (2, 4096),
     "max_peaks": (1, 4096),
 }
+_MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, in bins of 10 cm 2^25
+
 # Fields that name files, and what they say in a file that holds what came from those.
 _FILES = {
     "vha": RELEASED, "refiner": "", "init": "", "data.dir": "", "predictor.trunk_weights": "", "spoil.predictor": "",
 }  # fmt: skip
-_MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, in bins of 10 cm 2^25
 
 
 class WeightsError(ValueError):
