@@ -6,6 +6,7 @@ Most runs are of a toy task on toy frames, which compile in no time; the loop kn
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -418,6 +420,56 @@ def test_resume_is_exact(toy, small_jta, tmp_path, source, interrupt, batches, s
     # With a patience of one, every second log line begins a stage: the first is the best so far.
     stages = {line["step"]: line["stage"] for line in logged(tmp_path / "parts") if "loss" in line}
     assert stages == {3: 0, 6: 0, 9: 1, 12: 1, 14: 2}
+
+
+@pytest.mark.parametrize("speed, started", [(1e3, 3), (1e15, 5)], ids=["long steps", "short steps"])
+def test_a_signal_is_acknowledged_at_once_and_ends_a_run_of_long_steps_after_the_one_under_way(
+    toy, tmp_path, monkeypatch, own_sigterm, speed, started
+):
+    """The signal comes while step 3 is waited for, in code that Python cannot interrupt."""
+    monkeypatch.setattr(train, "_matmul_rate", lambda: speed)  # by which the first step is known to be long
+    monkeypatch.setattr(train, "_LONG_STEP", -1.0 if speed < 1e6 else 1e6)
+    events, compile_step = [], train.compile_step
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+
+        def is_ready(self):
+            return False
+
+        def block_until_ready(self):
+            if self.step == 3:
+                ask_to_stop_from_a_thread()
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+            events.append(f"waited for {self.step}")
+
+    def ask_to_stop_from_a_thread():
+        threading.Thread(target=lambda: (time.sleep(0.05), ask_to_stop())).start()
+
+    def compile_odd_step(*arguments):
+        do_step, steps = compile_step(*arguments), iter(range(1, 100))
+
+        def start(state, frames):
+            events.append(f"started {(step := next(steps))}")
+            return do_step(state, frames)[0], Loss(step)
+
+        start.cost_analysis = do_step.cost_analysis
+        return start
+
+    monkeypatch.setattr(train, "compile_step", compile_odd_step)
+    with pytest.raises(train.Stopped, match=f"stopped by SIGTERM at step {started}"):
+        train.train(tiny(steps=50), str(tmp_path), events.append)
+    said = "SIGTERM: the step under way is finished and saved, then this ends"
+    assert events.count(said) == 1 and events.index(said) < events.index("waited for 3")
+    assert saved_steps(tmp_path) == [started] and f"started {started + 1}" not in events
+
+
+def test_no_time_is_told_of_a_run_of_short_steps(toy, tmp_path):
+    """Which have little to do with their arithmetic: a run of minutes would be said to take a second."""
+    _, said = quietly(tiny(steps=2), tmp_path)
+    assert "2 steps to do." in next(text for text in said if text.startswith("One step"))
+    assert not any("or more" in text for text in said)
 
 
 @pytest.mark.parametrize("interrupt", [crash, ask_to_stop])
