@@ -178,3 +178,15 @@ ALL = "loco1.py, loco2.py, loco3.py, refiner.py, trunk.py, vha1.py, vha2.py, vha
 )
 def test_a_config_that_is_not_there_is_told_with_those_that_are(arguments, wanted):
     assert wanted in refused("main", *arguments)
+
+
+def test_what_the_user_sets_wins_over_what_comes_with_weights():
+    """The evaluation hears which fields these are."""
+    code = """import sys
+from loco_jax import commands, distributed, evaluate, main
+evaluate.evaluate = lambda config, workdir, source, given: print(source, sorted(given), config.refiner)
+sys.argv = ["main", "--config=configs/loco2.py:variant=patch,trunk=compact,scale=demo", "--config.refiner=mine",
+            "--config.people.min_score=0.5", "--mode=eval", "--weights=theirs"]
+commands.start(main.main)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "theirs ['people.min_score', 'refiner'] mine\n", done.stderr

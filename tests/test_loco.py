@@ -527,6 +527,11 @@ def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
             "no.safetensors",
         ),
         (["--output=x.safetensors"], 1, "want either --workdir, or --config and --code_predictor"),
+        (
+            ["--workdir=run", "--config=configs/loco2.py", "--config.refiner=x", "--output=x.safetensors"],
+            1,
+            "want either --workdir, or --config and --code_predictor",
+        ),
     ],
 )
 def test_the_export_command_says_what_is_wrong(arguments, status, word):
