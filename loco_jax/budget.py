@@ -57,11 +57,13 @@ class Budget:
     @property
     def state(self) -> dict[str, float]:
         """To be saved, as JSON."""
-        return {"budget_used": self.used} if self._seconds else {}
+        return {"budget_used": self.used, "budget_minutes": self._seconds / 60} if self._seconds else {}
 
     @state.setter
     def state(self, saved: Mapping[str, float]) -> None:
-        self._before = self.used = saved.get("budget_used", 0.0)
+        if self._seconds:  # of another budget, where it may change, another part
+            longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
+            self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
 
     @property
     def is_over(self) -> bool:

@@ -19,7 +19,7 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,9 @@ FREE_FIELDS = (
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
     "refine.least_joints", "refine.least_stray", "people",
 )  # fmt: skip
+# How long to run: free where the learning rate is constant.
+LENGTHS = ("steps", "budget_minutes")
+_CONSTANT = "constant"
 # In what processes that compute as one may differ.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
@@ -76,12 +79,33 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder, self._read_only = _folder(workdir), read_only
-        if read_only:
-            self._manager = self._open(read_only=True)
-        else:
+        self.folder, self._read_only, self._left_out = _folder(workdir), read_only, {}
+        options = {"read_only": True} if read_only else {"max_to_keep": keep, "cleanup_tmp_directories": True}
+        if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._manager = self._open(max_to_keep=keep, cleanup_tmp_directories=True)
+        try:
+            self._manager = self._open(**options)
+        except Exception:
+            self._leave_out_unopened()
+            self._manager = self._open(**options)
+
+    def _leave_out_unopened(self) -> None:
+        """Sets aside those checkpoints for whose sake Orbax does not open the folder at all.
+
+        Raises CheckpointError if no other would be left, or if this is `read_only`.
+        """
+        steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
+        for step in steps:
+            try:
+                with self._reading(step):  # what Orbax reads of every checkpoint
+                    _ = ocp.path.step.standard_name_format().find_step(self.folder, step).commit_timestamp
+            except CheckpointError as error:
+                if self._read_only or not isinstance(error, _DamagedError):
+                    raise
+                self._left_out[step] = error
+        if self._left_out and len(self._left_out) == len(steps):
+            raise self._left_out[steps[0]]
+        self._move_away(self._left_out)
 
     def _open(self, **options: Any) -> ocp.CheckpointManager:
         me = jax.process_index()
@@ -169,6 +193,9 @@ class Checkpoints:
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
+        for step, error in self._left_out.items():
+            before = next((f"; the one before is of step {other}" for other in self.steps if other < step), "")
+            say(f"{_first_line(error)}\nDamaged, so it is left out{before}.")
         for number, step in enumerate(steps):
             try:
                 state, position = self._read_state(step, like, newer)
@@ -195,14 +222,17 @@ class Checkpoints:
         return dataclasses.replace(like, **some, **newer), position
 
     def _set_aside(self, steps: Sequence[int]) -> None:
+        if steps:
+            self._move_away(steps)
+            self._manager.reload()
+
+    def _move_away(self, steps: Iterable[int]) -> None:
         """Moves damaged checkpoints out of the way, so that these steps can be saved again."""
         folder = self.folder.parent / _DAMAGED
         for step in steps:
             folder.mkdir(parents=True, exist_ok=True)
             count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
-        if steps:
-            self._manager.reload()
 
     def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
         """Step and parameters (or their moving average) of the newest checkpoint, without the rest of its state.
@@ -450,23 +480,51 @@ def exist(workdir: str) -> bool:
 def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
     """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
 
-    Those in `free` may differ, and with `older` those that its config lacks.
+    Those in `free` may differ, those of LENGTHS where the learning rate is constant, and with `older` those that its
+    config lacks.
     Without checkpoints there is nothing to protect, and any config will do.
     """
     path = epath.Path(workdir).expanduser() / CONFIG_FILE
-    if not (path.exists() and exist(workdir)):
+    if not exist(workdir):
         return
-    theirs = _read_config(path)
-    differences = [
-        f"  {name}: {old!r} there, {new!r} now"
-        for name, old, new in _differences(theirs, _plain(config))
-        if not _is_one_of(name, free) and not (older and old is None)
-    ]
-    if differences:
+    if not path.exists():
         raise CheckpointError(
-            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences) + "\n"
+            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, which says what they are of; put it back, or give "
+            "another --workdir"
+        )
+    theirs, ours = _read_config(path), _plain(config)
+    free = (*free, *_free_lengths(theirs, ours))
+    differences = {
+        name: f"  {name}: {old!r} there, {new!r} now"
+        for name, old, new in _differences(theirs, ours)
+        if not _is_one_of(name, free) and not (older and old is None)
+    }
+    if differences:
+        why = ""
+        if _schedule(theirs) != _CONSTANT and not differences.keys().isdisjoint(LENGTHS):
+            why = (
+                f"The learning rate falls over the whole run (config.optimizer.schedule={_schedule(theirs)}), so one "
+                "of another length takes other steps from the first on. "
+            )
+        raise CheckpointError(
+            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences.values()) + f"\n{why}"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
+
+
+def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of LENGTHS that may change between two configs: where the learning rate does not follow them.
+
+    A run has a budget of time from the first step on, or none.
+    """
+    if (_schedule(old), _schedule(new)) != (_CONSTANT, _CONSTANT):
+        return ()
+    return LENGTHS if old.get("budget_minutes") and new.get("budget_minutes") else LENGTHS[:1]
+
+
+def _schedule(config: Mapping[str, Any]) -> Any:
+    optimizer = config.get("optimizer")
+    return optimizer.get("schedule") if isinstance(optimizer, dict) else None
 
 
 def check_same(config: ConfigDict) -> None:
@@ -529,9 +587,12 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     try:
-        return completed(json.loads(path.read_text()))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); use another --workdir") from error
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no config as JSON ({error}); use another --workdir") from error
+    return completed(content)
 
 
 def _folder(workdir: str) -> epath.Path:

@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -131,11 +131,19 @@ class Evaluator:
                 (folder / name).write_bytes(png)
 
 
-def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "", split: str = "test") -> dict[str, Any]:
+def evaluate(
+    config: ConfigDict,
+    workdir: str,
+    say=print,
+    source: str = "",
+    split: str = "test",
+    given: Collection[str] = (),
+) -> dict[str, Any]:
     """Scores the newest checkpoint of `workdir` on a split, "test" or "validation".
 
     Files go to `workdir/eval`, those of the validation split to `workdir/eval_validation`.
-    With `source`, those parameters instead, see `weights.read`; the workdir need then not hold a run.
+    With `source`, those parameters instead, see `weights.read`; the workdir need then not hold a run. Of what comes
+    with them, such as a refiner, nothing takes the place of the fields `given`, which the user has set.
     Fields that only training reads are taken from the run. Writes results.json, table.md and pictures. Raises
     CheckpointError if there is no checkpoint of this config, WeightsError if `source` is none for it.
     """
@@ -155,7 +163,7 @@ def evaluate(config: ConfigDict, workdir: str, say=print, source: str = "", spli
         name, value = "weights", source
         if source:
             task.check_weights(source, "--weights")
-            task = task.with_parts_of(source)
+            task = task.with_parts_of(source, given)
             params = weights.read(config.task, source, tasks.network_shapes(task))
         elif distributed.is_first():
             with checkpoints.Checkpoints(workdir, read_only=True) as saved:

@@ -1,7 +1,8 @@
 """python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
 
 Ends with status 0 when all is done, or config.max_minutes is over; with 75 (EX_TEMPFAIL) when a signal stopped
-training: all is saved, and the same command goes on; with 1 after an error.
+training: all is saved, and the same command goes on; with 130 when a signal stopped something else; with 1 after an
+error.
 """
 
 import multiprocessing
@@ -33,15 +34,16 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", lower_bound=0)
-flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    if _CONFIG.value is None:
+        sys.exit(f"loco_jax: {commands.no_config()}")
     import jax  # after the flags, so that --help is quick
 
-    from loco_jax import compilation, distributed, evaluate, replay, train
+    from loco_jax import compilation, distributed, train
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
         logging.set_verbosity(logging.FATAL)
@@ -49,20 +51,9 @@ def main(argv: list[str]) -> None:
     compilation.use_cache()
     try:
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        config = _CONFIG.value
-        workdir = _WORKDIR.value or f"runs/{config.name}"
-        if _STEP.value is not None and _MODE.value != "replay":
-            raise ValueError("--step is for --mode=replay")
-        if flags.FLAGS["split"].present and _MODE.value != "eval":
-            raise ValueError("--split is for --mode=eval")
-        if _MODE.value == "eval":
-            evaluate.evaluate(config, workdir, source=_WEIGHTS.value, split=_SPLIT.value)
-        elif _WEIGHTS.value:
-            raise ValueError("--weights is for --mode=eval; training starts from --config.init")
-        elif _MODE.value == "replay":
-            replay.replay(config, workdir, _STEP.value or 0)
-        else:
-            train.train(config, workdir)
+        with commands.sigterm_as_ctrl_c():  # once more: JAX has its own way where there are several processes
+            commands.check_devices()
+            _do()
     except train.Stopped as stopped:
         if distributed.is_first():
             print(stopped)
@@ -80,9 +71,29 @@ def main(argv: list[str]) -> None:
             raise
         _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
-        if jax.distributed.is_initialized():  # the others may wait for this one
-            _exit(130)
-        sys.exit(130)
+        # At once: other processes may wait for this one, and the end of Python would wait for what is being compiled.
+        _fail("loco_jax: stopped", commands.STOPPED)
+
+
+def _do() -> None:
+    """What the flags ask for."""
+    from loco_jax import evaluate, replay, train
+
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or f"runs/{config.name}"
+    if _STEP.value is not None and _MODE.value != "replay":
+        raise ValueError("--step is for --mode=replay")
+    if flags.FLAGS["split"].present and _MODE.value != "eval":
+        raise ValueError("--split is for --mode=eval")
+    if _MODE.value == "eval":
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        evaluate.evaluate(config, workdir, source=_WEIGHTS.value, split=_SPLIT.value, given=given)
+    elif _WEIGHTS.value:
+        raise ValueError("--weights is for --mode=eval; training starts from --config.init")
+    elif _MODE.value == "replay":
+        replay.replay(config, workdir, _STEP.value or 0)
+    else:
+        train.train(config, workdir)
 
 
 def _unless_of_orbax(unraisable: Any) -> None:
@@ -91,16 +102,12 @@ def _unless_of_orbax(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _fail(message: str) -> NoReturn:
-    """Ends with status 1, and at once.
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """Ends at once.
 
     An orderly end would wait for the other processes; and what cannot be written, libraries would try to write again.
     """
     print(message, file=sys.stderr, flush=True)
-    _exit(1)
-
-
-def _exit(status: int) -> NoReturn:
     sys.stdout.flush()
     for worker in multiprocessing.active_children():
         worker.terminate()
@@ -108,4 +115,4 @@ def _exit(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commands.parse)
+    commands.start(main)

@@ -25,7 +25,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from loco_jax import compilation, overlay, pictures, progress, skeleton, view3d
+from loco_jax import commands, compilation, overlay, pictures, progress, skeleton, view3d
 from loco_jax.camera import Camera
 from loco_jax.data import video
 from loco_jax.follow import Follower
@@ -580,7 +580,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if anything failed, 130 for Ctrl-C."""
+    """The command; returns the exit status: 0, 1 if anything failed, 130 for Ctrl-C and SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             stream.reconfigure(errors="replace")
@@ -592,13 +592,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     lens = Lens(*(getattr(arguments, name) for name in Lens._fields))
     try:
-        return _main(arguments, lens)
+        return commands.call(_main, arguments, lens)
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        print(f"loco_jax: {str(error) or 'stopped'}", file=sys.stderr)
-        return 130
 
 
 def _main(arguments: argparse.Namespace, lens: Lens) -> int:
@@ -616,6 +613,7 @@ def _main(arguments: argparse.Namespace, lens: Lens) -> int:
 
         logging.set_verbosity(logging.ERROR)
         compilation.use_cache()
+        commands.check_devices()
         predictor = loco.load_predictor(arguments.weights, arguments.min_score)
         print(f"Using {predictor.description}", flush=True)
         failures += run(paths, output, lens, predictor, arguments.quiet)

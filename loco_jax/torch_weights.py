@@ -2,7 +2,7 @@
 
     python -m loco_jax.torch_weights vha.pth --kind=vha --output=vha2.safetensors
 
-PyTorch is needed for this alone: pip install 'loco_jax[torch]'. Files are read with weights_only=True, so that nothing
+PyTorch is needed for this alone: pip install torch. Files are read with weights_only=True, so that nothing
 in them can run. Layers are found by the names in the authors' releases, whatever stands before those, or else, but for
 the trunk's, by their order and shapes, whatever their names. Paddings and strides are not in such files: they are taken
 to be the published ones.
@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
 
-from loco_jax import weights
+from loco_jax import commands, weights
 from loco_jax.models import code_predictor, inception, refiner, vha
 from loco_jax.weights import WeightsError
 
@@ -273,7 +273,7 @@ def _match_names(layers: Tensors, wanted: Sequence[Layer]) -> Plan:
         if have:
             found[prefix + layer.name] = layer
     unexpected = [
-        f"{name}.{leaf} {_size(tensor.shape)}"
+        f"{_full_name(name, leaf)} {_size(tensor.shape)}"
         for name, tensors in layers.items()
         for leaf, tensor in tensors.items()
         if name not in found or leaf not in found[name].shapes
@@ -329,7 +329,11 @@ def _weights(layers: Tensors, ndim: int) -> list[np.ndarray]:
 
 
 def _names(layers: Tensors) -> list[str]:
-    return [f"{name}.{leaf} {_size(t.shape)}" for name, tensors in layers.items() for leaf, t in tensors.items()]
+    return [f"{_full_name(name, n)} {_size(t.shape)}" for name, tensors in layers.items() for n, t in tensors.items()]
+
+
+def _full_name(layer: str, leaf: str) -> str:
+    return f"{layer}.{leaf}" if layer else leaf
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -365,7 +369,7 @@ def _import_torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ModuleNotFoundError("reading PyTorch's files needs PyTorch: pip install 'loco_jax[torch]'") from error
+        raise ModuleNotFoundError("reading PyTorch's files needs PyTorch: pip install 'torch>=2.10'") from error
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < _LEAST_TORCH:
         raise ModuleNotFoundError(
             f"PyTorch {torch.__version__} can be made to run code by the file it reads: pip install -U 'torch>=2.10'"
@@ -452,8 +456,8 @@ def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
         layer, _, leaf = name.rpartition(".")
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise WeightsError(f"{path}: holds a tensor of the name {weights.brief(name)}; no network here does")
-        if leaf == "num_batches_tracked":
-            continue
+        if tensor.ndim == 0 or (tensor.numel() == 1 and not tensor.is_floating_point()):
+            continue  # a counter or flag: of normalisation, or of an average of models
         if tensor.is_nested or tensor.layout != torch.strided or not tensor.is_floating_point():
             raise WeightsError(f"{path}: {name} is a tensor of {tensor.dtype}, {tensor.layout}; wants plain floats")
         numbers += tensor.numel()  # of which the file may hold one, repeated
@@ -484,6 +488,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"wants one PyTorch file, has {len(argv) - 1}")
     logging.set_verbosity(logging.WARNING)  # else JAX tells which devices it did not find
     try:
+        commands.check_devices()
         print(convert(argv[1], flags.FLAGS.kind, flags.FLAGS.output))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -491,4 +496,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    commands.start(main)

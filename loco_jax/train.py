@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -23,13 +24,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import budget as budgets
-from loco_jax import checkpoints, distributed, draw, evaluate, muon, observe, progress, tasks, weights
+from loco_jax import checkpoints, distributed, evaluate, muon, observe, progress, tasks, weights
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
 
 _MOST_AHEAD = 2  # steps that wait for the devices
+_LONG_STEP = 1.0  # seconds: of steps that take longer none waits, so that a signal ends the run after the one under way
 _MOST_WAITING = 0.1  # of the time, for input, until somebody is told
 _OUT_OF_TIME, _SIGNALLED = 1, 2  # why a process wants to stop
 
@@ -335,26 +337,27 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             return compile_step(functools.partial(step_fn, stage=stages.now), mesh, state, frames_like, *rate)
 
         def is_done() -> bool:
-            return step == config.steps or budget.is_over
+            return step >= config.steps or budget.is_over
 
         def is_evaluated() -> bool:
             return is_done() or (step > 0 and config.eval_every > 0 and step % config.eval_every == 0)
 
         do_step = compile_stage()
-        for line in _cost(do_step, config):
+        least_seconds = _least_seconds(do_step)
+        for line in _cost(do_step, config, least_seconds):
             say(line)
         drain = compile_drain(state, replicated)
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
         with distributed.together():
-            stop, log = _StopSignal(), _Log(folder, step) if distributed.is_first() else _NoLog()
+            stop, log = _StopSignal(say), _Log(folder, step) if distributed.is_first() else _NoLog()
         # Of a run that ended between a save and the evaluation after it.
         behind = is_evaluated() and not distributed.from_first(lambda: log.has_scores)
         agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
         quiet = config.quiet or not distributed.is_first()
         steps = None if config.budget_minutes else config.steps  # how many there will be, time will tell
         bar = progress.bar(steps, "step", quiet, initial=step, dynamic_ncols=True)
-        logged_step, ahead = step, collections.deque()
-        waited, told = 0.0, False
+        logged_step, ahead, loss = step, collections.deque(), None
+        is_long, waited, told = least_seconds > _LONG_STEP, 0.0, False
 
         def why_stop() -> int:
             late = 0 < config.max_minutes < (time.monotonic() - started) / 60
@@ -405,7 +408,10 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
         def score(least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
             with split.part("evaluation"):
                 should_stop = lambda: why_stop() >= least  # noqa: E731
+                is_new = evaluator.example is None
                 summary = evaluator.run(state.best_params, config.eval_frames, should_stop=should_stop)
+            if is_new:  # and had to be compiled
+                bar.unpause()
             if summary is not None:
                 last = is_done()
                 if last:
@@ -421,18 +427,19 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
             if behind:  # whatever the time: or a short config.max_minutes would never get any further
                 summary = score(_SIGNALLED)
             while not is_done() and summary is not None:
-                asked = observe.now()
+                asked, began = observe.now(), time.monotonic()
                 with split.part("data"):
                     frames = next(source)
-                if ahead and ahead[-1].is_ready():  # else the devices had work to do meanwhile
+                if loss is not None and loss.is_ready():  # else the devices had work to do meanwhile
                     waited += observe.now() - asked
                 with split.part("device"):
                     state, loss = do_step(state, frames, *budget.rate(step))
                     step += 1
                     # The host may run ahead of the devices, but not far: progress and signals concern the present.
                     ahead.append(loss)
-                    if len(ahead) > _MOST_AHEAD:
+                    while len(ahead) > (0 if is_long else _MOST_AHEAD):
                         ahead.popleft().block_until_ready()
+                is_long = time.monotonic() - began > _LONG_STEP
                 bar.update()
                 budget.look()
                 last = is_done()
@@ -444,6 +451,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
                         say(f"step {step}: the loss no longer falls; stage {stages.now + 1} of {task.stages} begins")
                         with split.part("setup"):
                             do_step = compile_stage()
+                        bar.unpause()
                 with split.part("device"):  # of several processes, whose devices compare the answers
                     why = agree(why_stop())
                 if last or step % config.checkpoint_every == 0 or why:
@@ -513,21 +521,23 @@ def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: Con
     )
 
 
-def _cost(step: jax.stages.Compiled, config: ConfigDict) -> list[str]:
-    """What the run costs, in words; on a CPU with the way out."""
+def _cost(step: jax.stages.Compiled, config: ConfigDict, seconds: float) -> list[str]:
+    """What a step costs, in words; on a CPU, where it takes long, with the way out."""
     flops = (step.cost_analysis() or {}).get("flops", 0.0)
     minutes = config.budget_minutes
     to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"
     lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {to_do} to do."]
-    if flops and jax.default_backend() == "cpu":
-        seconds = flops / _matmul_rate()
-        so = f"so the run {_duration(seconds * config.steps)} or more"
-        if minutes:
-            so = f"so {minutes:g} minutes are {60 * minutes / seconds:,.0f} steps or fewer"
-        lines.append(f"On this CPU a step takes {seconds:.2g} s or more, {so}.")
-        if config.scale == "full":
-            lines.append(f"The demo scale trains in minutes: --config={config.demo}")
+    if seconds > _LONG_STEP:  # the time of shorter ones has little to do with their arithmetic
+        lines.append(f"On this CPU a step takes {seconds:.2g} s or more.")
+    if jax.default_backend() == "cpu" and config.scale == "full":
+        lines.append(f"The demo scale trains in minutes: --config={config.demo}")
     return lines
+
+
+def _least_seconds(step: jax.stages.Compiled) -> float:
+    """What a step takes at least, by its arithmetic, on a CPU; 0 elsewhere."""
+    flops = (step.cost_analysis() or {}).get("flops", 0.0)
+    return flops / _matmul_rate() if flops and jax.default_backend() == "cpu" else 0.0
 
 
 def _matmul_rate() -> float:
@@ -542,34 +552,49 @@ def _matmul_rate() -> float:
     return 2 * size**3 / min(times)
 
 
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
 class _StopSignal:
     """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second SIGINT kills.
+
+    The first is acknowledged at once, by a thread: Python's own handlers wait until a step is done.
 
     A second SIGTERM does nothing, then or afterwards: launchers send some twice, and that would change the status.
     """
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None]):
         self.name = ""
-        self._old = {}
+        self._say, self._old = say, {}
 
     def __enter__(self) -> "_StopSignal":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.getsignal(number)
                 signal.signal(number, self._ask)
+            read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._thread = threading.Thread(target=self._acknowledge, args=(read,), daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
+        if self._old:
+            signal.set_wakeup_fd(self._old_fd)
+            os.close(self._write)
+            self._thread.join()
         for number, old in self._old.items():
             if number == signal.SIGINT or not self.name:
                 signal.signal(number, old)
+
+    def _acknowledge(self, read: int) -> None:
+        """Reads the numbers of signals as they come, until the other end is closed."""
+        told = False
+        with open(read, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] in self._old and not told:
+                    told = True
+                    self._say(
+                        f"{signal.Signals(number[0]).name}: the step under way is finished and saved, then this ends"
+                    )
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name
@@ -610,6 +635,8 @@ class _Log:
             with self._writing():
                 self._curves.close()
                 if kind is None:
+                    from loco_jax import draw  # matplotlib, which many commands do without
+
                     with (self._path.parent / "curves.png").open("wb") as file:
                         draw.curves(observe.read_log(self._path)).savefig(file, format="png")
         except TrainingError:

@@ -1,10 +1,12 @@
 """Weights in files of their own: safetensors, which cannot run code, with what they belong to in the header.
 
-What `about` says: `kind` is one of vha, refiner, code_predictor, inception, or loco, which holds a whole system; a loco
-file also has the `config` that builds it.
+What `about` says: `kind` is one of vha, refiner, trunk, code_predictor, inception, or loco, which holds a whole system;
+a loco's file, and any run's, also has the `config` that builds it.
 """
 
 import contextlib
+import errno
+import functools
 import json
 import math
 import os
@@ -44,6 +46,11 @@ _INTEGERS = {
 }
 _MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, in bins of 10 cm 2^25
 
+# Fields that name files, and what they say in a file that holds what came from those.
+_FILES = {
+    "vha": RELEASED, "refiner": "", "init": "", "data.dir": "", "predictor.trunk_weights": "", "spoil.predictor": "",
+}  # fmt: skip
+
 
 class WeightsError(ValueError):
     """A file of weights is missing, damaged, or not for this network."""
@@ -64,8 +71,36 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
     path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{path.name}.part"
-    part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
-    part.replace(path)
+    try:
+        part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_output(path: os.PathLike | str) -> None:
+    """Raises WeightsError where `save` could not write, which is better known before long work. Makes the folder."""
+    path = epath.Path(path).expanduser()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in os.fspath(path):
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+
+
+def portable(config: ConfigDict) -> dict[str, Any]:
+    """A config as JSON for a file of weights: without the names of files that need not be where that is used."""
+    plain = json.loads(config.to_json_best_effort())
+    for field, value in _FILES.items():
+        *above, last = field.split(".")
+        section = functools.reduce(lambda c, name: c.get(name, {}), above, plain)
+        if last in section:
+            section[last] = value
+    return plain
 
 
 def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:

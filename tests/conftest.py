@@ -1,6 +1,7 @@
 """What several test modules share: a JTA with pictures takes a while to make."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -15,6 +16,14 @@ os.environ["LOCO_JAX_CACHE"] = "off"
 hypothesis.settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("same")
+
+
+@pytest.fixture
+def own_sigterm():
+    """For tests that send SIGTERM to themselves: afterwards it does again what it did before."""
+    old = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, old)
 
 
 @pytest.fixture(scope="session")

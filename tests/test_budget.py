@@ -173,6 +173,21 @@ def test_a_budget_is_of_the_run_and_max_minutes_of_a_start(toy, tmp_path, second
     assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 8 steps done"
 
 
+def test_a_budget_may_change_where_the_learning_rate_does_not_follow_it(toy, tmp_path, seconds_a_batch):
+    """A batch takes a second: three quarters of the old budget are three eighths of one twice as long."""
+
+    def config(seconds, **changes):
+        config = budgeted(**changes)
+        config.budget_minutes, config.optimizer.schedule = seconds / 60, "constant"
+        return config
+
+    assert quietly(config(SECONDS, steps=6), tmp_path)[1][-1] == f"{tmp_path}: 6 steps done"
+    assert quietly(config(2 * SECONDS), tmp_path)[1][-1] == f"{tmp_path}: {2 * SECONDS} steps done"
+    assert quietly(config(SECONDS), tmp_path)[1][-1] == f"{tmp_path}: {2 * SECONDS} steps done"
+    with pytest.raises(checkpoints.CheckpointError, match="budget_minutes: 0.13.* there, 0.0 now"):
+        quietly(config(0), tmp_path)
+
+
 def test_steps_may_end_a_run_before_its_budget(toy, tmp_path):
     summary, said = quietly(budgeted(steps=4), tmp_path)
     assert said[-1] == f"{tmp_path}: 4 steps done" and summary and 0 < logged(tmp_path)[-2]["budget_used"] < 1
@@ -185,7 +200,7 @@ def test_what_it_costs_is_told_in_minutes(toy, tmp_path, monkeypatch):
     _, said = quietly(budgeted(steps=2), tmp_path)
     (cost,) = [text for text in said if text.startswith("One step")]
     (cpu,) = [text for text in said if text.startswith("On this CPU")]
-    assert cost.endswith("0.133333 minutes of training, or 2 steps, to do.") and "steps or fewer" in cpu
+    assert cost.endswith("0.133333 minutes of training, or 2 steps, to do.") and cpu.endswith(" s or more.")
     assert "the run" not in cost + cpu
 
 

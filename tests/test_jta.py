@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from loco_jax import camera as cameras
+from loco_jax import commands
 from loco_jax.camera import Camera
 from loco_jax.data import jta
 
@@ -51,6 +53,56 @@ def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[li
                 rows.append([frame, person, joint, *numbers, rng.randint(0, 1), rng.randint(0, 1)])
     rng.shuffle(rows)
     return rows
+
+
+def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, monkeypatch, capsys, own_sigterm):
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    read_sequence, calls = jta.read_sequence, []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read_sequence(*arguments)
+
+    monkeypatch.setattr(jta, "read_sequence", stopped)
+    assert commands.call(jta.prepare, tmp_path / "jta", tmp_path / "data") == 130
+    assert capsys.readouterr().err == "loco_jax: stopped\n" and len(calls) == 2
+    assert os.listdir(tmp_path / "data") == []
+    # One that was killed leaves its folder; the next start removes it.
+    killed = tmp_path / "data" / ".jta_preparing_of_a_process_that_was_killed"
+    (killed / "old").mkdir(parents=True)
+    prepared = jta.prepare(tmp_path / "jta", tmp_path / "data")
+    assert prepared.splits["test"] == {"sequences": 1, "frames": 90, "people": 1, "joints": 1, "most_people": 1}
+    assert os.listdir(tmp_path / "data") == ["jta"]
+
+
+@pytest.mark.parametrize("what", ["data", "data/jta", "data/jta/poses"])
+def test_where_nothing_can_be_written_nothing_is_read(tmp_path, monkeypatch, what):
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    (tmp_path / what).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / what).write_text("a file in the way")
+    monkeypatch.setattr(jta, "read_sequence", pytest.fail)
+    with pytest.raises(OSError, match=rf"{what}: cannot be written to \(Not a directory\); choose another --data_dir"):
+        jta.prepare(tmp_path / "jta", tmp_path / "data")
+
+
+@pytest.mark.parametrize("how", ["it fails", "a signal"])
+def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch, how):
+    for name in ("target", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of_{name}").touch()
+    rename, error = pathlib.Path.rename, {"it fails": OSError, "a signal": KeyboardInterrupt}[how]
+
+    def stops(self, to):
+        if self.name == "new":
+            raise error
+        return rename(self, to)
+
+    monkeypatch.setattr(pathlib.Path, "rename", stops)
+    with pytest.raises(error):
+        jta.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()
 
 
 def read_plainly(rows: list[list]) -> dict:

@@ -86,6 +86,17 @@ def test_dry_runs_say_what_they_would_do():
     assert "--coordinator=auto" in ssh and "--workdir=gs://b/c" in ssh
 
 
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS if path.name != "gpu_check.sh"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_scripts_say_how_they_are_called(script, flag):
+    """And start nothing, whatever they want otherwise."""
+    done = subprocess.run(
+        [ROOT / "launch" / script, flag], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+    )
+    assert f"launch/{script} " in done.stdout and "--dry-run" in done.stdout and done.stderr == ""
+    assert not any(line.startswith("#") or "SBATCH" in line for line in done.stdout.splitlines())
+
+
 @pytest.mark.parametrize(
     "script, environment, workdir",
     [

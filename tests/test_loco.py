@@ -427,6 +427,17 @@ def test_weights_to_be_scored_say_what_suits_them(tmp_path):
             assert found.kept == ((0.31, 0.32) if "people" in content else (0.11, 0.12))
             rules = found.least_joints, found.least_stray
             assert rules == ((5, 0.33) if "refine" in content else (4, 0.13))
+    # Nor does what they say count in place of what the user has set.
+    weights.save(tmp_path / "file", {"refiner": {"x": np.ones(2)}}, {"kind": "loco", "config": says})
+    source = str(tmp_path / "file")
+    found = task.with_parts_of(source)
+    assert (found.refiner_weights, found.kept, found.least_joints, found.least_stray) == (source, (0.31, 0.32), 5, 0.33)
+    found = task.with_parts_of(source, given=["refiner", "people.min_score", "refine.least_stray", "data.batch_size"])
+    assert found.refiner_weights == task.refiner_weights == "released"
+    assert (found.kept, found.least_joints, found.least_stray) == ((0.11, 0.32), 5, 0.13)
+    found = task.with_parts_of(source, given=["people.overlap", "refine.least_joints"])
+    assert (found.refiner_weights, found.kept) == (source, (0.31, 0.12))
+    assert (found.least_joints, found.least_stray) == (4, 0.33)
     bad = {"people": {"min_score": 3.0, "overlap": 0.1}}
     weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": bad})
     with pytest.raises(weights.WeightsError, match="file: its config makes no sense: config.people: want min_score"):
@@ -571,6 +582,11 @@ def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
             "no.safetensors",
         ),
         (["--output=x.safetensors"], 1, "want either --workdir, or --config and --code_predictor"),
+        (
+            ["--workdir=run", "--config=configs/loco2.py", "--config.refiner=x", "--output=x.safetensors"],
+            1,
+            "want either --workdir, or --config and --code_predictor",
+        ),
     ],
 )
 def test_the_export_command_says_what_is_wrong(arguments, status, word):

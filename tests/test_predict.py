@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import warnings
@@ -647,22 +648,29 @@ def test_weights_that_cannot_be(command, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("after", [0, 2])
-@pytest.mark.parametrize("raised", [KeyboardInterrupt(), RuntimeError("RESOURCE_EXHAUSTED\nand more")], ids=repr)
-def test_what_was_done_of_a_video_is_kept_whatever_stops_it(command, monkeypatch, tmp_path, capsys, after, raised):
+@pytest.mark.parametrize(
+    "raised", [KeyboardInterrupt(), RuntimeError("RESOURCE_EXHAUSTED\nand more"), signal.SIGTERM], ids=repr
+)
+def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
+    command, monkeypatch, tmp_path, capsys, own_sigterm, after, raised
+):
     main, _ = command
     calls = []
 
     def stops(self, image, camera):
         calls.append(1)
-        if len(calls) > after:
+        if len(calls) > after and raised == signal.SIGTERM:
+            os.kill(os.getpid(), raised)
+        elif len(calls) > after:
             raise raised
         return np.zeros((0, 14, 3)), np.zeros((0, 14))
 
     monkeypatch.setattr(Discs, "__call__", stops)
     record(tmp_path / "v.mp4", [[]] * 5)
-    assert main("v.mp4", "--output=out", "--quiet") == (130 if isinstance(raised, KeyboardInterrupt) else 1)
+    failed = isinstance(raised, RuntimeError)
+    assert main("v.mp4", "--output=out", "--quiet") == (1 if failed else 130)
     error = capsys.readouterr().err
-    assert ("stopped" if isinstance(raised, KeyboardInterrupt) else "RESOURCE_EXHAUSTED") in error
+    assert ("RESOURCE_EXHAUSTED" if failed else "stopped") in error
     assert error.count("\n") == 1
     if not after:
         assert os.listdir(tmp_path / "out") == []

@@ -250,6 +250,21 @@ def test_training_checkpoints(tmp_path, small, key, old_format):
     same(torch_weights.load(path, "refiner"), variables)
 
 
+@pytest.mark.parametrize("where", ["beside the weights", "in a checkpoint"])
+def test_counters_are_no_weights(tmp_path, small, where):
+    """Of averages of models, PyTorch's own and others'."""
+    state, variables = small
+    average = torch.optim.swa_utils.AveragedModel(torch_modules.Refiner())
+    counters = {name: x for name, x in average.state_dict().items() if not name.startswith("module.")}
+    assert counters.keys() == {"n_averaged"}
+    counters |= {"initted": torch.tensor([True]), "step": torch.tensor([7]), "decay": torch.tensor(0.999)}
+    counters["module.mlp.0.num_updates"] = torch.tensor(5)
+    whole = {**counters, **{f"module.{name}": x for name, x in state.items()}}
+    path = saved(tmp_path, whole if where == "beside the weights" else {"epoch": 3, "state_dict": whole})
+    same(torch_weights.load(path, "refiner"), variables)
+    assert "unexpected: extra [1]" in fails(saved(tmp_path, {**whole, "extra": torch.ones(1)}))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(tmp_path, small, dtype):
     state, variables = small
@@ -421,7 +436,7 @@ def test_a_file_of_another_kind(tmp_path, small, kind):
 def test_without_pytorch(tmp_path, small, monkeypatch):
     path = saved(tmp_path, small[0])
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'loco_jax\[torch\]'"):
+    with pytest.raises(ModuleNotFoundError, match="pip install 'torch>=2.10'"):
         torch_weights.load(path, "refiner")
 
 

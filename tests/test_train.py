@@ -6,6 +6,7 @@ Most runs are of a toy task on toy frames, which compile in no time; the loop kn
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -420,6 +422,56 @@ def test_resume_is_exact(toy, small_jta, tmp_path, source, interrupt, batches, s
     assert stages == {3: 0, 6: 0, 9: 1, 12: 1, 14: 2}
 
 
+@pytest.mark.parametrize("speed, started", [(1e3, 3), (1e15, 5)], ids=["long steps", "short steps"])
+def test_a_signal_is_acknowledged_at_once_and_ends_a_run_of_long_steps_after_the_one_under_way(
+    toy, tmp_path, monkeypatch, own_sigterm, speed, started
+):
+    """The signal comes while step 3 is waited for, in code that Python cannot interrupt."""
+    monkeypatch.setattr(train, "_matmul_rate", lambda: speed)  # by which the first step is known to be long
+    monkeypatch.setattr(train, "_LONG_STEP", -1.0 if speed < 1e6 else 1e6)
+    events, compile_step = [], train.compile_step
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+
+        def is_ready(self):
+            return False
+
+        def block_until_ready(self):
+            if self.step == 3:
+                ask_to_stop_from_a_thread()
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+            events.append(f"waited for {self.step}")
+
+    def ask_to_stop_from_a_thread():
+        threading.Thread(target=lambda: (time.sleep(0.05), ask_to_stop())).start()
+
+    def compile_odd_step(*arguments):
+        do_step, steps = compile_step(*arguments), iter(range(1, 100))
+
+        def start(state, frames):
+            events.append(f"started {(step := next(steps))}")
+            return do_step(state, frames)[0], Loss(step)
+
+        start.cost_analysis = do_step.cost_analysis
+        return start
+
+    monkeypatch.setattr(train, "compile_step", compile_odd_step)
+    with pytest.raises(train.Stopped, match=f"stopped by SIGTERM at step {started}"):
+        train.train(tiny(steps=50), str(tmp_path), events.append)
+    said = "SIGTERM: the step under way is finished and saved, then this ends"
+    assert events.count(said) == 1 and events.index(said) < events.index("waited for 3")
+    assert saved_steps(tmp_path) == [started] and f"started {started + 1}" not in events
+
+
+def test_no_time_is_told_of_a_run_of_short_steps(toy, tmp_path):
+    """Which have little to do with their arithmetic: a run of minutes would be said to take a second."""
+    _, said = quietly(tiny(steps=2), tmp_path)
+    assert "2 steps to do." in next(text for text in said if text.startswith("One step"))
+    assert not any("or more" in text for text in said)
+
+
 @pytest.mark.parametrize("interrupt", [crash, ask_to_stop])
 @pytest.mark.parametrize("evaluation, step", [(1, 4), (2, 6)])  # on the way, and at the end
 def test_an_evaluation_that_was_cut_off_is_made_by_the_next_start(toy, tmp_path, interrupt, evaluation, step):
@@ -489,11 +541,49 @@ def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
 
 
+ODD_FACTS = {"a list": "[]", "time": '{"commit_timestamp_nsecs": "now"}'}
+
+
+@pytest.mark.parametrize("facts", [*ODD_FACTS.values(), "[" * 50_000], ids=[*ODD_FACTS, "too deep"])
+def test_facts_of_another_shape_are_damage(toy, tmp_path, facts):
+    """Of what Orbax reads of every checkpoint when it opens their folder."""
+    config, run = tiny(steps=8, checkpoint_every=4), tmp_path / "run"
+    quietly(config, run)
+    shutil.copytree(run, tmp_path / "whole")
+    newest = run / "checkpoints" / "8"
+    (newest / "_CHECKPOINT_METADATA").write_text(facts)
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8: cannot be read as a checkpoint"):
+        evaluate.evaluate(config, str(run), lambda _: None)
+    assert saved_steps(run) == [4, 8]
+    _, said = quietly(config, run)
+    assert f"{newest}: cannot be read" in said[0] and "left out; the one before is of step 4" in said[0]
+    assert said[1] == f"{run}: going on from step 4"
+    assert_same_run(tmp_path / "whole", run, 8)
+    assert [path.name for path in (run / "damaged").iterdir()] == ["8"]
+
+
+def test_an_older_checkpoint_of_odd_facts_does_not_hold_up_the_newest(toy, tmp_path):
+    quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
+    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("[]")
+    _, said = quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
+    assert "checkpoints/4: cannot be read" in said[0] and said[0].endswith("Damaged, so it is left out.")
+    assert said[1].endswith("going on from step 8") and saved_steps(tmp_path) == [8]
+
+
+def test_checkpoints_without_their_config_are_refused(toy, tmp_path):
+    quietly(tiny(steps=2), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match="has checkpoints but no config.json.*--workdir$"):
+        quietly(tiny(steps=2, seed=1), tmp_path)
+    assert saved_steps(tmp_path) == [2] and not (tmp_path / "config.json").exists()
+
+
 def test_the_only_checkpoint_is_not_passed_over(toy, tmp_path):
     quietly(tiny(steps=2), tmp_path)
-    (tmp_path / "checkpoints" / "2" / "position" / "metadata").write_text("{}")
-    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
-        quietly(tiny(steps=2), tmp_path)
+    for name, content in (("position/metadata", "{}"), ("_CHECKPOINT_METADATA", "[]")):
+        (tmp_path / "checkpoints" / "2" / name).write_text(content)
+        with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
+            quietly(tiny(steps=2), tmp_path)
     assert saved_steps(tmp_path) == [2] and not (tmp_path / "damaged").exists()
 
 
@@ -581,8 +671,39 @@ def test_workdir_belongs_to_one_config(toy, tmp_path):
     free = {"max_minutes": 9.0, "eval_every": 1, "eval_frames": 1, "test_frames": 1, "pictures": 0}
     quietly(tiny(steps=2, checkpoint_every=1, **free), tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(checkpoints.CheckpointError, match="config.json: not JSON"):
+    with pytest.raises(checkpoints.CheckpointError, match="config.json: is no config as JSON"):
         quietly(config, tmp_path)
+
+
+def test_a_run_of_constant_learning_rate_may_become_longer_or_shorter(toy, tmp_path):
+    toy(noise=1.0)
+
+    def config(steps):
+        config = tiny(steps=steps, checkpoint_every=100, ema=0.9)
+        config.optimizer.schedule = "constant"
+        return config
+
+    quietly(config(6), tmp_path / "straight")
+    for steps in (2, 6):
+        summary, said = quietly(config(steps), tmp_path / "parts")
+        assert said[-1] == f"{tmp_path / 'parts'}: {steps} steps done" and summary
+    one, other = saved_state(tmp_path / "straight", 6), saved_state(tmp_path / "parts", 6)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    _, said = quietly(config(4), tmp_path / "parts")
+    assert said[-1] == f"{tmp_path / 'parts'}: 6 steps done" and saved_steps(tmp_path / "parts") == [2, 6]
+
+
+def test_where_the_learning_rate_follows_the_length_it_is_told(toy, tmp_path):
+    quietly(tiny(steps=2), tmp_path)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(tiny(steps=3), tmp_path)
+    assert "  steps: 2 there, 3 now\n" in str(error.value)
+    assert "falls over the whole run (config.optimizer.schedule=cosine)" in str(error.value)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(tiny(steps=2, seed=3), tmp_path)
+    assert "schedule" not in str(error.value)
 
 
 def test_what_changes_no_number_is_free(toy, tmp_path):

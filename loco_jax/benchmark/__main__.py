@@ -13,6 +13,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from loco_jax import commands
+
 # What the times of ours are measured over, with --scaling: of which functions.
 _SCALING = {
     "people": (
@@ -26,15 +28,13 @@ _SLOW = ("train_code_predictor",)  # only if asked for: it takes minutes and man
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if a result was wrong or something failed, 130 for Ctrl-C."""
+    """The command; returns the exit status: 0, 1 if a result was wrong or something failed, 130 after a signal."""
     arguments = _parser().parse_args(argv)
     try:
-        return _main(arguments)
+        return commands.call(_main, arguments)
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +67,7 @@ def _main(arguments: argparse.Namespace) -> int:
     # PyTorch's threads else wait by spinning, which on a machine that does other things takes many times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     compilation.use_cache()
+    commands.check_devices()
     import jax.numpy as jnp
 
     from loco_jax.benchmark import cases, measure, tables

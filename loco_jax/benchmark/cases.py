@@ -203,7 +203,7 @@ def of_torch(name: str, setting: Setting, make: Callable[[Any, Any], Implementat
     try:
         reference = importlib.import_module("loco_jax.benchmark.torch_reference")
     except ImportError:
-        return Implementation(name, missing="PyTorch is not installed: pip install 'loco_jax[benchmark]'")
+        return Implementation(name, missing="PyTorch is not installed: pip install 'torch>=2.10'")
     runner = reference.Runner(setting.dtype == jnp.bfloat16)
     compiles = runner.device.type == "cuda"
     try:
@@ -439,7 +439,7 @@ def peaks(setting: Setting) -> Case:
         try:
             feature = importlib.import_module("skimage.feature")
         except ImportError:
-            return Implementation("scikit-image", missing="not installed: pip install 'loco_jax[benchmark]'")
+            return Implementation("scikit-image", missing="not installed: pip install scikit-image")
 
         def find(volume):
             options = {"min_distance": 1, "threshold_abs": THRESHOLD, "exclude_border": False}

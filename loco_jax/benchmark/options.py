@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from loco_jax import commands
+
 HEADER = ("option", "of", "value", "ms a step", "frames/s", "memory", "times off")
 
 
@@ -35,7 +37,7 @@ class Option(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if something failed."""
+    """The command; returns the exit status: 0, 1 if something failed, 130 for Ctrl-C and SIGTERM."""
     arguments = _parser().parse_args(argv)
     if unknown := [name for name in arguments.names if name not in OPTIONS]:
         print(f"loco_jax: no option {', '.join(unknown)}; there are {', '.join(OPTIONS)}", file=sys.stderr)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             print(f"loco_jax: --{name}={getattr(arguments, name)} must be at least 1", file=sys.stderr)
             return 1
-    return _main(arguments)
+    return commands.call(_main, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ import optax
 from etils import epath
 
 from configs import vha2
-from loco_jax import compilation, heatmaps, skeleton, train, weights
+from loco_jax import commands, compilation, heatmaps, skeleton, train, weights
 from loco_jax.data import crowd as crowds
 from loco_jax.models import vha
 
@@ -147,11 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=12_000)
     arguments = parser.parse_args(argv)
     try:
-        _train(arguments.steps, arguments.output)
+        return commands.call(_train, arguments.steps, arguments.output) or 0
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _train(steps, output):

@@ -12,7 +12,7 @@ Pictures of all of JTA take some 80 GB in full HD. While they are prepared the d
 `--overwrite` the old ones beside them until the new ones are complete.
 """
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import functools
 import gc
@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -39,10 +40,10 @@ from absl import app, flags, logging
 from etils import epath
 from PIL import Image
 
+from loco_jax import accounts, commands, pictures, progress
 from loco_jax import camera as cameras
-from loco_jax import pictures, progress
 from loco_jax.camera import Camera
-from loco_jax.data import video
+from loco_jax.data import scratch, video
 from loco_jax.skeleton import NUM_JTA_JOINTS
 
 VERSION = "1.0.0"
@@ -394,8 +395,9 @@ def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -
     target.rename(old)
     try:
         new.rename(target)
-    except OSError:
-        old.rename(target)
+    except BaseException:  # a signal too
+        if not target.exists():
+            old.rename(target)
         raise
 
 
@@ -840,8 +842,21 @@ def _mapper(num_workers: int):
         yield map
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
-    with concurrent.futures.ProcessPoolExecutor(num_workers, spawn) as pool:
+    others = multiprocessing.active_children()
+    # A terminal's Ctrl-C reaches the workers too, but this process ends them.
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
         yield pool.map
+    except BaseException as error:
+        for worker in set(multiprocessing.active_children()).difference(others):
+            worker.terminate()
+        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+            raise OSError(
+                "a process that read sequences was killed, perhaps for want of memory; try --num_workers=1"
+            ) from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check_bad(files: Mapping[str, Mapping], read: Mapping[str, Mapping], bad: list[str], skip_bad: bool) -> None:
@@ -918,7 +933,7 @@ def prepare(
       AnnotationError: missing folders, or bad files, all of them listed; or pictures that differ in size, or in whose
         middle the camera does not look.
       FileExistsError: `data_dir` holds a JTA prepared from something else.
-      OSError: the disk is too small.
+      OSError: the disk is too small, or cannot be written to.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
@@ -931,13 +946,26 @@ def prepare(
         wanted = _Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
         _check_same(target, _describe_source(files, wanted), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
+    _check_writable(target.parent)
     data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".jta_preparing_") as work, _quiet_tfds():
+    with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
         options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
         builder = Jta(config=config, data_dir=work, picture_height=picture_height, **options)
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
-        replace_folder(target, pathlib.Path(builder.data_dir), pathlib.Path(work) / "old")
+        replace_folder(target, pathlib.Path(builder.data_dir), work / "old")
     return _describe_prepared(target, reused=False)
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Raises OSError unless files can be written to `folder`, or where it would be made: known before the work."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"{folder}: cannot be written to ({reason}); choose another --data_dir") from error
 
 
 def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:
@@ -1073,12 +1101,12 @@ def _describe_prepared(target: pathlib.Path, reused: bool) -> Prepared:
 
 @contextlib.contextmanager
 def _quiet_tfds():
-    """TFDS prints, logs and draws bars of its own."""
+    """TFDS prints, logs and draws bars of its own, and wants a name for every user."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.WARNING))
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
             yield
     finally:
         tfds.enable_progress_bar()
@@ -1153,4 +1181,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    commands.start(main)

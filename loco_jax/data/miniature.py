@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,10 +25,10 @@ import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from loco_jax import compilation, progress
+from loco_jax import commands, compilation, progress
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
-from loco_jax.data import render, video
+from loco_jax.data import render, scratch, video
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, NUM_FRAMES, check_camera, replace_folder
 
@@ -91,8 +90,8 @@ def write(
     output = pathlib.Path(output).expanduser().resolve()
     _check_free(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}_") as work:
-        new = pathlib.Path(work) / "new"
+    with scratch.folder(output.parent, ".miniature_writing_") as work:
+        new = work / "new"
         new.mkdir()
         facts = check_camera(crowd.camera)._asdict() | ({} if num_frames == NUM_FRAMES else {"num_frames": num_frames})
         (new / CAMERA_FILE).write_text(json.dumps(facts) + "\n")
@@ -115,7 +114,7 @@ def write(
                 path = new / "annotations" / f"{name}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(sequence_text(scene, crowd, flags))
-        replace_folder(output, new, pathlib.Path(work) / "old")
+        replace_folder(output, new, work / "old")
 
 
 def _write_pictures(
@@ -238,6 +237,7 @@ def main(argv: Sequence[str]) -> None:
     sequences = {split: values[split].value for split in NUMBERS}
     start = time.time()
     try:
+        commands.check_devices()
         write(
             values.output,
             sequences,
@@ -261,4 +261,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    commands.start(main)

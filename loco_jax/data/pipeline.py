@@ -3,6 +3,7 @@
 python -m loco_jax.data.pipeline --data_dir=DATA [--split=train] [--workers=2]     # how fast that goes
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from loco_jax import commands
 from loco_jax.camera import Camera
 from loco_jax.data import augment as augmentation
 from loco_jax.data.frames import Frames
@@ -248,14 +250,14 @@ def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float =
     rates = {}
     for name, augment in (("decoded", False), ("decoded and augmented", True)):
         reader = read_jta(data_dir, split, 1, most_people, num_workers=workers, pictures=True, augment=augment)
-        for _ in range(8):  # what is read ahead at the start would flatter
-            next(reader)
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            next(reader)
-            count += 1
-        rates[name] = count / (time.perf_counter() - start)
-        reader.close()
+        with contextlib.closing(reader):
+            for _ in range(8):  # what is read ahead at the start would flatter
+                next(reader)
+            count, start = 0, time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                next(reader)
+                count += 1
+            rates[name] = count / (time.perf_counter() - start)
     return rates
 
 
@@ -274,4 +276,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "Where python -m loco_jax.data.jta --pictures put it.", required=True)
     flags.DEFINE_string("split", "train", "A split of it.")
     flags.DEFINE_integer("workers", 0, "Processes that decode; 0 for threads of this one.", lower_bound=0)
-    app.run(main)
+    commands.start(main)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from loco_jax import compilation
+from loco_jax import commands, compilation
 from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
@@ -925,6 +925,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
     compilation.use_cache()
+    commands.check_devices()
     path = pathlib.Path(flags.FLAGS.output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet()).save(path, quality=85)
@@ -933,4 +934,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "The sheet, a JPEG or PNG.", required=True)
-    app.run(main)
+    commands.start(main)

@@ -8,13 +8,18 @@ import io
 import sys
 from collections.abc import Sequence
 
+from loco_jax import commands
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if anything failed."""
+    """The command; returns the exit status: 0, 1 if anything failed, 130 for Ctrl-C and SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             stream.reconfigure(errors="replace")
-    arguments = _parser().parse_args(argv)
+    return commands.call(_main, _parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     from etils import epath  # after the arguments, so that --help is quick
 
     from loco_jax.report import compare, runs

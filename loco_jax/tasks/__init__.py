@@ -1,6 +1,6 @@
 """What can be trained. A task says how to start, what to minimise, what to predict and how to score it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -30,8 +30,11 @@ class Task(Protocol):
     def check_weights(self, source: str, field: str) -> None:
         """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""
 
-    def with_parts_of(self, source: str) -> "Task":
-        """The task that takes from weights to be scored what else they hold, and what their config says suits them."""
+    def with_parts_of(self, source: str, given: Collection[str] = ()) -> "Task":
+        """The task that takes from weights to be scored what else they hold, and what their config says suits them.
+
+        Not in place of the fields of the config that are `given`, by their dotted names.
+        """
         return self
 
     def pretrained(self, params: Any, initialised: bool = False) -> Any:

@@ -4,11 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from loco_jax import (
     checkpoints,
     distributed,
-    draw,
     metrics,
     people,
     people_metrics,
@@ -45,11 +42,18 @@ from loco_jax.tasks.vha import METRES, VhaTask, check_same, stated_by
 from loco_jax.tasks.vha import create as create_vha
 from loco_jax.volume import Volume
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MATCHINGS = ("hungarian", "nearest")
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
 PICTURE = "picture"  # in place of a refiner: the poses that the compact predictor reads at people's places
+# What weights may bring besides, and a user may set: by the config's field the task's.
+_FIELDS = {
+    "refiner": "refiner_weights", "refine.least_joints": "least_joints", "refine.least_stray": "least_stray",
+}  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -177,7 +181,7 @@ class LocoTask(Task):
     def check_weights(self, source: str, field: str) -> None:
         check_same(self.vha, source, field)
 
-    def with_parts_of(self, source: str) -> "LocoTask":
+    def with_parts_of(self, source: str, given: Collection[str] = ()) -> "LocoTask":
         path, config = weights.path_of(source), weights.config_of(source)
         with stated_by(path):
             changes = {} if config is None else _rules(config)
@@ -185,7 +189,9 @@ class LocoTask(Task):
             changes["refiner_weights"] = source
         elif config is not None and config.get("refiner") == PICTURE:
             changes["refiner_weights"] = PICTURE
-        return dataclasses.replace(self, **changes)
+        own = {name: getattr(self, name) for field, name in _FIELDS.items() if field in given}
+        kept = {name: getattr(self.kept, name) for name in suppression.Options._fields if f"people.{name}" in given}
+        return dataclasses.replace(self, **{**changes, **own, "kept": changes.get("kept", self.kept)._replace(**kept)})
 
     def _needs_refiner(self):
         return self.refiner_weights not in ("", PICTURE)
@@ -468,7 +474,9 @@ class LocoTask(Task):
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.loco_table(summary)
 
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
+        from loco_jax import draw  # here, since predict does without matplotlib
+
         found, frame = _frame((predicted, frames), index)
         name = f"{self.name}+" if f"{self.name}+" in found.people else self.name
         joints, known = found.people[name]
@@ -713,11 +721,10 @@ def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> 
     if tune:
         config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    plain = json.loads(config.to_json_best_effort()) | {"vha": weights.RELEASED, "init": ""}
-    if plain["refiner"] != PICTURE:
-        plain["refiner"] = ""  # the file has it
-    plain["data"]["dir"] = plain["predictor"]["trunk_weights"] = ""
-    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
+    about = {"kind": "loco", "config": weights.portable(config), "camera": camera}
+    if config.refiner == PICTURE:
+        about["config"]["refiner"] = PICTURE  # the name of no file
+    weights.save(path, params, about, dtype)
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:

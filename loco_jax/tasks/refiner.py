@@ -3,21 +3,23 @@ predictor finds them."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, progress, refinement, report, skeleton, weights
+from loco_jax import progress, refinement, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import refiner
 from loco_jax.tasks import Task, loco
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = ("untouched", "moved", "swapped", "missing")
 _SCENES_AT_ONCE = 4  # in which a predictor looks for people
@@ -269,7 +271,9 @@ class RefinerTask(Task):
         header = ["joints", "number", "error before (cm)", "error after (cm)"]
         return report.table(header, rows) + f"\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
 
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
+        from loco_jax import draw  # here, since predict does without matplotlib
+
         there = np.asarray(frames.present[index]).all(axis=-1)
         spoilt, refined, kind = (np.asarray(x[index])[there] for x in (predicted[0], predicted[1], predicted[3]))
         rows = {"given": (spoilt, kind != 3), "refined": (refined, np.ones_like(kind, bool))}

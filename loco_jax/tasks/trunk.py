@@ -6,15 +6,14 @@ many people in the same time, and it is what tells left from right, see docs/exp
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, reading, report, skeleton
+from loco_jax import reading, report, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -22,6 +21,9 @@ from loco_jax.models import compact
 from loco_jax.models.compact import CompactPredictor
 from loco_jax.tasks import Task, teaching
 from loco_jax.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAIRS = {name: teaching.RIGHT.index(right) for name, (right, _) in skeleton.PAIRS.items()}
 
@@ -144,7 +146,9 @@ class TrunkTask(Task):
         text = f"Over {summary['people']:,} people in {summary['frames']:,} frames of {summary.get('data', '')}."
         return f"{report.table(['trunk', 'value'], rows)}\n\n{text}"
 
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
+        from loco_jax import draw  # here, since predict does without matplotlib
+
         found = _of_frame(predicted, index)
         there = found.there
         known = np.ones((there.sum(), skeleton.NUM_JOINTS), bool)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from loco_jax import draw, heatmaps, metrics, peaks, report, skeleton, weights
+from loco_jax import heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.models import by_rows, cell_entropy, fast_encode, fast_vha, vha
 from loco_jax.tasks import Task
 from loco_jax.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 THRESHOLDS = (0, 1, 2)  # voxels
 METRES = (0.4, 0.8, 1.2)
@@ -282,7 +284,9 @@ class VhaTask(Task):
     def table(self, summary: Mapping[str, Any]) -> str:
         return report.vha_table(summary)
 
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> Figure:
+    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
+        from loco_jax import draw  # here, since predict does without matplotlib
+
         found, _ = _frame(predicted, frames, index)
         rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
         name = self.name

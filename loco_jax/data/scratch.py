@@ -1,0 +1,61 @@
+"""Folders for work in progress, which are gone when the work ends, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+_LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
+    """A new folder in `parent`, called `prefix` and some letters; it is removed when this is left.
+
+    First it removes such folders of processes that were killed. Those of processes that still run have a lock. On a
+    disk without locks nothing tells them apart, so all of them stay.
+    """
+    with contextlib.ExitStack() as stack:
+        with _alone(parent) as can_lock:
+            if can_lock:
+                _remove_stale(parent, prefix)
+            new = tempfile.TemporaryDirectory(dir=parent, prefix=prefix, ignore_cleanup_errors=True)
+            path = pathlib.Path(stack.enter_context(new))
+            if can_lock:
+                file = stack.enter_context(open(path / _LOCK_FILE, "w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield path
+
+
+@contextlib.contextmanager
+def _alone(parent: pathlib.Path) -> Iterator[bool]:
+    """While entered, no other process makes or removes such folders in `parent`; whether there are locks at all."""
+    number, can_lock = os.open(parent, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+        except OSError:
+            can_lock = False
+        yield can_lock
+    finally:
+        os.close(number)  # and so the lock
+
+
+def _remove_stale(parent: pathlib.Path, prefix: str) -> None:
+    for path in parent.iterdir():
+        if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink() and not _is_in_use(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(path: pathlib.Path) -> bool:
+    try:
+        with open(path / _LOCK_FILE, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # killed before it had a lock, or made by an older version
+        return False
+    except OSError:
+        return True
+    return False
