@@ -14,7 +14,7 @@ from loco_jax import skeleton
 from loco_jax.association import People
 from loco_jax.camera import Camera, project
 
-_TRUNK = np.array([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]])
+_TRUNK = np.int32([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]])
 _DOWN = np.float32([0, 0.5, 0])  # metres, from a head to its trunk
 
 
@@ -58,7 +58,9 @@ def places(people: People, camera: Camera) -> jax.Array:
     """
     pixels_NxJx2 = project(camera, people.joints)[:, _TRUNK]
     known_NxJx1 = (people.known & (people.joints[..., 2] > 0))[:, _TRUNK, None]
-    middle_Nx2 = jnp.sum(pixels_NxJx2, axis=1, where=known_NxJx1) / jnp.maximum(known_NxJx1.sum(axis=1), 1)
+    middle_Nx2 = jnp.sum(pixels_NxJx2, axis=1, where=known_NxJx1) / jnp.maximum(
+        known_NxJx1.sum(axis=1, dtype=jnp.int32), 1
+    )
     below_Nx2 = project(camera, people.joints[:, 0] + _DOWN)
     place_Nx2 = jnp.where(known_NxJx1.any(axis=1), middle_Nx2, below_Nx2)
     return jnp.where((people.scores[:, :1] > 0) & jnp.isfinite(place_Nx2), place_Nx2, 0.0)
@@ -71,7 +73,7 @@ def settle(people: People, offsets_Nx14x3: jax.Array, places_Nx2: jax.Array, cam
     that was not found has a place but still a score of 0.
     """
     ones = jnp.ones_like(places_Nx2[:, :1])
-    slopes = (places_Nx2 - jnp.array([camera.cx, camera.cy])) / jnp.array([camera.fx, camera.fy])
+    slopes = (places_Nx2 - jnp.float32([camera.cx, camera.cy])) / jnp.float32([camera.fx, camera.fy])
     axes_Nx3x3 = axes(jnp.concatenate([slopes, ones], axis=1))
     # Elementwise, as a matrix product may run at lower precision on an accelerator.
     pose_NxJx3 = jnp.sum(offsets_Nx14x3[..., None] * axes_Nx3x3[:, None], axis=-2)
