@@ -76,7 +76,7 @@ def render_cells(
     box = [min(cells_of(sigma, cell), size) for size in grid]
     start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.subtract(grid, box, dtype=np.int32))
     # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
-    exponent = jnp.where(present_PxJ, 0.0, -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
+    exponent = jnp.where(present_PxJ, jnp.float32(0.0), -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
     for axis, size in enumerate(shape):
         at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis], dtype=jnp.int32)
         along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
@@ -158,7 +158,7 @@ def owned_values(
     def contend(i, best):
         # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
-        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1)
+        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
         exponents = []
         for axis, size in enumerate(shape):
             a = at[axis]
@@ -171,7 +171,7 @@ def owned_values(
         return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
 
     size = (len(people), *sides)
-    nobody = jnp.full(size, -jnp.inf), jnp.full(size, -1, people.dtype)
+    nobody = jnp.full(size, -jnp.inf, jnp.float32), jnp.full(size, -1, people.dtype)
     exponent, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
     return jnp.where(owner == _each(people), jnp.exp(exponent), 0.0)
 
