@@ -45,15 +45,17 @@ def group(points: jax.Array, scores: jax.Array) -> People:
     heads_N = exists_JxK[0]
     away_JxNxK = jnp.linalg.norm(points[0][None, :, None] - points[:, None], axis=-1)
     away_JxNxK = jnp.where(exists_JxK[:, None], away_JxNxK, jnp.inf)
-    nearest_JxN = jnp.argmin(away_JxNxK, axis=2)
+    nearest_JxN = jnp.argmin(away_JxNxK, axis=2).astype(jnp.int32)
     near_JxN = jnp.min(away_JxNxK, axis=2) < jnp.asarray(REACH)[:, None]
     # A head's choice depends on no other's, so the first of those that want a joint has it.
-    order_N = jnp.arange(points.shape[1])
+    order_N = jnp.arange(points.shape[1], dtype=jnp.int32)
     near_JxN = (near_JxN & heads_N).at[0].set(heads_N)
     nearest_JxN = nearest_JxN.at[0].set(order_N)  # two heads at one place are two people
-    types_Jx1 = jnp.arange(len(REACH))[:, None]
+    types_Jx1 = jnp.arange(len(REACH), dtype=jnp.int32)[:, None]
     last = len(order_N)
-    first_JxK = jnp.full(scores.shape, last).at[types_Jx1, nearest_JxN].min(jnp.where(near_JxN, order_N, last))
+    first_JxK = (
+        jnp.full(scores.shape, last, jnp.int32).at[types_Jx1, nearest_JxN].min(jnp.where(near_JxN, order_N, last))
+    )
     has_JxN = near_JxN & (first_JxK[types_Jx1, nearest_JxN] == order_N)
     joints_JxNx3 = jnp.where(has_JxN[..., None], points[types_Jx1, nearest_JxN], 0.0)
     scores_JxN = jnp.where(has_JxN, scores[types_Jx1, nearest_JxN], 0.0)

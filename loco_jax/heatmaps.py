@@ -40,7 +40,7 @@ def render(
     if num_people == 0:
         return heatmaps_JxHxWxD
     start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
-    joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints)[None, :, None], (num_people, num_joints, 1))
+    joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[None, :, None], (num_people, num_joints, 1))
     return lax.scatter_max(
         heatmaps_JxHxWxD,
         jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
@@ -74,17 +74,18 @@ def render_cells(
     present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
     low_PxJx3 = rounded_PxJx3 - cube_side(sigma) // 2
     box = [min(cells_of(sigma, cell), size) for size in grid]
-    start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.array(grid) - box)
+    start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.subtract(grid, box, dtype=np.int32))
     # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
-    exponent = jnp.where(present_PxJ, 0.0, -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
+    exponent = jnp.where(present_PxJ, jnp.float32(0.0), -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
     for axis, size in enumerate(shape):
-        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis])
+        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis], dtype=jnp.int32)
         along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
         along = jnp.where(at < size, along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
         mine = 2 + (axis + 1) % 3, 5 + axis
         exponent = exponent + jnp.expand_dims(along, [i for i in range(2, 8) if i not in mine])
     values = jnp.exp(exponent).astype(dtype).reshape(*exponent.shape[:5], cell**3)
-    channel_PxJx1 = jnp.broadcast_to(cell**3 * jnp.arange(num_joints)[:, None], (num_people, num_joints, 1))
+    first_J = cell**3 * jnp.arange(num_joints, dtype=jnp.int32)
+    channel_PxJx1 = jnp.broadcast_to(first_J[:, None], (num_people, num_joints, 1))
     return lax.scatter_max(
         cells,
         jnp.concatenate([jnp.roll(start_PxJx3, 1, axis=-1), channel_PxJx1], axis=-1),
@@ -105,8 +106,8 @@ class Cubes(NamedTuple):
     """Where one joint type's cubes are, for those who want their voxels without the volume.
 
     Attributes:
-      count: `[]` cubes that touch the volume.
-      order: `[P]` people, those with such cubes first.
+      count: `[]` int32, cubes that touch the volume.
+      order: `[P]` int32, people, those with such cubes first.
       touch: `[P]` bool, who has one.
       centre: `[P, 3]` of the Gaussians.
       rounded: `[P, 3]` int32, the middles of the cubes.
@@ -129,10 +130,11 @@ def find_cubes(
     voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
     present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
     half = cube_side(sigma) // 2
-    touch = present_JxP & ((rounded >= -half) & (rounded < np.array(shape) + half)).all(axis=-1)
+    touch = present_JxP & ((rounded >= -half) & (rounded < np.int32(shape) + half)).all(axis=-1)
     meet_JxPxP = (jnp.abs(rounded[:, :, None] - rounded[:, None]) <= 2 * half).all(axis=-1)
     rivals = meet_JxPxP & touch[:, None] & touch[:, :, None]
-    return Cubes(jnp.sum(touch, axis=1), jnp.argsort(~touch, axis=1), touch, centre, rounded, rivals)
+    count, order = jnp.sum(touch, axis=1, dtype=jnp.int32), jnp.argsort(~touch, axis=1).astype(jnp.int32)
+    return Cubes(count, order, touch, centre, rounded, rivals)
 
 
 def owned_values(
@@ -149,14 +151,14 @@ def owned_values(
     maximum is the sum over people of what they own. Windows begin at `starts[n, 3]`, have `sides`, and may leave the
     volume; out there, and for a person beyond the last, all is zero.
     """
-    at = [starts[:, axis, None] + jnp.arange(side) for axis, side in enumerate(sides)]
+    at = [starts[:, axis, None] + jnp.arange(side, dtype=jnp.int32) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
-    rank_nxP = jnp.cumsum(rivals_nxP, axis=1)
+    rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
 
     def contend(i, best):
         # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
-        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1)
+        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
         exponents = []
         for axis, size in enumerate(shape):
             a = at[axis]
@@ -169,7 +171,7 @@ def owned_values(
         return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
 
     size = (len(people), *sides)
-    nobody = jnp.full(size, -jnp.inf), jnp.full(size, -1, people.dtype)
+    nobody = jnp.full(size, -jnp.inf, jnp.float32), jnp.full(size, -1, people.dtype)
     exponent, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
     return jnp.where(owner == _each(people), jnp.exp(exponent), 0.0)
 
@@ -194,10 +196,10 @@ def _cubes(voxels, present, shape, sigma, subvoxel):
     present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
     half = cube_side(sigma) // 2
     box = tuple(min(2 * half + 1, size) for size in shape)
-    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.array(shape) - box)
+    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
     exponents = []
     for axis, side in enumerate(box):
-        at = start_PxJx3[..., axis, None] + jnp.arange(side)
+        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
         exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
     rows, columns, bins = exponents
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]

@@ -78,7 +78,7 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
         raise ValueError(f"max_peaks={max_peaks} must be at least 1")
     threshold = jnp.asarray(threshold, jnp.float32)
     num_joints, *shape = source.shape
-    num_active = jnp.max(jnp.sum(source.highest > threshold, axis=(1, 2, 3)))
+    num_active = jnp.max(jnp.sum(source.highest > threshold, axis=(1, 2, 3), dtype=jnp.int32))
     nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
     state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
@@ -122,8 +122,8 @@ def subvoxel_offsets(source: Source, peaks: Peaks) -> jax.Array:
 
     What `find_peaks` adds with `subvoxel`; 0 in empty places.
     """
-    shape = jnp.asarray(source.shape[1:])
-    joints = jnp.arange(source.shape[0])[:, None]
+    shape = jnp.asarray(source.shape[1:], jnp.int32)
+    joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None]
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
 
     def log_at(voxels):
@@ -160,20 +160,20 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     for axis in (2, 3, 4):
         parts = (lax.slice_in_dim(greatest, i, i + BLOCK, axis=axis) for i in range(3))
         greatest = functools.reduce(jnp.maximum, parts)
-    at = [corner_JxAx3[..., axis, None] + jnp.arange(BLOCK) for axis in range(3)]
+    at = [corner_JxAx3[..., axis, None] + jnp.arange(BLOCK, dtype=jnp.int32) for axis in range(3)]
     inside = [a < size for a, size in zip(at, shape)]
     inside = inside[0][..., :, None, None] & inside[1][..., None, :, None] & inside[2][..., None, None, :]
     candidate = (inner >= greatest) & (inner > threshold) & inside & active_JxA[..., None, None, None]
 
     # Few of them are candidates: list those, and settle plateaus among the list.
     place_JxC, num_candidates_J = _first_true(candidate.reshape(num_joints, -1), max_candidates)
-    real_JxC = jnp.arange(max_candidates) < num_candidates_J[:, None]
+    real_JxC = jnp.arange(max_candidates, dtype=jnp.int32) < num_candidates_J[:, None]
     block_JxC, *within = jnp.unravel_index(place_JxC, candidate.shape[1:])
     corner_JxCx3 = jnp.take_along_axis(corner_JxAx3, block_JxC[..., None], axis=1)
     voxels_JxCx3 = corner_JxCx3 + jnp.stack(within, axis=-1)
     around = _cubes(source, voxels_JxCx3 - 1, 3)
     scores_JxC = around[..., 1, 1, 1]
-    equal_JxC = jnp.sum(around == scores_JxC[..., None, None, None], axis=(2, 3, 4)) - 1
+    equal_JxC = jnp.sum(around == scores_JxC[..., None, None, None], axis=(2, 3, 4), dtype=jnp.int32) - 1
     row_JxC, column_JxC, bin_JxC = jnp.moveaxis(voxels_JxCx3, -1, 0)
     ids_JxC = jnp.where(real_JxC, (row_JxC * shape[1] + column_JxC) * shape[2] + bin_JxC, _NOWHERE)
     first_JxC = _plateaus(ids_JxC, equal_JxC, shape)
@@ -204,12 +204,12 @@ def _cubes(source, corner_JxAx3, side):
     """Cubes `[J, A, side, side, side]` float32 at `corner`; 0 outside the volume, -inf for NaN."""
     index, inside = [], True
     for axis, size in enumerate(source.shape[1:]):
-        at = corner_JxAx3[..., axis, None] + jnp.arange(side)
+        at = corner_JxAx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
         broadcast = [slice(None), slice(None), None, None, None]
         broadcast[2 + axis] = slice(None)
         index.append(jnp.clip(at, 0, size - 1)[tuple(broadcast)])
         inside = inside & ((at >= 0) & (at < size))[tuple(broadcast)]
-    joints = jnp.arange(source.shape[0])[:, None, None, None, None]
+    joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None, None, None, None]
     values = source.take(joints, *index).astype(jnp.float32)
     return jnp.where(inside, jnp.where(jnp.isnan(values), -jnp.inf, values), 0.0)
 
@@ -218,14 +218,14 @@ def _first_true(mask_JxN, size):
     """Places `[J, size]` of the first true entries of each row, and how many there are. N is a multiple of BLOCK."""
     parts_JxMxB = mask_JxN.reshape(mask_JxN.shape[0], -1, BLOCK)
     up_to_JxM = jnp.cumsum(jnp.sum(parts_JxMxB, axis=2, dtype=jnp.int32), axis=1)
-    rank = jnp.arange(1, size + 1)
+    rank = jnp.arange(1, size + 1, dtype=jnp.int32)
     part_JxC = jax.vmap(lambda ranks: jnp.searchsorted(ranks, rank))(up_to_JxM)
     part_JxC = jnp.minimum(part_JxC, parts_JxMxB.shape[1] - 1)
     some_JxCxB = jnp.take_along_axis(parts_JxMxB, part_JxC[..., None], axis=1)
-    from_end_JxCxB = jnp.cumsum(some_JxCxB[..., ::-1], axis=2)[..., ::-1]
+    from_end_JxCxB = jnp.cumsum(some_JxCxB[..., ::-1], axis=2, dtype=jnp.int32)[..., ::-1]
     left_JxC = jnp.take_along_axis(up_to_JxM, part_JxC, axis=1) - rank
     within_JxC = jnp.argmax(some_JxCxB & (from_end_JxCxB == left_JxC[..., None] + 1), axis=2)
-    return part_JxC * BLOCK + within_JxC, up_to_JxM[:, -1]
+    return part_JxC * BLOCK + within_JxC.astype(jnp.int32), up_to_JxM[:, -1]
 
 
 def _plateaus(ids_JxC, equal_JxC, shape):
@@ -238,7 +238,7 @@ def _plateaus(ids_JxC, equal_JxC, shape):
     real_JxC = ids_JxC != _NOWHERE
     apart_JxCxC = jnp.abs(voxels_JxCx3[:, :, None] - voxels_JxCx3[:, None, :]).max(axis=-1)
     touch_JxCxC = (apart_JxCxC == 1) & real_JxC[:, :, None] & real_JxC[:, None, :]
-    open_JxC = equal_JxC > jnp.sum(touch_JxCxC, axis=2)
+    open_JxC = equal_JxC > jnp.sum(touch_JxCxC, axis=2, dtype=jnp.int32)
     label_JxC = jnp.where(open_JxC, -1, ids_JxC)
 
     def spread(state):
@@ -294,7 +294,8 @@ def _dense_peaks_of_some(heatmaps, threshold, max_peaks):
 
     def halve(x, fill):
         x = jnp.pad(x, padding, constant_values=fill)
-        return lax.reduce_window(x, fill, lax.max if fill < 0 else lax.min, (1, 2, 2, 2), (1, 2, 2, 2), "VALID")
+        start, pick = x.dtype.type(fill), lax.max if fill < 0 else lax.min
+        return lax.reduce_window(x, start, pick, (1, 2, 2, 2), (1, 2, 2, 2), "VALID")
 
     scores = halve(jnp.where(first, values, -jnp.inf), -jnp.inf).reshape(heatmaps.shape[0], -1)
     ids = halve(jnp.where(first, ids, _NOWHERE), _NOWHERE).reshape(heatmaps.shape[0], -1)

@@ -14,7 +14,7 @@ from loco_jax import skeleton
 from loco_jax.association import People
 from loco_jax.camera import Camera, project
 
-_TRUNK = np.array([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]])
+_TRUNK = np.int32([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]])
 _DOWN = np.float32([0, 0.5, 0])  # metres, from a head to its trunk
 
 
@@ -58,7 +58,9 @@ def places(people: People, camera: Camera, image_size: tuple[int, int]) -> jax.A
     """
     pixels_NxJx2 = project(camera, people.joints)[:, _TRUNK]
     known_NxJx1 = (people.known & (people.joints[..., 2] > 0))[:, _TRUNK, None]
-    middle_Nx2 = jnp.sum(pixels_NxJx2, axis=1, where=known_NxJx1) / jnp.maximum(known_NxJx1.sum(axis=1), 1)
+    middle_Nx2 = jnp.sum(pixels_NxJx2, axis=1, where=known_NxJx1) / jnp.maximum(
+        known_NxJx1.sum(axis=1, dtype=jnp.int32), 1
+    )
     below_Nx2 = project(camera, people.joints[:, 0] + _DOWN)
     place_Nx2 = jnp.where(known_NxJx1.any(axis=1), middle_Nx2, below_Nx2)
     place_Nx2 = jnp.where((people.scores[:, :1] > 0) & jnp.isfinite(place_Nx2), place_Nx2, 0.0)

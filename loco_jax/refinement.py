@@ -24,7 +24,7 @@ def choose(people: People, better: People, least_joints: int) -> People:
     Others stay as they are: of a few joints nothing can be said of the rest. With `least_joints` 1, as published, all
     people get the better poses.
     """
-    enough = people.known.sum(axis=-1) >= least_joints
+    enough = people.known.sum(axis=-1, dtype=jnp.int32) >= least_joints
     return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))
 
 
@@ -43,8 +43,8 @@ def all_joints(
       Points `[M, 3]`, joint types `[M]` and which of them count `[M]`, M = N * 14 + J * K.
     """
     num_people, num_joints = people.scores.shape
-    types_NxJ = jnp.broadcast_to(jnp.arange(num_joints), (num_people, num_joints))
-    types_JxK = jnp.broadcast_to(jnp.arange(num_joints)[:, None], scores.shape)
+    types_NxJ = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32), (num_people, num_joints))
+    types_JxK = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[:, None], scores.shape)
     keep_JxK = people.strays & (scores > least_stray)
     return (
         jnp.concatenate([people.joints.reshape(-1, 3), points.reshape(-1, 3)]),
@@ -61,6 +61,10 @@ def match(people: People, true: jax.Array, present: jax.Array, most: float = 1.0
     """
     known_NxJ = people.known
     away_NxPxJ = jnp.linalg.norm(people.joints[:, None] - true[None], axis=-1)
-    mean_NxP = jnp.sum(away_NxPxJ * known_NxJ[:, None], axis=-1) / jnp.maximum(known_NxJ.sum(-1), 1)[:, None]
+    mean_NxP = (
+        jnp.sum(away_NxPxJ * known_NxJ[:, None], axis=-1) / jnp.maximum(known_NxJ.sum(-1, dtype=jnp.int32), 1)[:, None]
+    )
     mean_NxP = jnp.where(present.all(axis=-1), mean_NxP, jnp.inf)
-    return jnp.argmin(mean_NxP, axis=1), (people.scores[:, 0] > 0) & (jnp.min(mean_NxP, axis=1) <= most)
+    return jnp.argmin(mean_NxP, axis=1).astype(jnp.int32), (people.scores[:, 0] > 0) & (
+        jnp.min(mean_NxP, axis=1) <= most
+    )

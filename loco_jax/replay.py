@@ -156,7 +156,7 @@ def _look(
     for path, x in leaves:
         finite = jnp.isfinite(x)
         greatest = jnp.max(jnp.where(finite, jnp.abs(x.astype(jnp.float32)), 0), initial=0)
-        arrays[jax.tree_util.keystr(path, simple=True, separator="/")] = jnp.sum(~finite), greatest
+        arrays[jax.tree_util.keystr(path, simple=True, separator="/")] = jnp.sum(~finite, dtype=jnp.int32), greatest
     return scalars, arrays
 
 

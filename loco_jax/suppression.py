@@ -50,7 +50,7 @@ def suppress(people: People, camera: Camera, options: Options) -> People:
     known_NxJ = people.known & (people.joints[..., 2] > 0)
     both_NxNxJ = known_NxJ[:, None] & known_NxJ[None]
     apart_NxNxJ = jnp.linalg.norm(pixels_NxJx2[:, None] - pixels_NxJx2[None], axis=-1)
-    apart_NxN = jnp.where(both_NxNxJ, apart_NxNxJ, 0.0).sum(-1) / jnp.maximum(both_NxNxJ.sum(-1), 1)
+    apart_NxN = jnp.where(both_NxNxJ, apart_NxNxJ, 0.0).sum(-1) / jnp.maximum(both_NxNxJ.sum(-1, dtype=jnp.int32), 1)
     least_Nx2 = jnp.where(known_NxJ[..., None], pixels_NxJx2, jnp.inf).min(axis=1)
     most_Nx2 = jnp.where(known_NxJ[..., None], pixels_NxJx2, -jnp.inf).max(axis=1)
     height_N = jnp.linalg.norm(most_Nx2 - least_Nx2, axis=-1)

@@ -543,7 +543,7 @@ def _least_seconds(step: jax.stages.Compiled) -> float:
 def _matmul_rate() -> float:
     """Operations a second of this machine's matrix product, the best of three."""
     size = 1024
-    a = jnp.ones((size, size))
+    a = jnp.ones((size, size), jnp.float32)
     times = []
     for _ in range(4):
         start = time.perf_counter()

@@ -77,7 +77,8 @@ def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, 
     def remember(values, value):
         return jnp.asarray(values).at[place].set(value, mode="drop")
 
-    keep = jnp.minimum(_KEEP, seen / (seen + 1.0))
+    number = seen.astype(jnp.float32)
+    keep = jnp.minimum(_KEEP, number / (number + 1.0))
     usual = keep * watch.usual + (1 - keep) * jnp.minimum(loss, most)
     return Watch(
         skipped=watch.skipped + skipped,

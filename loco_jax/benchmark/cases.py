@@ -232,13 +232,13 @@ def render(setting: Setting) -> Case:
             centre, there = person
             gaussians = []
             for axis, size in enumerate(shape):
-                away = jnp.arange(size) - jnp.round(centre[:, axis, None])
+                away = jnp.arange(size, dtype=jnp.int32) - jnp.round(centre[:, axis, None])
                 gaussians.append(jnp.where(jnp.abs(away) <= half, jnp.exp(-jnp.square(away / SIGMA)), 0))
             rows, columns, bins = gaussians
             whole = rows[:, :, None, None] * columns[:, None, :, None] * bins[:, None, None, :]
             return jnp.maximum(carry, jnp.where(there[:, None, None, None], whole, 0)), None
 
-        return lax.scan(one, jnp.zeros((voxels.shape[1], *shape)), (voxels, present))[0]
+        return lax.scan(one, jnp.zeros((voxels.shape[1], *shape), jnp.float32), (voxels, present))[0]
 
     def torch(reference, runner):
         args = runner.place(voxels, reference.torch.float32), runner.place(present, reference.torch.bool)
@@ -420,7 +420,8 @@ def _found_in_order(found: Peaks) -> np.ndarray:
 @case
 def peaks(setting: Setting) -> Case:
     """Local maxima of heatmaps."""
-    noise = _NOISE * jax.random.uniform(jax.random.key(0), (skeleton.NUM_JOINTS, *setting.volume.shape))
+    shape = skeleton.NUM_JOINTS, *setting.volume.shape
+    noise = _NOISE * jax.random.uniform(jax.random.key(0), shape, jnp.float32)
     # Between whole voxels there are no two of the same height, about which the others do not agree with ours.
     volume = jnp.maximum(_heatmaps(setting, dtype=jnp.float32, subvoxel=True), noise)
     del noise

@@ -54,14 +54,15 @@ def loss(params: dict, key: jax.Array, crowd: crowds.Crowd, sigma: float) -> jax
     target = heatmaps.render(voxels_PxJx3, present_PxJ, crowd.volume.shape, sigma)
     code = network.apply(params, target[None], method=_encode)
     deviation = jnp.sqrt(jnp.var(code) + 1e-6)
-    noise = jax.random.normal(noise, code.shape) * deviation * _NOISE * jax.random.uniform(size)
+    noise = jax.random.normal(noise, code.shape, jnp.float32) * deviation * _NOISE
+    noise = noise * jax.random.uniform(size, dtype=jnp.float32)
     x_JxhxwxC = jnp.moveaxis(network.apply(params, code + noise, method="spread")[0], -1, 0)
-    joints = jax.random.permutation(pick, skeleton.NUM_JOINTS)[:_JOINTS]
+    joints = jax.random.permutation(pick, np.arange(skeleton.NUM_JOINTS, dtype=np.int32))[:_JOINTS]
     found, target = network.apply(params, x_JxhxwxC[joints], method=_decode), target[joints]
     error = jnp.where(target > 0.01, found - target, nn.relu(found))
     scale = jnp.sqrt(jnp.mean(jnp.square(code)) + 1e-6)
     weighted = jnp.sum(jnp.square(error) * (1 + _POSITIVE * target))
-    return weighted / jnp.maximum(jnp.sum(present_PxJ), 1) + 30 * jnp.square(scale - _SCALE)
+    return weighted / jnp.maximum(jnp.sum(present_PxJ, dtype=jnp.int32), 1) + 30 * jnp.square(scale - _SCALE)
 
 
 def _network(crowd):
@@ -129,7 +130,7 @@ def train_steps(crowd: crowds.Crowd, steps: int) -> Iterator[tuple[int, dict[str
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    like = jnp.zeros((1, skeleton.NUM_JOINTS, 8, 8, crowd.volume.depth_bins))
+    like = jnp.zeros((1, skeleton.NUM_JOINTS, 8, 8, crowd.volume.depth_bins), jnp.float32)
     params = scaled(jax.jit(_network(crowd).init)(jax.random.key(0), like), crowds.scene_key("train", 0), crowd)
     state, values = optimizer.init(params), []
     for i in range(steps):

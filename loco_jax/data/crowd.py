@@ -239,7 +239,7 @@ _GAITS = np.moveaxis(np.stack([_fourier(_STRIDES[_WALK]), _fourier(_STRIDES[_RUN
 
 def _basis(phase):
     """`[..., 11]`: 1, cos, sin, cos 2, sin 2 ... of a `phase[...]` in turns."""
-    turns = 2 * math.pi * phase[..., None] * jnp.arange(1, _HARMONICS + 1)
+    turns = 2 * math.pi * phase[..., None] * jnp.arange(1, _HARMONICS + 1, dtype=jnp.int32)
     waves = jnp.stack([jnp.cos(turns), jnp.sin(turns)], axis=-1).reshape(*turns.shape[:-1], -1)
     return jnp.concatenate([jnp.ones_like(waves[..., :1]), waves], axis=-1)
 
@@ -272,7 +272,7 @@ def _vector(x=0.0, y=0.0, z=0.0):
 def _pose(person: _Person, time: jax.Array) -> jax.Array:
     """Joints `[22, 3]` in world coordinates of one person at a time in seconds."""
     body = person.body
-    phases_2 = person.phase + person.cadence * time + jnp.array([0.0, 0.5])  # the legs are half a stride apart
+    phases_2 = person.phase + person.cadence * time + jnp.float32([0.0, 0.5])  # the legs are half a stride apart
     idle_11 = jnp.sin(2 * math.pi * (person.idle_rate * time + person.idle))
     forward_2 = jnp.cos(2 * math.pi * phases_2)  # 1 when that leg is forward, -1 when it is behind
     pelvis_turn = person.pelvis_twist * forward_2[0]
@@ -297,7 +297,7 @@ def _pose(person: _Person, time: jax.Array) -> jax.Array:
     lift = person.bounce * flight**2
 
     # Trunk: each segment leans and turns a bit more than the one below.
-    share_5 = jnp.arange(1, 6) / 5
+    share_5 = jnp.arange(1, 6, dtype=jnp.float32) / 5
     lean_5 = (person.lean + 0.02 * idle_11[0]) * share_5
     turn_5 = pelvis_turn * (1 - 2 * share_5)
     pelvis_3 = _vector(z=body.pelvis)
@@ -311,7 +311,7 @@ def _pose(person: _Person, time: jax.Array) -> jax.Array:
     # Head.
     head_turn = person.head_turn + 0.15 * idle_11[1]
     bow = person.head_bow + lean_5[-1] + 0.05 * idle_11[2]
-    head_2x3 = _vector(y=jnp.array([0.06, 0.12]) * body.head, z=jnp.array([1.0, 0.55]) * body.head)
+    head_2x3 = _vector(y=jnp.float32([0.06, 0.12]) * body.head, z=jnp.float32([1.0, 0.55]) * body.head)
     head_2x3 = neck_3 + _about_z(head_turn, _about_x(-bow, head_2x3))
 
     # Arms: each swings against the leg of its side.
@@ -374,17 +374,18 @@ _CHEST_HEIGHT = 0.9  # metres; what is put into the picture
 
 def _pick(uniform, shares):
     """The index `[...]` drawn by `uniform[...]` from `shares[..., N]`, which add up to 1."""
-    return jnp.sum(uniform[..., None] >= jnp.cumsum(shares, axis=-1)[..., :-1], axis=-1)
+    up_to = jnp.cumsum(jnp.asarray(shares, jnp.float32), axis=-1)[..., :-1]
+    return jnp.sum(uniform[..., None] >= up_to, axis=-1, dtype=jnp.int32)
 
 
 def _sample_view(key, crowd: Crowd) -> _View:
-    height, aim, roll, tilt = jax.random.uniform(key, (4,))
+    height, aim, roll, tilt = jax.random.uniform(key, (4,), jnp.float32)
     low, high = crowd.camera_height
     height = low + (high - low) * height
     near, far = crowd.look_distance
-    pitch = jnp.arctan2(height - 1.0, near + (far - near) * aim) + jnp.radians(6.0) * (tilt - 0.5)
-    roll = jnp.radians(4.0) * (roll - 0.5)
-    level = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # camera axes in the world, one a row
+    pitch = jnp.arctan2(height - 1.0, near + (far - near) * aim) + jnp.radians(jnp.float32(6.0)) * (tilt - 0.5)
+    roll = jnp.radians(jnp.float32(4.0)) * (roll - 0.5)
+    level = jnp.float32([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # camera axes in the world, one a row
     return _View(_about_z(roll, _about_x(-pitch, level).T).T, height, pitch)
 
 
@@ -467,11 +468,11 @@ def _bodies(uniform_2xP, normal_6xP) -> tuple[_Body, jax.Array]:
     adult_P = jnp.where(kind_P < 0.53, 1.63 + 0.065 * normal_6xP[0], 1.76 + 0.07 * normal_6xP[0])
     stature_P = jnp.where(child_P, 1.05 + 0.4 * age_P, adult_P)
 
-    leg_P = stature_P * (1 + 0.02 * normal_6xP[1]) * jnp.where(child_P, 0.96, 1.0)
-    arm_P = stature_P * (1 + 0.03 * normal_6xP[2]) * jnp.where(child_P, 0.96, 1.0)
+    leg_P = stature_P * (1 + 0.02 * normal_6xP[1]) * jnp.where(child_P, jnp.float32(0.96), 1.0)
+    arm_P = stature_P * (1 + 0.03 * normal_6xP[2]) * jnp.where(child_P, jnp.float32(0.96), 1.0)
     breadth_P = stature_P * (1 + 0.05 * normal_6xP[3])
     hip_P = stature_P * (1 + 0.05 * normal_6xP[4])
-    head_P = stature_P * 0.152 * (1 + 0.03 * normal_6xP[5]) * jnp.where(child_P, 1.18, 1.0)
+    head_P = stature_P * 0.152 * (1 + 0.03 * normal_6xP[5]) * jnp.where(child_P, jnp.float32(1.18), 1.0)
     pelvis_P = 0.03 * stature_P
     return _Body(
         thigh=0.245 * leg_P,
@@ -507,7 +508,7 @@ def _groups(uniform_7xP, normal_4xP, crowd: Crowd, count) -> _Groups:
     # Groups fill the list of people one after the other. Here an index is a group's.
     shares_5 = _GROUP_RATE ** np.arange(1, 6) / np.array([math.factorial(n) for n in range(1, 6)])
     size_P = 1 + _pick(size_P, shares_5 / shares_5.sum())
-    end_P = jnp.cumsum(size_P)
+    end_P = jnp.cumsum(size_P, dtype=jnp.int32)
     start_P = end_P - size_P
     size_P = jnp.clip(count - start_P, 1, size_P)  # the last one may be cut short
     activity_P = _pick(activity_P, np.array(crowd.activities) / sum(crowd.activities))
@@ -516,19 +517,25 @@ def _groups(uniform_7xP, normal_4xP, crowd: Crowd, count) -> _Groups:
     circle_P = (activity_P == _STAND) & (circle_P < 0.7) & (size_P > 1)
     # Most walk along the street, one way or the other; who sits looks across it; the others look anywhere.
     street = 2 * math.pi * street_P[0]
-    along_P = street + math.pi * (spin_P < 0.5) + jnp.where(activity_P == _SIT, math.pi / 2, 0.0) + 0.15 * veer_P
+    along_P = (
+        street
+        + math.pi * (spin_P < 0.5).astype(jnp.float32)
+        + jnp.where(activity_P == _SIT, jnp.float32(math.pi / 2), 0.0)
+        + 0.15 * veer_P
+    )
     anywhere_P = (activity_P == _STAND) | (kind_P < 0.2)
     heading_P = jnp.where(anywhere_P, 2 * math.pi * turn_P, along_P)
 
     # From here on an index is a person's.
-    group_P = jnp.sum(jnp.arange(P)[:, None] >= end_P, axis=1)
-    member_P = jnp.arange(P) - start_P[group_P]
+    person_P = jnp.arange(P, dtype=jnp.int32)
+    group_P = jnp.sum(person_P[:, None] >= end_P, axis=1, dtype=jnp.int32)
+    member_P = person_P - start_P[group_P]
     size_P, circle_P, heading_P = size_P[group_P], circle_P[group_P], heading_P[group_P]
     jitter_Px2 = 0.06 * jnp.stack(jitter_2xP, axis=-1)
-    abreast_Px3 = _vector(0.75 * (member_P - (size_P - 1) / 2))
+    abreast_Px3 = _vector(0.75 * (member_P - (size_P - 1).astype(jnp.float32) / 2))
     abreast_Px2 = _about_z(heading_P, abreast_Px3)[:, :2]
-    around_P = heading_P + 2 * math.pi * member_P / size_P
-    radius_P = 0.45 / jnp.sin(math.pi / jnp.maximum(size_P, 2))
+    around_P = heading_P + 2 * math.pi * member_P.astype(jnp.float32) / size_P
+    radius_P = 0.45 / jnp.sin(math.pi / jnp.maximum(size_P, 2).astype(jnp.float32))
     around_Px2 = radius_P[:, None] * jnp.stack([jnp.cos(around_P), jnp.sin(around_P)], axis=-1)
     return _Groups(
         group=group_P,
@@ -556,15 +563,15 @@ def _sample_people(key, crowd: Crowd, view: _View) -> tuple[_Person, jax.Array]:
     P = crowd.max_people
     # One draw for everything, as each costs compile time; the barrier keeps XLA from repeating it in every kernel.
     key_uniform, key_normal = jax.random.split(key)
-    uniform_28xP = jax.random.uniform(key_uniform, (28, P))
-    normal_28xP = jax.random.truncated_normal(key_normal, -2.0, 2.0, (28, P))
+    uniform_28xP = jax.random.uniform(key_uniform, (28, P), jnp.float32)
+    normal_28xP = jax.random.truncated_normal(key_normal, -2.0, 2.0, (28, P), jnp.float32)
     uniform_28xP, normal_28xP = jax.lax.optimization_barrier((uniform_28xP, normal_28xP))
     for_count, for_places, for_groups, for_bodies, uniform_16xP = jnp.split(uniform_28xP, [1, 3, 10, 12])
     varied_groups, varied_bodies, varied_18xP = jnp.split(normal_28xP, [4, 10])
 
     shares = _people_shares(crowd.min_people, crowd.mean_people, crowd.most_people)
     count = crowd.min_people + _pick(for_count[0, 0], shares)
-    present_P = jnp.arange(P) < count
+    present_P = jnp.arange(P, dtype=jnp.int32) < count
     groups = _groups(for_groups, varied_groups, crowd, count)
     limits = _ground_limits(crowd, view)
     places_Px2 = _places(for_places, crowd, view, limits)[groups.group] + groups.offset
@@ -599,9 +606,9 @@ def _sample_people(key, crowd: Crowd, view: _View) -> tuple[_Person, jax.Array]:
     arm_pose_P = _pick(pose_P, jnp.asarray(_ARM_POSE_SHARES, jnp.float32)[groups.activity])
     arms_Px2x4 = jnp.asarray(_ARM_POSES)[arm_pose_P]
     arms_Px2x4 = jnp.where(hand_P[:, None, None] < 0.8, arms_Px2x4, arms_Px2x4[:, ::-1])  # most are right-handed
-    arms_Px2x4 = arms_Px2x4 + jnp.radians(5.0) * jnp.moveaxis(varied_18xP[4:12].reshape(2, 4, P), -1, 0)
-    swings_Px2 = arms_Px2x4[..., 3] < jnp.radians(35.0)  # an arm that is busy does not swing
-    swings_Px2 = jnp.where(run_P[:, None], 1.0, jnp.where(swings_Px2, 1.0, 0.15))
+    arms_Px2x4 = arms_Px2x4 + jnp.radians(jnp.float32(5.0)) * jnp.moveaxis(varied_18xP[4:12].reshape(2, 4, P), -1, 0)
+    swings_Px2 = arms_Px2x4[..., 3] < jnp.radians(jnp.float32(35.0))  # an arm that is busy does not swing
+    swings_Px2 = jnp.where(run_P[:, None] | swings_Px2, jnp.float32(1.0), 0.15)
     return _Person(
         body=body,
         position=_keep_apart(places_Px2, present_P, *limits[:2]),
@@ -610,14 +617,15 @@ def _sample_people(key, crowd: Crowd, view: _View) -> tuple[_Person, jax.Array]:
         cadence=jnp.where(moves_P, cadence_P, 0.0),
         phase=phase_P,
         legs=legs_Px2xKx3,
-        hip_spread=by_activity(-2.0, -3.0, 2.0, 5.0) + jnp.radians(1.5) * varied_18xP[13],
-        bounce=jnp.where(run_P, 0.05, 0.0),
+        hip_spread=by_activity(-2.0, -3.0, 2.0, 5.0) + jnp.radians(jnp.float32(1.5)) * varied_18xP[13],
+        bounce=jnp.where(run_P, jnp.float32(0.05), 0.0),
         pelvis_twist=by_activity(5.0, 8.0, 0.0, 0.0),
         lean=by_activity(3.0, 9.0, 2.0, 6.0) + by_activity(2.0, 2.0, 2.5, 8.0) * varied_18xP[14],
         arms=arms_Px2x4,
         arm_swing=(by_activity(20.0, 35.0, 0.0, 0.0) * jnp.minimum(swing_P, 1.4))[:, None] * swings_Px2,
         head_turn=by_activity(10.0, 5.0, 20.0, 20.0) * varied_18xP[15],
-        head_bow=jnp.where(arm_pose_P == _LOOKING_AT_PHONE, jnp.radians(25.0), 0.0) + 0.08 * varied_18xP[16],
+        head_bow=jnp.where(arm_pose_P == _LOOKING_AT_PHONE, jnp.radians(jnp.float32(25.0)), 0.0)
+        + 0.08 * varied_18xP[16],
         idle=jnp.stack(idle_11xP, axis=-1),
         idle_rate=0.2 + 0.05 * varied_18xP[17],
     ), present_P

@@ -142,7 +142,7 @@ def sample_stage(key: jax.Array, scene: Scene, crowd: Crowd) -> Stage:
 
 
 def _uniform(key, shape, low=0.0, high=1.0):
-    return jax.random.uniform(key, shape, minval=low, maxval=high)
+    return jax.random.uniform(key, shape, jnp.float32, low, high)
 
 
 def _rgb(*colours: str) -> np.ndarray:
@@ -164,7 +164,7 @@ _CARS = _rgb("c9ccd1", "16181c", "7f1d1d", "1f3f77", "f1f1f1", "4b4f55", "31543d
 
 
 def _choose(key, table, shape):
-    return jnp.asarray(table)[jax.random.randint(key, shape, 0, len(table))]
+    return jnp.asarray(table)[jax.random.randint(key, shape, 0, len(table), jnp.int32)]
 
 
 def _sample_light(key) -> _Light:
@@ -173,23 +173,23 @@ def _sample_light(key) -> _Light:
     clear = _uniform(keys[2], ())  # 0 overcast, 1 blue
     sun = jnp.stack([jnp.cos(azimuth) * jnp.cos(height), jnp.sin(azimuth) * jnp.cos(height), jnp.sin(height)])
     warm = _uniform(keys[3], ()) * (1.2 - height)
-    blue, grey = jnp.array([0.16, 0.33, 0.72]), jnp.array([0.55, 0.58, 0.62])
+    blue, grey = jnp.float32([0.16, 0.33, 0.72]), jnp.float32([0.55, 0.58, 0.62])
     heading = _uniform(keys[4], (), 0, math.pi)
     line = _uniform(keys[5], (), 0, 2 * math.pi)
-    pavement = jnp.array([0.36, 0.34, 0.31]) * _uniform(keys[6], (), 0.6, 1.25)
+    pavement = jnp.float32([0.36, 0.34, 0.31]) * _uniform(keys[6], (), 0.6, 1.25)
     tint = 1 + 0.12 * _uniform(keys[7], (3,), -1, 1)
     return _Light(
         sun=sun,
         sun_strength=1.9 * clear * jnp.sqrt(clear),
-        warmth=jnp.array([1.0, 0.96, 0.9]) - warm * jnp.array([0.0, 0.12, 0.3]),
+        warmth=jnp.float32([1.0, 0.96, 0.9]) - warm * jnp.float32([0.0, 0.12, 0.3]),
         zenith=clear * blue + (1 - clear) * grey * 0.9,
-        horizon=jnp.array([0.72, 0.77, 0.82]) * (0.8 + 0.25 * clear),
+        horizon=jnp.float32([0.72, 0.77, 0.82]) * (0.8 + 0.25 * clear),
         haze=jnp.exp(_uniform(keys[8], (), math.log(120.0), math.log(1500.0))),
         exposure=jnp.exp(_uniform(keys[9], (), -0.25, 0.3)) / (1 + 0.45 * clear),
         noise=_uniform(keys[10], (), 0.004, 0.022),
         road=jnp.stack([jnp.cos(heading), jnp.sin(heading), _uniform(keys[11], (), 5.0, 16.0)]),
         road_width=_uniform(keys[12], (), 5.5, 9.0),
-        ground=jnp.stack([pavement * tint, jnp.array([0.085, 0.087, 0.092]) * _uniform(keys[13], (), 0.7, 1.6)]),
+        ground=jnp.stack([pavement * tint, jnp.float32([0.085, 0.087, 0.092]) * _uniform(keys[13], (), 0.7, 1.6)]),
         tile=_uniform(keys[14], (), 0.4, 1.1),
         shade=jnp.stack([jnp.cos(line), jnp.sin(line), _uniform(keys[15], (), -4.0, 25.0)]),
     )
@@ -220,7 +220,7 @@ def _sample_cars(key, crowd, light, feet_Mx2) -> _Boxes:
     across = jnp.stack([-direction[1], direction[0]])
     across = across * jnp.sign(across[1] + 1e-6)
     along_n = _uniform(keys[0], (n,), -1, 1) * 0.6 * crowd.max_distance
-    side_n = jnp.where(_uniform(keys[1], (n,)) < 0.5, -0.5, 0.5)
+    side_n = jnp.where(_uniform(keys[1], (n,)) < 0.5, jnp.float32(-0.5), 0.5)
     centre_nx2 = along_n[:, None] * direction + (offset + side_n * (light.road_width - 1.9))[:, None] * across
     yaw_n = jnp.full(n, jnp.arctan2(direction[1], direction[0]))
     size_n = _uniform(keys[2], (n,), 0.92, 1.12)
@@ -228,18 +228,25 @@ def _sample_cars(key, crowd, light, feet_Mx2) -> _Boxes:
     free_n = _clearance(centre_nx2, half_nx2, yaw_n, feet_Mx2) > 0.6
     free_n &= jnp.linalg.norm(centre_nx2, axis=-1) > 6.0
     apart = jnp.abs(along_n[:, None] - along_n[None]) + 10.0 * jnp.abs(side_n[:, None] - side_n[None])
-    free_n &= ~jnp.any((apart < 5.2) & (jnp.arange(n)[:, None] > jnp.arange(n)), axis=1)
+    free_n &= ~jnp.any((apart < 5.2) & np.tri(n, k=-1, dtype=bool), axis=1)
     colour_nx3, seed_n = _choose(keys[3], _CARS, (n,)), _uniform(keys[4], (n,))
-    gone_n = jnp.where(free_n, 0.0, -10.0)
+    gone_n = jnp.where(free_n, jnp.float32(0.0), -10.0)
     body = _Boxes(
-        centre_nx2, half_nx2, jnp.full(n, 0.22), 0.86 * size_n + gone_n, yaw_n, colour_nx3, jnp.full(n, _CAR), seed_n
+        centre_nx2,
+        half_nx2,
+        jnp.full(n, 0.22, jnp.float32),
+        0.86 * size_n + gone_n,
+        yaw_n,
+        colour_nx3,
+        jnp.full(n, _CAR, jnp.int32),
+        seed_n,
     )
     cabin = body._replace(
         centre=centre_nx2 - 0.15 * direction,
-        half=half_nx2 * jnp.array([0.55, 0.86]),
+        half=half_nx2 * jnp.float32([0.55, 0.86]),
         low=body.high,
         high=jnp.where(free_n, 1.42 * size_n, -10.0),
-        style=jnp.full(n, _CABIN),
+        style=jnp.full(n, _CABIN, jnp.int32),
     )
     return jax.tree.map(lambda *x: jnp.concatenate(x), body, cabin)
 
@@ -249,17 +256,17 @@ def _sample_houses(key, crowd, feet_Mx2) -> _Boxes:
     far, n = crowd.max_distance, _NUM_RING
     # A ring of fronts behind everybody.
     reach = 1.3 * math.atan(crowd.volume.image_size[1] / 2 / crowd.camera.fx)
-    angle_n = reach * (2 * (jnp.arange(n) + 0.5) / n - 1)
+    angle_n = reach * (2 * (jnp.arange(n, dtype=jnp.float32) + 0.5) / n - 1)
     distance_n = far * _uniform(keys[0], (n,), 1.16, 1.35)
     width = 2 * reach * 1.3 * far / n
     ring = _Boxes(
         centre=jnp.stack([jnp.sin(angle_n), jnp.cos(angle_n)], axis=-1) * distance_n[:, None],
-        half=jnp.stack([jnp.full(n, 0.55 * width), jnp.full(n, 0.08 * far)], axis=-1),
-        low=jnp.zeros(n),
+        half=jnp.stack([jnp.full(n, 0.55 * width, jnp.float32), jnp.full(n, 0.08 * far, jnp.float32)], axis=-1),
+        low=jnp.zeros(n, jnp.float32),
         high=_uniform(keys[1], (n,), 6.0, 22.0) + 0.05 * far,
         yaw=-angle_n,
         colour=_choose(keys[2], _WALLS, (n,)) * _uniform(keys[3], (n, 1), 0.6, 1.1),
-        style=jnp.full(n, _BUILDING),
+        style=jnp.full(n, _BUILDING, jnp.int32),
         seed=_uniform(keys[4], (n,)),
     )
     # Nearer ones, where they stand before nobody.
@@ -284,11 +291,11 @@ def _sample_near_houses(keys, crowd, m) -> _Boxes:
     return _Boxes(
         centre_mx2,
         half_mx2,
-        jnp.zeros(m),
+        jnp.zeros(m, jnp.float32),
         _uniform(k[0], (m,), 4.0, 14.0),
         _uniform(k[1], (m,), 0, math.pi),
         _choose(k[2], _WALLS, (m,)) * _uniform(k[3], (m, 1), 0.6, 1.1),
-        jnp.full(m, _BUILDING),
+        jnp.full(m, _BUILDING, jnp.int32),
         _uniform(k[4], (m,)),
     )
 
@@ -298,10 +305,10 @@ def _sample_things(key, crowd, feet_Mx2, cars: _Boxes) -> _Capsules:
     keys = jax.random.split(key, 8)
     n = _NUM_TREES + _NUM_POLES + _NUM_BINS
     place_nx2 = _in_front(keys[0], crowd, n, 6.0, 0.95 * crowd.max_distance)
-    free_n = _clearance(place_nx2, jnp.full((n, 2), 0.3), jnp.zeros(n), feet_Mx2) > 0.35
+    free_n = _clearance(place_nx2, jnp.full((n, 2), 0.3, jnp.float32), jnp.zeros(n, jnp.float32), feet_Mx2) > 0.35
     # A tree just before the camera would hide everything.
     far_n = jnp.linalg.norm(place_nx2, axis=-1) > 9.0
-    free_n &= (far_n | (jnp.arange(n) >= _NUM_TREES)) & (_uniform(keys[7], (n,)) < 0.75)
+    free_n &= (far_n | (jnp.arange(n, dtype=jnp.int32) >= _NUM_TREES)) & (_uniform(keys[7], (n,)) < 0.75)
     trees, poles, bins = jnp.split(place_nx2, [_NUM_TREES, _NUM_TREES + _NUM_POLES])
 
     def upright(place_kx2, low, high):
@@ -310,11 +317,11 @@ def _sample_things(key, crowd, feet_Mx2, cars: _Boxes) -> _Capsules:
 
     size_t = _uniform(keys[1], (_NUM_TREES,), 0.75, 1.3)
     trunks = upright(trees, 0.0, 2.6 * size_t)
-    spread_tx3x3 = _uniform(keys[2], (_NUM_TREES, 3, 3), -1, 1) * jnp.array([0.8, 0.8, 0.5])
+    spread_tx3x3 = _uniform(keys[2], (_NUM_TREES, 3, 3), -1, 1) * jnp.float32([0.8, 0.8, 0.5])
     leaves = jnp.concatenate([trees, 3.6 * size_t[:, None]], axis=-1)[:, None] + spread_tx3x3 * size_t[:, None, None]
     leaves = jnp.repeat(leaves.reshape(-1, 1, 3), 2, axis=1)
     green = _rgb("3f5d2a")[0] * _uniform(keys[3], (_NUM_TREES, 1), 0.6, 1.5)
-    wheel_at = jnp.array([[1.35, 0.8], [1.35, -0.8], [-1.35, 0.8], [-1.35, -0.8]])
+    wheel_at = jnp.float32([[1.35, 0.8], [1.35, -0.8], [-1.35, 0.8], [-1.35, -0.8]])
     yaw, centre, there = cars.yaw[:_NUM_CARS], cars.centre[:_NUM_CARS], cars.high[:_NUM_CARS] > 0
     c, s = jnp.cos(yaw)[:, None], jnp.sin(yaw)[:, None]
     wheels = centre[:, None] + jnp.stack(
@@ -326,19 +333,19 @@ def _sample_things(key, crowd, feet_Mx2, cars: _Boxes) -> _Capsules:
         (leaves, jnp.repeat(1.15 * size_t, 3), jnp.repeat(green, 3, axis=0), jnp.repeat(free_n[:_NUM_TREES], 3)),
         (
             upright(poles, 0.0, _uniform(keys[4], (_NUM_POLES,), 2.6, 7.0)),
-            jnp.full(_NUM_POLES, 0.07),
+            jnp.full(_NUM_POLES, 0.07, jnp.float32),
             _choose(keys[5], _rgb("55585c", "8b8f92", "2c3a33"), (_NUM_POLES,)),
             free_n[_NUM_TREES : _NUM_TREES + _NUM_POLES],
         ),
         (
             upright(bins, 0.2, 0.75),
-            jnp.full(_NUM_BINS, 0.26),
+            jnp.full(_NUM_BINS, 0.26, jnp.float32),
             _choose(keys[6], _rgb("2f4f3a", "4c4f55", "7a3b2a"), (_NUM_BINS,)),
             free_n[_NUM_TREES + _NUM_POLES :],
         ),
         (
             wheels,
-            jnp.full(4 * _NUM_CARS, 0.31),
+            jnp.full(4 * _NUM_CARS, 0.31, jnp.float32),
             jnp.broadcast_to(_rgb("17181a"), (4 * _NUM_CARS, 3)),
             jnp.repeat(there, 4),
         ),
@@ -346,7 +353,12 @@ def _sample_things(key, crowd, feet_Mx2, cars: _Boxes) -> _Capsules:
     ends, radius, colour, there = (jnp.concatenate(x) for x in zip(*groups))
     count = len(radius)
     return _Capsules(
-        ends, jnp.where(there, radius, 0.0), colour, jnp.full(count, -1), jnp.zeros(count), jnp.zeros((count, 3))
+        ends,
+        jnp.where(there, radius, 0.0),
+        colour,
+        jnp.full(count, -1, jnp.int32),
+        jnp.zeros(count, jnp.float32),
+        jnp.zeros((count, 3), jnp.float32),
     )
 
 
@@ -358,13 +370,13 @@ def _sample_clothes(key, count) -> _Clothes:
     ]
     u_5xP = _uniform(keys[7], (5, count))
     return _Clothes(
-        build=1 + 0.11 * jax.random.truncated_normal(keys[8], -2, 2, (count,)),
+        build=1 + 0.11 * jax.random.truncated_normal(keys[8], -2, 2, (count,), jnp.float32),
         colours=jnp.stack(colours, axis=1),
         stripes=jnp.where(u_5xP[0] < 0.2, _uniform(keys[9], (count,), 4.0, 14.0), 0.0),
         stripe_colour=_choose(keys[10], _TOPS, (count,)),
         sleeves=u_5xP[1] < 0.65,
         shorts=u_5xP[2] < 0.2,
-        skirt=jnp.where(u_5xP[3] < 0.15, 0.35, 0.0),
+        skirt=jnp.where(u_5xP[3] < 0.15, jnp.float32(0.35), 0.0),
         bag=u_5xP[4] < 0.22,
     )
 
@@ -458,7 +470,7 @@ def bodies(joints: jax.Array, present: jax.Array, up: jax.Array, height: jax.Arr
     colour = jnp.stack([parts[name][3] for name in PARTS], axis=1)
     is_top = np.array([name in ("trunk", "right_side", "left_side") for name in PARTS])
     is_seat = np.array([name.startswith("seat") for name in PARTS])
-    owner = jnp.where(is_seat, -1, jnp.arange(len(joints))[:, None])
+    owner = jnp.where(is_seat, -1, jnp.arange(len(joints), dtype=jnp.int32)[:, None])
     n = radius.size
     return _Capsules(
         ends.reshape(n, 2, 3),
@@ -503,9 +515,8 @@ def render(stage: Stage, scene: Scene, crowd: Crowd, key: jax.Array, tiles_at_on
 
     tile = (30, 32) if width <= 640 else (60, 64)
     rows, columns = -(-height // tile[0]), -(-width // tile[1])
-    corner_Tx2 = jnp.stack(
-        jnp.meshgrid(jnp.arange(rows) * tile[0], jnp.arange(columns) * tile[1], indexing="ij"), axis=-1
-    ).reshape(-1, 2)
+    corners = (jnp.arange(n, dtype=jnp.int32) * side for n, side in zip((rows, columns), tile))
+    corner_Tx2 = jnp.stack(jnp.meshgrid(*corners, indexing="ij"), axis=-1).reshape(-1, 2)
     lists = jax.lax.optimization_barrier(
         (
             _touching(_outline(capsules.ends, capsules.radius, camera), corner_Tx2, tile),
@@ -523,7 +534,7 @@ def render(stage: Stage, scene: Scene, crowd: Crowd, key: jax.Array, tiles_at_on
         return jnp.moveaxis(x, 2, 1).reshape(rows * tile[0], columns * tile[1], *x.shape[4:])[:height, :width]
 
     colour, depth, person = whole(colour), whole(depth), whole(person)
-    noise = stage.light.noise * jax.random.normal(key, (height, width, 1))
+    noise = stage.light.noise * jax.random.normal(key, (height, width, 1), jnp.float32)
     # The grain of a sensor shows most in the dark, and in all colours about alike.
     picture = jnp.clip(colour + noise * (1.3 - colour), 0.0, 1.0)
     image = jnp.round(255 * picture).astype(jnp.uint8)
@@ -597,15 +608,14 @@ def _touching(outline_Nx4, corner_Tx2, tile):
     top, bottom, left, right = jnp.moveaxis(outline_Nx4, -1, 0)
     row, column = corner_Tx2[:, :1], corner_Tx2[:, 1:]
     touch_TxN = (top <= row + tile[0]) & (bottom >= row) & (left <= column + tile[1]) & (right >= column)
-    place_TxN = jnp.cumsum(touch_TxN, axis=1) - 1
+    place_TxN = jnp.cumsum(touch_TxN, axis=1, dtype=jnp.int32) - 1
     count = outline_Nx4.shape[0]
     place_TxN = jnp.where(touch_TxN, place_TxN, count + _CHUNK)
-    numbers = jnp.broadcast_to(jnp.arange(count), place_TxN.shape)
-    empty = jnp.full((corner_Tx2.shape[0], count + _CHUNK), -1)
-    listed = empty.at[jnp.arange(corner_Tx2.shape[0])[:, None], place_TxN].set(
-        numbers, mode="drop", unique_indices=True
-    )
-    return listed, jnp.sum(touch_TxN, axis=1)
+    numbers = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), place_TxN.shape)
+    empty = jnp.full((corner_Tx2.shape[0], count + _CHUNK), -1, jnp.int32)
+    tiles = jnp.arange(corner_Tx2.shape[0], dtype=jnp.int32)
+    listed = empty.at[tiles[:, None], place_TxN].set(numbers, mode="drop", unique_indices=True)
+    return listed, jnp.sum(touch_TxN, axis=1, dtype=jnp.int32)
 
 
 def _over(listed, step, start):
@@ -683,18 +693,18 @@ def _hit_boxes(ray_Qx3, height, boxes: _Boxes):
 def _see_tile(args, view: _View, camera: Camera, tile):
     """Colours `[h, w, 3]` 0 to 1 as on a screen, distances and persons of a tile."""
     corner, (near_capsules, near_shadows, near_boxes) = args
-    rows, columns = (corner[i] + jnp.arange(tile[i]) for i in range(2))
+    rows, columns = ((corner[i] + jnp.arange(tile[i], dtype=jnp.int32)).astype(jnp.float32) for i in range(2))
     v, u = jnp.meshgrid(rows + 0.5, columns + 0.5, indexing="ij")
     ray_Qx3 = jnp.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, jnp.ones_like(u)], -1).reshape(-1, 3)
     ray_Qx3 = ray_Qx3 / jnp.linalg.norm(ray_Qx3, axis=-1, keepdims=True)
     world_Qx3 = jnp.stack([jnp.sum(view.rotation[:, i] * ray_Qx3, axis=-1) for i in range(3)], axis=-1)
     ray_Qx3, world_Qx3 = jax.lax.optimization_barrier((ray_Qx3, world_Qx3))
     q = ray_Qx3.shape[0]
-    nothing = jnp.full(q, jnp.inf), jnp.full(q, -1)
+    nothing = jnp.full(q, jnp.inf, jnp.float32), jnp.full(q, -1, jnp.int32)
 
     def nearer(state, distance_KxQ, numbers_K):
         best, which = state
-        first = jnp.argmin(distance_KxQ, axis=0)
+        first = jnp.argmin(distance_KxQ, axis=0).astype(jnp.int32)
         distance = jnp.min(distance_KxQ, axis=0)
         return jnp.minimum(best, distance), jnp.where(distance < best, numbers_K[first], which)
 
@@ -778,14 +788,16 @@ def _ground_colour(view: _View, point_Qx3, near, in_shadow):
     light = view.light
     x, y = point_Qx3[:, 0], point_Qx3[:, 1]
     along = x * light.road[0] + y * light.road[1]
-    across = (-x * light.road[1] + y * light.road[0]) * jnp.where(light.road[0] >= 0, 1.0, -1.0) - light.road[2]
+    side = jnp.where(light.road[0] >= 0, jnp.float32(1.0), -1.0)
+    across = (-x * light.road[1] + y * light.road[0]) * side - light.road[2]
     # What is finer than a pixel fades out.
     fine = jnp.exp(-near / 14.0)
     grain = _hash(jnp.floor(x * 23), jnp.floor(y * 23)) - 0.5
     patch = _hash(jnp.floor(x / 2.3), jnp.floor(y / 1.7)) - 0.5
     tx, ty = x / light.tile, y / light.tile
     stone = _hash(jnp.floor(tx), jnp.floor(ty)) - 0.5
-    joint = jnp.minimum(jnp.abs(tx - jnp.round(tx)), jnp.abs(ty - jnp.round(ty))) * light.tile < 0.012 + 0.0006 * near
+    away = jnp.minimum(jnp.abs(tx - jnp.round(tx)), jnp.abs(ty - jnp.round(ty))) * light.tile
+    joint = (away < 0.012 + 0.0006 * near).astype(jnp.float32)
     pavement = (
         light.ground[0] * (1 + fine * (0.22 * stone + 0.2 * grain) - 0.35 * joint * jnp.exp(-near / 22.0))[:, None]
     )
@@ -797,7 +809,7 @@ def _ground_colour(view: _View, point_Qx3, near, in_shadow):
     asphalt = jnp.where(dashes[:, None], 0.6, asphalt)
     ground = jnp.where(on_road[:, None], asphalt, pavement)
     ground = jnp.where(kerb[:, None], 0.42, ground)
-    normal = jnp.array([0.0, 0.0, 1.0])
+    normal = jnp.float32([0.0, 0.0, 1.0])
     # Under the cars it is dark.
     cars = jax.tree.map(lambda a: a[-2 * _NUM_CARS : -_NUM_CARS], view.boxes)
     c, s = jnp.cos(cars.yaw)[:, None], jnp.sin(cars.yaw)[:, None]
@@ -821,7 +833,7 @@ def _box_colour(view: _View, box, world_Qx3, point_Qx3, near):
         [
             jnp.where(on_top, 0.0, c * side_x - s * side_y),
             jnp.where(on_top, 0.0, s * side_x + c * side_y),
-            on_top * 1.0,
+            on_top.astype(jnp.float32),
         ],
         -1,
     )
@@ -833,19 +845,19 @@ def _box_colour(view: _View, box, world_Qx3, point_Qx3, near):
     fx, fz = wx - jnp.floor(wx), wz - jnp.floor(wz)
     window = (jnp.abs(fx - 0.5) < 0.27) & (jnp.abs(fz - 0.42) < 0.28) & (z < some.high - 0.8)
     shop = (z < 2.9) & (jnp.abs(fx - 0.5) < 0.42) & (z > 0.3)
-    glass = jnp.array([0.1, 0.13, 0.17]) * (0.5 + 2.2 * number**3)[:, None]
+    glass = jnp.float32([0.1, 0.13, 0.17]) * (0.5 + 2.2 * number**3)[:, None]
     stone = 1 + 0.1 * (_hash(jnp.floor(across * 3), jnp.floor(z * 5)) - 0.5) * jnp.exp(-near / 25)
-    ledge = jnp.where(jnp.mod(z, tall) < 0.12, 0.8, 1.0)
+    ledge = jnp.where(jnp.mod(z, tall) < 0.12, jnp.float32(0.8), 1.0)
     wall = some.colour * (stone * ledge)[:, None]
     wall = jnp.where((window | shop)[:, None], glass, wall)
     wall = jnp.where(on_top[:, None], 0.3 * some.colour, wall)
     # Cars: glass around the cabin, a dark sill, lights.
     pane = (some.style == _CABIN) & ~on_top & (over_z < 0.75) & (jnp.abs(jnp.abs(across) - 0.25) > 0.06)
     lamp = (some.style == _CAR) & on_end & (jnp.abs(over_y - 0.75) < 0.18) & (jnp.abs(z - 0.62) < 0.1)
-    paint = some.colour * jnp.where((some.style == _CAR) & (z < 0.36) & ~on_top, 0.35, 1.0)[:, None]
-    paint = jnp.where(pane[:, None], jnp.array([0.05, 0.06, 0.07]), paint)
+    paint = some.colour * jnp.where((some.style == _CAR) & (z < 0.36) & ~on_top, jnp.float32(0.35), 1.0)[:, None]
+    paint = jnp.where(pane[:, None], jnp.float32([0.05, 0.06, 0.07]), paint)
     paint = jnp.where(
-        lamp[:, None], jnp.where(lx[:, None] > 0, jnp.array([0.9, 0.9, 0.8]), jnp.array([0.5, 0.03, 0.03])), paint
+        lamp[:, None], jnp.where(lx[:, None] > 0, jnp.float32([0.9, 0.9, 0.8]), jnp.float32([0.5, 0.03, 0.03])), paint
     )
     colour = jnp.where((some.style == _BUILDING)[:, None], wall, paint)
     return colour * _lit(view.light, normal, False)
@@ -893,7 +905,7 @@ def _flags(scene: Scene, camera: Camera, depth, person):
     row, column = (jnp.clip(jnp.floor(c), 0, n - 1).astype(jnp.int32) for c, n in ((v, height), (u, width)))
     size = jnp.linalg.norm(scene.joints[:, _INDEX["neck"]] - scene.joints[:, _INDEX["spine4"]], axis=-1) / 0.5
     distance = jnp.linalg.norm(scene.joints, axis=-1)
-    own = person[row, column] == jnp.arange(len(scene.joints))[:, None]
+    own = person[row, column] == jnp.arange(len(scene.joints), dtype=jnp.int32)[:, None]
     # Within a pixel the surface of a far body is as deep as the pixel is wide.
     margin = _DEPTH_IN_BODY * jnp.maximum(size, 0.5)[:, None] + distance / camera.fx
     hidden = inside & (depth[row, column] < distance - jnp.where(own, margin, 0.0))

@@ -59,7 +59,7 @@ def _compile_crowd(
     def make(index: jax.Array) -> list[Frames]:
         batch = PartitionSpec("batch")
         each = jax.shard_map(make_some, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
-        ahead = batch_size * jnp.arange(batches) + jnp.arange(batch_size)[:, None]
+        ahead = batch_size * np.arange(batches, dtype=np.int32) + np.arange(batch_size, dtype=np.int32)[:, None]
         return each((index + ahead) & np.int32(2**31 - 1))
 
     index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(sharding.mesh, PartitionSpec()))

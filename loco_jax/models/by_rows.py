@@ -86,7 +86,7 @@ def _in_strips(render: Callable[..., jax.Array], voxels, present, height: int) -
 
     def mine(voxels, present):
         # An even number of rows: halves round as they do in the whole volume.
-        above = height * lax.axis_index("rows") * jnp.array([1, 0, 0])
+        above = height * lax.axis_index("rows") * jnp.int32([1, 0, 0])
         return jax.vmap(render)(voxels - above, present)
 
     batch = PartitionSpec("batch")

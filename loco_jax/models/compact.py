@@ -79,7 +79,7 @@ class CompactPredictor(nn.Module):
         features = self.features(image, camera)
         if self.is_initializing():
             self.read_joints(features), self.read_view(features)
-            self.read_poses(features, jnp.zeros((image.shape[0], 1, 2)))
+            self.read_poses(features, jnp.zeros((image.shape[0], 1, 2), jnp.float32))
         return self.code(features, image.shape[1:3])
 
     def features(self, image: jax.Array, camera: Camera) -> Features:
@@ -241,7 +241,7 @@ def sample(features: jax.Array, places: jax.Array) -> jax.Array:
 def _rays(camera: Camera, shape: tuple[int, ...], size: int) -> jax.Array:
     """Slopes (x / z, y / z) `[B, h, w, 2]` of the rays through the middles of cells of `size` pixels."""
     batch, rows, columns, _ = shape
-    u, v = ((jnp.arange(n) + 0.5) * size for n in (columns, rows))
+    u, v = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * size for n in (columns, rows))
     fx, fy, cx, cy = (jnp.broadcast_to(jnp.asarray(f, jnp.float32), (batch,)) for f in camera)
     x, y = (u - cx[:, None]) / fx[:, None], (v - cy[:, None]) / fy[:, None]
     along = (

@@ -88,7 +88,7 @@ def _in_slabs(params, x):
     def slab(i):  # of all images, which may be on several devices
         return jax.vmap(finish)(lax.dynamic_slice_in_dim(padded, i * slices, slices + 2, axis=1))
 
-    y = jnp.moveaxis(lax.map(slab, jnp.arange(slabs)), 0, 1)
+    y = jnp.moveaxis(lax.map(slab, jnp.arange(slabs, dtype=jnp.int32)), 0, 1)
     return y.reshape(batch, slabs * slices, *x.shape[2:])[:, :length]
 
 

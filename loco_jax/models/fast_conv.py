@@ -58,7 +58,7 @@ def conv(
     over_rows, _, _, back_over_rows = _transforms(tile, kernel_size, image.dtype)
 
     flat = image.reshape(image.shape[0], -1)
-    x = lax.map(lambda i: _matmul(over_rows, lax.dynamic_slice_in_dim(flat, i * p, T)), jnp.arange(m))
+    x = lax.map(lambda i: _matmul(over_rows, lax.dynamic_slice_in_dim(flat, i * p, T)), jnp.arange(m, dtype=jnp.int32))
     x = x.reshape(m, groups, 2, image.shape[1], channels)
 
     def tiles_of(g):
@@ -73,7 +73,7 @@ def conv(
         x = x.reshape(p, q, n, features).transpose(0, 2, 1, 3).reshape(p, n * q, features)
         return then(x[:, :columns])
 
-    bands = lax.map(band, jnp.arange(m))
+    bands = lax.map(band, jnp.arange(m, dtype=jnp.int32))
     return bands.reshape(m * p, *bands.shape[2:])[:rows]
 
 
@@ -104,7 +104,7 @@ def _multiply(tiles_of, products, kernel_size, tile):
         tiles = _matmul(over_columns, tiles_of(g).reshape(2 * tile[1], -1)).reshape(3 * tile[1], -1, channels)
         return _matmul(back_over_columns, _matmul(tiles, products).reshape(3 * tile[1], -1))
 
-    return lax.map(multiply, (jnp.arange(groups), over_columns, products, back_over_columns))
+    return lax.map(multiply, (jnp.arange(groups, dtype=jnp.int32), over_columns, products, back_over_columns))
 
 
 # --- The constant matrices. A tile's transform multiplies by e^(-2 pi i f t / T), a kernel's by the conjugate: what is

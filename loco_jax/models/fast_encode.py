@@ -166,7 +166,7 @@ def _active(low, high, touch, grid):
     """Where rows and columns of somebody meet, `[h, w]`."""
     rows, columns = (
         (at >= low[:, axis, None]) & (at <= high[:, axis, None]) & touch[:, None]
-        for axis, at in enumerate(map(np.arange, grid))
+        for axis, at in enumerate(np.arange(n, dtype=np.int32) for n in grid)
     )
     return (rows.astype(jnp.float32).T @ columns.astype(jnp.float32)) > 0
 
@@ -229,7 +229,7 @@ def _add_gradient(of_kernel, cubes, of_first, grid, shape, sigma):
         windows = _windows(of_first, start, patches.shape[1:3])
         patches = patches.astype(windows.dtype)
         found = jnp.einsum("nhwabd,nhwf->dnabf", patches, windows, preferred_element_type=of_kernel.dtype)
-        at = first_bin + np.arange(len(found))[:, None]
+        at = first_bin + np.arange(len(found), dtype=np.int32)[:, None]
         return of_kernel.at[at].add(found)
 
     return over_people(cubes, some, of_kernel)
@@ -246,7 +246,7 @@ def _patches(i, cubes, grid, shape, sigma):
     low = cubes.rounded.at[people].get(mode="clip") - side // 2
     # As many places along an axis as a cube can reach. At the end of the grid they are shifted inward.
     size = [min((side + KERNEL - 2) // 2 + 1, n) for n in grid]
-    first = jnp.clip(_after(low[:, :2], low[:, :2], 2)[0], 0, np.array(grid) - size)
+    first = jnp.clip(_after(low[:, :2], low[:, :2], 2)[0], 0, np.subtract(grid, size, dtype=np.int32))
     bins = min(side, shape[2])
     first_bin = jnp.clip(low[:, 2], 0, shape[2] - bins)
     begin = jnp.concatenate([2 * first - 2, first_bin[:, None]], axis=-1)
@@ -270,7 +270,8 @@ def _layer(x, kernel, bias, active, elsewhere, stride, padding):
         return jnp.pad(nn.relu(_convolve(nn.relu(x), kernel, bias, stride)), around)
 
     def sparse(x):
-        rows, columns = jnp.nonzero(active, size=h * w + _PLACES, fill_value=h + padding)
+        places = jnp.nonzero(active, size=h * w + _PLACES, fill_value=h + padding)
+        rows, columns = (at.astype(jnp.int32) for at in places)
         flat_kernel = kernel.reshape(-1, features)
 
         def some(i, y):
@@ -280,9 +281,10 @@ def _layer(x, kernel, bias, active, elsewhere, stride, padding):
             return y.at[row + padding, column + padding].set(found, mode="drop")
 
         y = jnp.pad(elsewhere, around)
-        return lax.fori_loop(0, -(-jnp.sum(active) // _PLACES), some, y)
+        return lax.fori_loop(0, -(-count // _PLACES), some, y)
 
-    return lax.cond(jnp.sum(active) <= _MOST_PLACES * active.size, sparse, dense, x)
+    count = jnp.sum(active, dtype=jnp.int32)
+    return lax.cond(count <= _MOST_PLACES * active.size, sparse, dense, x)
 
 
 def _windows(x, starts, sizes):
@@ -353,7 +355,7 @@ def cells_of_people(i, cubes, cell, shape, sigma):
     grid = [-(-n // cell) for n in shape]
     size = [min(heatmaps.cells_of(sigma, cell), n) for n in grid]
     low = cubes.rounded.at[people].get(mode="clip") - heatmaps.cube_side(sigma) // 2
-    first = jnp.clip(low // cell, 0, np.array(grid) - size)
+    first = jnp.clip(low // cell, 0, np.subtract(grid, size, dtype=np.int32))
     sides = tuple(n * cell for n in size)
     values = heatmaps.owned_values(cubes, people, first * cell, sides, shape, sigma)
     return first, values.reshape(-1, *(n for s in size for n in (s, cell)))

@@ -112,7 +112,7 @@ def decode_at(
     A PatchVHA's head sees the cells of those voxels alone; a published network's volumes are written. Of voxels outside
     the volume the nearest one inside counts.
     """
-    at = jnp.clip(at, 0, jnp.array([*size, network.depth_bins]) - 1).astype(jnp.int32)
+    at = jnp.clip(at, 0, np.int32([*size, network.depth_bins]) - 1).astype(jnp.int32)
     if not isinstance(network, vha.PatchVHA):
         return _dense(network, params, code, size)[joints, *at.T]
     features = network.apply(params, code[None], method="decode_features")[0]
@@ -203,7 +203,7 @@ def _heatmap(last):
 def _no_tiles(size, bins):
     """Room for all tiles of results, which are as high and as wide as blocks."""
     count = -(-size[0] // BLOCK) * -(-size[1] // BLOCK)
-    return jnp.zeros((-(-count // _TILES) * _TILES, BLOCK, BLOCK, bins))
+    return jnp.zeros((-(-count // _TILES) * _TILES, BLOCK, BLOCK, bins), jnp.float32)
 
 
 def _joint_source(last, size, threshold, values_MxBxBxD):
@@ -214,8 +214,8 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
     """
     h, w = (-(-s // BLOCK) for s in size)
     listed_N = _may_reach(last, size, threshold).reshape(-1)
-    slot_N = jnp.cumsum(listed_N) - 1
-    tile_M = jnp.nonzero(listed_N, size=len(values_MxBxBxD), fill_value=0)[0]
+    slot_N = jnp.cumsum(listed_N, dtype=jnp.int32) - 1
+    tile_M = jnp.nonzero(listed_N, size=len(values_MxBxBxD), fill_value=0)[0].astype(jnp.int32)
 
     sides = *fast_conv.TILE, last.features.shape[-1]
 
@@ -224,7 +224,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         tiles = lax.dynamic_slice_in_dim(tile_M, i * _TILES, _TILES)
 
         def cut(tile):
-            return lax.dynamic_slice(last.features, (tile // w * BLOCK, tile % w * BLOCK, 0), sides)
+            return lax.dynamic_slice(last.features, (tile // w * BLOCK, tile % w * BLOCK, np.int32(0)), sides)
 
         # One after the other: a gather of them all takes longer.
         heat = nn.relu(fast_conv.conv_tiles(lax.map(cut, tiles), last.products, (KERNEL, KERNEL)) + last.bias)
@@ -232,8 +232,9 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         return lax.dynamic_update_slice_in_dim(values_MxBxBxD, heat, i * _TILES, axis=0), highest_Nxd
 
     bins = len(last.bias)
-    state = values_MxBxBxD, jnp.full((h * w, -(-bins // BLOCK)), -jnp.inf)
-    values_MxBxBxD, highest_Nxd = lax.fori_loop(0, -(-jnp.sum(listed_N) // _TILES), some, state)
+    state = values_MxBxBxD, jnp.full((h * w, -(-bins // BLOCK)), -jnp.inf, jnp.float32)
+    turns = -(-jnp.sum(listed_N, dtype=jnp.int32) // _TILES)
+    values_MxBxBxD, highest_Nxd = lax.fori_loop(0, turns, some, state)
 
     def take(_, row, column, bin):
         tile = row // BLOCK * w + column // BLOCK
@@ -243,7 +244,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
     def exact(*index):
         def one(args):
             _, row, column, bin = args
-            patch = lax.dynamic_slice(last.features, (row, column, 0), last.kernel.shape[1:])
+            patch = lax.dynamic_slice(last.features, (row, column, np.int32(0)), last.kernel.shape[1:])
             return nn.relu(jnp.vdot(patch, last.kernel[bin], precision="highest") + last.bias[bin])
 
         index = jnp.broadcast_arrays(*index)
@@ -310,21 +311,21 @@ def _patch_source(network, params, code, size, threshold):
     highest = jnp.max(highest.reshape(d, side, h, side, w, side, joints), axis=(1, 3, 5))
     highest_dxhxwxJ = nn.sigmoid(highest) * (1 + 1e-5)
     listed_N = jnp.any(highest_dxhxwxJ > threshold, axis=-1).reshape(-1)
-    slot_N = jnp.cumsum(listed_N) - 1
+    slot_N = jnp.cumsum(listed_N, dtype=jnp.int32) - 1
     most = -(-min(MAX_BLOCKS, listed_N.size) // CHUNK) * CHUNK
-    block_M = jnp.nonzero(listed_N, size=most, fill_value=0)[0]
+    block_M = jnp.nonzero(listed_N, size=most, fill_value=0)[0].astype(jnp.int32)
 
     def voxels(i, values):
         block_C = lax.dynamic_slice_in_dim(block_M, i * CHUNK, CHUNK)
-        within = jnp.meshgrid(*[jnp.arange(side)] * 3, indexing="ij")
+        within = jnp.meshgrid(*[jnp.arange(side, dtype=jnp.int32)] * 3, indexing="ij")
         at = [b[:, None, None, None] * side + x for b, x in zip(jnp.unravel_index(block_C, grid), within)]
         z, y, x = (jnp.minimum(a, s - 1) for a, s in zip(at, (depth, rows, columns)))
         heat = vha.unfold(nn.sigmoid(head(flat[(z * rows + y) * columns + x])), cell)
         return lax.dynamic_update_slice_in_dim(values, heat.reshape(CHUNK, joints, BLOCK**3), i * CHUNK, axis=0)
 
-    num_listed = jnp.sum(listed_N)
+    num_listed = jnp.sum(listed_N, dtype=jnp.int32)
     turns = jnp.minimum(-(-num_listed // CHUNK), most // CHUNK)
-    values_MxJxV = lax.fori_loop(0, turns, voxels, jnp.zeros((most, joints, BLOCK**3)))
+    values_MxJxV = lax.fori_loop(0, turns, voxels, jnp.zeros((most, joints, BLOCK**3), jnp.float32))
 
     def take(joint, row, column, bin):
         block = ((bin // BLOCK) * h + row // BLOCK) * w + column // BLOCK
@@ -336,7 +337,7 @@ def _patch_source(network, params, code, size, threshold):
         def one(args):
             joint, row, column, bin = args
             logits = head(flat[((bin // cell) * rows + row // cell) * columns + column // cell])
-            return nn.sigmoid(logits[jnp.arange(len(bin)), _channel(joint, row, column, bin, cell)])
+            return nn.sigmoid(logits[jnp.arange(len(bin), dtype=jnp.int32), _channel(joint, row, column, bin, cell)])
 
         return lax.map(one, jnp.broadcast_arrays(*index))
 
@@ -367,7 +368,7 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
     norm = jnp.max(_norms(last))
     # The sigmoid and its inverse are right but for a few eps of their arguments and results.
     few = 16 * float(jnp.finfo(jnp.float32).eps)
-    limit = jax.scipy.special.logit(threshold * (1 - few))
+    limit = jax.scipy.special.logit(jnp.asarray(threshold * (1 - few), jnp.float32))
     limit -= few * (1 + jnp.abs(limit))
     sample_KxH = hidden_of(_sample(flat, 4096))
 
@@ -377,9 +378,11 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
 
     def of_far_cells(far_N, change, state):
         """The state, changed by `change(cells, state)` for some far cells at a time, perhaps twice for the first."""
-        cell_N = jnp.nonzero(far_N, size=-(-far_N.size // count) * count, fill_value=jnp.argmax(far_N))[0]
+        size = -(-far_N.size // count) * count
+        cell_N = jnp.nonzero(far_N, size=size, fill_value=jnp.argmax(far_N))[0].astype(jnp.int32)
         some = functools.partial(lax.dynamic_slice_in_dim, cell_N, slice_size=count)
-        return lax.fori_loop(0, -(-jnp.sum(far_N) // count), lambda i, state: change(some(i * count), state), state)
+        turns = -(-jnp.sum(far_N, dtype=jnp.int32) // count)
+        return lax.fori_loop(0, turns, lambda i, state: change(some(i * count), state), state)
 
     near_sample = _around(_sample(sample_KxH, _CENTRES), last, limit, stray)
     far_N = of_far_cells(far_N, lambda cells, far_N: far_N.at[cells].set(~near_sample(hidden_of(flat[cells]))), far_N)
@@ -391,7 +394,7 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
         more = (rounding * length + stray) * norm + rounding * jnp.max(jnp.abs(last["bias"])) + lost
         return highest.at[cells].set(jnp.max(logits, axis=-1) + more)
 
-    return of_far_cells(far_N, maxima, jnp.full((far_N.size, joints), -jnp.inf))
+    return of_far_cells(far_N, maxima, jnp.full((far_N.size, joints), -jnp.inf, jnp.float32))
 
 
 def _around(centre_KxH, last, limit, stray=0.0):
@@ -453,7 +456,7 @@ def _stray(layers):
 def _sample(x_NxC, count):
     """So many of the rows, spread evenly by the golden ratio: in step with none of the axes that they are made of."""
     count = min(count, len(x_NxC))
-    return x_NxC[(np.arange(count) * (5**0.5 - 1) / 2 % 1 * len(x_NxC)).astype(int)]
+    return x_NxC[(np.arange(count) * (5**0.5 - 1) / 2 % 1 * len(x_NxC)).astype(np.int32)]
 
 
 def _channel(joint, row, column, bin, cell):

@@ -242,12 +242,12 @@ class LocoTask(Task):
         own heatmap is to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own
         place than at the other's. Where nothing tells the sides apart it is log 2.
         """
-        sides_2x6 = np.array([teaching.RIGHT, teaching.LEFT])
+        sides_2x6 = np.int32([teaching.RIGHT, teaching.LEFT])
         joints_2x2xPx6 = np.broadcast_to(sides_2x6[:, None, None], (2, 2, voxels_BxPxJx3.shape[1], 6))
 
         def of_frame(features, voxels_PxJx3, present_PxJ):
             apart_Px6 = _apart_in_picture(voxels_PxJx3, present_PxJ, sides_2x6)
-            inside = jnp.clip(jnp.round(voxels_PxJx3), 0, np.array(self.vha.volume.shape) - 1)
+            inside = jnp.clip(jnp.round(voxels_PxJx3), 0, np.int32(self.vha.volume.shape) - 1)
             voxels_PxJx3 = jnp.where(present_PxJ[..., None], inside, 0).astype(jnp.int32)
             at_2xPx6x3 = jnp.moveaxis(voxels_PxJx3[:, sides_2x6], 1, 0)
             at_2x2xPx6x3 = jnp.broadcast_to(at_2xPx6x3, (2, *at_2xPx6x3.shape))
@@ -256,10 +256,10 @@ class LocoTask(Task):
             ).reshape(joints_2x2xPx6.shape)
             own, other = jnp.stack([found[0, 0], found[1, 1]]), jnp.stack([found[0, 1], found[1, 0]])
             wrong_Px6 = jnp.mean(nn.softplus(other - own) + nn.softplus(other[::-1] - own), axis=0) / 2
-            return jnp.sum(wrong_Px6, where=apart_Px6), jnp.sum(apart_Px6)
+            return jnp.sum(wrong_Px6, where=apart_Px6), jnp.sum(apart_Px6, dtype=jnp.int32)
 
         error, count = jax.vmap(of_frame)(features_BxdxhxwxC, voxels_BxPxJx3, present_BxPxJ)
-        return jnp.sum(error) / jnp.maximum(jnp.sum(count), 1)
+        return jnp.sum(error) / jnp.maximum(jnp.sum(count, dtype=jnp.int32), 1)
 
     def look(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
         """Codes `[B, h, w, d]`, float32, of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`.
@@ -275,7 +275,9 @@ class LocoTask(Task):
 
     def look_at(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
         """The code `[h, w, d]` of one picture `[H, W, 3]`, and its features as a batch of one."""
-        code, features = self.look(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))
+        code, features = self.look(
+            params, image[None], jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera)
+        )
         return code[0], features
 
     def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:
@@ -339,7 +341,8 @@ class LocoTask(Task):
             touching = _touching(jnp.round(voxels), present)
             groups = {name: (group.joints, group.known) for name, group in groups.items()}
             code_error = jnp.mean(jnp.square(code - target))
-            side_joints = 2 * _apart_in_picture(voxels, present, _measured_pairs()).sum(axis=0)
+            apart = _apart_in_picture(voxels, present, _measured_pairs())
+            side_joints = 2 * apart.sum(axis=0, dtype=jnp.int32)
             own_side = {name: self._own_side(params, code, voxels, present) for name, code in codes.items()}
             return Found(code_error, overflow, systems, groups, present, touching, own_side, side_joints)
 
@@ -361,7 +364,7 @@ class LocoTask(Task):
             at_SxPx2x4x3.reshape(-1, 3),
         )
         here, there = values.reshape(joints_SxPx2x4.shape)
-        won_Px2x4 = (here > there) + 0.5 * (here == there)
+        won_Px2x4 = (here > there) + 0.5 * (here == there).astype(jnp.float32)
         return jnp.sum(won_Px2x4 * apart_Px4[:, None], axis=(0, 1))
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
@@ -586,7 +589,7 @@ def read_params(kind: str, source: str, init: Callable[[jax.Array], Any]) -> Any
 
 
 def _init_refiner(key: jax.Array) -> Any:
-    return Refiner().init(key, jnp.zeros((1, 39)))
+    return Refiner().init(key, jnp.zeros((1, 39), jnp.float32))
 
 
 class Predictor:
@@ -824,7 +827,7 @@ def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
 
 
 def _measured_pairs() -> np.ndarray:
-    return np.array(list(skeleton.PAIRS.values())).T
+    return np.int32(list(skeleton.PAIRS.values())).T
 
 
 def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array, pairs_2xS: np.ndarray) -> jax.Array:
@@ -836,7 +839,7 @@ def _apart_in_picture(voxels_PxJx3: jax.Array, present_PxJ: jax.Array, pairs_2xS
 
 def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
     num_joints, num_peaks = points.scores.shape
-    types = jnp.broadcast_to(jnp.arange(num_joints)[:, None], (num_joints, num_peaks))
+    types = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[:, None], (num_joints, num_peaks))
     return points.xyz.reshape(-1, 3), types.reshape(-1), points.scores.reshape(-1) > 0
 
 

@@ -2,6 +2,7 @@
 predictor finds them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,10 +85,10 @@ class RefinerTask(Task):
 
     def init(self, key: jax.Array) -> Any:
         """New parameters; beside them room for the people that the predictor finds, which a run keeps."""
-        params = refiner.Refiner().init(key, jnp.zeros((1, 39)))
+        params = refiner.Refiner().init(key, jnp.zeros((1, 39), jnp.float32))
         if not self.predictor:
             return params
-        nobody = jnp.zeros((self.found, skeleton.NUM_JOINTS, 3))
+        nobody = jnp.zeros((self.found, skeleton.NUM_JOINTS, 3), jnp.float32)
         return {**params, "found": {"joints": nobody, "true": nobody}}
 
     def check_sources(self, initialised: bool = False) -> None:
@@ -121,7 +122,8 @@ class RefinerTask(Task):
             index, meant = refinement.match(people, frame.joints, frame.present)
             sure = people.scores > refiner.LEAST_SCORE
             joints = jnp.where(sure.at[:, 0].set(True)[..., None], people.joints, 0.0)
-            return joints, frame.joints[index], meant & (people.known.sum(axis=-1) >= task.least_joints)
+            enough = people.known.sum(axis=-1, dtype=jnp.int32) >= task.least_joints
+            return joints, frame.joints[index], meant & enough
 
         find_all = jax.jit(lambda params, frames: lax.map(lambda frame: find(params, frame), frames))
         params, joints, true, number = jax.device_put(params, sharding.mesh.devices.item()), [], [], 0
@@ -152,24 +154,24 @@ class RefinerTask(Task):
         """A batch's people with random mistakes. Heads may move, but stay: without a head there is no person."""
         joints, shape = frames.joints, frames.joints.shape[:-1]
         keys = jax.random.split(key, 7)
-        heads = jnp.arange(skeleton.NUM_JOINTS) == 0
+        heads = np.arange(skeleton.NUM_JOINTS) == 0
         # Who is badly seen misses many joints, who is well seen none; and some are found less precisely than others.
-        amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1))
-        u = jax.random.uniform(keys[1], shape) / jnp.maximum(amount, 1e-3)
-        gone, changed = ((u < edge) & ~heads for edge in np.cumsum([self.missing, self.swapped]))
-        move = jax.random.uniform(keys[5], shape) < self.moved
-        kind = jnp.select([gone, changed, move], [3, 2, 1], 0)
+        amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1), jnp.float32)
+        u = jax.random.uniform(keys[1], shape, jnp.float32) / jnp.maximum(amount, 1e-3)
+        gone, changed = ((u < edge) & ~heads for edge in np.float32(np.cumsum([self.missing, self.swapped])))
+        move = jax.random.uniform(keys[5], shape, jnp.float32) < self.moved
+        kind = jnp.select([gone, changed, move], np.int32([3, 2, 1]), 0)
         # Not farther than association reaches: those of the next person only if they stand close.
         other = jnp.roll(joints, 1, axis=1)
         close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
-        from_other = close & (jax.random.uniform(keys[2], shape) < 0.5)
+        from_other = close & (jax.random.uniform(keys[2], shape, jnp.float32) < 0.5)
         swapped = jnp.where(from_other[..., None], other, joints[..., skeleton.MIRROR, :])
         ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
-        shift = jax.random.normal(keys[3], joints.shape)
+        shift = jax.random.normal(keys[3], joints.shape, jnp.float32)
         # Variances add up: what is added along the ray makes the deviation there `along_ray` times the others'.
-        more = np.sqrt(self.along_ray**2 - 1)
-        shift = shift + more * jax.random.normal(keys[4], (*shape, 1)) * ray
-        size = self.move_by * 2 * jax.random.uniform(keys[6], (*shape[:2], 1, 1))
+        more = math.sqrt(self.along_ray**2 - 1)
+        shift = shift + more * jax.random.normal(keys[4], (*shape, 1), jnp.float32) * ray
+        size = self.move_by * 2 * jax.random.uniform(keys[6], (*shape[:2], 1, 1), jnp.float32)
         moved = joints + size * shift
         spoilt = jnp.select(
             [(kind == k)[..., None] for k in (1, 2, 3)], [moved, swapped, jnp.zeros_like(joints)], joints
@@ -195,14 +197,14 @@ class RefinerTask(Task):
         A few people seen again and again would be learnt by heart: of some more joints are missing than there were.
         """
         keys = jax.random.split(key, 4)
-        index = jax.random.randint(keys[0], (number,), 0, len(found["joints"]))
-        mirror = jax.random.bernoulli(keys[1], shape=(number, 1, 1))
+        index = jax.random.randint(keys[0], (number,), 0, len(found["joints"]), jnp.int32)
+        mirror = jax.random.bernoulli(keys[1], np.float32(0.5), (number, 1, 1))
         flip = jnp.float32([-1, 1, 1])
         joints, true = (
             jnp.where(mirror, x[:, skeleton.MIRROR] * flip, x) for x in (found["joints"][index], found["true"][index])
         )
-        amount = 2 * self.missing * jax.random.uniform(keys[2], (number, 1))
-        gone = (jax.random.uniform(keys[3], joints.shape[:-1]) < amount).at[:, 0].set(False)
+        amount = 2 * self.missing * jax.random.uniform(keys[2], (number, 1), jnp.float32)
+        gone = (jax.random.uniform(keys[3], joints.shape[:-1], jnp.float32) < amount).at[:, 0].set(False)
         return joints, (joints != 0).any(axis=-1) & ~gone, true
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
@@ -284,7 +286,7 @@ def _error(params: Any, joints: jax.Array, known: jax.Array, true: jax.Array, th
     """Mean squared error of the normalised offsets from the found head, over the people who are `there[...]`."""
     found = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
     true = refiner.normalise(true.at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
-    count = jnp.maximum(there.sum(), 1)
+    count = jnp.maximum(there.sum(dtype=jnp.int32), 1)
     return jnp.sum(jnp.square(found - true) * there[..., None]) / (39 * count)
 
 

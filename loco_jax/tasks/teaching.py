@@ -49,7 +49,7 @@ def places(joints: jax.Array, camera: cameras.Camera, up: jax.Array | float = 0.
     NaN for those behind the camera.
     """
     root = jnp.mean(joints[..., _HIPS, :], axis=-2)
-    up = jnp.asarray(up)[..., None]
+    up = jnp.asarray(up, jnp.float32)[..., None]
     return cameras.project(camera, (1 - up) * root + up * joints[..., _NECK, :])
 
 
@@ -67,12 +67,13 @@ def losses(
     up_key, shift_key = jax.random.split(key)
     people, true = frames.joints.shape[:2], true_poses(frames.joints)
     camera = jax.tree.map(lambda f: f[:, None], frames.camera)
-    place = places(frames.joints, camera, jax.random.uniform(up_key, people))
+    place = places(frames.joints, camera, jax.random.uniform(up_key, people, jnp.float32))
     there = _readable(frames, place, volume)
-    shift = _SHIFT * (camera.fx / jnp.exp(true.distance))[..., None] * jax.random.normal(shift_key, (*people, 2))
+    noise = jax.random.normal(shift_key, (*people, 2), jnp.float32)
+    shift = _SHIFT * (camera.fx / jnp.exp(true.distance))[..., None] * noise
     place = lax.stop_gradient(jnp.where(there[..., None], place + shift, 0))
     error = pose_error(reading.unpack(read("read_poses", place)), true)
-    found["pose_error"] = jnp.sum(error, where=there) / jnp.maximum(there.sum(), 1)
+    found["pose_error"] = jnp.sum(error, where=there) / jnp.maximum(there.sum(dtype=jnp.int32), 1)
     if frames.ground is not None:
         view = read("read_view")
         up = jnp.mean(optax.huber_loss((view[:, :3] - frames.ground[:, :3]) / _UP), axis=-1)
@@ -107,7 +108,7 @@ def readable(frames: Frames, volume: Volume) -> jax.Array:
 def _readable(frames, place_BxPx2, volume):
     height, width = volume.image_size
     inside = ((place_BxPx2 >= 0) & (place_BxPx2 <= jnp.float32([width, height]))).all(axis=-1)
-    near = true_poses(frames.joints).distance <= jnp.log(volume.max_distance)
+    near = true_poses(frames.joints).distance <= jnp.log(jnp.float32(volume.max_distance))
     return frames.present.all(axis=-1) & inside & near  # NaN compares false
 
 
@@ -120,7 +121,7 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     _, rows, columns, _ = logits_BxHxWxJ.shape
 
     def gaussian(coordinate_BxPxJ, count, size):  # cells lie around the middles of their pixels
-        middles = (jnp.arange(count) + 0.5) * volume.stride
+        middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * volume.stride
         away = jnp.where(present_BxPxJ, coordinate_BxPxJ, -1e4)[..., None] - middles
         return jnp.exp(-jnp.square(away / volume.stride / _SIGMA))
 
@@ -130,10 +131,10 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     def add(target, person):
         return jnp.maximum(target, person[0][:, :, :, None] * person[1][:, :, None, :]), None
 
-    start = jnp.zeros((*present_BxPxJ.shape[::2], rows, columns))
+    start = jnp.zeros((*present_BxPxJ.shape[::2], rows, columns), jnp.float32)
     target, _ = lax.scan(add, start, (jnp.moveaxis(down, 1, 0), jnp.moveaxis(across, 1, 0)))
     entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
-    return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(), skeleton.NUM_JOINTS)
+    return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)
 
 
 def _repeat(people_BxP):

@@ -159,7 +159,7 @@ class TrunkTask(Task):
 def init(network: CompactPredictor, volume: Volume, key: jax.Array) -> Any:
     """New parameters of a compact predictor; their shapes do not depend on the picture's size."""
     image = jnp.zeros((1, *volume.image_size, 3), jnp.uint8)
-    camera = Camera(*(jnp.ones(1) for _ in Camera._fields))
+    camera = Camera(*(jnp.ones(1, jnp.float32) for _ in Camera._fields))
     return jax.jit(network.init)(key, image, camera)
 
 

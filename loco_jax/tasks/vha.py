@@ -102,7 +102,7 @@ class VhaTask(Task):
     def init(self, key: jax.Array) -> Any:
         """New parameters; their shapes do not depend on the grid, so a small one does."""
         cells = 2 ** (self.network.level + 1)
-        heatmaps_1xJxHxWxD = jnp.zeros((1, skeleton.NUM_JOINTS, cells, cells, self.volume.depth_bins))
+        heatmaps_1xJxHxWxD = jnp.zeros((1, skeleton.NUM_JOINTS, cells, cells, self.volume.depth_bins), jnp.float32)
         return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
 
     def describe(self) -> str:
@@ -168,13 +168,14 @@ class VhaTask(Task):
         else:
             entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
-        return jnp.sum(entropy) / jnp.maximum(jnp.sum(present_BxPxJ), skeleton.NUM_JOINTS)
+        number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
+        return jnp.sum(entropy) / jnp.maximum(number, skeleton.NUM_JOINTS)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
             return code_Bxhxwxd
         part_key, noise_key = jax.random.split(key)
-        part = self.code_noise * jax.random.uniform(part_key, (code_Bxhxwxd.shape[0],))
+        part = self.code_noise * jax.random.uniform(part_key, (code_Bxhxwxd.shape[0],), jnp.float32)
         return _with_noise(code_Bxhxwxd, part, noise_key)
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
@@ -191,7 +192,7 @@ class VhaTask(Task):
             def back(noise):
                 return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])
 
-            tops, offsets = lax.map(back, jnp.array(noises))
+            tops, offsets = lax.map(back, jnp.float32(noises))
             points = self.volume.to_camera(frame.camera, tops.voxels[0] + offsets[0])
             return Found(code[0], tops, points, jnp.round(voxels), present)
 
@@ -389,7 +390,7 @@ def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: j
 def _with_noise(code_Bxhxwxd, part_B, key):
     """Gaussian noise of a part of each frame's standard deviation; no gradient, or a larger code would be its cure."""
     deviation = lax.stop_gradient(jnp.std(code_Bxhxwxd.astype(jnp.float32), axis=(1, 2, 3)))
-    noise = jax.random.normal(key, code_Bxhxwxd.shape) * (part_B * deviation)[:, None, None, None]
+    noise = jax.random.normal(key, code_Bxhxwxd.shape, jnp.float32) * (part_B * deviation)[:, None, None, None]
     return code_Bxhxwxd + noise.astype(code_Bxhxwxd.dtype)
 
 
