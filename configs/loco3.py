@@ -5,7 +5,7 @@ Arguments: scale=full|demo, variant=published|patch, trunk=inception|compact.
 
 from ml_collections import ConfigDict
 
-from configs import loco
+from loco_jax.configs import loco
 
 
 def get_config(arg: str = "") -> ConfigDict:

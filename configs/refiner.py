@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import vha
+from loco_jax.configs import vha
 
 ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
 

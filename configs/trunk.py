@@ -5,7 +5,7 @@ Arguments: scale=full|demo, level=1|2|3 of the LoCO that it is for.
 
 from ml_collections import ConfigDict
 
-from configs import loco, vha
+from loco_jax.configs import loco, vha
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import accounts
 
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
 STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved a checkpoint
 T = TypeVar("T")
 
@@ -81,8 +82,16 @@ def check_devices() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; exits with one line about what is wrong with it."""
-    path, _, argument = _config_of(argv).partition(":")
+    """Parses the command line; exits with one line about what is wrong with it.
+
+    `--config=configs/NAME.py` is the package's own where the working directory has none.
+    """
+    given = _config_of(argv)
+    path, _, argument = given.partition(":")
+    own = _CONFIGS.parent / path
+    if path and not os.path.isfile(path) and own.parent == _CONFIGS and own.is_file():
+        argv = [text.replace(given, f"{own}{given.removeprefix(path)}") for text in argv]
+        path = str(own)
     if path and not os.path.isfile(path):
         sys.exit(f"loco_jax: --config={path}: there is no such file; {_configs_like(path)}")
     try:
@@ -116,15 +125,14 @@ def _config_of(argv: Sequence[str]) -> str:
 
 def _configs_like(path: str) -> str:
     """The config of nearest name, or all there are."""
-    folder = pathlib.Path(__file__).parents[1] / "configs"
+    here = pathlib.Path("configs")
+    folder = here if here.exists() and here.samefile(_CONFIGS) else _CONFIGS
     files = [f for f in sorted(folder.glob("*.py")) if "def get_config(arg" in f.read_text(encoding="utf-8")]
-    here = pathlib.Path.cwd()
-    known = {f.stem: str(f.relative_to(here) if f.is_relative_to(here) else f) for f in files}
+    known = {f.stem: str(f) for f in files}
     near = difflib.get_close_matches(pathlib.Path(path).stem, known, n=1) if path else []
     if near:
         return f"did you mean --config={known[near[0]]}?"
-    shown = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-    return f"{shown} has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
+    return f"{folder} has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
 
 
 def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:

@@ -27,8 +27,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from configs import refiner
 from loco_jax import checkpoints, tasks, train
+from loco_jax.configs import refiner
 from loco_jax.data import streams
 from tests.test_train import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
 

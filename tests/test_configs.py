@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import vha as shared
 from loco_jax import camera as cameras
 from loco_jax import tasks, train
 from loco_jax.camera import Camera
+from loco_jax.configs import vha as shared
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames

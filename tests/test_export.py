@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import refiner, trunk, vha2
 from loco_jax import checkpoints, evaluate, export, tasks, train, weights
+from loco_jax.configs import refiner, trunk, vha2
 
 CONFIGS = {
     "vha": vha2.get_config("variant=patch,scale=demo"),

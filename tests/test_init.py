@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import loco as loco_config
-from configs import refiner as refiner_config
-from configs import vha as vha_config
 from loco_jax import checkpoints, tasks, train, weights
+from loco_jax.configs import loco as loco_config
+from loco_jax.configs import refiner as refiner_config
+from loco_jax.configs import vha as vha_config
 from loco_jax.data import streams
 from tests.test_train import (
     Crash,

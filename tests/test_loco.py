@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import loco as loco_config
-from configs import refiner as refiner_config
 from loco_jax import association, distributed, metrics, refinement, skeleton, tasks, train, weights
 from loco_jax.camera import project
+from loco_jax.configs import loco as loco_config
+from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.models import vha
 from loco_jax.models.refiner import Refiner

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import vha as vha_config
 from loco_jax import muon, tasks, train
+from loco_jax.configs import vha as vha_config
 
 SHAPES = {"conv": (3, 3, 16, 12), "wide": (10, 12), "thin": (4, 30)}
 RATE = optax.linear_schedule(0.1, 0.02, 8)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import refiner as refiner_config
 from loco_jax import association, distributed, evaluate, refinement, skeleton, tasks, train, weights
+from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.models import refiner as network
 from loco_jax.tasks import refiner

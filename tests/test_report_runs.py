@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from matplotlib import _pylab_helpers
 
-from configs import loco, refiner, vha
 from loco_jax import observe
+from loco_jax.configs import loco, refiner, vha
 from loco_jax.report import __main__ as command
 from loco_jax.report import compare, figure, runs
 from tests.test_report import POSTER_LOCO, SUMMARY, metres, people, people_cells, read

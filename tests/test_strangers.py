@@ -29,9 +29,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from configs import loco2
 from loco_jax import pictures, predict, tasks, weights
 from loco_jax.camera import JTA, Camera
+from loco_jax.configs import loco2
 from loco_jax.data import jta, video
 from loco_jax.tasks import loco
 from loco_jax.tasks import vha as vha_task

@@ -28,11 +28,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
-from configs import refiner as refiner_config
-from configs import trunk as trunk_config
-from configs import vha as vha_config
 from loco_jax import checkpoints, distributed, evaluate, observe, tasks, train
 from loco_jax.camera import Camera
+from loco_jax.configs import refiner as refiner_config
+from loco_jax.configs import trunk as trunk_config
+from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
 from loco_jax.data.frames import Frames

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import loco as loco_config
-from configs import trunk as trunk_config
 from loco_jax import tasks, train, weights
+from loco_jax.configs import loco as loco_config
+from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
 from loco_jax.tasks import teaching, trunk

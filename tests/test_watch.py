@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import refiner
 from loco_jax import checkpoints, replay, tasks, train, watch
+from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.tasks import refiner as refiner_tasks
 from tests.test_train import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand

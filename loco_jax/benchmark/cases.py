@@ -19,12 +19,12 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from configs import loco as loco_config
-from configs import vha as vha_config
 from loco_jax import association, heatmaps, metrics, people, skeleton
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
 from loco_jax.camera import Camera
+from loco_jax.configs import loco as loco_config
+from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.models import code_predictor, compact, fast_encode, fast_vha, vha

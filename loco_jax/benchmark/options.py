@@ -166,7 +166,7 @@ def _peak(device) -> str:
 
 
 def _loco(scale: str) -> Any:
-    from configs import loco2
+    from loco_jax.configs import loco2
 
     config = loco2.get_config(f"variant=patch,trunk=compact,scale={scale}")
     config.refiner = ""
@@ -174,7 +174,7 @@ def _loco(scale: str) -> Any:
 
 
 def _vha(variant: str, scale: str) -> Any:
-    from configs import vha2
+    from loco_jax.configs import vha2
 
     return vha2.get_config(f"variant={variant},scale={scale}")
 

@@ -22,8 +22,8 @@ import numpy as np
 import optax
 from etils import epath
 
-from configs import vha2
 from loco_jax import commands, compilation, heatmaps, skeleton, train, weights
+from loco_jax.configs import vha2
 from loco_jax.data import crowd as crowds
 from loco_jax.models import vha
 
