@@ -1,5 +1,5 @@
 # make demo: train, score and draw at demo scale, from nothing, in at most 15 minutes on two cores.
-# make test: style and tests.
+# make test: style and tests. make clean removes the demo's results, make distclean the environment too.
 # Both make their own environment in .venv first; PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ DEMO_LOCO := --config=configs/loco2.py:variant=patch,trunk=compact,scale=demo --
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "[cuda12]")
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test clean
+.PHONY: demo test clean distclean
 
 .venv/installed: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loco_jax needs Python 3.11 or later: make PYTHON=python3.12")'
@@ -48,4 +48,8 @@ test: .venv/tests
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf $(DEMO)
+
+# The environment too.
+distclean: clean
+	rm -rf .venv

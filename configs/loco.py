@@ -18,12 +18,14 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     # Where trained parameters come from: a run's folder, a file of weights, or "released".
     c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"  # the autoencoder of the same level and variant
-    c.refiner = "released"  # for evaluation; "" for none
+    # What corrects people, for evaluation: a refiner, "" for none, or for the compact network "picture": the poses
+    # that it reads at people's places.
+    c.refiner = "picture" if compact else "released-refiner"
 
     # How its people are completed ("+"); as published 1 and 0.6. The compact network's scores are lower and it misses
-    # more joints: what is best on validation frames, see loco_jax/models/README.md.
+    # more joints: what is best on validation frames, see docs/experiments.md.
     c.refine = ConfigDict()
-    c.refine.least_joints = 7 if compact else 1  # joints a person needs, of 14
+    c.refine.least_joints = 5 if compact else 1  # joints a person needs, of 14
     c.refine.least_stray = 0.3 if compact else 0.6  # score above which a joint that belongs to nobody counts
 
     # Whom it names: each person once, and nobody of too low a score; see docs/suppression.md. Not in the paper.

@@ -109,6 +109,8 @@ def people(
 ) -> Figure:
     """The people found in one picture, drawn over it, and from above beside the true ones.
 
+    From above, a dot is the mean of a found person's known joints, and a ring that of a true one's.
+
     Args:
       image: `[H, W, 3]` uint8.
       camera: that took it.
@@ -130,16 +132,18 @@ def people(
         hole = ~known[:, None]
         holes = (np.where(hole, np.nan, x) for x in (joints, uv))
         persons.append(overlay.Person(number, 1.0, *holes, known.astype(float)))
-        _draw_from_above(right, joints, known, {"color": overlay.colour(number), "linewidth": 1.8})
+        _draw_from_above(right, joints, known, {"color": overlay.colour(number), "linewidth": 2.0})
+        _mark_from_above(right, joints, known, {"color": overlay.colour(number), "marker": "o", "markersize": 7})
     left.imshow(overlay.draw(image, persons), extent=(0, width, height, 0))
     for joints, known in zip(*map(np.asarray, true)):
-        _draw_from_above(right, joints, known, {"color": "0.55", "linewidth": 1.2, "linestyle": ":"})
+        _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4})
+        _mark_from_above(right, joints, known, _hollow("o", "0.2", 14, 1.6))
     far = max([1.0, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, true)) if k.any())])
     far = 1.08 * max([far, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, found)) if k.any())])
     half = [(0 - camera.cx) / camera.fx * far, (width - camera.cx) / camera.fx * far]
     right.fill([0, *half], [0, far, far], color="0.95", zorder=0)
-    right.set(xlabel="right (m)", ylabel="ahead (m)", ylim=(0, far), aspect="equal", adjustable="datalim")
-    right.set_title("from above; dotted grey: the true people", fontsize=11)
+    right.set(xlabel="right (m)", ylabel="ahead (m)", xlim=half, ylim=(0, far), aspect="equal")
+    right.set_title("from above; dark rings: the true people", fontsize=11)
     right.grid(color="0.88", linewidth=0.6)
     if title:
         figure.suptitle(title, fontsize=15)
@@ -181,6 +185,11 @@ def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: di
     for a, b in skeleton.LIMBS:
         if known[a] and known[b]:
             axes.plot(joints[[a, b], 0], joints[[a, b], 2], **look)
+
+
+def _mark_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+    if known.any():
+        axes.plot(*joints[known][:, [0, 2]].mean(axis=0), **look)
 
 
 def smooth(points: np.ndarray, window: int) -> np.ndarray:

@@ -132,10 +132,16 @@ class Evaluator:
 
 
 def evaluate(
-    config: ConfigDict, workdir: str, say=print, source: str = "", given: Collection[str] = ()
+    config: ConfigDict,
+    workdir: str,
+    say=print,
+    source: str = "",
+    split: str = "test",
+    given: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Scores the newest checkpoint of `workdir` on the test split; files go to `workdir/eval`.
+    """Scores the newest checkpoint of `workdir` on a split, "test" or "validation".
 
+    Files go to `workdir/eval`, those of the validation split to `workdir/eval_validation`.
     With `source`, those parameters instead, see `weights.read`; the workdir need then not hold a run. Of what comes
     with them, such as a refiner, nothing takes the place of the fields `given`, which the user has set.
     Fields that only training reads are taken from the run. Writes results.json, table.md and pictures. Raises
@@ -167,15 +173,15 @@ def evaluate(
         name, value = "step", distributed.from_first(lambda: value)
     params = distributed.put_first(params, NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
-    say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the test split")
-    out = folder / "eval"
+    say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the {split} split")
+    out = folder / ("eval" if split == "test" else f"eval_{split}")
     with distributed.together():
         if distributed.is_first():
             out.mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(task, config, mesh, "test", thorough=True)
+    evaluator = Evaluator(task, config, mesh, split, thorough=True)
     summary = evaluator.run(params, config.test_frames, out)
     data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
-    summary = {"data": f"{data}, test split", name: value, **summary}
+    summary = {"data": f"{data}, {split} split", name: value, **summary}
     if not distributed.is_first():
         return summary
     device = jax.local_devices()[0]

@@ -68,7 +68,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The LoCO that the parts make, e.g. configs/loco2.py.")
     flags.DEFINE_string("workdir", "", "A run whose newest checkpoint is written.")
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
-    flags.DEFINE_string("refiner", "", "Of --workdir: a refiner's run or file in place of the one that the run names.")
+    flags.DEFINE_string("refiner", "", 'Of --workdir: in place of its config.refiner, a run, a file, or "picture".')
     flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
     flags.DEFINE_integer(

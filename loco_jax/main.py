@@ -22,8 +22,9 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "replay"],
-    "Train; or score the newest checkpoint on the test split; or look at one --step of a run again.",
+    "Train; or score the newest checkpoint; or look at one --step of a run again.",
 )
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "With --mode=eval: which frames are scored.")
 _WEIGHTS = flags.DEFINE_string(
     "weights", "", 'With --mode=eval, score these: a run\'s folder, a file of weights, or "released".'
 )
@@ -82,9 +83,11 @@ def _do() -> None:
     workdir = _WORKDIR.value or f"runs/{config.name}"
     if _STEP.value is not None and _MODE.value != "replay":
         raise ValueError("--step is for --mode=replay")
+    if flags.FLAGS["split"].present and _MODE.value != "eval":
+        raise ValueError("--split is for --mode=eval")
     if _MODE.value == "eval":
         given = config_flags.get_override_values(flags.FLAGS["config"])
-        evaluate.evaluate(config, workdir, source=_WEIGHTS.value, given=given)
+        evaluate.evaluate(config, workdir, source=_WEIGHTS.value, split=_SPLIT.value, given=given)
     elif _WEIGHTS.value:
         raise ValueError("--weights is for --mode=eval; training starts from --config.init")
     elif _MODE.value == "replay":

@@ -1,11 +1,11 @@
-"""From heatmaps to people: peaks, points in metres, association, refinement; on the device (method section 5)."""
+"""From heatmaps to people: peaks, points in metres, association; on the device (method section 5)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from loco_jax import association, peaks, refinement
+from loco_jax import association, peaks
 from loco_jax.association import People
 from loco_jax.camera import Camera
 from loco_jax.peaks import Peaks
@@ -37,7 +37,6 @@ def in_metres(found: Peaks, camera: Camera, volume: Volume) -> Points:
     return Points(volume.to_camera(camera, found.voxels), scores, found.count)
 
 
-def find_people(points: Points, refiner: Any = None, least_joints: int = 1) -> People:
-    """People of points; refined if the refiner's parameters are given, those who have `least_joints` joints."""
-    people = association.group(points.xyz, points.scores)
-    return people if refiner is None else refinement.refine(refiner, people, least_joints)
+def find_people(points: Points) -> People:
+    """The people of points."""
+    return association.group(points.xyz, points.scores)

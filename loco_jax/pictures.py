@@ -6,44 +6,42 @@ camera, multiplied by that factor.
 
 import contextlib
 import functools
+import io
 import math
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+import pillow_heif
+from PIL import ExifTags, Image, ImageChops, ImageOps, JpegImagePlugin
 
 from loco_jax.camera import Camera
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
+    ".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 )  # fmt: skip
 FOREIGN = (
-    ".heic",
-    ".heif",
-    ".hif",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raf",
-    ".orf",
-    ".rw2",
-    ".psd",
-    ".svg",
-)  # pictures too, but Pillow cannot read them, or only a thumbnail in them
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".psd", ".xcf", ".svg", ".jxl",
+    ".exr", ".hdr", ".eps", ".pdf",
+)  # fmt: skip  # pictures too, but Pillow cannot read them, or only a thumbnail in them
 GREY = 128  # behind what is transparent, and around a picture that does not fill its canvas
 CELL = 64  # pixels; canvases larger than the trained pictures are whole numbers of these, so that few are compiled
 MOST_PIXELS = 4  # times those of the trained pictures; a larger canvas is shrunk
 
-_MOST_DECODED = (
-    1e11  # pixels in all scans of a JPEG; each scan is a pass over the whole picture, of 1e9 pixels a second
-)
+pillow_heif.register_heif_opener()
+
+_MOST_DECODED = 1e11  # pixels in all scans of a JPEG; each is a pass over the whole picture, of 1e9 pixels a second
+_LARGE = 2**30 // 12  # pixels; Pillow refuses twice as many. Larger JPEGs are halved while they are decoded
+_LARGEST = 4 * _LARGE
+_LEAST_THERE = 0.95  # of a JPEG's rows; a file with fewer is cut off
+_JPEG_END = b"\xff\xd9"
+_WHITE = 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1  # in files of 16 bits, of cameras of fewer
 _STRIP = 2**22  # pixels of a picture that are converted at once: conversions take several times a picture's memory
 _FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of the film that "35 mm equivalent" speaks of
 _SAME_SHAPE = 1.02  # times; pictures whose sides differ by less have one shape
@@ -63,10 +61,19 @@ class Focal(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture `[H, W, 3]` uint8, upright, and the focal lengths that EXIF tells, or None."""
+    """A picture that was read.
+
+    Attributes:
+      image: `[H, W, 3]` uint8, upright.
+      focal: what EXIF tells, or None.
+      size: height and width of the file's picture, upright. Of a very large one `image` has half of them, rounded up.
+      warnings: what to know about it, a line each.
+    """
 
     image: np.ndarray
     focal: Focal | None
+    size: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 class Canvas(NamedTuple):
@@ -94,7 +101,8 @@ def read(path: os.PathLike | str) -> Picture:
     """A picture file; of several pictures in it the first.
 
     EXIF's orientation is applied. Grey, palette, CMYK and 16-bit pictures become RGB; transparent parts become grey.
-    Raises PictureError.
+    A JPEG of more than 89 million pixels is read at half its size, and one that lacks its last bytes with less in its
+    last rows. Raises PictureError.
     """
     path = pathlib.Path(path)
     try:
@@ -109,8 +117,11 @@ def read(path: os.PathLike | str) -> Picture:
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path}: has too many pixels, or claims so ({error}); make it smaller") from error
+        remedy = "make it smaller, or save it as a JPEG"
+        raise PictureError(f"{path}: has too many pixels, or claims so ({error}); {remedy}") from error
     except Image.UnidentifiedImageError as error:
+        if pillow_heif.is_supported(path):
+            raise PictureError(f"{path}: begins as HEIC and cannot be read; it is damaged or cut off") from error
         hint = "convert it to JPEG or PNG" if path.suffix.lower() in FOREIGN else "JPEG or PNG will do"
         raise PictureError(f"{path}: is not a picture that can be read; {hint}") from error
     except Exception as error:  # decoders raise nearly anything for damaged files
@@ -136,14 +147,27 @@ def _open(path: pathlib.Path) -> Iterator[Image.Image]:
     """A picture of a kind in SUFFIXES, whatever its name: Pillow knows more, and runs programs in PostScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures and odd metadata: what matters is raised
-        with Image.open(path, formats=_formats()) as picture:
+        with _open_image(path) as picture:
             yield picture
+
+
+def _open_image(path: pathlib.Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=_formats())
+    except Image.DecompressionBombError:
+        with contextlib.suppress(SyntaxError):  # it is no JPEG
+            picture = JpegImagePlugin.JpegImageFile(path)
+            if math.prod(picture.size) <= _LARGEST:
+                return picture
+            picture.close()
+        raise
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     known = Image.registered_extensions()
-    return tuple(dict.fromkeys(known[suffix] for suffix in SUFFIXES if suffix in known))
+    found = dict.fromkeys(known[suffix] for suffix in SUFFIXES if suffix in known)
+    return tuple(name for name in found if name in Image.OPEN)  # MPO is read as JPEG
 
 
 def find(folder: os.PathLike | str) -> list[pathlib.Path]:
@@ -179,27 +203,104 @@ def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
 
 def _read(path: pathlib.Path, picture: Image.Image) -> Picture:
     check_scans(path, picture)
-    picture.load()
+    (width, height), focal, notes = picture.size, None, []
     if 0 in picture.size:
-        raise PictureError(f"{path}: has no pixels ({picture.width} x {picture.height})")
+        raise PictureError(f"{path}: has no pixels ({width} x {height})")
+    if _is_jpeg(picture) and width * height > _LARGE:
+        picture.draft(None, (width // 2, height // 2))
+        notes.append(f"it has {width} x {height} pixels, and was read at half its size")
+    packed = _packed(picture)
+    picture = _load(path, picture, notes)
+    if packed:
+        _use_low_bytes(path, picture, notes)
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        focal = _focal(picture)
+        focal = _focal(picture, (width, height))
         ImageOps.exif_transpose(picture, in_place=True)
     except Exception:  # EXIF that makes no sense does not spoil the picture
-        return Picture(_to_rgb(picture), None)
-    if focal and orientation in (5, 6, 7, 8):  # stored on its side
-        focal = Focal(focal.fy, focal.fx, focal.source)
-    return Picture(_to_rgb(picture), focal)
+        return Picture(_to_rgb(picture, notes), None, (height, width), tuple(notes))
+    if orientation in (5, 6, 7, 8):  # stored on its side
+        width, height = height, width
+        focal = focal and Focal(focal.fy, focal.fx, focal.source)
+    return Picture(_to_rgb(picture, notes), focal, (height, width), tuple(notes))
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
+def _is_jpeg(picture: Image.Image) -> bool:
+    return picture.format in ("JPEG", "MPO")
+
+
+def _load(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture, decoded; of a JPEG without its last bytes what is there of it, with a note."""
+    try:
+        picture.load()
+        return picture
+    except OSError as error:
+        if not _is_jpeg(picture) or "truncated" not in str(error):
+            raise
+        content, size = path.read_bytes().rstrip(b"\xff"), picture.size
+        # What is decoded from bytes that are not the file's differs with them.
+        ends = _JPEG_END, 99 * b"\xa5" + _JPEG_END
+        mended, other = (_decode_jpeg(content + end, size) for end in ends)
+        box = ImageChops.difference(mended, other).getbbox()
+        there = size[1] if box is None else box[1]
+        if there < _LEAST_THERE * size[1]:
+            raise
+        cut = f": its last {size[1] - there} of {size[1]} rows are incomplete" if there < size[1] else ""
+        notes.append("the end of its file is missing" + cut)
+        return mended
+
+
+def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
+    picture = JpegImagePlugin.JpegImageFile(io.BytesIO(content))
+    if picture.size != size:
+        picture.draft(None, size)
+    picture.load()
+    return picture
+
+
+def _packed(picture: Image.Image) -> bool:
+    """Whether it has colours of 16 bits, of which Pillow reads the high bytes."""
+    return any(_packing(tile[3]).startswith("RGB") and ";16" in _packing(tile[3]) for tile in picture.tile)
+
+
+def _packing(arguments: object) -> str:
+    """How a decoder's arguments say that bytes lie in the file, such as RGB;16B."""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _use_low_bytes(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> None:
+    """Fills a picture of 16 bits with what the low bytes add, if the high ones are those of a camera of fewer bits."""
+    highest = max(high for _, high in picture.getextrema())
+    if highest >= 2**6:
+        return
+    with _open(path) as low:
+        low.tile = [tile._replace(args=_other_byte(tile.args)) for tile in low.tile]
+        low.load()
+    values = np.asarray(picture, np.uint16) << 8 | np.asarray(low, np.uint16)
+    white = _white(int(values.max()), notes)
+    picture.paste(Image.fromarray((np.arange(white + 1) * (255 / white)).round().astype(np.uint8)[values]))
+
+
+def _other_byte(arguments: object) -> object:
+    packing, *others = arguments if isinstance(arguments, tuple) else (arguments,)
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[packing[-1]]
+    return (packing[:-1] + other, *others) if others else packing[:-1] + other
+
+
+def _white(largest: float, notes: list[str]) -> float:
+    """The value of white in a picture of deep values, of which `largest` is the largest."""
+    white = next((white for white in _WHITE if largest <= white), largest)
+    if white in _WHITE[1:-1]:
+        notes.append(f"its values go up to {largest:g}, so {white}, of {white.bit_length()} bits, was taken for white")
+    return white
+
+
+def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
     rgb = np.empty((picture.height, picture.width, 3), np.uint8)
     deep = picture.mode == "F" or picture.mode.startswith("I")  # grey of 16 bits and more
     if deep:
         largest = max(float(_values(strip).max()) for _, strip in _strips(picture))
-        steps = (1.0,) * (picture.mode == "F") + (255.0, 65535.0, largest)
-        top = next(step for step in steps if largest <= step)
+        top = 1.0 if picture.mode == "F" and largest <= 1 else _white(largest, notes)
     for rows, strip in _strips(picture):
         if deep:
             rgb[rows] = np.clip(_values(strip) * (255 / top), 0, 255).round()[..., None]
@@ -223,17 +324,28 @@ def _values(picture: Image.Image) -> np.ndarray:
     return np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _focal(picture: Image.Image) -> Focal | None:
-    """Of the picture as it is stored. None if EXIF does not say, or says nonsense."""
+def _focal(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
+    """Of the picture as it is stored, with this width and height. None if EXIF does not say, or says nonsense."""
     try:
         exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
-        focal = _focal_of_film(exif, picture.size) or _focal_of_sensor(exif, picture.size)
+        film = _focal_of_film(exif, size)
+        # Telephones of Apple count the digital zoom in the equivalent on film, others do not.
+        counted = film and str(picture.getexif().get(ExifTags.Base.Make, "")).startswith("Apple")
+        focal = film or _focal_of_sensor(exif, size)
+        focal = focal if focal is None or counted else _zoomed(exif, focal)
     except Exception:  # anything can be in there
         return None
     if focal is None:
         return None
-    across = [math.degrees(2 * math.atan(n / 2 / f)) for n, f in zip(picture.size, focal[:2])]
+    across = [math.degrees(2 * math.atan(n / 2 / f)) for n, f in zip(size, focal[:2])]
     return focal if 1 < max(across) < 170 else None
+
+
+def _zoomed(exif: dict, focal: Focal) -> Focal:
+    zoom = float(exif.get(ExifTags.Base.DigitalZoomRatio, 0))  # 0: none
+    if not (math.isfinite(zoom) and zoom > 1):
+        return focal
+    return Focal(zoom * focal.fx, zoom * focal.fy, f"{focal.source}, {zoom:g} times as long by digital zoom")
 
 
 def _focal_of_film(exif: dict, size: tuple[int, int]) -> Focal | None:

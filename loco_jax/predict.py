@@ -33,7 +33,9 @@ from loco_jax.overlay import Person
 from loco_jax.pictures import Canvas, Focal
 
 VIDEO_SUFFIXES = (
-    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts", ".ts",
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".wmv", ".asf", ".flv",
+    ".f4v", ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv", ".qt", ".mxf", ".dv", ".y4m", ".mjpeg", ".h264", ".h265",
+    ".hevc", ".ivf",
 )  # fmt: skip
 _LONGEST_NAME = 200  # bytes; file systems take 255, and ends like _overlay.jpg are added
 _EDGE = 8  # pixels of the canvas by which a head may be found beside the picture: a voxel
@@ -165,18 +167,22 @@ def find(image: np.ndarray, camera: Camera, predictor: Predictor) -> tuple[np.nd
     The picture `[H, W, 3]`, uint8, is resampled so that a pixel is as wide an angle as in training, see
     `pictures.plan`. Whose head would be beside the picture, in what pads it, is left out.
     """
-    canvas = pictures.plan(image.shape[:2], camera, predictor.camera, predictor.image_size)
-    return _find_on(canvas, image, camera, predictor)
+    size = image.shape[:2]
+    canvas = pictures.plan(size, camera, predictor.camera, predictor.image_size)
+    return _find_on(canvas, image, size, camera, predictor)
 
 
-def _find_on(canvas: Canvas, image: np.ndarray, camera: Camera, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+def _find_on(
+    canvas: Canvas, image: np.ndarray, size: tuple[int, int], camera: Camera, predictor: Predictor
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `find`, on a canvas for pictures of `size` (height, width), also where `image` has fewer pixels."""
     joints, scores = predictor(pictures.fill(canvas, image), canvas.camera)
     joints, scores = np.asarray(joints, np.float64).reshape(-1, 14, 3), np.asarray(scores, np.float64).reshape(-1, 14)
     scores = np.where(np.isfinite(scores), scores, 0.0)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
     joints = pictures.to_user(canvas, np.where(known[..., None], joints, 0.0), known)
     joints = np.where(known[..., None], joints, np.nan)
-    size = np.array(image.shape[1::-1])
+    size = np.array(size[::-1])
     edge = _EDGE * size / canvas.picture_size[::-1]
     heads = project(camera, joints[:, 0])
     there = ((heads >= -edge) & (heads <= size + edge)).all(axis=-1)  # NaN compares false
@@ -228,16 +234,17 @@ def process(
     path, output = pathlib.Path(path), pathlib.Path(output)
     if _is_video(path):
         return _process_video(path, name, output, lens, predictor, quiet)
-    image, focal = pictures.read(path)
-    size = image.shape[:2]
+    image, focal, size, told = pictures.read(path)
     camera, source, canvas, warned = _prepare(path, size, lens, focal, predictor)
-    people = to_people(*_find_on(canvas, image, camera, predictor), camera)
+    warned = [*told, *warned]
+    people = to_people(*_find_on(canvas, image, size, camera, predictor), camera)
+    shown = [person._replace(pixels=person.pixels * image.shape[1::-1] / size[::-1]) for person in people]
     facts = _facts(path, size, camera, source, predictor) | {"ids": _ONE_PICTURE, "warnings": warned}
     text = json.dumps({**facts, "people": [as_json(p) for p in people]}, indent=1, allow_nan=False)
     with _whole(output / f"{name}.json") as part:
         part.write_text(text + "\n", encoding="utf-8")
     with _whole(output / f"{name}_overlay.jpg") as part:
-        Image.fromarray(overlay.draw(image, people)).save(part, "JPEG", quality=92, subsampling=0)
+        Image.fromarray(overlay.draw(image, shown)).save(part, "JPEG", quality=92, subsampling=0)
     frames = view3d.Frames()
     frames.add(0, people)
     notes = _notes(camera, source, predictor, warned)
@@ -310,7 +317,7 @@ def _follow(
     """What is given, and the people of each frame, whose ids go on from frame to frame."""
     follower = Follower()
     for number, image, time in images:
-        joints, scores = _find_on(canvas, image, camera, predictor)
+        joints, scores = _find_on(canvas, image, image.shape[:2], camera, predictor)
         yield number, image, time, to_people(joints, scores, camera, follower.update(joints, time))
 
 

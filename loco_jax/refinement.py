@@ -9,17 +9,23 @@ from loco_jax.association import People
 from loco_jax.models import refiner
 
 
-def refine(params: Any, people: People, least_joints: int = 1) -> People:
-    """People whose holes are filled and whose joints are corrected; heads and scores stay.
-
-    Who has fewer than `least_joints` joints, its head among them, stays as it is: as published, with 1, nobody. Of a
-    few joints nothing can be said of the others. Places without a person stay 0.
-    """
+def refine(params: Any, people: People) -> People:
+    """People whose holes are filled and whose joints are corrected; heads and scores stay. Places without a person
+    stay 0."""
     sure = people.scores > refiner.LEAST_SCORE
     better = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
     joints = refiner.restore(better, people.joints[..., 0, :])
-    enough = (people.scores[..., 0] > 0) & (people.known.sum(axis=-1) >= least_joints)
-    return people._replace(joints=jnp.where(enough[..., None, None], joints, people.joints))
+    return people._replace(joints=jnp.where((people.scores[..., 0] > 0)[..., None, None], joints, people.joints))
+
+
+def choose(people: People, better: People, least_joints: int) -> People:
+    """The better ones of the people who have at least `least_joints` joints, their heads among them.
+
+    Others stay as they are: of a few joints nothing can be said of the rest. With `least_joints` 1, as published, all
+    people get the better poses.
+    """
+    enough = people.known.sum(axis=-1) >= least_joints
+    return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))
 
 
 def all_joints(

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,8 +26,8 @@ from ml_collections import ConfigDict
 
 from loco_jax import checkpoints
 
-RELEASED = "released"  # stands for the weights that come with the package
-_RELEASED_FILE = epath.Path(__file__).parent / "pretrained" / "loco2_demo.safetensors"
+RELEASED = "released"  # stands for the weights that come with the package; "released-NAME" for others of them
+_FOLDER = epath.Path(__file__).parent / "pretrained"
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
 _DEEPEST = 32  # parts of a tensor's name
 
@@ -182,6 +183,8 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
             params = params[kind]
         elif about.get("kind") == kind == "loco":
             params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
+        elif (about.get("kind"), kind) == ("loco", "refiner"):
+            raise WeightsError(f"{path}: holds no refiner; its network reads poses from the picture, or it had none")
         elif about.get("kind") != kind:
             raise WeightsError(f"{path}: holds weights of kind {brief(repr(about.get('kind')))}, not {kind}")
     else:
@@ -196,12 +199,15 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
 
 
 def path_of(source: str) -> epath.Path:
-    """Where weights are: of "released", the file that comes with the package."""
-    if source != RELEASED:
+    """Where weights are. Of "released" and "released-NAME", the file of that name that comes with the package."""
+    if source != RELEASED and not re.fullmatch(f"{RELEASED}-[a-z0-9-]+", source):
         return epath.Path(source).expanduser()
-    if not _RELEASED_FILE.exists():
-        raise WeightsError(f"{_RELEASED_FILE}: the released weights are not there; install loco_jax again")
-    return _RELEASED_FILE
+    path = _FOLDER / f"{source}.safetensors"
+    if not path.exists():
+        there = sorted(file.stem for file in _FOLDER.glob(f"{RELEASED}*.safetensors")) if _FOLDER.exists() else []
+        remedy = f"there are {', '.join(there)}" if RELEASED in there else "install loco_jax again"
+        raise WeightsError(f"{path}: there are no such released weights; {remedy}")
+    return path
 
 
 def config_of(source: str) -> ConfigDict | None:

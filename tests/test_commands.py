@@ -180,7 +180,7 @@ def test_what_the_user_sets_wins_over_what_comes_with_weights():
     """The evaluation hears which fields these are."""
     code = """import sys
 from loco_jax import commands, distributed, evaluate, main
-evaluate.evaluate = lambda config, workdir, source, given: print(source, sorted(given), config.refiner)
+evaluate.evaluate = lambda config, workdir, source, split, given: print(source, sorted(given), config.refiner)
 sys.argv = ["main", "--config=configs/loco2.py:variant=patch,trunk=compact,scale=demo", "--config.refiner=mine",
             "--config.people.min_score=0.5", "--mode=eval", "--weights=theirs"]
 commands.start(main.main)"""

@@ -131,7 +131,7 @@ def test_loco_trains_a_step(level, scale, variant, trunk):
     image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
     frames = shape_of_frames(1, 8)._replace(image=image)
     state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames, pretrained=False))
-    code = jax.eval_shape(task.predict_code, state.params, image, frames.camera)
+    code = jax.eval_shape(lambda *a: task.look(*a)[0], state.params, image, frames.camera)
     assert code.shape == (1, *CODES[scale, level])
     step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     after, _ = jax.eval_shape(step, state, frames)

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import _pylab_helpers
 
 from loco_jax import draw
+from loco_jax.camera import Camera
 from loco_jax.volume import Volume
 
 DEMO = Volume((270, 480), 8, 80, 25.0)
@@ -85,3 +86,19 @@ def test_curves_need_steps():
 def test_no_figure_stays_behind():
     draw.curves([])
     assert not _pylab_helpers.Gcf.figs
+
+
+def test_people_from_above_are_in_front_of_the_camera():
+    """The view from above shows what the camera sees and no more, and a mark for everybody."""
+    spot = np.array([[1.0, 0, 5], [-2, 0, 10]])
+    true = spot[:, None] + np.linspace(-0.2, 0.2, 14)[:, None]
+    known = np.ones((2, 14), bool)
+    camera = Camera(500.0, 500.0, 200.0, 135.0)
+    figure = draw.people(np.zeros((270, 480, 3), np.uint8), camera, (true[:1] + [0.5, 0, 0], known[:1]), (true, known))
+    _png(figure)
+    above = figure.axes[1]
+    far = 1.08 * 10.2
+    np.testing.assert_allclose(above.get_ylim(), (0, far))
+    np.testing.assert_allclose(above.get_xlim(), (-200 / 500 * far, 280 / 500 * far))
+    marks = [line.get_xydata()[0] for line in above.lines if len(line.get_xydata()) == 1]
+    np.testing.assert_allclose(sorted(map(tuple, marks)), sorted([(1.5, 5), (1, 5), (-2, 10)]), atol=1e-9)

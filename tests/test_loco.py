@@ -13,17 +13,26 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import loco as loco_config
 from configs import refiner as refiner_config
-from loco_jax import association, distributed, metrics, skeleton, tasks, train, weights
+from loco_jax import association, distributed, metrics, refinement, skeleton, tasks, train, weights
+from loco_jax.camera import project
 from loco_jax.data import streams
 from loco_jax.models import vha
+from loco_jax.models.refiner import Refiner
+from loco_jax.people import find_people
 from loco_jax.tasks import loco
+
+
+def _refiner():
+    return weights.read(
+        "refiner", "released-refiner", jax.eval_shape(Refiner().init, jax.random.key(0), np.zeros((1, 39)))
+    )
 
 
 @functools.lru_cache
 def _config():
     """That of the released weights: what suits them, and one frame a step of the scale's own scenes."""
     config = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
-    config.vha = config.refiner = "released"
+    config.vha = "released"
     for section in ("people", "refine"):
         config[section].update(weights.config_of("released").get(section, {}))
     config.data.batch_size = 1
@@ -91,7 +100,7 @@ def test_own_side_is_that_of_whole_heatmaps(scored):
     params, _ = weights.load(weights.path_of("released"))
     frame = jax.tree.map(lambda x: np.asarray(x)[0], frames)
     codes = {
-        "LoCO(2)": jax.jit(task.code_of_picture)(params, frame.image, frame.camera),
+        "LoCO(2)": jax.jit(task.look_at)(params, frame.image, frame.camera)[0],
         "PatchVHA(2), true code": jax.jit(lambda p: task.vha.encode(p["vha"], frame._replace(image=None)))(params),
     }
     size, voxels, present = task.vha.volume.shape[:2], *map(np.asarray, task.vha.targets(frame))
@@ -154,7 +163,7 @@ def _vha_init(key):
 def test_the_headline_has_numbers_only(scored):
     task, summary, _, predicted = scored
     headline = task.headline(summary)
-    found = summary["systems"]["LoCO(2)"]["people"]
+    found = summary["systems"]["LoCO(2)+"]["people"]
     assert headline["people_recall"] == found["found"] / found["true"]
     assert headline["named_twice"] == found["named_twice"] / found["true"]
     shares = [share for name, share in headline.items() if name.startswith("side_")]
@@ -225,8 +234,55 @@ def test_every_stage_is_timed(scored):
     task, _, frames, _ = scored
     params, _ = weights.load(weights.path_of("released"))
     seconds = task.stage_seconds(params, frames)
-    assert list(seconds) == ["picture to code", "code to points", "points to people"]
+    assert list(seconds) == ["picture to code", "code to points", "points to people", "refinement"]
     assert all(s > 0 for s in seconds.values())
+
+
+def test_people_have_the_poses_that_are_read_at_their_places(scored):
+    """Put together by hand, person by person, from what the network reads."""
+    task, _, frames, predicted = scored
+    params, _ = weights.load(weights.path_of("released"))
+    frame = jax.tree.map(lambda x: x[0], frames)
+    code, features = jax.jit(task.look_at)(params, frame.image, frame.camera)
+    points = jax.jit(functools.partial(task.points_of_code, subvoxel=True))(params, code, frame.camera)
+    found = jax.device_get(find_people(points))
+    trunk = [skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]]
+    read = jax.jit(lambda place: task.network.apply(params["predictor"], features, place, method="read_poses"))
+    want = []
+    for joints, scores in zip(found.joints.astype(float), found.scores):
+        known = np.flatnonzero(scores)
+        if scores[0] > 0 and len(known) < task.least_joints:
+            want.append(joints)
+        elif scores[0] > 0:
+            seen = [j for j in trunk if j in known]
+            middle = project(frame.camera, joints[seen] if seen else joints[:1] + [0, 0.5, 0]).mean(axis=0)
+            offsets = np.asarray(read(np.asarray(middle, np.float32)[None, None]))[0, 0, :42].reshape(14, 3)
+            root = joints[0]
+            for _ in range(20):
+                z = root / np.linalg.norm(root)
+                x = np.cross([0, 1, 0], z) / np.linalg.norm(np.cross([0, 1, 0], z))
+                pose = offsets @ [x, np.cross(z, x), z]
+                root = np.average((joints - pose)[known], axis=0, weights=scores[known])
+            want.append(pose + root)
+    kept = [joints[0] for joints in predicted.people["LoCO(2)+"][:1]][0]
+    kept = kept[kept.any(axis=(1, 2))]
+    assert len(kept) > 1
+    for joints in kept:
+        assert min(np.abs(joints - other).max() for other in want) < 0.02
+
+
+def test_a_refiner_counts_where_there_is_one(scored):
+    """Weights of before hold one; a published network needs one, as it reads no poses."""
+    task, _, _, _ = scored
+    points = _standing_apart(4, np.random.default_rng(0)).swapaxes(0, 1)
+    found = association.group(points, np.full((14, 4), 0.5, np.float32))
+    better = task.refine({"refiner": _refiner()}, found, None, None)
+    np.testing.assert_array_equal(better.joints, refinement.refine(_refiner(), found).joints)
+    for change, word in (({"trunk": "inception"}, "reads no poses"), ({"teaching_weight": 0.0}, "teaching_weight")):
+        config = _config().copy_and_resolve_references()
+        config.predictor.update({"teaching_weight": 0.0, **change})
+        with pytest.raises(ValueError, match=f"config.refiner=picture needs .*{word}"):
+            tasks.create(config)
 
 
 def test_a_picture_is_drawn(scored):
@@ -377,7 +433,7 @@ def test_weights_to_be_scored_say_what_suits_them(tmp_path):
     found = task.with_parts_of(source)
     assert (found.refiner_weights, found.kept, found.least_joints, found.least_stray) == (source, (0.31, 0.32), 5, 0.33)
     found = task.with_parts_of(source, given=["refiner", "people.min_score", "refine.least_stray", "data.batch_size"])
-    assert found.refiner_weights == task.refiner_weights == "released"
+    assert found.refiner_weights == task.refiner_weights == loco.PICTURE
     assert (found.kept, found.least_joints, found.least_stray) == ((0.11, 0.32), 5, 0.13)
     found = task.with_parts_of(source, given=["people.overlap", "refine.least_joints"])
     assert (found.refiner_weights, found.kept) == (source, (0.31, 0.12))
@@ -404,15 +460,15 @@ def test_weights_of_another_network_name_its_tensors(tmp_path):
 
 def test_parts_join_into_one_file(tmp_path):
     config = loco_config.get_config(2, "variant=patch,scale=demo")
-    config.vha = config.refiner = "released"
+    config.vha, config.refiner = "released", "released-refiner"
     shapes = jax.eval_shape(tasks.create(config).init, jax.random.key(0))
     predictor = loco._together(jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), shapes))
     weights.save(tmp_path / "cp.safetensors", predictor, {"kind": "code_predictor"}, np.float16)
     loco.join(config, str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), np.float16)
     params, about = weights.load(tmp_path / "all.safetensors")
     released, _ = weights.load(weights.path_of("released"))
-    for part in ("vha", "refiner"):
-        jax.tree.map(np.testing.assert_array_equal, params[part], released[part])
+    jax.tree.map(np.testing.assert_array_equal, params["vha"], released["vha"])
+    jax.tree.map(np.testing.assert_array_equal, params["refiner"], _refiner())
     assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
     assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
     assert about["config"]["predictor"]["trunk"] == "inception"
@@ -421,14 +477,17 @@ def test_parts_join_into_one_file(tmp_path):
 def test_a_run_is_exported_with_another_refiner(tmp_path, monkeypatch):
     config, (params, _) = _config(), weights.load(weights.path_of("released"))
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
-    other = jax.tree.map(lambda x: np.full_like(x, 0.5), params["refiner"])
+    other = jax.tree.map(lambda x: np.full_like(x, 0.5), _refiner())
     weights.save(tmp_path / "refiner.safetensors", other, {"kind": "refiner"})
     monkeypatch.setattr(loco.weights, "read_run", lambda folder, config, like: {name: params[name] for name in like})
-    for refiner, want in (("", params["refiner"]), (str(tmp_path / "refiner.safetensors"), other)):
+    for refiner, want in (("released-refiner", _refiner()), (str(tmp_path / "refiner.safetensors"), other), ("", None)):
         loco.export(str(tmp_path), str(tmp_path / "all.safetensors"), refiner=refiner)
-        found, _ = weights.load(tmp_path / "all.safetensors")
-        jax.tree.map(np.testing.assert_array_equal, found["refiner"], want)
+        found, about = weights.load(tmp_path / "all.safetensors")
         jax.tree.map(np.testing.assert_array_equal, found["predictor"], params["predictor"])
+        if want is None:
+            assert "refiner" not in found and about["config"]["refiner"] == loco.PICTURE
+        else:
+            jax.tree.map(np.testing.assert_array_equal, found["refiner"], want)
 
 
 def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
@@ -462,7 +521,7 @@ def _standing_apart(count, rng):
 
 
 @pytest.mark.parametrize(("good", "want"), [(True, (3, 0.3)), (False, (14, 0.0))])
-def test_the_rules_of_refinement_lose_nothing(monkeypatch, good, want):
+def test_the_rules_of_refinement_lose_nothing(good, want):
     """Everybody lacks two joints and there are false lone points of a low score: a good refiner fills the two in, and a
     bad one is kept from all but whole people, of whom there are none."""
     rng = np.random.default_rng(0)
@@ -474,15 +533,11 @@ def test_the_rules_of_refinement_lose_nothing(monkeypatch, good, want):
         points[:, 12:, 0], scores[:, 12:, 0] = [0, 0, 20], 0.25
     found = jax.device_get(jax.vmap(association.group)(points, scores))
 
-    def refine(params, people, least_joints):
-        enough = (np.asarray(people.known).sum(-1) >= least_joints)[..., None, None]
-        order = np.argmin(np.linalg.norm(people.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
-        ideal = np.take_along_axis(true, order[..., None, None], axis=1)
-        return people._replace(joints=np.where(enough, ideal if good else ideal + 5.0, people.joints))
-
-    monkeypatch.setattr(loco.refinement, "refine", refine)
+    order = np.argmin(np.linalg.norm(found.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
+    ideal = np.take_along_axis(true, order[..., None, None], axis=1)
+    better = found._replace(joints=ideal if good else ideal + 5.0)
     cloud = loco.Points(points, scores, None)
-    rules = loco.best_rules(cloud, found, None, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
+    rules = loco.best_rules(cloud, found, better, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
     assert rules == want
 
 

@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,16 @@ def saved(tmp_path, picture, name="p.png", **options):
     return tmp_path / name
 
 
+def png(width, height, bits, kind, data):
+    """A PNG file's bytes, of compressed data."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data)
+
+
 def deep(values, dtype):
     return Image.fromarray(np.asarray(values, dtype))
 
@@ -33,7 +45,8 @@ def deep(values, dtype):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "YCbCr", "P"])
 def test_colours_are_kept(tmp_path, mode):
     name = "p.tif" if mode in ("CMYK", "YCbCr") else "p.png"
-    image, focal = pictures.read(saved(tmp_path, Image.fromarray(COLOURS).convert(mode), name))
+    packed = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow before 13 reads no other of that mode
+    image, focal, *_ = pictures.read(saved(tmp_path, Image.fromarray(COLOURS).convert(mode), name, **packed))
     assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and focal is None
     assert np.abs(image.astype(int) - COLOURS).max() <= (51 if mode == "P" else 3)  # the palette has steps of 51
 
@@ -53,20 +66,77 @@ def test_colours_are_kept(tmp_path, mode):
     ids=["8 bits", "with alpha", "16 bits", "16 bits, TIFF", "32 bits of 8", "32 bits of 16", "0 to 1", "0 to 255"],
 )
 def test_grey_of_any_depth_is_grey_in_three_channels(tmp_path, picture, name):
-    image, _ = pictures.read(saved(tmp_path, picture, name))
+    image = pictures.read(saved(tmp_path, picture, name)).image
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image, np.repeat(RAMP[..., None], 3, axis=-1), atol=1)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("name", ["p.png", "p.tif"])
+def test_cameras_of_fewer_bits_than_their_files(tmp_path, name, bits):
+    """Values in the low bits of 16, as cameras for machines and for heat write them; what is assumed is told."""
+    values = RAMP.astype(int) * (2**bits - 1) // 255
+    picture = pictures.read(saved(tmp_path, deep(values, np.uint16), name))
+    np.testing.assert_allclose(picture.image, np.repeat(RAMP[..., None], 3, axis=-1), atol=1)
+    (told,) = picture.warnings
+    assert f"{2**bits - 1}, of {bits} bits, was taken for white" in told
+
+
+def png_of_16_bits(path, values):
+    """A PNG of colours `[H, W, 3 or 4]`, 16 bits each, which Pillow does not write."""
+    kind = {3: 2, 4: 6}[values.shape[2]]
+    data = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in values)
+    path.write_bytes(png(values.shape[1], values.shape[0], 16, kind, zlib.compress(data)))
+    return path
+
+
+def tiff_of_16_bits(path, values, order):
+    """An uncompressed TIFF of colours `[H, W, 3]`, in either order of bytes."""
+    data = values.astype(order + "u2").tobytes()
+    height, width, _ = values.shape
+    shorts = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 1}
+    longs = {258: (3, 8 + len(data)), 273: (1, 8 + len(data) + 6), 279: (1, len(data))}
+    longs[273] = (1, 8)
+    entries = [struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()]
+    entries += [struct.pack(order + "HHII", tag, 3 if tag == 258 else 4, n, value) for tag, (n, value) in longs.items()]
+    entries.sort(key=lambda entry: struct.unpack(order + "H", entry[:2]))
+    depths = struct.pack(order + "HHH", 16, 16, 16)
+    header = {"<": b"II*\x00", ">": b"MM\x00*"}[order] + struct.pack(order + "I", 8 + len(data) + len(depths))
+    table = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(header + data + depths + table)
+    return path
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >"])
+def test_colours_of_16_bits_of_which_a_camera_fills_fewer(tmp_path, kind, bits):
+    values = COLOURS.astype(int) * (2**bits - 1) // 255
+    if kind == "png":
+        path = png_of_16_bits(tmp_path / "p.png", values)
+    else:
+        path = tiff_of_16_bits(tmp_path / "p.tif", values, kind[-1])
+    picture = pictures.read(path)
+    np.testing.assert_allclose(picture.image, COLOURS, atol=1)
+    assert len(picture.warnings) == (bits in (10, 12))
+
+
+def test_transparent_colours_of_12_bits(tmp_path):
+    values = np.concatenate([COLOURS, np.full_like(RAMP, 255)[..., None]], axis=-1).astype(int) * 4095 // 255
+    values[:, :20, 3] = 0
+    image = pictures.read(png_of_16_bits(tmp_path / "p.png", values)).image
+    assert (image[:, :20] == pictures.GREY).all()
+    np.testing.assert_allclose(image[:, 20:], COLOURS[:, 20:], atol=1)
 
 
 def test_floats_that_are_no_numbers_are_black(tmp_path):
     values = np.ones((4, 5), np.float32)
     values[0, 0], values[1, 1], values[2, 2] = np.nan, np.inf, -3
-    image, _ = pictures.read(saved(tmp_path, deep(values, np.float32), "p.tif"))
+    image = pictures.read(saved(tmp_path, deep(values, np.float32), "p.tif")).image
     assert (image[0, 0] == 0).all() and (image[1, 1] == 0).all() and (image[2, 2] == 0).all() and image[3, 3, 0] == 255
 
 
 def test_two_colours(tmp_path):
-    image, _ = pictures.read(saved(tmp_path, Image.fromarray(RAMP > 100)))
+    image = pictures.read(saved(tmp_path, Image.fromarray(RAMP > 100))).image
     np.testing.assert_array_equal(image[..., 1], np.where(RAMP > 100, 255, 0))
 
 
@@ -80,18 +150,18 @@ def test_what_is_transparent_is_grey(tmp_path, mode):
         picture.putpalette([255, 0, 0, 255, 255, 255])
         picture.paste(1, (4, 0, 8, 8))
         picture.save(path, transparency=0)
-    image, _ = pictures.read(path)
+    image = pictures.read(path).image
     assert (image[:, :4] == pictures.GREY).all() and (image[:, 4:] == 255).all()
 
 
 def test_half_transparent_is_half_grey(tmp_path):
-    image, _ = pictures.read(saved(tmp_path, Image.new("RGBA", (3, 3), (255, 255, 255, 128))))
+    image = pictures.read(saved(tmp_path, Image.new("RGBA", (3, 3), (255, 255, 255, 128)))).image
     assert np.abs(image.astype(int) - (pictures.GREY + 255) // 2).max() <= 1
 
 
 def test_of_several_pictures_the_first_counts(tmp_path):
     first, second = Image.new("RGB", (5, 4), "red"), Image.new("RGB", (5, 4), "blue")
-    image, _ = pictures.read(saved(tmp_path, first, "p.gif", save_all=True, append_images=[second]))
+    image = pictures.read(saved(tmp_path, first, "p.gif", save_all=True, append_images=[second])).image
     assert (image == (255, 0, 0)).all()
 
 
@@ -110,16 +180,34 @@ TURNED = {
 }
 
 
+@pytest.mark.parametrize("name", ["p.heic", "p.jpg", "p"])
+def test_heic_is_read_by_any_name(tmp_path, name):
+    """A telephone's, stored on its side and, where it was sent on, called what it is not."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+    smooth = np.asarray(Image.fromarray(COLOURS).resize((360, 240)))
+    encoded = pillow_heif.from_pillow(Image.fromarray(smooth))
+    encoded.save(tmp_path / "x", quality=95, exif=exif.tobytes())
+    path = (tmp_path / "x").rename(tmp_path / name)
+    assert path.read_bytes()[4:12] == b"ftypheic" and pictures.is_picture(path)
+    image, focal, size, _ = pictures.read(path)
+    assert size == (360, 240) and image.shape == (360, 240, 3)
+    assert np.abs(image.astype(int) - np.rot90(smooth, -1)).mean() < 3
+    assert (focal.fx, focal.fy) == pytest.approx((500, 500))
+
+
 @pytest.mark.parametrize("orientation", TURNED)
 def test_exif_turns_pictures(tmp_path, orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    image, _ = pictures.read(saved(tmp_path, Image.fromarray(COLOURS), exif=exif))
+    image = pictures.read(saved(tmp_path, Image.fromarray(COLOURS), exif=exif)).image
     np.testing.assert_array_equal(image, TURNED[orientation](COLOURS))
 
 
-def with_exif(tmp_path, size, orientation=1, **tags):
+def with_exif(tmp_path, size, others=(), orientation=1, **tags):
     exif = Image.Exif()
+    exif.update(others)
     exif[ExifTags.Base.Orientation] = orientation
     exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base[name]: value for name, value in tags.items()})
     return pictures.read(saved(tmp_path, Image.new("RGB", size), "p.jpg", exif=exif)).focal
@@ -146,6 +234,24 @@ def test_a_focal_length_and_the_sensors_pixels(tmp_path, unit, pixels):
     assert (focal.fx, focal.fy) == pytest.approx((250, 500))
     focal = with_exif(tmp_path, (400, 300), orientation=6, **tags)  # as stored; the picture is 300 by 400
     assert (focal.fx, focal.fy) == pytest.approx((500, 250))
+
+
+@pytest.mark.parametrize(
+    ("tags", "maker", "length"),
+    [
+        ({"FocalLengthIn35mmFilm": 50}, None, 1000),
+        ({"FocalLengthIn35mmFilm": 50}, "Apple", 500),  # it counts the zoom
+        ({"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}, None, 1000),
+        ({"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}, "Apple", 1000),
+    ],
+)
+def test_a_digital_zoom_is_counted_once_and_told(tmp_path, tags, maker, length):
+    exif = {} if maker is None else {ExifTags.Base.Make: maker}
+    focal = with_exif(tmp_path, (360, 240), exif, DigitalZoomRatio=2.0, **tags)
+    assert focal.fx == focal.fy == pytest.approx(length)
+    assert ("2 times as long by digital zoom" in focal.source) == (length == 1000)
+    for zoom in (0.0, 1.0):
+        assert "zoom" not in with_exif(tmp_path, (360, 240), exif, DigitalZoomRatio=zoom, **tags).source
 
 
 SENSOR = {"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}
@@ -183,20 +289,12 @@ def test_exif_that_tells_no_focal_length(tmp_path, tags):
 
 def test_exif_that_makes_no_sense(tmp_path):
     path = saved(tmp_path, Image.fromarray(COLOURS), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff nonsense")
-    image, focal = pictures.read(path)
+    image, focal, *_ = pictures.read(path)
     np.testing.assert_array_equal(image, COLOURS)
     assert focal is None
 
 
 # ---- What is no picture
-
-
-def png_of(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00" * 100))
 
 
 @pytest.mark.parametrize(
@@ -205,8 +303,8 @@ def png_of(width, height):
         (b"", "empty"),
         (b"not a picture", "is not a picture"),
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "p.png"),
-        (png_of(40000, 40000), "too many pixels"),
-        (png_of(50, 50), "damaged or cut off"),
+        (png(40000, 40000, 8, 2, zlib.compress(bytes(100))), "too many pixels"),
+        (png(50, 50, 8, 2, zlib.compress(bytes(100))), "damaged or cut off"),
     ],
     ids=["empty", "text", "header only", "bomb", "cut off"],
 )
@@ -218,13 +316,49 @@ def test_what_cannot_be_read_is_named(tmp_path, content, words):
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["p.jpg", "p.png", "p.webp", "p.tif", "p.gif"])
+@pytest.mark.parametrize("name", ["p.jpg", "p.png", "p.webp", "p.tif", "p.gif", "p.heic"])
 def test_truncated_pictures(tmp_path, name):
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(pictures.PictureError, match=name):
         pictures.read(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(("missing", "rows"), [(1, 0), (2, 0), (3, 16), (300, 32)])
+def test_a_jpeg_without_its_last_bytes_is_read(tmp_path, missing, rows, progressive):
+    noise = np.random.default_rng(0).integers(0, 256, (640, 80, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "p.jpg", progressive=progressive, subsampling=0)
+    whole = pictures.read(path)
+    assert whole.warnings == ()
+    path.write_bytes(path.read_bytes()[:-missing])
+    picture = pictures.read(path)
+    there = len(noise) - rows
+    np.testing.assert_array_equal(picture.image[:there], whole.image[:there])
+    (told,) = picture.warnings
+    assert "the end of its file is missing" in told
+    count = re.search("its last ([0-9]+) of 640 rows are incomplete", told)
+    assert int(count[1]) <= rows if count else missing < 4
+    path.write_bytes(path.read_bytes()[: round(0.9 * path.stat().st_size)])
+    if not progressive:  # of those, all rows are there, in less detail
+        with pytest.raises(pictures.PictureError, match="p.jpg.*cut off"):
+            pictures.read(path)
+
+
+@pytest.mark.parametrize("size", [(10_001, 9_001), (16_320, 12_240)])
+def test_very_large_pictures_are_halved_while_they_are_decoded(tmp_path, size):
+    """As telephones of 200 million pixels take them; where Pillow would only warn, and where it would refuse."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 24
+    picture = Image.new("L", size, 90)
+    picture.paste(200, (0, 0, size[0] // 4, size[1]))
+    image, focal, upright, told = pictures.read(saved(tmp_path, picture, "p.jpg", exif=exif))
+    assert upright == size and image.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    assert (image[: size[0] // 8 - 9] == 200).all() and (image[size[0] // 8 + 9 :] == 90).all()
+    assert focal.fx == pytest.approx(24 * math.hypot(*size) / math.hypot(36, 24))
+    assert told == (f"it has {size[0]} x {size[1]} pixels, and was read at half its size",)
 
 
 def test_what_is_not_there(tmp_path):
@@ -235,14 +369,14 @@ def test_what_is_not_there(tmp_path):
 
 
 def test_folders(tmp_path):
-    names = ["b.png", "a.JPG", "c.tiff", "notes.txt", ".hidden.jpg", "film.mp4", "x_overlay.jpg"]
+    names = ["b.png", "a.JPG", "c.tiff", "d.mpo", "e.HEIC", "notes.txt", ".hidden.jpg", "film.mp4", "x_overlay.jpg"]
     for name in names:
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
-    assert [p.name for p in pictures.find(tmp_path)] == ["a.JPG", "b.png", "c.tiff", "x_overlay.jpg"]
+    assert [p.name for p in pictures.find(tmp_path)] == ["a.JPG", "b.png", "c.tiff", "d.mpo", "e.HEIC", "x_overlay.jpg"]
     for name in ("x.json", "x_3d.html"):  # now it is one that we wrote
         (tmp_path / name).write_bytes(b"")
-    assert [p.name for p in pictures.find(tmp_path)] == ["a.JPG", "b.png", "c.tiff"]
+    assert [p.name for p in pictures.find(tmp_path)] == ["a.JPG", "b.png", "c.tiff", "d.mpo", "e.HEIC"]
     for folder in (tmp_path / "folder.jpg", tmp_path / "nowhere"):
         with pytest.raises(pictures.PictureError, match=os.path.basename(folder)):
             pictures.find(folder)

@@ -21,6 +21,7 @@ from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.skeleton import JOINTS
 from tests.test_jta import random_rows, write_jta
+from tests.test_video import film, tell_to_turn
 
 
 def _moving(count=12, size=(64, 96)):
@@ -379,6 +380,57 @@ def test_bad_frames_are_named(tmp_path, damage):
         Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(bad)
     with pytest.raises(jta.AnnotationError, match="frame 2"):
         jta.collect_pictures(tmp_path, "train", 3, [1, 2, 3], tmp_path / "out")
+
+
+@pytest.mark.parametrize("ending", ["png", "JPG", "jpeg", "PNG", "webp"])
+def test_extracted_frames_of_other_endings(tmp_path, ending):
+    """JPEGs are taken byte for byte, others become JPEGs; beside another file, F.jpg is the one that is meant."""
+    folder, out = tmp_path / "frames" / "train" / "seq_3", tmp_path / "out"
+    folder.mkdir(parents=True)
+    images = list(_moving(3))
+    for number, image in enumerate(images, start=1):
+        Image.fromarray(image).save(folder / f"{number}.{ending}", quality=95, subsampling=0)
+    Image.fromarray(images[0]).save(folder / "3.jpg")
+    Image.fromarray(images[0]).save(folder / "2.bmp.txt", "BMP")
+    files, size = jta.collect_pictures(tmp_path, "train", 3, [1, 2, 3], out)
+    assert size == (64, 96, 1.0) and files[3] == folder / "3.jpg"
+    for number in (1, 2):
+        same = files[number] == folder / f"{number}.{ending}"
+        assert same if ending in ("JPG", "jpeg") else files[number] == out / f"{number}.jpg"
+        with Image.open(files[number]) as picture:
+            assert picture.format == "JPEG" and picture.mode == "RGB"
+            assert np.abs(np.asarray(picture, int) - images[number - 1]).mean() < 3
+
+
+def test_pngs_are_prepared_and_looked_at_for_changes(tmp_path):
+    folder = _small_jta(tmp_path / "jta")
+    for path in folder.glob("frames/**/*.jpg"):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    prepared = jta.prepare(folder, tmp_path / "data", pictures=True)
+    assert prepared.picture_size == (64, 96) and prepared.splits["train"]["frames"] == 6
+    image = pipeline.decode(jta.load(tmp_path / "data", "test", pictures=True)[0])
+    truth = np.asarray(Image.open(folder / "frames" / "test" / "seq_256" / "10.png"))
+    assert np.abs(image.astype(int) - truth).mean() < 3
+    os.utime(folder / "frames" / "test" / "seq_256" / "10.png", (1, 1))
+    with pytest.raises(FileExistsError, match="before its files changed"):
+        jta.prepare(folder, tmp_path / "data", pictures=True)
+
+
+def test_videos_of_jta_are_read_as_a_player_shows_them(tmp_path):
+    """Turned as the header says, and without taking a preview for the video."""
+    folder = tmp_path / "videos" / "train"
+    folder.mkdir(parents=True)
+    with video.Writer(folder / "seq_0.mp4", 30, (64, 96), quality=5) as writer:
+        for image in _moving(11):
+            writer.write(image)
+    tell_to_turn(folder / "seq_0.mp4", -1, 0, 0, -1)
+    film(folder / "seq_1.mp4", (1, 64, 96), (11, 64, 96))
+    turned, real = (
+        jta.collect_pictures(tmp_path, "train", number, [11], tmp_path / str(number))[0][11] for number in (0, 1)
+    )
+    assert np.abs(np.asarray(Image.open(turned), int)[::-1, ::-1] - image).mean() < 6
+    assert (np.asarray(Image.open(real))[..., 1] > 200).all()  # the second is green
 
 
 # ---- Augmentation

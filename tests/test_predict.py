@@ -275,6 +275,32 @@ def test_a_picture_leaves_json_an_overlay_and_a_page(tmp_path):
     assert '"p.png"' in (tmp_path / "p_3d.html").read_text()
 
 
+def test_what_is_unusual_about_a_picture_is_told(tmp_path):
+    values = scene((240, 320), USUAL, HEADS[:1])[..., 0].astype(np.uint16) * 16
+    Image.fromarray(values).save(tmp_path / "p.png")
+    done = predict.process(tmp_path / "p.png", "p", tmp_path, Lens(fov=1.0), Nobody())
+    assert read(tmp_path / "p.json")["warnings"] == list(done.warnings)
+    assert "taken for white" in done.warnings[0] and "field of view is so narrow" in done.warnings[1]
+
+
+def test_a_very_large_picture_has_its_own_pixels_and_an_overlay_of_half_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict.pictures, "_LARGE", 2_000_000)
+    camera = Camera(1000.0, 1000.0, 800.0, 700.0)
+    path = save(tmp_path / "p.jpg", (1401, 1601), camera, HEADS[:1], quality=95)
+    done = predict.process(path, "p", tmp_path, Lens(fx=1000.0, cx=800.0, cy=700.0), Discs())
+    assert "1601 x 1401 pixels" in done.warnings[0]
+    result = read(tmp_path / "p.json")
+    assert (result["width"], result["height"], result["camera"]["fx"]) == (1601, 1401, 1000)
+    (x, y, z), found = HEADS[0], head(result["people"][0])
+    assert found["xyz"] == pytest.approx([x, y, z], rel=0.02, abs=0.01)
+    assert found["pixel"] == pytest.approx([1000 * x / z + 800, 1000 * y / z + 700], abs=3)
+    drawn = np.asarray(Image.open(tmp_path / "p_overlay.jpg")).astype(int)
+    assert drawn.shape == overlay.drawn_size((701, 801)) + (3,)
+    blue = np.argwhere(np.abs(drawn - (0, 0x72, 0xB2)).max(axis=-1) < 30) * [701, 801] / drawn.shape[:2]
+    joints = np.array([joint["pixel"][::-1] for joint in result["people"][0]["joints"].values()]) / 2
+    assert (blue.min(axis=0) > joints.min(axis=0) - 60).all() and (blue.max(axis=0) < joints.max(axis=0) + 60).all()
+
+
 def test_nobody_is_a_result(tmp_path):
     path = save(tmp_path / "empty.png", (1000, 1200), heads=())
     assert predict.process(path, "empty", tmp_path, Lens(), Discs()).people == 0
@@ -543,14 +569,17 @@ def test_what_is_left_out_of_folders_is_told(command, tmp_path, capsys):
     main, _ = command
     for name in ("p.png", "q.png"):
         save(tmp_path / name)
-    for name in ("a.HEIC", "b.nef", "notes.txt", ".hidden.mp4"):
+    for name in ("a.CR3", "b.nef", "notes.txt", ".hidden.mp4", "w.ogv"):
         (tmp_path / name).write_bytes(b"")
+    stereo = [Image.new("RGB", (320, 240), colour) for colour in ("red", "green")]
+    stereo[0].save(tmp_path / "r.mpo", save_all=True, append_images=stereo[1:])
     record(tmp_path / "v.mp4", [[]])
     assert main("v.mp4", "--output=.", "--quiet") == 0  # its overlay is no video to miss
     capsys.readouterr()
     assert main(".", "--output=out") == 0
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and "left out a.HEIC, b.nef: " in told[0] and "left out v.mp4: " in told[1]
+    assert len(told) == 2 and "left out a.CR3, b.nef: " in told[0] and "left out v.mp4, w.ogv: " in told[1]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.json")) == ["p.json", "q.json", "r.json"]
 
 
 def test_videos_by_other_names_are_videos(command, tmp_path, capsys):

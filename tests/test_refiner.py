@@ -160,17 +160,17 @@ def test_the_released_predictor_finds_people_in_training_scenes():
 
 def test_a_refiner_that_starts_from_weights_has_people_found_all_the_same(monkeypatch, tmp_path):
     config, task, toy = _of_a_toy(monkeypatch)
-    released = weights.load(weights.path_of("released"))[0]["refiner"]
-    config.init, config.quiet, config.test_frames, config.pictures = "released", True, 1, 0
+    released = weights.load(weights.path_of("released-refiner"))[0]
+    config.init, config.quiet, config.test_frames, config.pictures = "released-refiner", True, 1, 0
     params = train.init_state(task, train.make_optimizer(config), config, _setting()[2]).params
     jax.tree.map(np.testing.assert_array_equal, params, {**released, "found": toy})
     # To score weights nobody need be found, and weights hold nobody.
     monkeypatch.setattr(refiner.RefinerTask, "find_people", None)
-    summary = evaluate.evaluate(config, str(tmp_path), lambda _: None, source="released")
+    summary = evaluate.evaluate(config, str(tmp_path), lambda _: None, source="released-refiner")
     assert summary["frames"] == 1
 
 
-@pytest.mark.parametrize("init", ["", "released"])
+@pytest.mark.parametrize("init", ["", "released-refiner"])
 @pytest.mark.parametrize(
     ("source", "word"),
     [("nowhere", "no such file"), ("configs", "not the folder of a run"), (__file__, "cannot be read")],

@@ -140,6 +140,8 @@ def test_locos_rows_and_the_posters():
         "17 of 1,000",
     ):
         assert part in text
+    made["refiner"] = "picture"
+    assert "; +: poses read from the picture, least_joints 7" in report.loco_table(summary)
     for part in ("one 500 ms, two 250 ms; in all 0.75 s", "2 frames had more peaks", "8 frames"):
         assert part in text
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import skeleton
+from loco_jax import reading, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data.frames import Frames
 from loco_jax.models.compact import POSE_SIZE, CompactPredictor
@@ -61,9 +61,9 @@ def test_the_error_is_zero_for_the_truth_and_grows_for_each_part():
     true = teaching.true_poses(jnp.asarray(person((1, 0.2, 6), 1.0)))
     numbers = jnp.concatenate([true.offsets.ravel(), true.side, true.distance[None]])
     assert numbers.shape == (POSE_SIZE,)
-    assert float(teaching.pose_error(teaching.unpack(numbers), true)) == 0
+    assert float(teaching.pose_error(reading.unpack(numbers), true)) == 0
     for i in (0, 41, 42, 43, 44):
-        assert float(teaching.pose_error(teaching.unpack(numbers.at[i].add(0.1)), true)) > 1e-6
+        assert float(teaching.pose_error(reading.unpack(numbers.at[i].add(0.1)), true)) > 1e-6
     mirrored = true._replace(offsets=true.offsets[jnp.array(skeleton.MIRROR)])
     assert float(teaching.pose_error(mirrored, true)) > 0.1
 

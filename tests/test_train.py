@@ -894,6 +894,11 @@ def test_evaluation_of_a_run(toy, tmp_path):
     np.testing.assert_allclose(summary["marks"], scenes("test", range(5)).joints[:, 0, 0, 0], rtol=1e-6)
     assert summary["w"] == [pytest.approx(saved_state(tmp_path, 3)["['ema']['w']"][0, 0])]
     assert summary["step"] == 3 and "crowd" in summary["data"]
+    # The validation split's scores stand beside those of the test split.
+    other = evaluate.evaluate(config, str(tmp_path), said.append, split="validation")
+    np.testing.assert_allclose(other["marks"], scenes("validation", range(5)).joints[:, 0, 0, 0], rtol=1e-6)
+    assert json.loads((tmp_path / "eval_validation" / "results.json").read_text()) == other
+    assert json.loads((out / "results.json").read_text()) == summary and "validation split" in other["data"]
     # What only training reads need not be said again, and nothing else may differ.
     assert evaluate.evaluate(tiny(seed=1, optimizer={"learning_rate": 9.0}), str(tmp_path), said.append) == summary
     with pytest.raises(checkpoints.CheckpointError, match="volume.depth_bins: .* there, 33 now"):

@@ -116,3 +116,12 @@ def test_read_says_what_a_folder_is_not(tmp_path):
         weights.read("vha", str(tmp_path), {"x": np.zeros(3)})
     with pytest.raises(weights.WeightsError, match="no weights given"):
         weights.read("vha", "", {"x": np.zeros(3)})
+
+
+def test_released_weights_go_by_name():
+    assert weights.path_of("released-refiner").exists()
+    with pytest.raises(weights.WeightsError, match="no such released weights; there are released, released-refiner"):
+        weights.path_of("released-none")
+    with pytest.raises(weights.WeightsError, match="holds no refiner; its network reads poses from the picture"):
+        weights.read("refiner", "released", {})
+    assert weights.path_of("released_by_me/w") == weights.path_of("./released_by_me/w")  # a file of one's own

@@ -3,10 +3,10 @@
     python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
 
 reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. With `--pictures` it also reads
-`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1), or where a sequence has no such folder
-`JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's, unless
-`JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy say
-otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
+`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures such as F.png will do), or where a sequence has no
+such folder `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's,
+unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy
+say otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
 
 Pictures of all of JTA take some 80 GB in full HD. While they are prepared the disk holds them once, and with
 `--overwrite` the old ones beside them until the new ones are complete.
@@ -53,8 +53,9 @@ CAMERA_FILE = "camera.json"
 _CAMERA_REMEDY = (
     'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
 )
-JPEG_QUALITY = 95  # of frames that come out of videos; extracted ones are taken as they are
+JPEG_QUALITY = 95  # of frames that come out of videos or are no JPEG; extracted JPEGs are taken as they are
 
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 _JPEG_BYTES = 0.4  # a pixel, about, at that quality
 _SHARD_BYTES = 200_000_000  # TFDS holds a file's examples in memory until it is written
 
@@ -408,7 +409,7 @@ def collect_pictures(
 ) -> tuple[dict[int, pathlib.Path], "PictureSize"]:
     """JPEG files of the given `frames` of a sequence, by frame, and their size.
 
-    Extracted frames stay where they are; those of videos, and all that are to be resized, are written into `out`.
+    Extracted JPEGs stay where they are; other frames, and all that are to be resized, are written into `out`.
 
     Args:
       jta_dir: holds `frames` or `videos`; where a sequence is in both, `frames` is taken.
@@ -464,27 +465,48 @@ def _picture_places(jta_dir: os.PathLike, folder: str, number: int) -> tuple[pat
 def _picture_files(jta_dir: pathlib.Path, folder: str, number: int, frames: Sequence[int]) -> list[pathlib.Path]:
     """The files that a sequence's pictures come from, whether they exist or not: extracted frames, or the video."""
     extracted, movie = _picture_places(jta_dir, folder, number)
-    return [extracted / f"{frame}.jpg" for frame in frames] if extracted.is_dir() else [movie]
+    return _extracted_files(extracted, frames) if extracted.is_dir() else [movie]
+
+
+def _extracted_files(folder: pathlib.Path, frames: Sequence[int]) -> list[pathlib.Path]:
+    """A file for each frame, of any ending of a picture; F.jpg where there is one, or none at all."""
+    order = {suffix: i for i, suffix in enumerate(pictures.SUFFIXES)}  # .jpg first
+    found = sorted(
+        (path for path in folder.iterdir() if path.suffix.lower() in order),
+        key=lambda path: (order[path.suffix.lower()], path.suffix != path.suffix.lower()),
+    )
+    by_number = {path.stem: path for path in reversed(found)}
+    return [by_number.get(str(frame), folder / f"{frame}.jpg") for frame in frames]
 
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int, tuple[Image.Image, pathlib.Path]]]:
-    for frame in frames:
-        path = folder / f"{frame}.jpg"
+def _extracted(
+    folder: pathlib.Path, frames: Sequence[int]
+) -> Iterator[tuple[int, tuple[Image.Image, pathlib.Path | None]]]:
+    for frame, path in zip(frames, _extracted_files(folder, frames)):
         try:
             if path.exists() and not path.is_file():
                 raise OSError("not a file")  # a pipe would be waited for
-            with Image.open(path, formats=("JPEG",)) as picture:
-                pictures.check_scans(path, picture)
-                picture.load()  # the whole, or a truncated file would surprise the training
+            picture = _load_extracted(path)
         except FileNotFoundError as error:
             raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
         except Exception as error:  # a damaged file can make Pillow raise nearly anything
             raise AnnotationError(f"{path}: frame {frame} is damaged ({error}); extract it again") from error
-        yield frame, (picture.convert("RGB"), path if picture.mode == "RGB" else None)
+        yield frame, picture
+
+
+def _load_extracted(path: pathlib.Path) -> tuple[Image.Image, pathlib.Path | None]:
+    """A frame, and its file where that is a JPEG that can be taken as it is."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as picture:
+            pictures.check_scans(path, picture)
+            picture.load()  # the whole, or a truncated file would surprise the training
+            return picture.convert("RGB"), path if picture.mode == "RGB" else None
+    except Image.UnidentifiedImageError:
+        return Image.fromarray(pictures.read(path).image), None
 
 
 def _from_video(path: pathlib.Path, frames: Sequence[int]) -> Iterator[tuple[int, tuple[Image.Image, None]]]:
@@ -521,7 +543,7 @@ def _needed_bytes(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wante
         frames = _frames_of(folder, what.num_frames)
         for number in numbered:
             places = _picture_files(what.jta_dir, folder, number, frames)
-            if places[0].suffix == ".jpg" and not what.picture_height:  # taken as they are
+            if places[0].suffix.lower() in _JPEG_SUFFIXES and not what.picture_height:  # taken as they are
                 total += sum(path.stat().st_size for path in places if path.exists())
             else:
                 total += int(len(frames) * pixels * _JPEG_BYTES)
@@ -529,15 +551,14 @@ def _needed_bytes(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wante
 
 
 def _first_size(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted") -> tuple[int, int] | None:
-    """Height and width of the first picture or video whose header can be read, None without any."""
+    """Height and width of the first picture or video that can be read, None without any."""
     for folder, numbered in files.items():
         for number in numbered:
             path = _picture_files(what.jta_dir, folder, number, _frames_of(folder, what.num_frames))[0]
             try:
-                if path.suffix == ".jpg":
-                    with Image.open(path, formats=("JPEG",)) as picture:
-                        return picture.height, picture.width
-                return tuple(video.info(path)[:2])
+                if path.suffix != ".mp4":
+                    return _load_extracted(path)[0].size[::-1]
+                return next(video.read(path))[1].shape[:2]  # a header tells those before turning
             except Exception:  # what is wrong with it is told with all that is wrong
                 continue
     return None

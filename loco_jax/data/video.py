@@ -1,10 +1,11 @@
 """Videos: frames in, one after the other, and out again as H.264; by PyAV."""
 
+import contextlib
 import os
 import pathlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -27,6 +28,14 @@ _FORMATS = (
 _THREADED = ("h264", "hevc")
 _DECODER = {"max_pixels": str(_MOST_PIXELS)}
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS), **_DECODER}
+# Titles in an unknown encoding spoil no video. PyAV 19 takes no such argument, and needs none.
+_METADATA = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+# Matrices of colours: H.273's numbers to libswscale's. FFmpeg takes all others for BT.601, and so do we. What PyAV does
+# by itself differs between its versions, and pictures must not.
+_BT601, _BT709, _BT2020 = 5, 1, 9
+_MATRICES = {1: _BT709, 4: 4, 7: 7, 9: _BT2020, 10: _BT2020}
+_LIMITED, _FULL = 1, 2  # ranges of values
 
 
 class VideoError(ValueError):
@@ -50,8 +59,7 @@ class Info(NamedTuple):
 
 def info(path: os.PathLike | str) -> Info:
     """What the header says. Raises VideoError for what is no video."""
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    with _open(path) as (container, stream):
         rates = stream.average_rate, stream.guessed_rate, Fraction(30)
         rate = next(rate for rate in rates if rate and 1 / _LONGEST <= rate <= _FASTEST)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
@@ -63,15 +71,14 @@ def info(path: os.PathLike | str) -> Info:
 def is_video(path: os.PathLike | str) -> bool:
     """Whether a file holds pictures that move, whatever its name: no still picture, no text, no cover of a record."""
     try:
-        with _open(path) as container:
-            cover = container.streams.video[0].disposition & av.stream.Disposition.attached_pic
-            return bool(container.duration) and container.format.name != "tty" and not cover
+        with _open(path) as (container, _):
+            return bool(container.duration) and container.format.name != "tty"
     except VideoError:
         return False
 
 
 def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Numbers, from 0, pictures `[H, W, 3]` uint8, turned as the header says, and seconds since the first, of all
+    """Numbers, from 0, pictures `[H, W, 3]` uint8, upright as the header says, and seconds since the first, of all
     frames in order.
 
     Seconds always rise: where the file's own clock does not, as in parts put together, or leaps by more than a day, it
@@ -88,16 +95,42 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, np.ndarray, float]]:
             start -= time + step - now
             now = time + step
         time = max(now, time + 1 / _CLOCK)
-        image = np.rot90(colours(path, number, frame), round(frame.rotation / 90))
-        yield number, np.ascontiguousarray(image), time
+        yield number, colours(path, number, frame), time
 
 
 def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame as a picture `[H, W, 3]` uint8, not turned. Raises VideoError."""
+    """A decoded frame as a picture `[H, W, 3]` uint8, turned and mirrored as the header says. Raises VideoError."""
     try:
-        return frame.to_ndarray(format="rgb24")
+        rgb = frame.reformat(format="rgb24", **(_conversion(frame) if _is_yuv(frame.format) else {}))
+        return np.ascontiguousarray(_upright(rgb.to_ndarray(), frame))
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(f"{path}: frame {number} (counted from 0) cannot be shown ({error})") from error
+
+
+def _is_yuv(pixels: av.VideoFormat) -> bool:
+    return not pixels.is_rgb and len(pixels.components) >= 3 and not pixels.name.startswith("xyz")
+
+
+def _conversion(frame: av.VideoFrame) -> dict[str, int]:
+    """From a frame's colours to RGB. PyAV up to 16 looks at this only where something differs; RGB has no matrix."""
+    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    return {
+        "src_colorspace": _MATRICES.get(frame.colorspace, _BT601),
+        "dst_colorspace": _BT601,
+        "src_color_range": _FULL if full else _LIMITED,
+        "dst_color_range": _FULL,
+    }
+
+
+def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """The nearest of the eight orientations to what the display matrix says: x' = a x + c y, y' = b x + d y."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -107,8 +140,7 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int,
     the end their number. With `strict` any damage that the decoder sees is a VideoError.
     """
     count, damaged, times = 0, 0, _Times()
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    with _open(path) as (container, stream):
         stream.thread_type = "AUTO" if stream.codec_context.name in _THREADED else "SLICE"
         stream.codec_context.options = _DECODER | ({"err_detect": "explode"} if strict else {})
         promised = _promised(stream)
@@ -172,8 +204,9 @@ def _promised(stream: av.VideoStream) -> float | None:
 class Writer:
     """Writes pictures as an H.264 video that players and browsers know; a context manager.
 
-    An odd height or width loses its last row or column. The file appears when it is complete; where anything fails,
-    closing included, or no frame was written (VideoError), what was there before stays.
+    Colours are BT.709's in the limited range, and tagged as such: players guess those of a video without tags. An odd
+    height or width loses its last row or column. The file appears when it is complete; where anything fails, closing
+    included, or no frame was written (VideoError), what was there before stays.
     """
 
     def __init__(
@@ -192,11 +225,14 @@ class Writer:
         if min(self._height, self._width) < 2:
             raise VideoError(f"{path}: a video of {size[0]} x {size[1]} pixels is too small")
         self._fps, self._count, self._first, self._last = fps, 0, 0, 0
-        self._container = av.open(os.fspath(self._part), "w")
+        self._container = av.open(os.path.abspath(self._part), "w")  # see `_open_container`
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         self._stream.codec_context.time_base = Fraction(1, _CLOCK)
         self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         self._stream.height, self._stream.width, self._stream.pix_fmt = self._height, self._width, "yuv420p"
+        context = self._stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
         # Without frames that wait for later ones, the file's duration is right whatever the frames' times.
         self._stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
@@ -227,7 +263,13 @@ class Writer:
         self._last = max(tick, self._last + 1) if self._count else tick
         self._first = self._first if self._count else tick
         self._count += 1
-        frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(cut, format="rgb24").reformat(
+            format="yuv420p",
+            src_colorspace=_BT601,  # of no meaning for RGB, but see `_conversion`
+            dst_colorspace=_BT709,
+            src_color_range=_FULL,
+            dst_color_range=_LIMITED,
+        )
         frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
         self._container.mux(self._stream.encode(frame))
 
@@ -243,12 +285,46 @@ class Writer:
         return packets
 
 
-def _open(path: os.PathLike | str):
+@contextlib.contextmanager
+def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A file, and its real video: no cover or preview, the most frames, then the most pixels. Raises VideoError."""
+    with _open_container(path) as container:
+        attached = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+        if not streams:
+            raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
+        counts = _count_frames(path, streams) if len(streams) > 1 else {streams[0].index: 0}
+        stream = max(streams, key=lambda stream: (counts[stream.index], _pixels(stream)))
+        if stream.codec_context is None:
+            raise VideoError(
+                f"{path}: its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
+            )
+        yield container, stream
+
+
+def _pixels(stream: av.VideoStream) -> int:
+    """Of a frame; 0 where pictures are compressed in an unknown way, which leaves PyAV without a width."""
+    return 0 if stream.codec_context is None else stream.width * stream.height
+
+
+def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, int]:
+    """How many frames there are, by the stream's index; where a header does not say, all of the file is looked at."""
+    told = {stream.index: stream.frames for stream in streams}
+    if all(told.values()):
+        return told
+    counts = dict.fromkeys(told, 0)
+    with _open_container(path) as container, contextlib.suppress(av.FFmpegError, OSError):  # damage is told later
+        for packet in container.demux([container.streams[index] for index in counts]):
+            counts[packet.stream.index] += packet.size > 0
+    return counts
+
+
+def _open_container(path: os.PathLike | str) -> av.container.InputContainer:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise VideoError(f"{path}: is not a file")
     try:
         # From the root, since FFmpeg takes what a name has before a colon for a protocol.
-        container = av.open(os.path.abspath(path), options=_OPTIONS, metadata_errors="replace")
+        return av.open(os.path.abspath(path), options=_OPTIONS, **_METADATA)
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -256,12 +332,3 @@ def _open(path: os.PathLike | str):
         raise VideoError(
             f"{path}: cannot be opened as a video ({reason}); it is damaged, none, or one of other files"
         ) from error
-    problem = None
-    if not container.streams.video:
-        problem = "has no pictures in it"
-    elif container.streams.video[0].codec_context is None:
-        problem = "its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
-    if problem:
-        container.close()
-        raise VideoError(f"{path}: {problem}")
-    return container

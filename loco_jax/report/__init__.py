@@ -200,7 +200,8 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         )
     if "made_of" in summary:
         m = summary["made_of"]
-        refiner = f"; +: refiner {m['refiner']}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
+        source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
+        refiner = f"; +: {source}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
         lines.append(
             f"LoCO({summary['level']}) is {m['predictor']} with {m['autoencoder']}{refiner if m['refiner'] else ''}."
         )

@@ -23,6 +23,7 @@ from loco_jax import (
     metrics,
     people,
     people_metrics,
+    reading,
     refinement,
     report,
     skeleton,
@@ -48,6 +49,7 @@ MATCHINGS = ("hungarian", "nearest")
 RANKED_BY = 0.8  # metres: of the F1 that frames are ranked by
 GROUND_TRUTH = "GT volumetric heatmaps"
 SUBVOXEL = "GT volumetric heatmaps, sub-voxel"
+PICTURE = "picture"  # in place of a refiner: the poses that the compact predictor reads at people's places
 # What weights may bring besides, and a user may set: by the config's field the task's.
 _FIELDS = {
     "refiner": "refiner_weights", "refine.least_joints": "least_joints", "refine.least_stray": "least_stray",
@@ -117,10 +119,10 @@ class LocoTask(Task):
       teaching_weight: of what the compact predictor's features are taught beside it, see `teaching.losses`.
       heatmap_weight: of the cross-entropy of the heatmaps that the autoencoder makes of the predicted code.
       vha_weights: where the autoencoder's parameters come from.
-      refiner_weights: where the refiner's come from; "" for none.
+      refiner_weights: where the refiner's come from; "" for none, `PICTURE` for what the network itself reads.
       trunk_weights: where the trunk's come from: ImageNet weights of the published one, a run of the task trunk for the
         compact one; "" for random ones.
-      least_joints: joints that a person needs to be refined, see `refinement.refine`.
+      least_joints: joints that a person needs to be refined, see `refinement.choose`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
       kept: which of the people are named; all joints count in the scores of joints.
     """
@@ -172,7 +174,7 @@ class LocoTask(Task):
             if self.trunk_weights:
                 with naming("predictor.trunk_weights", self.trunk_weights):
                     _with_trunk(jax.eval_shape(self.init, jax.random.key(0)), self.trunk_weights)
-        if self.refiner_weights:
+        if self._needs_refiner():
             with naming("refiner", self.refiner_weights):
                 weights.config_of(self.refiner_weights)
 
@@ -185,12 +187,17 @@ class LocoTask(Task):
             changes = {} if config is None else _rules(config)
         if not path.is_dir() and "refiner" in weights.load(path)[0]:
             changes["refiner_weights"] = source
+        elif config is not None and config.get("refiner") == PICTURE:
+            changes["refiner_weights"] = PICTURE
         own = {name: getattr(self, name) for field, name in _FIELDS.items() if field in given}
         kept = {name: getattr(self.kept, name) for name in suppression.Options._fields if f"people.{name}" in given}
         return dataclasses.replace(self, **{**changes, **own, "kept": changes.get("kept", self.kept)._replace(**kept)})
 
+    def _needs_refiner(self):
+        return self.refiner_weights not in ("", PICTURE)
+
     def for_evaluation(self, params: Any) -> Any:
-        if not self.refiner_weights:
+        if not self._needs_refiner():
             return params
         with naming("refiner", self.refiner_weights):
             return {**params, "refiner": read_params("refiner", self.refiner_weights, _init_refiner)}
@@ -207,13 +214,11 @@ class LocoTask(Task):
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean squared error of the code (method section 4), and if it has a weight, of what is decoded from it."""
-        variables, taught = _together(params), {}
-        if self.teaching_weight:
-            features = self.network.apply(variables, frames.image, frames.camera, method="features")
-            code = self.network.apply(variables, features, frames.image.shape[1:3], method="code").astype(jnp.float32)
-            taught = teaching.losses(self.network, variables, features, frames, self.vha.volume, key)
-        else:
-            code = self.predict_code(params, frames.image, frames.camera)
+        code, features = self.look(params, frames.image, frames.camera)
+        taught = {}
+        if features is not None:
+            volume = self.vha.volume
+            taught = teaching.losses(self.network, _together(params), features, frames, volume, key)
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.vha.targets)(frames._replace(image=None))
         target = self.vha.encode_targets(params["vha"], voxels_BxPxJx3, present_BxPxJ)
         errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
@@ -256,13 +261,32 @@ class LocoTask(Task):
         error, count = jax.vmap(of_frame)(features_BxdxhxwxC, voxels_BxPxJx3, present_BxPxJ)
         return jnp.sum(error) / jnp.maximum(jnp.sum(count), 1)
 
-    def predict_code(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
-        """Codes `[B, h, w, d]` of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`, in float32."""
-        return self.network.apply(_together(params), image, camera).astype(jnp.float32)
+    def look(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
+        """Codes `[B, h, w, d]`, float32, of pictures `[B, H, W, 3]` uint8 by cameras with fields `[B]`.
 
-    def code_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> jax.Array:
-        """The code `[h, w, d]` of one picture `[H, W, 3]` uint8, in float32."""
-        return self.predict_code(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))[0]
+        Beside them the features that they are made of, if these are taught.
+        """
+        variables = _together(params)
+        if not self.teaching_weight:
+            return self.network.apply(variables, image, camera).astype(jnp.float32), None
+        features = self.network.apply(variables, image, camera, method="features")
+        code = self.network.apply(variables, features, image.shape[1:3], method="code")
+        return code.astype(jnp.float32), features
+
+    def look_at(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
+        """The code `[h, w, d]` of one picture `[H, W, 3]`, and its features as a batch of one."""
+        code, features = self.look(params, image[None], jax.tree.map(lambda f: jnp.asarray(f)[None], camera))
+        return code[0], features
+
+    def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:
+        """People with corrected and completed poses, whatever joints they have; None if nothing corrects them."""
+        if "refiner" in params:
+            return refinement.refine(params["refiner"], found)
+        if self.refiner_weights != PICTURE:
+            return None
+        places = reading.places(found, camera, self.vha.volume.image_size)
+        numbers = self.network.apply(_together(params), features, places[None], method="read_poses")[0]
+        return reading.settle(found, reading.unpack(numbers).offsets)
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
@@ -271,10 +295,11 @@ class LocoTask(Task):
         return people.in_metres(found, camera, self.vha.volume)
 
     def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
-        """Everybody in a picture `[H, W, 3]` uint8, refined if there is a refiner, before any is suppressed."""
-        code = self.code_of_picture(params, image, camera)
-        points = self.points_of_code(params, code, camera, subvoxel=True)
-        return people.find_people(points, params.get("refiner"), self.least_joints)
+        """Everybody in a picture `[H, W, 3]` uint8, corrected as `refiner_weights` says, before any is suppressed."""
+        code, features = self.look_at(params, image, camera)
+        found = people.find_people(self.points_of_code(params, code, camera, subvoxel=True))
+        better = self.refine(params, found, features, camera)
+        return found if better is None else refinement.choose(found, better, self.least_joints)
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
@@ -283,7 +308,7 @@ class LocoTask(Task):
 
         def one(frame):
             target = self.vha.encode(params["vha"], frame._replace(image=None)).astype(jnp.float32)
-            code = self.code_of_picture(params, frame.image, frame.camera)
+            code, features = self.look_at(params, frame.image, frame.camera)
 
             def points_of(heatmaps, subvoxel):
                 return people.find_points(heatmaps, frame.camera, volume, self.vha.max_peaks, subvoxel)
@@ -291,8 +316,9 @@ class LocoTask(Task):
             points = self.points_of_code(params, code, frame.camera, self.vha.subvoxel)
             found = people.find_people(points)
             systems, groups = {self.name: _as_rows(points)}, {self.name: found}
-            if "refiner" in params:
-                better = people.find_people(points, params["refiner"], self.least_joints)
+            better = self.refine(params, found, features, frame.camera)
+            if better is not None:
+                better = refinement.choose(found, better, self.least_joints)
                 systems[f"{self.name}+"] = refinement.all_joints(points.xyz, points.scores, better, self.least_stray)
                 groups[f"{self.name}+"] = better
             groups = {name: suppression.suppress(group, frame.camera, self.kept) for name, group in groups.items()}
@@ -414,18 +440,22 @@ class LocoTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Of the way from a picture to people, measured on the first frame of a batch."""
         frame = _frame(frames, 0)
-        predict = jax.jit(self.code_of_picture)
         find = jax.jit(functools.partial(self.points_of_code, subvoxel=self.vha.subvoxel))
-        group = jax.jit(people.find_people)
-        code, seconds = _time(predict, params, frame.image, frame.camera)
+        find_people = jax.jit(people.find_people)
+        look = jax.jit(self.look_at)
+        (code, features), seconds = _time(look, params, frame.image, frame.camera)
         stages = {"picture to code": seconds}
         points, stages["code to points"] = _time(find, params, code, frame.camera)
-        _, stages["points to people"] = _time(group, points, params.get("refiner"))
+        found, stages["points to people"] = _time(find_people, points)
+        better, seconds = _time(jax.jit(self.refine), params, found, features, frame.camera)
+        if better is not None:
+            stages["refinement"] = seconds
         return stages
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         entry = summary["systems"][self.name]
-        found, sides = entry["people"], {name: side["share"] for name, side in entry["own_side"].items()}
+        found = summary["systems"].get(f"{self.name}+", entry)["people"]
+        sides = {name: side["share"] for name, side in entry["own_side"].items()}
         known = [share for share in sides.values() if share is not None]
         numbers = {
             **{f"f1_{t}m": entry["hungarian"][f"{t} m"]["f1"] for t in METRES},
@@ -469,6 +499,15 @@ def create(config: ConfigDict) -> LocoTask:
         raise ValueError(
             f"config.predictor.teaching_weight={c.teaching_weight} needs config.predictor.trunk=compact: the published "
             "network's features are taught nothing else"
+        )
+    if config.refiner == PICTURE and c.trunk != "compact":
+        raise ValueError(
+            f"config.refiner={PICTURE} needs config.predictor.trunk=compact: the published network reads no poses"
+        )
+    if config.refiner == PICTURE and not c.teaching_weight:
+        raise ValueError(
+            f"config.refiner={PICTURE} needs a config.predictor.teaching_weight above 0, which teaches poses; give "
+            'config.refiner="" for people as the code has them'
         )
     if not config.data.pictures:
         raise ValueError("config.data.pictures must be True: this task looks at pictures")
@@ -528,7 +567,7 @@ def naming(field: str, source: str) -> Iterator[None]:
     made = {
         "vha": "train one with --config=configs/vha2.py (the same level, variant and scale)",
         "spoil.predictor": 'train one with --config=configs/loco2.py, or give "" for none',
-        "refiner": 'train one with --config=configs/refiner.py, or give "" for none',
+        "refiner": 'train one with --config=configs/refiner.py, or give "released-refiner", or "" for none',
         "predictor.trunk_weights": "python -m loco_jax.torch_weights --kind=inception makes them of torchvision's for "
         "trunk=inception, --config=configs/trunk.py trains them for trunk=compact",
     }
@@ -569,7 +608,7 @@ class Predictor:
         """Joints `[N, 14, 3]` in metres and scores `[N, 14]` of the people in a picture `[H, W, 3]`, uint8.
 
         The picture is taken as one by `camera`, whose focal lengths should be those that the network was trained with.
-        A joint with score 0 was not seen: the refiner filled it in, or it lies at 0 and is a hole.
+        A joint with score 0 was not seen: it was filled in, or it lies at 0 and is a hole.
         """
         found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
         joints, scores = jax.device_get((found.joints, found.scores))
@@ -647,8 +686,8 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
     """Writes the newest checkpoint of a run, its refiner with it, as one file of weights; see `weights.save`.
 
-    With `tune`, its config says what is best on so many validation frames, see `tuned`. `refiner`: a run or a file in
-    place of the one that the run names.
+    With `tune`, its config says what is best on so many validation frames, see `tuned`. `refiner` takes the place of
+    what the run's `config.refiner` says.
     """
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
@@ -682,8 +721,8 @@ def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> 
     if tune:
         config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    about = {"kind": "loco", "config": weights.portable(config), "camera": camera}
-    weights.save(path, params, about, dtype)
+    plain = weights.portable(config) | ({"refiner": PICTURE} if config.refiner == PICTURE else {})
+    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
@@ -691,21 +730,22 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     config, task = config.copy_and_resolve_references(), create(config)
 
     def find(params, frame):
-        points = task.points_of_code(
-            params, task.code_of_picture(params, frame.image, frame.camera), frame.camera, True
-        )
-        return points, people.find_people(points), frame.camera, frame.joints, task.vha.targets(frame)[1]
+        code, features = task.look_at(params, frame.image, frame.camera)
+        points = task.points_of_code(params, code, frame.camera, True)
+        found = people.find_people(points)
+        better = task.refine(params, found, features, frame.camera)
+        return points, found, better, frame.camera, frame.joints, task.vha.targets(frame)[1]
 
     find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find, params), frames))
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
     params = jax.device_put(params)
     seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
-    points, found, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
-    if "refiner" in params:
-        least_joints, least_stray = best_rules(points, found, params["refiner"], true, present)
+    points, found, better, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    if better is not None:
+        least_joints, least_stray = best_rules(points, found, better, true, present)
         config.refine.update(least_joints=least_joints, least_stray=least_stray)
-        found = jax.device_get(refinement.refine(params["refiner"], found, least_joints))
+        found = jax.device_get(refinement.choose(found, better, least_joints))
     best, _ = suppression.best_people_options(found, cameras, true, present, people_metrics.FOUND_WITHIN)
     config.people = ConfigDict(best._asdict())
     return config
@@ -714,7 +754,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 def best_rules(
     points: Points,
     found: People,
-    refiner: Any,
+    better: People,
     true: np.ndarray,
     present: np.ndarray,
     least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
@@ -727,7 +767,7 @@ def best_rules(
     Args:
       points: of each frame, a leading axis F.
       found: `[F]` people of those, not refined.
-      refiner: its parameters.
+      better: the same, all refined.
       true: `[F, P, 14, 3]` joints in metres.
       present: `[F, P, 14]` which of those are targets.
     """
@@ -739,9 +779,9 @@ def best_rules(
     plain = f1([metrics.peak_rows(*frame) for frame in zip(points.xyz, points.scores)])
 
     def gain(rules):
-        better = refinement.refine(refiner, found, rules[0])
+        chosen = refinement.choose(found, better, rules[0])
         count = jax.vmap(functools.partial(refinement.all_joints, least_stray=rules[1]))
-        clouds = jax.device_get(count(points.xyz, points.scores, better))
+        clouds = jax.device_get(count(points.xyz, points.scores, chosen))
         gains = f1([_rows(*cloud) for cloud in zip(*clouds)]) - plain
         return min(gains.min(), 0.0), gains.mean()
 

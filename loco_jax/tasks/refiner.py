@@ -109,6 +109,7 @@ class RefinerTask(Task):
         with loco.naming("spoil.predictor", self.predictor):
             task, params, config, _ = loco.load(self.predictor)
         params = {name: value for name, value in params.items() if name != "refiner"}
+        task = dataclasses.replace(task, refiner_weights="")
         config = config.copy_and_resolve_references()
         config.seed += 1
         config.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0, render_batch=1)

@@ -1,10 +1,10 @@
 """What the compact predictor's features are taught beside the code: joints, poses and the camera's stance.
 
 The loss of codes teaches where people are, and left from right hardly at all: at demo scale both shoulders lie in one
-Gaussian. These losses say it directly. They are of the trunk, and nothing of them is needed to find people.
+Gaussian. These losses say it directly. They are of the trunk. The readout of poses also gives the "+" rows their poses.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from loco_jax import camera as cameras
-from loco_jax import skeleton
+from loco_jax import reading, skeleton
 from loco_jax.data.frames import Frames
 from loco_jax.models.compact import CompactPredictor, Features
 from loco_jax.volume import Volume
@@ -33,39 +33,14 @@ _UP = 0.1  # of the components of the world's up, a unit vector: 6 degrees
 _LOG_HEIGHT = 0.3  # of the logarithm of the camera's height: a third of it
 
 
-class Pose(NamedTuple):
-    """What can be read at a person's place; leading axes `[B, P]`.
-
-    Attributes:
-      offsets: `[..., 14, 3]` metres from the mid-hip, in axes whose z is the ray to it.
-      side: `[..., 2]` the direction from the left to the right side, along x and z of those axes, of length 1.
-      distance: `[...]` the logarithm of the mid-hip's distance in metres.
-    """
-
-    offsets: jax.Array
-    side: jax.Array
-    distance: jax.Array
-
-
-def unpack(numbers: jax.Array) -> Pose:
-    """What `CompactPredictor.read_poses` gives, `[..., 45]`, by name."""
-    count = 3 * skeleton.NUM_JOINTS
-    offsets = numbers[..., :count].reshape(*numbers.shape[:-1], skeleton.NUM_JOINTS, 3)
-    return Pose(offsets, numbers[..., count : count + 2], numbers[..., -1])
-
-
-def true_poses(joints: jax.Array) -> Pose:
+def true_poses(joints: jax.Array) -> reading.Pose:
     """The poses of people `joints[..., 14, 3]` in metres; of people who are not there, some finite numbers."""
     root = jnp.mean(joints[..., _HIPS, :], axis=-2)
     distance = jnp.maximum(jnp.linalg.norm(root, axis=-1), 0.1)
-    z = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
-    z = _unit(z)
-    x = _unit(jnp.cross(jnp.float32([0, 1, 0]), z))
-    axes = jnp.stack([x, jnp.cross(z, x), z], axis=-2)
-    # Elementwise, as a matrix product may run at lower precision on an accelerator.
-    offsets = jnp.sum(axes[..., None, :, :] * (joints - root[..., None, :])[..., None, :], axis=-1)
+    ray = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
+    offsets = reading.to_axes(reading.axes(ray), joints - root[..., None, :])
     across = jnp.sum(offsets[..., RIGHT, :] - offsets[..., LEFT, :], axis=-2, where=_of_trunk()[:, None])
-    return Pose(offsets, _unit(across[..., ::2]), jnp.log(distance))
+    return reading.Pose(offsets, reading.unit(across[..., ::2]), jnp.log(distance))
 
 
 def places(joints: jax.Array, camera: cameras.Camera, up: jax.Array | float = 0.5) -> jax.Array:
@@ -96,7 +71,7 @@ def losses(
     there = _readable(frames, place, volume)
     shift = _SHIFT * (camera.fx / jnp.exp(true.distance))[..., None] * jax.random.normal(shift_key, (*people, 2))
     place = lax.stop_gradient(jnp.where(there[..., None], place + shift, 0))
-    error = pose_error(unpack(read("read_poses", place)), true)
+    error = pose_error(reading.unpack(read("read_poses", place)), true)
     found["pose_error"] = jnp.sum(error, where=there) / jnp.maximum(there.sum(), 1)
     if frames.ground is not None:
         view = read("read_view")
@@ -106,7 +81,7 @@ def losses(
     return found
 
 
-def pose_error(found: Pose, true: Pose) -> jax.Array:
+def pose_error(found: reading.Pose, true: reading.Pose) -> jax.Array:
     """The sum `[...]` of the errors of offsets, of differences between right and left, of the side and the distance."""
 
     def huber(error, axes=(-2, -1)):
@@ -168,7 +143,3 @@ def _repeat(people_BxP):
 def _of_trunk():
     """Which of the pairs tell a person's side: shoulders and hips."""
     return jnp.array([skeleton.JOINTS[i].endswith(("shoulder", "hip")) for i in RIGHT])
-
-
-def _unit(v):
-    return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)

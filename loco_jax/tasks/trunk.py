@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from loco_jax import report, skeleton
+from loco_jax import reading, report, skeleton
 from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -34,8 +34,8 @@ class Found(NamedTuple):
     `view` and `ground` are `[B, 4]`, see `Frames.ground`; the height of `view` is its logarithm.
     """
 
-    poses: teaching.Pose
-    true: teaching.Pose
+    poses: reading.Pose
+    true: reading.Pose
     there: jax.Array
     view: jax.Array
     ground: jax.Array | None
@@ -79,7 +79,7 @@ class TrunkTask(Task):
         places = jnp.where(there[..., None], teaching.places(frames.joints, camera), 0)
         numbers = self.network.apply(params, features, places, method="read_poses")
         view = self.network.apply(params, features, method="read_view")
-        return Found(teaching.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
+        return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
     def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
         """For each frame, the errors of its people."""
