@@ -1,21 +1,18 @@
 """What all commands share: signals, the command line, and what is wrong in one line."""
 
-import contextlib
 import difflib
 import os
 import pathlib
 import re
 import runpy
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from loco_jax import accounts
+from loco_jax import accounts, signals
 
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved a checkpoint
@@ -31,38 +28,12 @@ def call(main: Callable[..., T], *arguments: Any) -> T | int:
     """What `main(*arguments)` returns; or after Ctrl-C or SIGTERM a line on stderr and `STOPPED`."""
     # Jupyter sets a backend of its own, which need not be installed where the command runs.
     os.environ["MPLBACKEND"] = "Agg"
-    with sigterm_as_ctrl_c(), accounts.stand_ins():
+    with signals.sigterm_as_ctrl_c(), accounts.stand_ins():
         try:
             return main(*arguments)
         except KeyboardInterrupt as error:
             print(f"loco_jax: {str(error) or 'stopped'}", file=sys.stderr)
             return STOPPED
-
-
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """While entered, the first SIGTERM raises KeyboardInterrupt, so that files in progress are removed or completed.
-
-    Others after it do nothing: launchers send some twice, and the second would interrupt that.
-    """
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
-        yield
-        return
-
-    old, came = signal.getsignal(signal.SIGTERM), False
-
-    def stop(number, _):
-        nonlocal came
-        if not came:
-            came = True
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if not came:
-            signal.signal(signal.SIGTERM, old)
 
 
 def check_devices() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from loco_jax import commands
+from loco_jax import commands, signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/vha2.py:scale=demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; runs/<the config's name> if absent.")
@@ -50,10 +50,11 @@ def main(argv: list[str]) -> None:
     sys.unraisablehook = _unless_of_orbax
     compilation.use_cache()
     try:
-        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        with commands.sigterm_as_ctrl_c():  # once more: JAX has its own way where there are several processes
-            commands.check_devices()
-            _do()
+        with signals.sigterm_as_ctrl_c(_stopped):
+            distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            with signals.sigterm_as_ctrl_c(_stopped):  # once more: JAX has its own way, of several processes
+                commands.check_devices()
+                _do()
     except train.Stopped as stopped:
         if distributed.is_first():
             print(stopped)
@@ -71,8 +72,7 @@ def main(argv: list[str]) -> None:
             raise
         _fail(traceback.format_exc())
     except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
-        # At once: other processes may wait for this one, and the end of Python would wait for what is being compiled.
-        _fail("loco_jax: stopped", commands.STOPPED)
+        _stopped()
 
 
 def _do() -> None:
@@ -102,10 +102,15 @@ def _unless_of_orbax(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _stopped() -> NoReturn:
+    _fail("loco_jax: stopped", commands.STOPPED)
+
+
 def _fail(message: str, status: int = 1) -> NoReturn:
     """Ends at once.
 
-    An orderly end would wait for the other processes; and what cannot be written, libraries would try to write again.
+    An orderly end would wait for the other processes, and for what is being compiled; and what cannot be written,
+    libraries would try to write again.
     """
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()

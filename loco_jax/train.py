@@ -5,7 +5,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -24,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import budget as budgets
-from loco_jax import checkpoints, distributed, evaluate, muon, observe, progress, tasks, weights
+from loco_jax import checkpoints, distributed, evaluate, muon, observe, progress, signals, tasks, weights
 from loco_jax import watch as watches
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -555,46 +554,34 @@ def _matmul_rate() -> float:
 class _StopSignal:
     """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second SIGINT kills.
 
-    The first is acknowledged at once, by a thread: Python's own handlers wait until a step is done.
+    The first is acknowledged at once, also while a step is waited for.
 
     A second SIGTERM does nothing, then or afterwards: launchers send some twice, and that would change the status.
     """
 
     def __init__(self, say: Callable[[str], None]):
         self.name = ""
-        self._say, self._old = say, {}
+        self._say, self._is_told = say, False
+        self._old, self._listening = {}, contextlib.ExitStack()
 
     def __enter__(self) -> "_StopSignal":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.getsignal(number)
                 signal.signal(number, self._ask)
-            read, self._write = os.pipe()
-            os.set_blocking(self._write, False)
-            self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._thread = threading.Thread(target=self._acknowledge, args=(read,), daemon=True)
-            self._thread.start()
+            self._listening.enter_context(signals.listening(self._acknowledge))
         return self
 
     def __exit__(self, *_) -> None:
-        if self._old:
-            signal.set_wakeup_fd(self._old_fd)
-            os.close(self._write)
-            self._thread.join()
+        self._listening.close()
         for number, old in self._old.items():
             if number == signal.SIGINT or not self.name:
                 signal.signal(number, old)
 
-    def _acknowledge(self, read: int) -> None:
-        """Reads the numbers of signals as they come, until the other end is closed."""
-        told = False
-        with open(read, "rb", buffering=0) as numbers:
-            while number := numbers.read(1):
-                if number[0] in self._old and not told:
-                    told = True
-                    self._say(
-                        f"{signal.Signals(number[0]).name}: the step under way is finished and saved, then this ends"
-                    )
+    def _acknowledge(self, number: int) -> None:
+        if number in self._old and not self._is_told:
+            self._is_told = True
+            self._say(f"{signal.Signals(number).name}: the step under way is finished and saved, then this ends")
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name

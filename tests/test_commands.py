@@ -1,5 +1,6 @@
 """What commands share: signals, and one line about what is wrong with the command line or the machine."""
 
+import json
 import os
 import pathlib
 import signal
@@ -134,50 +135,45 @@ def test_no_command_shows_the_insides_of_jax(tmp_path, module, arguments):
 # ---- The command line
 
 
-@pytest.mark.parametrize(
-    "arguments, wanted",
-    [
-        (["--config.stepz=3"], "--config.stepz: the config has no such field; did you mean --config.steps?"),
-        (
-            ["--config.model.levle=3"],
-            "--config.model.levle: the config has no such field; did you mean --config.model.level?",
-        ),
-        (
-            ["--config.batch_size=3"],
-            "--config.batch_size: the config has no such field; did you mean --config.data.batch_size?",
-        ),
-        (["--config.mesh.zzz=3"], "--config.mesh.zzz: the config has no such field; there are mesh.rows"),
-        (["--noconfig.quite"], "--config.quite: the config has no such field; did you mean --config.quiet?"),
-        (["--config.steps.x=3"], "--config.steps.x: config.steps is 200000 and has no fields"),
-        (["--config.sigmas.x=3"], "--config.sigmas.x: config.sigmas is (8.0, 4.0, 2.0) and has no fields"),
-        (["--config.steps=abc"], "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'"),
-        (["--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir ?"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_wrong_flag_is_told_with_the_nearest_right_one(arguments, wanted):
-    assert refused("main", "--config=configs/vha2.py", *arguments) == wanted
-
-
+VHA2 = "--config=configs/vha2.py"
+NO_FIELD = "the config has no such field; "
 ALL = "loco1.py, loco2.py, loco3.py, refiner.py, trunk.py, vha1.py, vha2.py, vha2_10cm.py, vha3.py"
+WRONG = {
+    (VHA2, "--config.stepz=3"): f"--config.stepz: {NO_FIELD}did you mean --config.steps?",
+    (VHA2, "--config.model.levle=3"): f"--config.model.levle: {NO_FIELD}did you mean --config.model.level?",
+    (VHA2, "--config.batch_size=3"): f"--config.batch_size: {NO_FIELD}did you mean --config.data.batch_size?",
+    (VHA2, "--config.mesh.zzz=3"): f"--config.mesh.zzz: {NO_FIELD}there are mesh.rows",
+    (VHA2, "--noconfig.quite"): f"--config.quite: {NO_FIELD}did you mean --config.quiet?",
+    (VHA2, "--config.steps.x=3"): "--config.steps.x: config.steps is 200000 and has no fields",
+    (VHA2, "--config.sigmas.x=3"): "--config.sigmas.x: config.sigmas is (8.0, 4.0, 2.0) and has no fields",
+    (VHA2, "--config.steps=abc"): "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'",
+    (VHA2, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir ?",
+    (): f"--config= is missing, the experiment; configs has {ALL}, or name a file of your own",
+    ("--config=configs/vhaa2.py",): "there is no such file; did you mean --config=configs/vha2.py?",
+    ("--config", "refine:scale=demo"): "there is no such file; did you mean --config=configs/refiner.py?",
+    ("--config=vha2_10cm", "--config.steps=3"): "did you mean --config=configs/vha2_10cm.py?",
+    ("--config=/tmp/zzz",): f"--config=/tmp/zzz: there is no such file; configs has {ALL}, or name",
+    ("--config=configs",): "--config=configs: there is no such file; ",
+    (f"{VHA2}:varient=patch",): "config argument 'varient=patch' is not known; there are scale=",
+    ("--config=configs/vha.py",): "get_config() missing 1 required positional argument: 'level'",
+}
+# Each in a process of its own, but imported once.
+TRY_ALL = """import json, os, sys
+from loco_jax import commands, main
+for arguments in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        sys.argv = ["main", *arguments]
+        commands.start(main.main)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    print("--", file=sys.stderr, flush=True)"""
 
 
-@pytest.mark.parametrize(
-    "arguments, wanted",
-    [
-        ([], f"--config= is missing, the experiment; configs has {ALL}, or name a file of your own"),
-        (["--config=configs/vhaa2.py"], "there is no such file; did you mean --config=configs/vha2.py?"),
-        (["--config", "refine:scale=demo"], "there is no such file; did you mean --config=configs/refiner.py?"),
-        (["--config=vha2_10cm", "--config.steps=3"], "did you mean --config=configs/vha2_10cm.py?"),
-        (["--config=/tmp/zzz"], f"--config=/tmp/zzz: there is no such file; configs has {ALL}, or name"),
-        (["--config=configs"], "--config=configs: there is no such file; "),
-        (["--config=configs/vha2.py:varient=patch"], "config argument 'varient=patch' is not known; there are scale="),
-        (["--config=configs/vha.py"], "get_config() missing 1 required positional argument: 'level'"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_config_that_is_not_there_is_told_with_those_that_are(arguments, wanted):
-    assert wanted in refused("main", *arguments)
+def test_what_is_wrong_with_a_command_line_is_told_in_a_line_with_the_nearest_that_is_right():
+    command = [sys.executable, "-c", TRY_ALL, json.dumps(list(WRONG))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1"] * len(WRONG), done.stderr
+    for (arguments, wanted), said in zip(WRONG.items(), done.stderr.split("--\n")):
+        assert said.startswith("loco_jax: ") and said.count("\n") == 1 and wanted in said, (arguments, said)
 
 
 def test_what_the_user_sets_wins_over_what_comes_with_weights():

@@ -433,7 +433,7 @@ def test_weights_to_be_scored_say_what_suits_them(tmp_path):
     found = task.with_parts_of(source)
     assert (found.refiner_weights, found.kept, found.least_joints, found.least_stray) == (source, (0.31, 0.32), 5, 0.33)
     found = task.with_parts_of(source, given=["refiner", "people.min_score", "refine.least_stray", "data.batch_size"])
-    assert found.refiner_weights == task.refiner_weights == "released"
+    assert found.refiner_weights == task.refiner_weights == loco.PICTURE
     assert (found.kept, found.least_joints, found.least_stray) == ((0.11, 0.32), 5, 0.13)
     found = task.with_parts_of(source, given=["people.overlap", "refine.least_joints"])
     assert (found.refiner_weights, found.kept) == (source, (0.31, 0.12))

@@ -724,10 +724,8 @@ def _save(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> 
     if tune:
         config = tuned(config, params, tune)
     camera = streams.camera_of(config)  # of the data, which may not be there where the file is used
-    about = {"kind": "loco", "config": weights.portable(config), "camera": camera}
-    if config.refiner == PICTURE:
-        about["config"]["refiner"] = PICTURE  # the name of no file
-    weights.save(path, params, about, dtype)
+    plain = weights.portable(config) | ({"refiner": PICTURE} if config.refiner == PICTURE else {})
+    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:

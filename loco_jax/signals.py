@@ -1,0 +1,72 @@
+"""SIGTERM and Ctrl-C: what clusters, containers and users stop a process with."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+PATIENCE = 5.0  # seconds in which Python's own handler should have run
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]:
+    """While entered, the first SIGTERM raises KeyboardInterrupt, so that files in progress are removed or completed.
+
+    Others after it do nothing: launchers send some twice, and the second would interrupt that. Code outside Python,
+    such as the compiler, is not interrupted: where it takes longer than PATIENCE, a thread calls `stuck`, if given.
+    """
+    if not _can_handle():
+        yield
+        return
+    old, came = signal.getsignal(signal.SIGTERM), threading.Event()
+
+    def stop(*_) -> None:
+        if not came.is_set():
+            came.set()
+            raise KeyboardInterrupt
+
+    def hear(number: int) -> None:
+        if number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
+            stuck()
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with listening(hear) if stuck else contextlib.nullcontext():
+            yield
+    finally:
+        # A handler that was set within and has heard a signal stays: a second one must not change how all ends.
+        if not came.is_set() and signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, old)
+
+
+@contextlib.contextmanager
+def listening(hear: Callable[[int], None]) -> Iterator[None]:
+    """While entered, a thread calls `hear` with the number of each signal that has a handler in Python, at once.
+
+    The handlers themselves wait until code outside Python, such as a step of training, is done.
+    """
+    if not _can_handle():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def listen() -> None:
+        with open(read, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):  # nothing, when the other end is closed
+                hear(number[0])
+
+    old, thread = signal.set_wakeup_fd(write, warn_on_full_buffer=False), threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(old)
+        os.close(write)
+        thread.join()
+
+
+def _can_handle() -> bool:
+    """Only the main thread may set handlers."""
+    return threading.current_thread() is threading.main_thread()
