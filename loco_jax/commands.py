@@ -1,5 +1,6 @@
-"""What all commands share: signals, the command line, and what is wrong in one line."""
+"""What all commands share: they handle signals, parse the command line, and report an error in one line."""
 
+import contextlib
 import difflib
 import os
 import pathlib
@@ -26,14 +27,24 @@ def start(main: Callable[[list[str]], Any]) -> NoReturn:
 
 def call(main: Callable[..., T], *arguments: Any) -> T | int:
     """What `main(*arguments)` returns; or after Ctrl-C or SIGTERM a line on stderr and `STOPPED`."""
-    # Jupyter sets a backend of its own, which need not be installed where the command runs.
-    os.environ["MPLBACKEND"] = "Agg"
-    with signals.sigterm_as_ctrl_c(), accounts.stand_ins():
+    with signals.sigterm_as_ctrl_c(), accounts.stand_ins(), _plain_backend():
         try:
             return main(*arguments)
         except KeyboardInterrupt as error:
             print(f"loco_jax: {str(error) or 'stopped'}", file=sys.stderr)
             return STOPPED
+
+
+@contextlib.contextmanager
+def _plain_backend() -> Iterator[None]:
+    """While entered, Matplotlib draws into files. Jupyter sets a backend that need not be installed here."""
+    old = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "Agg"
+    try:
+        yield
+    finally:
+        os.environ.pop("MPLBACKEND")
+        os.environ.update({} if old is None else {"MPLBACKEND": old})
 
 
 def check_devices() -> None:
@@ -45,7 +56,8 @@ def check_devices() -> None:
     except (RuntimeError, AssertionError) as error:
         names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
         if asked := " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name)):
-            raise ValueError(f"{asked}: there is no such device here; unset it, or set JAX_PLATFORMS=cpu") from error
+            why = f" ({_in_a_line(error)})" if str(error) else ""
+            raise ValueError(f"{asked}: no such device can be used here{why}; set JAX_PLATFORMS=cpu") from error
         raise ValueError(f"JAX finds no device ({_in_a_line(error)}); set JAX_PLATFORMS=cpu") from error
 
 
@@ -61,13 +73,14 @@ def parse(argv: list[str]) -> list[str]:
     path, _, argument = given.partition(":")
     own = _CONFIGS.parent / path
     if path and not os.path.isfile(path) and own.parent == _CONFIGS and own.is_file():
-        argv = [text.replace(given, f"{own}{given.removeprefix(path)}") for text in argv]
+        written = (given, f"--config={given}", f"-config={given}")
+        argv = [text.replace(path, str(own), 1) if text in written else text for text in argv]
         path = str(own)
     if path and not os.path.isfile(path):
         sys.exit(f"loco_jax: --config={path}: there is no such file; {_configs_like(path)}")
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is Python, and can raise any
         sys.exit(f"loco_jax: {_unknown_field(path, argument, argv) or _in_a_line(error)}")
 
 
@@ -96,14 +109,12 @@ def _config_of(argv: Sequence[str]) -> str:
 
 def _configs_like(path: str) -> str:
     """The config of nearest name, or all there are."""
-    here = pathlib.Path("configs")
-    folder = here if here.exists() and here.samefile(_CONFIGS) else _CONFIGS
-    files = [f for f in sorted(folder.glob("*.py")) if "def get_config(arg" in f.read_text(encoding="utf-8")]
-    known = {f.stem: str(f) for f in files}
+    files = [f for f in sorted(_CONFIGS.glob("*.py")) if "def get_config(arg" in f.read_text(encoding="utf-8")]
+    known = {f.stem: f"configs/{f.name}" for f in files}
     near = difflib.get_close_matches(pathlib.Path(path).stem, known, n=1) if path else []
     if near:
         return f"did you mean --config={known[near[0]]}?"
-    return f"{folder} has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
+    return f"configs has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
 
 
 def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:

@@ -184,7 +184,7 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
         elif about.get("kind") == kind == "loco":
             params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
         elif (about.get("kind"), kind) == ("loco", "refiner"):
-            raise WeightsError(f"{path}: holds no refiner; its network reads poses from the picture, or it had none")
+            raise WeightsError(f"{path}: holds no refiner, as its run used none; released-refiner is one")
         elif about.get("kind") != kind:
             raise WeightsError(f"{path}: holds weights of kind {brief(repr(about.get('kind')))}, not {kind}")
     else:

@@ -1,5 +1,7 @@
 """What commands share: signals, and one line about what is wrong with the command line or the machine."""
 
+import functools
+import importlib
 import json
 import os
 import pathlib
@@ -7,8 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 
 import pytest
+import setuptools
 
 from loco_jax import commands
 
@@ -116,8 +120,8 @@ def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
         capture_output=True,
         text=True,
     )
-    wanted = f"JAX_PLATFORMS={platform}: there is no such device here; unset it, or set JAX_PLATFORMS=cpu\n"
-    assert done.stdout == wanted, done.stderr
+    assert done.stdout.startswith(f"JAX_PLATFORMS={platform}: no such device can be used here"), done.stderr
+    assert done.stdout.count("\n") == 1 and "; set JAX_PLATFORMS=cpu" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
 )
 def test_no_command_shows_the_insides_of_jax(tmp_path, module, arguments):
     said = refused(module, *(text.format(tmp_path) for text in arguments), JAX_PLATFORMS="cuda")
-    assert said.startswith("JAX_PLATFORMS=cuda: there is no such device here")
+    assert said.startswith("JAX_PLATFORMS=cuda: no such device can be used here")
 
 
 # ---- The command line
@@ -174,6 +178,32 @@ def test_what_is_wrong_with_a_command_line_is_told_in_a_line_with_the_nearest_th
     assert done.stdout.split() == ["1"] * len(WRONG), done.stderr
     for (arguments, wanted), said in zip(WRONG.items(), done.stderr.split("--\n")):
         assert said.startswith("loco_jax: ") and said.count("\n") == 1 and wanted in said, (arguments, said)
+
+
+def test_the_packages_own_configs_are_there_in_any_folder(tmp_path):
+    """An installed package has no folder `configs` beside the user's work; a file of the user's own wins."""
+    code = "import sys; from loco_jax import commands, main; commands.parse(sys.argv); print(main._CONFIG.value.name)"
+    arguments = ["--config=configs/vha2.py:scale=demo", "--workdir=out/configs/vha2.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = functools.partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run([sys.executable, "-c", code, *arguments])
+    assert done.stdout == "vha2_demo\n", done.stderr
+    (tmp_path / "configs").mkdir()
+    own = "from ml_collections import ConfigDict\n\ndef get_config(arg=''):\n    return ConfigDict({'name': 'mine'})\n"
+    (tmp_path / "configs" / "vha2.py").write_text(own)
+    done = run([sys.executable, "-c", code, *arguments])
+    assert done.stdout == "mine\n", done.stderr
+
+
+def test_the_package_says_what_it_holds():
+    facts = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert facts["project"]["license"] == "Apache-2.0" and facts["tool"]["setuptools"]["dynamic"]["version"]
+    for target in facts["project"]["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+    packages = setuptools.find_packages(str(ROOT), include=facts["tool"]["setuptools"]["packages"]["find"]["include"])
+    assert "loco_jax.configs" in packages and "configs" not in packages
+    assert (ROOT / "loco_jax" / "configs" / "vha2.py").samefile(ROOT / "configs" / "vha2.py")
 
 
 def test_what_the_user_sets_wins_over_what_comes_with_weights():

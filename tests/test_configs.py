@@ -31,7 +31,7 @@ ALL = [(level, scale, variant) for level in (1, 2, 3) for scale in VOLUMES for v
 
 
 def config_of(level: int, scale: str, variant: str):
-    return importlib.import_module(f"configs.vha{level}").get_config(f"scale={scale},variant={variant}")
+    return importlib.import_module(f"loco_jax.configs.vha{level}").get_config(f"scale={scale},variant={variant}")
 
 
 def shape_of_frames(batch: int, people: int) -> Frames:
@@ -90,7 +90,7 @@ def test_names_tell_the_experiments_apart():
 
 def test_defaults_are_the_papers():
     for level in (1, 2, 3):
-        module = importlib.import_module(f"configs.vha{level}")
+        module = importlib.import_module(f"loco_jax.configs.vha{level}")
         for argument in ("", None, "scale=full", "variant=published"):
             assert module.get_config(*([] if argument is None else [argument])).name == f"vha{level}"
 
@@ -125,7 +125,7 @@ LOCOS += [(level, scale, "published", "inception") for level, scale in ((1, "dem
 
 @pytest.mark.parametrize("level, scale, variant, trunk", LOCOS)
 def test_loco_trains_a_step(level, scale, variant, trunk):
-    module = importlib.import_module(f"configs.loco{level}")
+    module = importlib.import_module(f"loco_jax.configs.loco{level}")
     config = module.get_config(f"scale={scale},variant={variant},trunk={trunk}")
     task, optimizer = tasks.create(config), train.make_optimizer(config)
     image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
@@ -143,13 +143,13 @@ def test_loco_trains_a_step(level, scale, variant, trunk):
 @pytest.mark.parametrize("arg, word", [("trunk=resnet", "trunk"), ("scale=demo,variant=best", "variant")])
 def test_loco_arguments_that_there_are_not(arg, word):
     with pytest.raises(ValueError, match=word):
-        importlib.import_module("configs.loco2").get_config(arg)
+        importlib.import_module("loco_jax.configs.loco2").get_config(arg)
 
 
 @pytest.mark.parametrize("scale, shape", [("full", (136, 240, 1000)), ("demo", (40, 60, 250))])
 def test_ten_centimetres(scale, shape):
     """The poster's uncompressed volume: 1,000 bins to 100 m."""
-    module = importlib.import_module("configs.vha2_10cm")
+    module = importlib.import_module("loco_jax.configs.vha2_10cm")
     config = module.get_config(f"scale={scale}")
     task = tasks.create(config)
     assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)

@@ -87,6 +87,23 @@ def test_where_nothing_can_be_written_nothing_is_read(tmp_path, monkeypatch, wha
         jta.prepare(tmp_path / "jta", tmp_path / "data")
 
 
+def test_a_signal_right_after_the_old_data_has_moved_brings_it_back(tmp_path, monkeypatch):
+    for name in ("target", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of_{name}").touch()
+    rename = pathlib.Path.rename
+
+    def moves_and_stops(self, to):
+        rename(self, to)
+        if self.name == "target":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "rename", moves_and_stops)
+    with pytest.raises(KeyboardInterrupt):
+        jta.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()
+
+
 @pytest.mark.parametrize("how", ["it fails", "a signal"])
 def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch, how):
     for name in ("target", "new"):

@@ -122,6 +122,6 @@ def test_released_weights_go_by_name():
     assert weights.path_of("released-refiner").exists()
     with pytest.raises(weights.WeightsError, match="no such released weights; there are released, released-refiner"):
         weights.path_of("released-none")
-    with pytest.raises(weights.WeightsError, match="holds no refiner; its network reads poses from the picture"):
+    with pytest.raises(weights.WeightsError, match="holds no refiner, as its run used none"):
         weights.read("refiner", "released", {})
     assert weights.path_of("released_by_me/w") == weights.path_of("./released_by_me/w")  # a file of one's own

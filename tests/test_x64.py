@@ -14,8 +14,8 @@ import pytest
 from jax.extend import core
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import refiner as refiner_config
 from loco_jax import distributed, tasks, train
+from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_the_example_and_training_are_the_same(tmp_path):
 )
 def test_nothing_is_computed_in_64_bits(name, argument):
     """Scenes, pictures, a step and predictions, traced only; single numbers aside, as those of Optax's schedules."""
-    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    config = importlib.import_module(f"loco_jax.configs.{name}").get_config(argument)
     config.ema = 0.99
     config.optimizer.name = "adam"
     if name == "vha2":

@@ -44,7 +44,7 @@ from loco_jax import accounts, commands, pictures, progress
 from loco_jax import camera as cameras
 from loco_jax.camera import Camera
 from loco_jax.data import scratch, video
-from loco_jax.skeleton import NUM_JTA_JOINTS
+from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
 VERSION = "1.0.0"
 NUM_FRAMES = 900
@@ -392,11 +392,11 @@ def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -
     if not target.exists():
         new.rename(target)
         return
-    target.rename(old)
     try:
+        target.rename(old)
         new.rename(target)
-    except BaseException:  # a signal too
-        if not target.exists():
+    except BaseException:  # a signal too, which comes as soon as a system call is over
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
 
@@ -567,6 +567,15 @@ def _first_size(files: Mapping[str, Mapping[int, pathlib.Path]], what: "_Wanted"
 # ---- The data set
 
 
+_CITATION = """@inproceedings{fabbri2018learning,
+  title     = {Learning to Detect and Track Visible and Occluded Body Joints in a Virtual World},
+  author    = {Fabbri, Matteo and Lanzi, Fabio and Calderara, Simone and Palazzi, Andrea and Vezzani, Roberto and
+               Cucchiara, Rita},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2018}
+}"""
+
+
 class Jta(tfds.core.ShardBasedBuilder):
     """One example a frame, ordered by sequence and frame; frames with nobody are there too.
 
@@ -610,13 +619,18 @@ class Jta(tfds.core.ShardBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         array = tfds.features.Tensor
-        joints = (None, NUM_JTA_JOINTS)
+
+        def joints(dtype, *coordinates):
+            doc = f"joints in order: {', '.join(JTA_JOINTS)}"
+            return array(shape=(None, NUM_JTA_JOINTS, *coordinates), dtype=dtype, doc=doc)
+
         pictures = self.builder_config.name == "frames"
         image = {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")} if pictures else {}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Joint Track Auto: people in virtual streets, with their joints in 2D and 3D.",
             homepage="https://github.com/fabbrimatteo/JTA-Dataset",
+            citation=_CITATION,
             features=tfds.features.FeaturesDict(
                 {
                     "sequence": np.int32,
@@ -625,11 +639,11 @@ class Jta(tfds.core.ShardBasedBuilder):
                     "camera": {field: np.float32 for field in Camera._fields},
                     "people": {
                         "id": array(shape=(None,), dtype=np.int64),
-                        "pixels": array(shape=(*joints, 2), dtype=np.float32),
-                        "joints": array(shape=(*joints, 3), dtype=np.float32),
-                        "present": array(shape=joints, dtype=np.bool_),
-                        "occluded": array(shape=joints, dtype=np.bool_),
-                        "self_occluded": array(shape=joints, dtype=np.bool_),
+                        "pixels": joints(np.float32, 2),
+                        "joints": joints(np.float32, 3),
+                        "present": joints(np.bool_),
+                        "occluded": joints(np.bool_),
+                        "self_occluded": joints(np.bool_),
                     },
                 }
             ),
