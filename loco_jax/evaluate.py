@@ -180,8 +180,7 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
     summary = evaluator.run(params, config.test_frames, out)
-    data = "JTA" if config.data.source == "jta" else f"crowd, {config.scale} scale"
-    summary = {"data": f"{data}, {split} split", name: value, **summary}
+    summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
     if not distributed.is_first():
         return summary
     device = jax.local_devices()[0]

@@ -14,7 +14,8 @@ import pytest
 from loco_jax import camera as cameras
 from loco_jax import commands
 from loco_jax.camera import Camera
-from loco_jax.data import jta
+from loco_jax.configs import vha as vha_config
+from loco_jax.data import jta, streams
 
 USED_FRAMES = {
     "train_vha": [10 * i for i in range(1, 91)],
@@ -427,9 +428,23 @@ def test_needs_no_tensorflow(good):
 import sys
 from loco_jax.data import pipeline
 assert "tensorflow_datasets" not in sys.modules
-from loco_jax.data import jta
+from loco_jax.configs import vha as vha_config
+from loco_jax.data import jta, streams
 assert len(jta.load({str(folder / "data")!r}, "test")[3]) == 4
 assert "tensorflow" not in sys.modules
 """
     done = run(["-c", code])
     assert done.returncode == 0, done.stderr
+
+
+def test_the_data_says_whose_it_is(tmp_path):
+    """A miniature in JTA's format is not called JTA, in tables and elsewhere."""
+    config = vha_config.get_config(2, "variant=patch,scale=demo")
+    assert streams.name_of(config) == "crowd, demo scale"
+    config.data.source = "jta"
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    for name in ("JTA", "miniature of the crowd in JTA's format"):
+        config.data.dir = str(tmp_path / f"data of {name}")
+        jta.prepare(tmp_path / "jta", config.data.dir)
+        assert streams.name_of(config) == name
+        (tmp_path / "jta" / "miniature.json").write_text("{}")  # as the miniature leaves it

@@ -50,6 +50,7 @@ VERSION = "1.0.0"
 NUM_FRAMES = 900
 MAX_PEOPLE = 64
 CAMERA_FILE = "camera.json"
+MINIATURE_FILE = "miniature.json"  # beside the annotations of a JTA that loco_jax.data.miniature made
 _CAMERA_REMEDY = (
     'write {"fx": ..., "fy": ..., "cx": ..., "cy": ...} in pixels, or remove the file for the camera of JTA'
 )
@@ -678,8 +679,11 @@ class Jta(tfds.core.ShardBasedBuilder):
         size = _common_size(read)
         factor = size.factor if size else 1.0
         camera = Camera(*asked.scaled(factor))
+        source = _describe_source(files, wanted)
+        made = (pathlib.Path(source["jta_dir"]) / MINIATURE_FILE).exists()
         self.info.metadata.update(
-            source=_describe_source(files, wanted),
+            source=source,
+            name="miniature of the crowd in JTA's format" if made else "JTA",
             asked={"camera": asked._asdict(), "picture_height": self._picture_height},
             camera=camera._asdict(),
             left_out=bad,
@@ -980,6 +984,11 @@ def _check_writable(folder: pathlib.Path) -> None:
     except OSError as error:
         reason = error.strerror
         raise OSError(f"{folder}: cannot be written to ({reason}); choose another --data_dir") from error
+
+
+def name_of(data_dir: os.PathLike, pictures: bool = False) -> str:
+    """Whose data is prepared there: "JTA", or what else was given in its format. FileNotFoundError as `load`."""
+    return _metadata(_find_prepared(data_dir, pictures)).get("name", "JTA")  # older versions noted no name
 
 
 def load(data_dir: os.PathLike, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:

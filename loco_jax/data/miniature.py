@@ -30,9 +30,8 @@ from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import render, scratch, video
 from loco_jax.data.crowd import Crowd, Scene
-from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, NUM_FRAMES, check_camera, replace_folder
+from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, MINIATURE_FILE, NUM_FRAMES, check_camera, replace_folder
 
-MARK_FILE = "miniature.json"
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
 
 
@@ -96,7 +95,7 @@ def write(
         facts = check_camera(crowd.camera)._asdict() | ({} if num_frames == NUM_FRAMES else {"num_frames": num_frames})
         (new / CAMERA_FILE).write_text(json.dumps(facts) + "\n")
         mark = {"what": "a miniature JTA, made by loco_jax.data.miniature", "sequences": sequences, "seed": seed}
-        (new / MARK_FILE).write_text(json.dumps(mark) + "\n")
+        (new / MINIATURE_FILE).write_text(json.dumps(mark) + "\n")
         jobs = [(split, i) for split, count in sequences.items() for i in range(count)]
         with progress.bar(len(jobs) * num_frames, " frames", desc="Writing", leave=False, dynamic_ncols=True) as bar:
             for split, i in jobs:
@@ -207,9 +206,9 @@ def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     names = {path.name for path in output.iterdir()}
     if not names:
         return
-    if not {"annotations", MARK_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE, MARK_FILE}:
+    if not {"annotations", MINIATURE_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE, MINIATURE_FILE}:
         raise FileExistsError(
-            f"{output} is not empty and not a miniature JTA alone, with its {MARK_FILE}; choose another --output"
+            f"{output} is not empty and not a miniature JTA alone, with its {MINIATURE_FILE}; choose another --output"
         )
     if not overwrite:
         raise FileExistsError(f"{output} holds a miniature JTA already; replace it with --overwrite")

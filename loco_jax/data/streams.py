@@ -234,6 +234,15 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
         ) from error
 
 
+def name_of(config: ConfigDict) -> str:
+    """What the data of a config is called in tables: "JTA" for the real one only."""
+    if config.data.source == "jta":
+        from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
+
+        return jta.name_of(config.data.dir, config.data.pictures)
+    return f"{config.data.source}, {config.scale} scale"
+
+
 def camera_of(config: ConfigDict) -> Camera:
     """The camera of the config's pictures: the crowd's or the prepared JTA's, or the real JTA's if that is not here."""
     if config.data.source == "jta" and config.data.dir:

@@ -146,9 +146,9 @@ def _facts(runs: Sequence[Run]) -> Section:
 
 def _data(run: Run) -> str | None:
     source, scale = run.config.get("data", {}).get("source"), run.config.get("scale")
-    if source is None:
+    if source in (None, "jta"):  # whose data it is, JTA's or a miniature's, is known when it was read
         return (run.results or {}).get("data")
-    return "JTA" if source == "jta" else f"{source}, {scale} scale"
+    return f"{source}, {scale} scale"
 
 
 def _steps(run: Run) -> str | None:
