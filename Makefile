@@ -7,8 +7,9 @@ BIN := .venv/bin
 DEMO ?= runs/demo
 DEMO_CONFIG := configs/vha2.py:variant=patch,scale=demo
 # The Code Predictor on top of the demo's own autoencoder: enough steps to see it learn, not to be good.
+# Its readout of poses has hardly begun, so people stay as the code has them.
 DEMO_LOCO := --config=configs/loco2.py:variant=patch,trunk=compact,scale=demo --workdir=$(DEMO)/loco2 \
-	--config.vha=$(DEMO)/vha2 --config.steps=250 --config.eval_every=0 --config.test_frames=32
+	--config.vha=$(DEMO)/vha2 --config.refiner= --config.steps=250 --config.eval_every=0 --config.test_frames=32
 # On a machine with an NVIDIA driver, JAX comes with CUDA.
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "[cuda12]")
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --editable
