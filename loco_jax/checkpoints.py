@@ -480,8 +480,8 @@ def exist(workdir: str) -> bool:
 def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
     """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
 
-    Those in `free` may differ, those of LENGTHS where the learning rate is constant, and with `older` those that its
-    config lacks.
+    Fields in `free` may differ. Those in LENGTHS may differ where the learning rate is constant. With `older`, fields
+    may differ that the run's config lacks.
     Without checkpoints there is nothing to protect, and any config will do.
     """
     path = epath.Path(workdir).expanduser() / CONFIG_FILE

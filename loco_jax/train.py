@@ -30,7 +30,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.tasks import Task
 
 _MOST_AHEAD = 2  # steps that wait for the devices
-_LONG_STEP = 1.0  # seconds: of steps that take longer none waits, so that a signal ends the run after the one under way
+_LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
 _MOST_WAITING = 0.1  # of the time, for input, until somebody is told
 _OUT_OF_TIME, _SIGNALLED = 1, 2  # why a process wants to stop
 
