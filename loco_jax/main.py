@@ -97,7 +97,7 @@ def _do() -> None:
 
 
 def _unless_of_orbax(unraisable: Any) -> None:
-    """Hides what Orbax's other reads and writes say when one of them has failed. That failure is reported separately."""
+    """Hides what Orbax says when another read or write of its own has failed. That failure is reported separately."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
