@@ -13,9 +13,13 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import checkpoints, distributed, progress, tasks, weights
+from loco_jax import tasks
+from loco_jax.cli import progress
 from loco_jax.data import streams
+from loco_jax.ops import distributed
+from loco_jax.runs import checkpoints
 from loco_jax.tasks import Task
+from loco_jax.weights import files as weights
 
 # Which frames are drawn: by what name, at which part of the way from the best frame to the worst.
 STANDINGS = {"best": 0.0, "upper quartile": 0.25, "median": 0.5, "lower quartile": 0.75, "worst": 1.0}

@@ -13,7 +13,8 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from loco_jax import checkpoints, commands
+from loco_jax import cli
+from loco_jax.runs import checkpoints
 
 
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
@@ -21,8 +22,9 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
 
     Raises WeightsError or CheckpointError if it cannot be read, ValueError for what only a LoCO has.
     """
-    from loco_jax import tasks, weights
+    from loco_jax import tasks
     from loco_jax.tasks import loco, vha
+    from loco_jax.weights import files as weights
 
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
@@ -47,13 +49,13 @@ def run(argv: Sequence[str]) -> None:
         sys.exit("loco_jax: want either --workdir, or --config and --code_predictor")
     if values.refiner and not values.workdir:
         sys.exit("loco_jax: --refiner goes with --workdir; of parts, --config.refiner names it")
-    from loco_jax import weights  # after the flags, so that --help is quick
     from loco_jax.tasks import loco
+    from loco_jax.weights import files as weights  # after the flags, so that --help is quick
 
     logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None
     try:
-        commands.check_devices()
+        cli.check_devices()
         weights.check_output(values.output)
         if values.workdir:
             export(values.workdir, values.output, dtype, values.tune, values.refiner)
@@ -77,4 +79,4 @@ if __name__ == "__main__":
         "Choose config.refine and config.people on so many validation frames; 0: as configured.",
         lower_bound=0,
     )
-    commands.start(run)
+    cli.start(run)

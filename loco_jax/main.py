@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from loco_jax import commands, signals
+from loco_jax import cli
+from loco_jax.cli import signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/vha2.py:scale=demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; runs/<the config's name> if absent.")
@@ -40,10 +41,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     if _CONFIG.value is None:
-        sys.exit(f"loco_jax: {commands.no_config()}")
+        sys.exit(f"loco_jax: {cli.no_config()}")
     import jax  # after the flags, so that --help is quick
 
-    from loco_jax import compilation, distributed, train
+    from loco_jax import train
+    from loco_jax.cli import compilation
+    from loco_jax.ops import distributed
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
         logging.set_verbosity(logging.FATAL)
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> None:
         with signals.sigterm_as_ctrl_c(_stopped):
             distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
             with signals.sigterm_as_ctrl_c(_stopped):  # once more: JAX has its own way, of several processes
-                commands.check_devices()
+                cli.check_devices()
                 _do()
     except train.Stopped as stopped:
         if distributed.is_first():
@@ -103,7 +106,7 @@ def _unless_of_orbax(unraisable: Any) -> None:
 
 
 def _stopped() -> NoReturn:
-    _fail("loco_jax: stopped", commands.STOPPED)
+    _fail("loco_jax: stopped", cli.STOPPED)
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
@@ -120,4 +123,4 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 
 
 if __name__ == "__main__":
-    commands.start(main)
+    cli.start(main)

@@ -14,11 +14,16 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import budget as budgets
-from loco_jax import checkpoints, distributed, evaluate, observe, progress, report, tasks, train
-from loco_jax import watch as watches
+from loco_jax import evaluate, tasks, train
+from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
+from loco_jax.ops import distributed
+from loco_jax.report import tables as report
+from loco_jax.runs import budget as budgets
+from loco_jax.runs import checkpoints
+from loco_jax.runs import observation as observe
+from loco_jax.runs import watch as watches
 from loco_jax.tasks import Task
 
 _KINDS = ("batch", "gradient", "parameters")

@@ -22,12 +22,17 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import budget as budgets
-from loco_jax import checkpoints, distributed, evaluate, muon, observe, progress, signals, tasks, weights
-from loco_jax import watch as watches
+from loco_jax import evaluate, muon, tasks
+from loco_jax.cli import progress, signals
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
+from loco_jax.ops import distributed
+from loco_jax.runs import budget as budgets
+from loco_jax.runs import checkpoints
+from loco_jax.runs import observation as observe
+from loco_jax.runs import watch as watches
 from loco_jax.tasks import Task
+from loco_jax.weights import files as weights
 
 _MOST_AHEAD = 2  # steps that wait for the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
@@ -622,7 +627,7 @@ class _Log:
             with self._writing():
                 self._curves.close()
                 if kind is None:
-                    from loco_jax import draw  # matplotlib, which many commands do without
+                    from loco_jax.report import drawings as draw  # matplotlib, which many commands do without
 
                     with (self._path.parent / "curves.png").open("wb") as file:
                         draw.curves(observe.read_log(self._path)).savefig(file, format="png")

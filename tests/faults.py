@@ -27,9 +27,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from loco_jax import checkpoints, tasks, train
+from loco_jax import tasks, train
 from loco_jax.configs import refiner
 from loco_jax.data import streams
+from loco_jax.runs import checkpoints
 from tests.test_train import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
 
 STEPS, SAVE_EVERY = 240, 20
@@ -381,7 +382,7 @@ FAULTS: dict[str, Callable[[Lab], str]] = {
     "another config under a checkpoint": other_config,
     "two runs in one workdir": two_runs,
     "a process of several dies": by_tests("tests/test_multihost.py", "-k", "dies_or_fails"),
-    "numbers that are not finite": by_tests("tests/test_watch.py"),
+    "numbers that are not finite": by_tests("tests/runs/test_watch.py"),
 }
 
 

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from loco_jax import camera as cameras
 from loco_jax import tasks, train
-from loco_jax.camera import Camera
 from loco_jax.configs import vha as shared
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
-from loco_jax.volume import Volume
 
 # docs/method.md, sections 2 and 3, and what the demo scale is made for.
 VOLUMES = {"full": (136, 240, 316), "demo": (40, 60, 80)}

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import checkpoints, evaluate, export, tasks, train, weights
+from loco_jax import evaluate, export, tasks, train
 from loco_jax.configs import refiner, trunk, vha2
+from loco_jax.runs import checkpoints
+from loco_jax.weights import files as weights
 
 CONFIGS = {
     "vha": vha2.get_config("variant=patch,scale=demo"),

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from loco_jax import checkpoints
 from loco_jax.data import jta
+from loco_jax.runs import checkpoints
 from tests import faults
 from tests.test_train import prepare_small_jta
 

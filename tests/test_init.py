@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import checkpoints, tasks, train, weights
+from loco_jax import tasks, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import streams
+from loco_jax.runs import checkpoints
+from loco_jax.weights import files as weights
 from tests.test_train import (
     Crash,
     Mean,

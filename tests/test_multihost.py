@@ -22,9 +22,11 @@ import pytest
 from absl import app
 from matplotlib.figure import Figure
 
-from loco_jax import checkpoints, commands, distributed, evaluate, tasks, train
+from loco_jax import cli, evaluate, tasks, train
 from loco_jax import main as command
 from loco_jax.data import streams
+from loco_jax.ops import distributed
+from loco_jax.runs import checkpoints
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
 from tests.test_train import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny
@@ -281,7 +283,7 @@ def interrupt(workdir: str):
     sys.argv = ["main", "--config=configs/vha1.py:variant=patch,scale=demo", f"--workdir={workdir}"]
     sys.argv += ["--config.data.batch_size=2"]
     distributed.initialize = lambda *arguments: True
-    app.run(command.main, flags_parser=commands.parse)
+    app.run(command.main, flags_parser=cli.parse)
 
 
 def test_one_that_is_interrupted_ends_the_others(tmp_path):

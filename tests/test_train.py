@@ -28,16 +28,19 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
-from loco_jax import checkpoints, distributed, evaluate, observe, tasks, train
-from loco_jax.camera import Camera
+from loco_jax import evaluate, tasks, train
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
 from loco_jax.data.frames import Frames
-from loco_jax.skeleton import FROM_JTA
-from tests.test_jta import write_jta
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.skeleton import FROM_JTA
+from loco_jax.ops import distributed
+from loco_jax.runs import checkpoints
+from loco_jax.runs import observation as observe
+from tests.data.test_jta import write_jta
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMINGS = set(observe.NAMES)  # what no two runs have alike in their logs

@@ -14,9 +14,10 @@ import pytest
 from jax.extend import core
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import distributed, tasks, train
+from loco_jax import tasks, train
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
+from loco_jax.ops import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 

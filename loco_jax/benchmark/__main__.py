@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from loco_jax import commands
+from loco_jax import cli
 
 # What the times of ours are measured over, with --scaling: of which functions.
 _SCALING = {
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0, 1 if a result was wrong or something failed, 130 after a signal."""
     arguments = _parser().parse_args(argv)
     try:
-        return commands.call(_main, arguments)
+        return cli.call(_main, arguments)
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1
@@ -61,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> int:
     from absl import logging
 
-    from loco_jax import compilation
+    from loco_jax.cli import compilation
 
     logging.set_verbosity(logging.ERROR)
     # PyTorch's threads else wait by spinning, which on a machine that does other things takes many times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     compilation.use_cache()
-    commands.check_devices()
+    cli.check_devices()
     import jax.numpy as jnp
 
     from loco_jax.benchmark import cases, measure, tables

@@ -19,17 +19,19 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from loco_jax import association, heatmaps, metrics, people, skeleton
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
-from loco_jax.camera import Camera
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
-from loco_jax.models import code_predictor, compact, fast_encode, fast_vha, vha
-from loco_jax.peaks import Peaks, find_peaks
-from loco_jax.volume import Volume
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import code_predictor, compact, vha
+from loco_jax.ops.cpu import fast_encode, fast_vha
+from loco_jax.pose import association, heatmaps, metrics, people
+from loco_jax.pose.peaks import Peaks, find_peaks
 
 LEVEL, SIGMA, THRESHOLD, NEAR = 2, 2.0, 0.1, 0.4
 MOST_PEOPLE = 60
@@ -141,7 +143,7 @@ def _variables(network: nn.Module, *shape_and_type: Any, camera: Camera | None =
 @functools.lru_cache
 def _vha(setting: Setting, kind: type[nn.Module]) -> tuple[nn.Module, Any]:
     """A network and its variables: the released ones of a PatchVHA; of the published one those given, or the demo's."""
-    from loco_jax import weights  # here, since checkpoints take seconds to import
+    from loco_jax.weights import files as weights  # here, since checkpoints take seconds to import
 
     def read(source, bins):
         like = jax.ShapeDtypeStruct((1, skeleton.NUM_JOINTS, 8, 8, bins), jnp.float32)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from loco_jax import commands
+from loco_jax import cli
 
 HEADER = ("option", "of", "value", "ms a step", "frames/s", "memory", "times off")
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             print(f"loco_jax: --{name}={getattr(arguments, name)} must be at least 1", file=sys.stderr)
             return 1
-    return commands.call(_main, arguments)
+    return cli.call(_main, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,10 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> int:
     import jax
 
-    # Some are for the threads below, which would find each other's half imported.
-    from loco_jax import compilation, train, weights  # noqa: F401
     from loco_jax.benchmark import measure
+
+    # Some are for the threads below, which would find each other's half imported.
+    from loco_jax.cli import compilation
     from loco_jax.tasks import loco, refiner, trunk, vha  # noqa: F401
+    from loco_jax.weights import files as weights  # noqa: F401
 
     compilation.use_cache()
     machine = measure.machine()
@@ -182,8 +184,8 @@ def _vha(variant: str, scale: str) -> Any:
 def _mesh_and_stream(config):
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from loco_jax import distributed
     from loco_jax.data import streams
+    from loco_jax.ops import distributed
 
     mesh = distributed.make_mesh(config.data.batch_size, 1)
     return mesh, streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
@@ -227,10 +229,11 @@ def decoding_to_peaks(config: Any) -> Program:
     """From the code of a frame to the peaks of its heatmaps, with the released weights."""
     import jax
 
-    from loco_jax import tasks, weights
+    from loco_jax import tasks
     from loco_jax.data import crowd as crowds
     from loco_jax.data import streams
-    from loco_jax.models import fast_vha
+    from loco_jax.ops.cpu import fast_vha
+    from loco_jax.weights import files as weights
 
     task = tasks.create(config)
     params = jax.device_put(weights.load(weights.path_of(weights.RELEASED))[0]["vha"])

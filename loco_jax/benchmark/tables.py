@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from loco_jax import report
 from loco_jax.benchmark import measure
 from loco_jax.benchmark.measure import Row
+from loco_jax.report import tables as report
 
 _NAMES = ("function", "implementation")
 HEADER = (*_NAMES, "median", "least to most", "runs", "CPU time", "times ours", "share", "memory", "result")

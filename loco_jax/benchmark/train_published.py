@@ -22,10 +22,14 @@ import numpy as np
 import optax
 from etils import epath
 
-from loco_jax import commands, compilation, heatmaps, skeleton, train, weights
+from loco_jax import cli, train
+from loco_jax.cli import compilation
 from loco_jax.configs import vha2
 from loco_jax.data import crowd as crowds
+from loco_jax.geometry import skeleton
 from loco_jax.models import vha
+from loco_jax.pose import heatmaps
+from loco_jax.weights import files as weights
 
 CROWD = crowds.DEMO
 _LEVEL = 2
@@ -148,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=12_000)
     arguments = parser.parse_args(argv)
     try:
-        return commands.call(_train, arguments.steps, arguments.output) or 0
+        return cli.call(_train, arguments.steps, arguments.output) or 0
     except (ValueError, OSError) as error:
         print(f"loco_jax: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from loco_jax.data.frames import Frames
-from loco_jax.skeleton import MIRROR
+from loco_jax.geometry.skeleton import MIRROR
 
 SCALES = (0.8, 1.25)
 _GREY = 128  # where a shrunken picture ends

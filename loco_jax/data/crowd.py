@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from loco_jax import camera as cameras
-from loco_jax.camera import Camera
-from loco_jax.volume import Volume
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from loco_jax.camera import Camera
+from loco_jax.geometry.camera import Camera
 
 
 class Frames(NamedTuple):

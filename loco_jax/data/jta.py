@@ -40,11 +40,14 @@ from absl import app, flags, logging
 from etils import epath
 from PIL import Image
 
-from loco_jax import accounts, commands, pictures, progress
-from loco_jax import camera as cameras
-from loco_jax.camera import Camera
-from loco_jax.data import scratch, video
-from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
+from loco_jax import cli
+from loco_jax.cli import accounts, progress
+from loco_jax.data import scratch
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
+from loco_jax.media import pictures
+from loco_jax.media import videos as video
 
 VERSION = "1.0.0"
 NUM_FRAMES = 900
@@ -1204,4 +1207,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    commands.start(main)
+    cli.start(main)

@@ -25,12 +25,14 @@ import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from loco_jax import commands, compilation, progress
-from loco_jax.camera import Camera
+from loco_jax import cli
+from loco_jax.cli import compilation, progress
 from loco_jax.data import crowd as crowds
-from loco_jax.data import render, scratch, video
+from loco_jax.data import render, scratch
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, MINIATURE_FILE, NUM_FRAMES, check_camera, replace_folder
+from loco_jax.geometry.camera import Camera
+from loco_jax.media import videos as video
 
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
 
@@ -236,7 +238,7 @@ def main(argv: Sequence[str]) -> None:
     sequences = {split: values[split].value for split in NUMBERS}
     start = time.time()
     try:
-        commands.check_devices()
+        cli.check_devices()
         write(
             values.output,
             sequences,
@@ -260,4 +262,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    commands.start(main)
+    cli.start(main)

@@ -16,11 +16,11 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from loco_jax import commands
-from loco_jax.camera import Camera
+from loco_jax import cli
 from loco_jax.data import augment as augmentation
 from loco_jax.data.frames import Frames
-from loco_jax.skeleton import FROM_JTA, NUM_JOINTS
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.skeleton import FROM_JTA, NUM_JOINTS
 
 _AHEAD_BYTES = 512_000_000
 
@@ -276,4 +276,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "Where python -m loco_jax.data.jta --pictures put it.", required=True)
     flags.DEFINE_string("split", "train", "A split of it.")
     flags.DEFINE_integer("workers", 0, "Processes that decode; 0 for threads of this one.", lower_bound=0)
-    commands.start(main)
+    cli.start(main)

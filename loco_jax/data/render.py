@@ -20,11 +20,12 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from loco_jax import commands, compilation
-from loco_jax.camera import Camera
+from loco_jax import cli
+from loco_jax.cli import compilation
 from loco_jax.data import crowd as crowds
 from loco_jax.data.crowd import Crowd, Scene
-from loco_jax.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
 _CHUNK = 2  # bodies that a tile looks at together; with more, most tiles look at empty places
 _TILES_AT_ONCE = 64  # off the CPU
@@ -937,7 +938,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
     compilation.use_cache()
-    commands.check_devices()
+    cli.check_devices()
     path = pathlib.Path(flags.FLAGS.output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet()).save(path, quality=85)
@@ -946,4 +947,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "The sheet, a JPEG or PNG.", required=True)
-    commands.start(main)
+    cli.start(main)

@@ -15,13 +15,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import camera as cameras
-from loco_jax import distributed, skeleton
-from loco_jax.camera import Camera
 from loco_jax.data import crowd as crowds
 from loco_jax.data import pipeline, render
 from loco_jax.data.frames import Frames
-from loco_jax.volume import Volume
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.ops import distributed
 
 _PICTURES_AT_ONCE = 4  # for each batch of the crowd, off the CPU
 

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from loco_jax.camera import Camera
-from loco_jax.models import inception, matmul_conv
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import inception
 from loco_jax.models.vha import code_shape
-from loco_jax.volume import Volume
+from loco_jax.ops.cpu import matmul_conv
 
 # A trunk is made with dtype=... and maps pictures [B, H, W, 3] in 0 to 255 to features, a cell every 32 pixels:
 # [B, (H - 43) // 32, (W - 43) // 32, C], with any C. It does its own normalisation.

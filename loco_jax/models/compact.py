@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from loco_jax import skeleton
-from loco_jax.camera import Camera
-from loco_jax.models import fast_block
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
 from loco_jax.models.vha import code_shape
-from loco_jax.volume import Volume
+from loco_jax.ops.cpu import fast_block
 
 _FINEST = 4  # pixels a cell of the first stage is high and wide
 _FINE = 8  # pixels a cell of the fine features is high and wide

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from loco_jax.models import matmul_conv
+from loco_jax.ops.cpu import matmul_conv
 
 STRIDE = 32  # pixels from one cell of the features to the next
 MARGIN = 43  # n cells need 32 n + 43 pixels: the stem does not pad

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from loco_jax.models import fast_block
-from loco_jax.models.convolution import convolve_3d, convolve_padded
+from loco_jax.ops.cpu import fast_block
+from loco_jax.ops.cpu.convolution import convolve_3d, convolve_padded
 
 KERNEL, REACH = 5, 2  # voxels: the published network's kernels, and how far from its middle one sees
 

@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from loco_jax import commands
+from loco_jax import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             stream.reconfigure(errors="replace")
-    return commands.call(_main, _parser().parse_args(argv))
+    return cli.call(_main, _parser().parse_args(argv))
 
 
 def _main(arguments: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from loco_jax import observe, report
 from loco_jax.report import figure
+from loco_jax.report import tables as report
 from loco_jax.report.runs import Run, RunError, flat
+from loco_jax.runs import observation as observe
 
 SUFFIXES = (".html", ".md")
 _NOTHING = "–"

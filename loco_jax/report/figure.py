@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from loco_jax import draw, observe
+from loco_jax.report import drawings as draw
 from loco_jax.report.runs import Run
+from loco_jax.runs import observation as observe
 
 # Paler than the runs' colours, which they stand beside.
 _PART_COLOURS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from loco_jax import observe
+from loco_jax.runs import observation as observe
 
 
 class RunError(ValueError):

@@ -17,30 +17,24 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import (
-    checkpoints,
-    distributed,
-    metrics,
-    people,
-    people_metrics,
-    reading,
-    refinement,
-    report,
-    skeleton,
-    suppression,
-    weights,
-)
-from loco_jax.association import People
-from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import code_predictor, compact, fast_vha, vha
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import code_predictor, compact, vha
 from loco_jax.models.refiner import Refiner
-from loco_jax.people import Points
+from loco_jax.ops import distributed
+from loco_jax.ops.cpu import fast_vha
+from loco_jax.pose import metrics, people, people_metrics, reading, refinement, suppression
+from loco_jax.pose.association import People
+from loco_jax.pose.people import Points
+from loco_jax.report import tables as report
+from loco_jax.runs import checkpoints
 from loco_jax.tasks import Task, teaching, trunk
 from loco_jax.tasks.vha import METRES, VhaTask, check_same, stated_by
 from loco_jax.tasks.vha import create as create_vha
-from loco_jax.volume import Volume
+from loco_jax.weights import files as weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -478,7 +472,7 @@ class LocoTask(Task):
         return report.loco_table(summary)
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax import draw  # here, since predict does without matplotlib
+        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
 
         found, frame = _frame((predicted, frames), index)
         name = f"{self.name}+" if f"{self.name}+" in found.people else self.name

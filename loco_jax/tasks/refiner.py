@@ -13,11 +13,15 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import progress, refinement, report, skeleton, weights
+from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import skeleton
 from loco_jax.models import refiner
+from loco_jax.pose import refinement
+from loco_jax.report import tables as report
 from loco_jax.tasks import Task, loco
+from loco_jax.weights import files as weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -274,7 +278,7 @@ class RefinerTask(Task):
         return report.table(header, rows) + f"\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax import draw  # here, since predict does without matplotlib
+        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
 
         there = np.asarray(frames.present[index]).all(axis=-1)
         spoilt, refined, kind = (np.asarray(x[index])[there] for x in (predicted[0], predicted[1], predicted[3]))

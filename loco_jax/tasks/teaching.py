@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from loco_jax import camera as cameras
-from loco_jax import reading, skeleton
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.volume import Volume
 from loco_jax.models.compact import CompactPredictor, Features
-from loco_jax.volume import Volume
+from loco_jax.pose import reading
 
 APART = 1.5  # voxels in the picture between a right and a left joint, from which on their sides are asked for
 # Right and left of shoulders, elbows, wrists, hips, knees, ankles.

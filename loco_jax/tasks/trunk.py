@@ -13,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from loco_jax import reading, report, skeleton
-from loco_jax.camera import Camera
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
 from loco_jax.models import compact
 from loco_jax.models.compact import CompactPredictor
+from loco_jax.pose import reading
+from loco_jax.report import tables as report
 from loco_jax.tasks import Task, teaching
-from loco_jax.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +149,7 @@ class TrunkTask(Task):
         return f"{report.table(['trunk', 'value'], rows)}\n\n{text}"
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax import draw  # here, since predict does without matplotlib
+        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
 
         found = _of_frame(predicted, index)
         there = found.there

@@ -14,12 +14,16 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import heatmaps, metrics, peaks, report, skeleton, weights
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
-from loco_jax.models import by_rows, cell_entropy, fast_encode, fast_vha, vha
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import vha
+from loco_jax.ops.cpu import by_rows, cell_entropy, fast_encode, fast_vha
+from loco_jax.pose import heatmaps, metrics, peaks
+from loco_jax.report import tables as report
 from loco_jax.tasks import Task
-from loco_jax.volume import Volume
+from loco_jax.weights import files as weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,7 +290,7 @@ class VhaTask(Task):
         return report.vha_table(summary)
 
     def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax import draw  # here, since predict does without matplotlib
+        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
 
         found, _ = _frame(predicted, frames, index)
         rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])

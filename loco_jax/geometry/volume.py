@@ -1,0 +1,69 @@
+"""The voxel grid in front of the camera: rows and columns of the picture, bins of distance.
+
+Geometry only. A voxel is (row, column, bin); its coordinates are continuous until somebody rounds them.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.camera import Camera
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """A grid of `shape` voxels; the defaults are the paper's (section 2 of the method).
+
+    Attributes:
+      image_size: height and width of the picture in pixels.
+      stride: pixels a voxel is high and wide.
+      depth_bins: number of bins of distance.
+      max_distance: metres from the camera's centre to the last bin.
+    """
+
+    image_size: tuple[int, int] = (1080, 1920)
+    stride: int = 8
+    depth_bins: int = 316
+    max_distance: float = 100.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", tuple(self.image_size))  # a list would not be hashable
+        sizes = {"image_size": min(self.image_size), "stride": self.stride, "depth_bins": self.depth_bins - 1}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"Volume.{name}={getattr(self, name)} is too small")
+        if not 0 < self.max_distance < math.inf:
+            raise ValueError(f"Volume.max_distance={self.max_distance} must be positive and finite")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, bins. Rows are padded to a multiple of 8 (the paper's 1080 / 8 = 135 becomes 136)."""
+        height, width = self.image_size
+        return 8 * math.ceil(height / self.stride / 8), math.ceil(width / self.stride), self.depth_bins
+
+    @property
+    def bin_size(self) -> float:
+        """Metres a bin."""
+        return self.max_distance / (self.depth_bins - 1)
+
+    def to_voxels(self, camera: Camera, xyz: jax.Array) -> jax.Array:
+        """Continuous voxels `[..., 3]` of points `xyz[..., 3]` in metres; NaN for points at or behind the camera."""
+        uv = cameras.project(camera, xyz)
+        bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size + 0 * uv[..., 0]  # NaN where there is no picture
+        return jnp.stack([uv[..., 1] / self.stride, uv[..., 0] / self.stride, bins], axis=-1)
+
+    def to_camera(self, camera: Camera, voxels: jax.Array) -> jax.Array:
+        """Points `[..., 3]` in metres at continuous `voxels[..., 3]`: the inverse of `to_voxels`."""
+        uv = jnp.stack([voxels[..., 1], voxels[..., 0]], axis=-1) * self.stride
+        return cameras.back_project(camera, uv, voxels[..., 2] * self.bin_size)
+
+    def in_view(self, camera: Camera, xyz: jax.Array) -> jax.Array:
+        """Whether points `xyz[..., 3]` are targets `[...]`: in the picture, its border included, and near enough."""
+        uv = cameras.project(camera, xyz)
+        height, width = self.image_size
+        u, v = uv[..., 0], uv[..., 1]
+        near = jnp.linalg.norm(xyz, axis=-1) <= self.max_distance
+        return (u >= 0) & (u <= width) & (v >= 0) & (v <= height) & near  # NaN compares false

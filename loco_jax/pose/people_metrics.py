@@ -1,0 +1,297 @@
+"""How well people are found, not only joints: how often each is named, how it stands, and where errors come from.
+
+On the host, in NumPy: `see` and `measure` look at one frame, `summarise` puts frames together. Positions are in metres,
+in camera coordinates; what concerns the picture is in pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.pose import metrics
+
+FOUND_WITHIN = 0.8  # metres; half of a person's joints have to be as near as that
+TWICE_WITHIN = 0.25  # of a person's height in the picture
+OVERLAP = 0.3  # of two people's boxes, intersection over union
+DISTANCE_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
+CROWDING = ("0", "1", "2 or more")  # other people whose boxes overlap with a person's
+WIDTHS = ("shoulders", "hips", "wrists")  # pairs of joints whose distance is compared
+_LEAST_ALIGNED = 3  # joints; any pose fits any other that has fewer
+
+
+class Seen(NamedTuple):
+    """The true people of a frame.
+
+    Attributes:
+      joints: `[M, 14, 3]` metres.
+      known: `[M, 14]` which of those are targets; everybody has one at least.
+      uv: `[M, 14, 2]` pixels.
+      distance: `[M]` metres from the camera to the mean of a person's known joints.
+      crowding: `[M]` how many other people's boxes overlap with a person's.
+    """
+
+    joints: np.ndarray
+    known: np.ndarray
+    uv: np.ndarray
+    distance: np.ndarray
+    crowding: np.ndarray
+
+
+class Found(NamedTuple):
+    """What a system makes of a frame's M true people.
+
+    Attributes:
+      distance, crowding: `[M]` of the true people, see `Seen`.
+      predicted: how many people it names in all.
+      named: `[M]` how many of those belong to each true person: the one that finds it, and of the others those that are
+        nearest to it in the picture.
+      found: `[M]` bool, see `metrics.people_pairs`.
+      twice: `[M]` how often too many a person is named, see `named_twice`.
+      root_error, aligned_error: `[M]` metres, see `pose_errors`; NaN for people who are not found.
+      widths: `[M, 3]` of `WIDTHS`, as parts of the true ones; NaN where there is none.
+      owner: `[K]` whose the joints are that were matched.
+      along, across: `[K]` errors of those in metres, see `ray_errors`.
+    """
+
+    distance: np.ndarray
+    crowding: np.ndarray
+    predicted: int
+    named: np.ndarray
+    found: np.ndarray
+    twice: np.ndarray
+    root_error: np.ndarray
+    aligned_error: np.ndarray
+    widths: np.ndarray
+    owner: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+
+
+def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
+    """The people of `joints[P, 14, 3]` who have any joint that is `known[P, 14]`."""
+    joints, known = np.asarray(joints, np.float64), np.asarray(known, bool)
+    there = known.any(axis=-1)
+    joints, known = joints[there], known[there]
+    uv = project(camera, joints)
+    middle = joints.sum(axis=1, where=known[..., None]) / known.sum(axis=1)[:, None]
+    return Seen(joints, known, uv, np.linalg.norm(middle, axis=-1), overlaps(uv, known))
+
+
+def measure(
+    seen: Seen, predicted: ArrayLike, known: ArrayLike, camera: Camera, rows: np.ndarray, pairs: np.ndarray
+) -> Found:
+    """What a system makes of a frame.
+
+    Args:
+      seen: the true people.
+      predicted: `[N, 14, 3]` joints of those that the system names, and of nobody: who has no known joint.
+      known: `[N, 14]` which joints there are.
+      camera: of the picture.
+      rows: `[R, 4]` all the system's joints, joint type and position.
+      pairs: `[K, 2]` what `metrics.match` says of those and the rows of the true people's joints: whose errors count.
+    """
+    predicted, known = np.asarray(predicted, np.float64), np.asarray(known, bool)
+    exist = known.any(axis=-1)
+    predicted, known = predicted[exist], known[exist]
+    p, t = metrics.people_pairs(predicted, known, seen.joints, seen.known, FOUND_WITHIN).T
+    away = picture_distances(project(camera, predicted), known, seen.uv, seen.known)
+    whose = np.where(np.isfinite(away).any(axis=1), away.argmin(axis=1), -1) if away.size else np.full(len(away), -1)
+    twice = named_twice(away, heights(seen.uv, seen.known))
+    whose[p] = t
+
+    def of_found(values):
+        result = np.full((len(seen.joints), *values.shape[1:]), np.nan)
+        result[t] = values
+        return result
+
+    both = known[p] & seen.known[t]
+    root_error, aligned_error = pose_errors(predicted[p], seen.joints[t], both)
+    true_rows = metrics.people_rows(seen.joints, seen.known)
+    along, across = ray_errors(rows[pairs[:, 0], 1:], true_rows[pairs[:, 1], 1:])
+    return Found(
+        distance=seen.distance,
+        crowding=seen.crowding,
+        predicted=len(predicted),
+        named=np.bincount(whose[whose >= 0], minlength=len(seen.joints)),
+        found=np.isin(np.arange(len(seen.joints)), t),
+        twice=twice,
+        root_error=of_found(root_error),
+        aligned_error=of_found(aligned_error),
+        widths=of_found(_ratio(widths(predicted[p], both), widths(seen.joints[t], both))),
+        owner=np.nonzero(seen.known)[0][pairs[:, 1]],
+        along=along.astype(np.float32),
+        across=across.astype(np.float32),
+    )
+
+
+def summarise(found: Sequence[Found]) -> dict[str, Any]:
+    """A system's measures over all people of some frames, as JSON; None where there is nothing to divide by.
+
+    Counts and what follows from them; mean errors of poses in cm, each person counting once; median widths as parts of
+    the true ones; median and mean errors along and across the ray in cm, each matched joint counting once. Then the
+    same by the true person's distance, and by crowding. There, `predicted` are the people who belong to such a true
+    one, see `Found.named`: somebody named where nobody is counts only in the whole.
+    """
+    first = np.cumsum([0, *(len(f.found) for f in found)])
+    pooled = {name: np.concatenate([np.atleast_1d(getattr(f, name)) for f in found]) for name in Found._fields}
+    pooled["owner"] += np.repeat(first[:-1], [len(f.owner) for f in found])
+    everybody = Found(**pooled)
+
+    def part(some):
+        return _measures(everybody, some, int(everybody.named[some].sum()))
+
+    distance, crowding = everybody.distance, np.minimum(everybody.crowding, len(CROWDING) - 1)
+    return {
+        **_measures(everybody, np.full(len(distance), True), int(everybody.predicted.sum())),
+        "by_distance": [
+            {"metres": [low, high if np.isfinite(high) else None], **part((low <= distance) & (distance < high))}
+            for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:])
+        ],
+        "by_crowding": [{"overlapping": name, **part(crowding == number)} for number, name in enumerate(CROWDING)],
+    }
+
+
+def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:
+    true, found, twice = int(some.sum()), int(of.found[some].sum()), int(of.twice[some].sum())
+    joints = some[of.owner]
+    errors = {"along_cm": 100.0 * of.along[joints], "across_cm": 100.0 * of.across[joints]}
+    return {
+        "true": true,
+        "predicted": predicted,
+        "found": found,
+        "named_twice": twice,
+        "precision": found / predicted if predicted else None,
+        "recall": found / true if true else None,
+        "f1": 2 * found / (true + predicted) if true + predicted else None,
+        "mpjpe_cm": _of_known(np.mean, 100 * of.root_error[some]),
+        "pa_mpjpe_cm": _of_known(np.mean, 100 * of.aligned_error[some]),
+        "widths": {name: _of_known(np.median, w) for name, w in zip(WIDTHS, of.widths[some].T)},
+        **{name: {"median": _of_known(np.median, e), "mean": _of_known(np.mean, e)} for name, e in errors.items()},
+    }
+
+
+def project(camera: Camera, xyz: np.ndarray) -> np.ndarray:
+    """`camera.project` in NumPy: scores are computed where nothing may go to a device."""
+    in_front = xyz[..., 2:] > 0
+    uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
+    uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
+    return np.where(in_front, uv, np.nan)
+
+
+def boxes(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Boxes `[M, 2, 2]` (least and greatest pixel) around the known joints of `uv[M, J, 2]`."""
+    there = known[..., None] & np.isfinite(uv)
+    low = uv.min(axis=1, where=there, initial=np.inf)
+    high = uv.max(axis=1, where=there, initial=-np.inf)
+    return np.stack([low, high], axis=1)
+
+
+def heights(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Pixels `[M]` from the highest known joint of `uv[M, J, 2]` down to the lowest."""
+    low, high = np.moveaxis(boxes(uv, known), 1, 0)
+    return high[:, 1] - low[:, 1]
+
+
+def overlaps(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """With how many other boxes each person's box overlaps `[M]`: by more than `OVERLAP`, intersection over union."""
+    low, high = np.moveaxis(boxes(uv, known), 1, 0)
+    sides = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
+    shared = np.maximum(sides, 0).prod(axis=-1)
+    area = (high - low).prod(axis=-1)
+    others = ~np.eye(len(uv), dtype=bool)
+    return ((shared > OVERLAP * (area[:, None] + area[None] - shared)) & others).sum(axis=1)
+
+
+def picture_distances(
+    predicted_uv: np.ndarray, predicted_known: np.ndarray, true_uv: np.ndarray, true_known: np.ndarray
+) -> np.ndarray:
+    """Mean distances in pixels `[N, M]` over the joints that both know; infinite where there are none.
+
+    Args:
+      predicted_uv: `[N, J, 2]` pixels; those that are not finite are not known.
+      predicted_known: `[N, J]`.
+      true_uv: `[M, J, 2]`.
+      true_known: `[M, J]`.
+    """
+    distances = np.linalg.norm(predicted_uv[:, None] - true_uv[None], axis=-1)
+    both = predicted_known[:, None] & true_known[None] & np.isfinite(distances)
+    count = both.sum(axis=-1)
+    total = distances.sum(axis=-1, where=both)
+    return np.divide(total, count, out=np.full(count.shape, np.inf), where=count > 0)
+
+
+def named_twice(distances: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """How many people beyond the first are named at each true one's place in the picture `[M]`.
+
+    A predicted person counts for the nearest true one alone, and only if nearer than `TWICE_WITHIN` of its height.
+
+    Args:
+      distances: `[N, M]` pixels, see `picture_distances`.
+      heights: `[M]` of the true people, in pixels.
+    """
+    if not distances.size:
+        return np.zeros(len(heights), int)
+    nearest = distances.argmin(axis=1)
+    near = distances.min(axis=1) < TWICE_WITHIN * heights[nearest]
+    return np.maximum(np.bincount(nearest[near], minlength=len(heights)) - 1, 0)
+
+
+def pose_errors(predicted: np.ndarray, true: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean joint errors `[K]` in metres of poses, with the middle of the hips in one place; and aligned.
+
+    The first are NaN without both hips. The second are those after the translation, rotation and scale that make the
+    squared errors least (Procrustes; no mirroring); NaN for fewer than three joints.
+
+    Args:
+      predicted, true: `[K, 14, 3]` metres.
+      known: `[K, 14]` the joints that both have.
+    """
+    hips = list(skeleton.PAIRS["hips"])
+    relative = [x - x[:, hips].mean(axis=1, keepdims=True) for x in (predicted, true)]
+    root = np.where(known[:, hips].all(axis=1), _mean_distance(*relative, known), np.nan)
+    count = known.sum(axis=1)
+    weights = known[..., None] / np.maximum(count, 1)[:, None, None]
+    p, t = (np.where(known[..., None], x - (x * weights).sum(axis=1, keepdims=True), 0.0) for x in (predicted, true))
+    u, s, vt = np.linalg.svd(np.swapaxes(p, 1, 2) @ t)
+    sign = np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)  # for a rotation, and no mirror
+    s[:, 2] *= sign
+    u[:, :, 2] *= sign[:, None]
+    scale = _ratio(s.sum(axis=1), np.square(p).sum(axis=(1, 2)))
+    aligned = _mean_distance(scale[:, None, None] * p @ u @ vt, t, known)
+    return root, np.where(count >= _LEAST_ALIGNED, aligned, np.nan)
+
+
+def widths(joints: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Distances `[K, 3]` between the right and the left joint of `WIDTHS`; NaN unless both are known."""
+    pairs = [skeleton.PAIRS[name] for name in WIDTHS]
+    both = np.stack([known[:, a] & known[:, b] for a, b in pairs], axis=-1)
+    apart = np.stack([np.linalg.norm(joints[:, a] - joints[:, b], axis=-1) for a, b in pairs], axis=-1)
+    return np.where(both, apart, np.nan)
+
+
+def ray_errors(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far points `[K, 3]` are off along the ray from the camera through the true ones, and across it, `[K]` each.
+
+    Neither is negative. In metres, as the points are.
+    """
+    error = predicted - true
+    ray = true / np.linalg.norm(true, axis=-1, keepdims=True)
+    along = (error * ray).sum(axis=-1)
+    return np.abs(along), np.linalg.norm(error - along[:, None] * ray, axis=-1)
+
+
+def _mean_distance(a, b, known):
+    return np.linalg.norm(a - b, axis=-1).sum(axis=1, where=known) / np.maximum(known.sum(axis=1), 1)
+
+
+def _ratio(a, b):
+    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
+
+
+def _of_known(function, values):
+    values = values[~np.isnan(values)]
+    return float(function(values)) if len(values) else None

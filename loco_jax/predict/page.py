@@ -1,0 +1,233 @@
+"""People in a page of their own: one HTML file with everything in it, to be turned, zoomed and played in a browser.
+
+The page asks nothing of any network. It shows the world with its up direction up, as far as the people tell where that
+is.
+"""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.media import overlays as overlay
+from loco_jax.media.overlays import Person
+
+MOST_FRAMES = 3000  # of a longer video, every second, fourth ... is in the page
+MOST_PICTURES = 160  # of a video
+_STEEPEST = math.radians(65)  # of the ground against the camera
+_USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if nobody tells
+_ANKLE = 0.08  # metres above the ground
+_HEAD, _NECK = (skeleton.JOINTS.index(name) for name in ("head_top", "neck"))
+_ANKLES = [skeleton.JOINTS.index(name) for name in ("right_ankle", "left_ankle")]
+
+
+class Ground(NamedTuple):
+    """The ground: `up[3]`, a unit vector in camera coordinates, and the camera's height above it in metres."""
+
+    up: np.ndarray
+    height: float
+
+
+class _Thinned:
+    """Something of a video's frames: of all at first, of ever fewer as there are more, evenly spread."""
+
+    def __init__(self, most: int):
+        self.kept: dict[int, Any] = {}
+        self._every, self._most = 1, most
+
+    def _add(self, frame: int, make: Callable[[], Any]) -> None:
+        if frame % self._every:
+            return
+        self.kept[frame] = make()
+        if len(self.kept) > self._most:
+            self._every *= 2
+            self.kept = {i: item for i, item in self.kept.items() if i % self._every == 0}
+
+
+class Pictures(_Thinned):
+    """Small JPEGs of at most MOST_PICTURES of a video's frames, by number."""
+
+    def __init__(self, width: int = 384):
+        super().__init__(MOST_PICTURES)
+        self._width = width
+
+    def add(self, frame: int, image: np.ndarray) -> None:
+        """A picture `[H, W, 3]` uint8; frames come in order, from 0."""
+        self._add(frame, lambda: jpeg(image, self._width))
+
+
+class Frames(_Thinned):
+    """The people of a picture, or of at most MOST_FRAMES of a video's frames, by number."""
+
+    def __init__(self):
+        super().__init__(MOST_FRAMES)
+
+    def add(self, frame: int, people: Sequence[Person], time: float = 0.0) -> None:
+        """The people at a time in seconds; frames come in order, from 0."""
+        self._add(frame, lambda: _Frame.of(people, time))
+
+
+class _Frame(NamedTuple):
+    """What the page shows of a frame, N people: as arrays, since there are many frames. NaN for holes."""
+
+    time: float
+    ids: list[int]
+    scores: np.ndarray  # [N]
+    joints_Nx14x3: np.ndarray
+    seen_Nx14: np.ndarray
+
+    @classmethod
+    def of(cls, people: Sequence[Person], time: float) -> "_Frame":
+        joints = np.array([p.joints for p in people], np.float32).reshape(-1, skeleton.NUM_JOINTS, 3)
+        seen = np.array([p.scores for p in people]).reshape(-1, skeleton.NUM_JOINTS) > 0
+        return cls(time, [p.id for p in people], np.array([p.score for p in people], np.float32), joints, seen)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        holes = ~np.isfinite(self.joints_Nx14x3).all(axis=-1)
+        millimetres = np.round(np.where(holes[..., None], 0, self.joints_Nx14x3) * 1000).astype(int).tolist()
+        for person, joint in np.argwhere(holes).tolist():
+            millimetres[person][joint] = None
+        columns = (
+            self.ids,
+            np.round(self.scores.astype(float), 3).tolist(),
+            millimetres,
+            self.seen_Nx14.astype(int).tolist(),
+        )
+        return [dict(zip(("id", "score", "joints", "seen"), row)) for row in zip(*columns)]
+
+
+def jpeg(image: np.ndarray, width: int = 1280) -> bytes:
+    """A picture `[H, W, 3]` uint8 as a JPEG whose longer side has at most `width` pixels."""
+    picture, file = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((width, width))
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def page(
+    name: str,
+    frames: Frames,
+    camera: Camera,
+    size: tuple[int, int],
+    pictures: Mapping[int, bytes] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The page as text, to be written as UTF-8.
+
+    Args:
+      name: shown above; any text.
+      frames: one of a picture, several of a video.
+      camera: that took it.
+      size: height and width of its pictures.
+      pictures: JPEGs by frame, to show with the people of that frame and of those after it.
+      notes: shown below the name, a line each: where the camera comes from, say.
+    """
+    height, width = size
+    shown = frames.kept.values()
+    joints = [frame.joints_Nx14x3 for frame in shown]
+    data = {
+        "name": name,
+        "notes": list(notes),
+        "numbers": list(frames.kept),
+        "times": [round(frame.time, 4) for frame in shown],
+        "pictures": {str(i): _data_url(data) for i, data in sorted((pictures or {}).items())},
+        "limbs": skeleton.LIMBS,
+        "joints": skeleton.JOINTS,
+        "colours": overlay.COLOURS,
+        "paler": [overlay.paler(colour) for colour in overlay.COLOURS],
+        "camera": {field: float(value) for field, value in camera._asdict().items()},
+        "size": [width, height],
+        **_world(ground(np.concatenate([np.zeros((0, skeleton.NUM_JOINTS, 3)), *joints]))),
+    }
+    # Frame by frame, since all at once would take much memory.
+    texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
+    template = resources.files("loco_jax.predict").joinpath("page.html").read_text(encoding="utf-8")
+    parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
+    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)  # at once: texts are not templates
+
+
+def ground(joints: np.ndarray) -> Ground:
+    """Where the ground is, from where people stand, `joints[N, 14, 3]`, NaN for holes: nobody gives the camera's tilt.
+
+    Up is along their bodies; the plane is fitted to their ankles, the more it follows those the farther they are apart,
+    and people who are far from it count less. Without people it is level, 1.6 m below the camera.
+    """
+    joints = joints[:: max(1, len(joints) // 5000)]
+    feet = np.full((len(joints), 3), np.nan)
+    ankles = joints[:, _ANKLES]
+    both = np.isfinite(ankles).all(axis=(1, 2))
+    feet[both] = ankles[both].mean(axis=1)
+    tops = np.where(np.isfinite(joints[:, [_HEAD]]), joints[:, [_HEAD]], joints[:, [_NECK]])[:, 0]
+    bodies = tops - feet
+    bodies = bodies[np.isfinite(bodies).all(axis=1)]
+    bodies /= np.maximum(np.linalg.norm(bodies, axis=1, keepdims=True), 1e-6)
+    level = np.array([0.0, -1.0, 0.0])
+    up = _unit(np.median(bodies, axis=0), level) if len(bodies) else level
+    up = _upright(up)
+    ankles = ankles.reshape(-1, 3)
+    ankles = ankles[np.isfinite(ankles).all(axis=1)]
+    if not len(ankles):
+        lowest = [np.nanmin(person @ up) for person in joints if np.isfinite(person).any()]
+        return Ground(up, float(-np.median(lowest)) if lowest else _USUAL_HEIGHT)
+    # The plane y = a + b x + c z, with b and c drawn towards what the bodies say.
+    prior = -up[[0, 2]] / up[1]
+    weights = np.ones(len(ankles))
+    x, y, z = ankles.T
+    centre = np.array([np.median(x), np.median(z)])
+    for _ in range(10):
+        rows = np.column_stack([np.ones_like(x), x - centre[0], z - centre[1]])
+        ridge = np.diag([0.0, 30.0, 30.0]) * min(1.0, weights.mean())
+        a, b, c = np.linalg.solve(
+            rows.T @ (weights[:, None] * rows) + ridge, rows.T @ (weights * y) + ridge @ [0.0, *prior]
+        )
+        error = np.abs(y - rows @ [a, b, c])
+        weights = 1 / np.maximum(1.0, error / 0.15) ** 2 + 1e-6
+    normal = _upright(_unit(np.array([b, -1.0, c]), level))
+    middle = np.array([centre[0], a, centre[1]])
+    return Ground(normal, float(_ANKLE - middle @ normal))
+
+
+def _upright(up: np.ndarray) -> np.ndarray:
+    """A direction brought within reason: no camera's ground stands upright."""
+    level = np.array([0.0, -1.0, 0.0])
+    angle = math.acos(np.clip(up @ level, -1, 1))
+    if angle <= _STEEPEST:
+        return up
+    aside = _unit(up - (up @ level) * level, np.array([0.0, 0.0, 1.0]))
+    return math.cos(_STEEPEST) * level + math.sin(_STEEPEST) * aside
+
+
+def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vector)
+    return vector / length if length > 1e-6 else otherwise
+
+
+def _world(place: Ground) -> dict[str, Any]:
+    """The rows of the rotation from camera axes to the page's (right, up, ahead), and the camera's height."""
+    ahead = np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up
+    ahead = _unit(ahead, np.array([1.0, 0.0, 0.0]))
+    right = np.cross(ahead, place.up)
+    rotation = [[round(float(x), 6) for x in row] for row in (right, place.up, ahead)]
+    return {"rotation": rotation, "height": round(float(place.height), 4)}
+
+
+def _json(content: Any) -> str:
+    """As text that can neither end the page's script nor open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

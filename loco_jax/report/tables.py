@@ -1,0 +1,219 @@
+"""Results as Markdown tables, beside the poster's figures; of several runs beside each other:
+
+python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# F1 in percent at 0, 1 and 2 voxels (poster, "Compression levels").
+POSTER_VHA = {1: (97.1, 98.4, 98.5), 2: (92.5, 97.0, 97.1), 3: (56.5, 90.3, 92.9)}
+
+# Precision, recall and F1 in percent at 0.4, 0.8 and 1.2 m on JTA (poster, table of results).
+POSTER_LOCO = {
+    "Location Maps": ((5.80, 5.33, 5.42), (24.06, 21.65, 22.29), (41.43, 36.96, 38.26)),
+    "Location Maps + refine": ((5.82, 5.89, 5.77), (23.28, 23.51, 23.08), (38.85, 39.17, 38.49)),
+    "top-down: YOLOv3 + lifting": ((75.88, 28.36, 39.14), (92.85, 34.17, 47.38), (96.33, 35.33, 49.03)),
+    "uncompressed volumetric heatmaps": ((25.37, 24.40, 24.47), (45.40, 43.11, 43.51), (55.55, 52.44, 53.08)),
+    "LoCO(1)": ((48.10, 42.73, 44.76), (65.63, 58.58, 61.24), (72.44, 64.84, 67.70)),
+    "LoCO(1)+": ((49.37, 43.45, 45.73), (66.87, 59.02, 62.02), (73.54, 65.07, 68.29)),
+    "LoCO(2)": ((54.76, 46.94, 50.13), (70.67, 60.48, 64.62), (77.00, 65.92, 70.40)),
+    "LoCO(2)+": ((55.37, 47.84, 50.82), (70.63, 60.94, 64.76), (76.81, 66.31, 70.44)),
+    "LoCO(3)": ((48.18, 41.97, 44.49), (66.96, 58.22, 61.77), (74.43, 64.71, 68.65)),
+    "LoCO(3)+": ((49.15, 42.84, 45.36), (67.16, 58.45, 61.92), (74.39, 64.76, 68.57)),
+    "GT Location Maps": ((76.07, 64.83, 69.59),) * 3,
+    "GT volumetric heatmaps": ((99.96, 99.96, 99.96), (99.99, 99.99, 99.99), (99.99, 99.99, 99.99)),
+}
+
+MEASURES = {"PR": "precision", "RE": "recall", "F1": "f1"}
+PEOPLE_NOTE = (
+    "People are found if half of their joints are within 0.8 m; PR, RE and F1 of people, and twice (names beyond the "
+    "first at a person's place in the picture) in percent. Of those found: mean errors in cm, about the middle of the "
+    "hips (MPJPE) and aligned (PA-MPJPE), and median widths as parts of the true ones. Of joints matched in 1.2 m: "
+    "median and mean errors in cm, along the ray and across it. Own side: of how many shoulders / hips / wrists / "
+    "ankles, in percent, the heatmap is higher at their own place than at that of the other side's joint; 50 is "
+    "chance."
+)
+VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
+LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
+VHA_HEADER = ["network", "data", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+PEOPLE_MEASURES = (
+    "there", "named", "found", "PR", "RE", "F1", "twice", "MPJPE", "PA-MPJPE", "shoulders", "hips", "wrists",
+    "along", "along, mean", "across", "across, mean",
+)  # fmt: skip
+PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
+LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns lined up; the first is text, the others are numbers."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells):
+        return "| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths))) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A VHA's scores, a row for each noise on the code and each matching; `VHA_HEADER` names the columns."""
+    name, data = summary["network"], summary.get("data", "")
+
+    def row(label, scores):
+        return [label, data, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
+
+    rows = []
+    for noise, scores in summary["scores"]["hungarian"].items():
+        part = float(noise.split()[1])
+        label = name if part == 0 else f"{name}, {100 * part:.0f} % noise on the code"
+        rows.append(row(label, scores))
+    rows.append(row(f"{name}, `nearest` matching", summary["scores"]["nearest"]["noise 0"]))
+    return rows
+
+
+def vha_poster_row(level: int) -> list[str]:
+    """The poster's row of the same table."""
+    return [f"poster: VHA({level})", "JTA, test split", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
+
+
+def vha_table(summary: Mapping[str, Any]) -> str:
+    """The summary of a VHA's evaluation: F1 beside the poster's, precision and recall, errors by distance."""
+    hungarian = summary["scores"]["hungarian"]
+    data = summary.get("data", "")
+    error = summary["error_cm"]
+    bands = [
+        [
+            f"{b['metres'][0]:g} to {b['metres'][1]:g} m",
+            f"{b['joints']:,}",
+            "" if b["recall"] is None else f"{100 * b['recall']:.1f}",
+            "" if b["error_cm"] is None else f"{b['error_cm']:.1f}",
+        ]
+        for b in summary["by_distance"]
+        if b["joints"]
+    ]
+    lines = [
+        table(VHA_HEADER, [*vha_rows(summary), vha_poster_row(summary["level"])]),
+        "",
+        f"Mean over {summary['frames']:,} frames, in percent."
+        + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
+        "In metres, at sub-voxel positions: F1 "
+        + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))
+        + ".",
+        f"Localisation error of joints found within 2 voxels: {'none found' if error is None else f'{error:.1f} cm'}. "
+        f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
+        "",
+        table(["distance", "joints", "recall @2 vx", "error (cm)"], bands),
+    ]
+    if summary["frames_with_too_many_peaks"]:
+        lines += [
+            "",
+            f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.",
+        ]
+    return "\n".join(lines)
+
+
+def loco_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A LoCO's scores, a row for every system and matching; `LOCO_HEADER` names the columns."""
+    rows = []
+    for system, entry in summary["systems"].items():
+        for matching in ("hungarian", "nearest"):
+            scores = entry[matching]
+            values = [f"{100 * scores[t][m]:.2f}" for t in LOCO_THRESHOLDS for m in MEASURES.values()]
+            error = entry["error_cm"] if matching == "hungarian" else None
+            rows.append([system, f"`{matching}`", *values, "" if error is None else f"{error:.1f}"])
+    return rows
+
+
+def loco_poster_rows() -> list[list[str]]:
+    """The poster's rows of the same table."""
+    return [
+        [f"poster, JTA: {system}", "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""]
+        for system, scores in POSTER_LOCO.items()
+    ]
+
+
+def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """How a LoCO's people are, a row for every system that has people; `PEOPLE_HEADER` names the columns."""
+    return [
+        [system, *_people_cells(entry["people"]), _side(entry.get("own_side", {}))]
+        for system, entry in summary["systems"].items()
+        if "by_distance" in entry.get("people", {})  # which older versions did not write
+    ]
+
+
+def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The first system's people by distance and by crowding; columns as in `PEOPLE_MEASURES`, after the part's name."""
+    found = next(iter(summary["systems"].values()))["people"]
+
+    def band(metres):
+        low, high = metres
+        return f"beyond {low:g} m" if high is None else f"{low:g} to {high:g} m"
+
+    rows = [[band(part["metres"]), *_people_cells(part)] for part in found["by_distance"] if part["true"]]
+    rows += [
+        [f"{part['overlapping']} overlapping", *_people_cells(part)] for part in found["by_crowding"] if part["true"]
+    ]
+    return rows
+
+
+def _people_cells(found: Mapping[str, Any]) -> list[str]:
+    twice = found["named_twice"] / found["true"] if found["true"] else None
+    lengths = [found["mpjpe_cm"], found["pa_mpjpe_cm"]]
+    errors = [found[name][kind] for name in ("along_cm", "across_cm") for kind in ("median", "mean")]
+    return [
+        *(f"{found[name]:,}" for name in ("true", "predicted", "found")),
+        *(_number(value, 1, 100) for value in (found["precision"], found["recall"], found["f1"], twice)),
+        *(_number(value, 1) for value in lengths),
+        *(_number(value, 2) for value in found["widths"].values()),
+        *(_number(value, 1) for value in errors),
+    ]
+
+
+def _side(sides: Mapping[str, Mapping[str, Any]]) -> str:
+    """Shares in percent, a pair of joints after the other; "" without any."""
+    return " / ".join(_number(side["share"], 0, 100) or "–" for side in sides.values())
+
+
+def _number(value: float | None, digits: int, times: float = 1.0) -> str:
+    return "" if value is None else f"{times * value:.{digits}f}"
+
+
+def loco_table(summary: Mapping[str, Any]) -> str:
+    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
+    data = summary.get("data", "")
+    found = people_rows(summary)
+    lines = [
+        table(LOCO_HEADER, [*loco_rows(summary), *loco_poster_rows()]),
+        "",
+        f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
+        + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
+    ]
+    if found:
+        first = next(iter(summary["systems"]))
+        parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
+        joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
+        about = f"{PEOPLE_NOTE} Such joints at least 1.5 voxels apart: {joints}."
+        lines += ["", table(PEOPLE_HEADER, found), "", about, "", parts, ""]
+        lines.append(
+            "By the true person's distance, and by how many other people's boxes in the picture overlap with its own."
+        )
+    if "made_of" in summary:
+        m = summary["made_of"]
+        source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
+        refiner = f"; +: {source}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
+        lines.append(
+            f"LoCO({summary['level']}) is {m['predictor']} with {m['autoencoder']}{refiner if m['refiner'] else ''}."
+        )
+    if "joints_that_touch" in summary:
+        lines.append(
+            f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
+            " the same type: no heatmap of this grid tells such two apart, which bounds the GT rows."
+        )
+    if "seconds_a_frame" in summary:
+        seconds = summary["seconds_a_frame"]
+        stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())
+        lines.append(f"A frame on this machine ({summary['device']}): {stages}; in all {sum(seconds.values()):.3g} s.")
+    if summary["frames_with_too_many_peaks"]:
+        lines.append(f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.")
+    return "\n".join(lines)

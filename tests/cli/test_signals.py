@@ -1,0 +1,53 @@
+"""SIGTERM and Ctrl-C, also while code runs that Python cannot interrupt."""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from loco_jax.cli import signals
+
+
+def send(number: int = signal.SIGTERM, after: float = 0.05) -> None:
+    threading.Timer(after, os.kill, (os.getpid(), number)).start()
+
+
+def outside_python() -> None:
+    """Half a second or more in which no handler of Python's can run."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+
+
+def test_who_listens_hears_at_once(own_sigterm):
+    events = []
+    signal.signal(signal.SIGTERM, lambda *_: events.append("handled"))
+    before = signal.set_wakeup_fd(-1)
+    with signals.listening(events.append):
+        send()
+        outside_python()
+        events.append("went on")
+    assert events[0] == signal.SIGTERM and set(events[1:]) == {"handled", "went on"}
+    assert signal.set_wakeup_fd(before) == -1 and threading.active_count() < 20
+
+
+@pytest.mark.parametrize("patience", [0.05, 60.0])
+def test_code_outside_python_is_left_after_a_while(own_sigterm, monkeypatch, patience):
+    monkeypatch.setattr(signals, "PATIENCE", patience)
+    stuck = []
+    with pytest.raises(KeyboardInterrupt), signals.sigterm_as_ctrl_c(lambda: stuck.append(1)):
+        send()
+        outside_python()
+        time.sleep(5)
+    assert stuck == [1] * (patience < 1)
+
+
+def test_a_handler_that_has_heard_stays(own_sigterm):
+    """That of training: a second signal, after its end, must not change how the command ends."""
+    heard = []
+    with signals.sigterm_as_ctrl_c(lambda: heard.append("stuck")):
+        signal.signal(signal.SIGTERM, lambda *_: heard.append("training"))
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == ["training"] * 2

@@ -1,0 +1,204 @@
+"""Tables as a reader of Markdown sees them."""
+
+import copy
+
+import pytest
+
+from loco_jax.report import tables as report
+
+# The poster's F1 at 0, 1 and 2 voxels, copied from method.md's section 3.
+POSTER = {1: "97.1 / 98.4 / 98.5", 2: "92.5 / 97.0 / 97.1", 3: "56.5 / 90.3 / 92.9"}
+
+
+def scores(first: float) -> dict:
+    """Precision, recall and F1 that are all different: first, first + 1 %, and so on."""
+    names = [(f"{t} vx", m) for t in (0, 1, 2) for m in ("precision", "recall", "f1")]
+    result = {f"{t} vx": {"tp": 1, "fp": 2, "fn": 3} for t in (0, 1, 2)}
+    for i, (threshold, measure) in enumerate(names):
+        result[threshold][measure] = first + i / 100
+    return result
+
+
+METRES = {"0.4 m": {"f1": 0.612}, "0.8 m": {"f1": 0.734}, "1.2 m": {"f1": 0.856}}
+SUMMARY = {
+    "data": "crowd, demo scale, test split",
+    "network": "PatchVHA(2)",
+    "level": 2,
+    "frames": 1024,
+    "scores": {
+        "hungarian": {"noise 0": {**scores(0.5), **METRES}, "noise 0.05": scores(0.4), "noise 0.2": scores(0.3)},
+        "nearest": {"noise 0": {**scores(0.2), **METRES}, "noise 0.05": scores(0.1), "noise 0.2": scores(0.0)},
+    },
+    "error_cm": 12.34,
+    "by_distance": [
+        {"metres": [0.0, 10.0], "joints": 1234, "recall": 0.987, "error_cm": 4.56},
+        {"metres": [10.0, 20.0], "joints": 0, "recall": None, "error_cm": None},
+        {"metres": [20.0, 25.0], "joints": 7, "recall": 0.0, "error_cm": None},
+    ],
+    "code": {"mean": 0.1234, "std": 0.9876},
+    "frames_with_too_many_peaks": 0,
+}
+
+
+def read(markdown: str) -> list[list[list[str]]]:
+    """The tables of a text, each a list of rows of cells, the rule left out."""
+    tables, rows = [], []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            assert line.endswith("|")
+            rows.append([cell.strip() for cell in line[1:-1].split("|")])
+        elif rows:
+            assert len({len(row) for row in rows}) == 1
+            assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in rows[1])
+            tables.append([rows[0], *rows[2:]])
+            rows = []
+    return tables
+
+
+# The poster's rows for LoCO(2), copied from method.md's section 6.
+POSTER_LOCO = {
+    "LoCO(2)": "54.76 46.94 50.13 70.67 60.48 64.62 77.00 65.92 70.40",
+    "LoCO(2)+": "55.37 47.84 50.82 70.63 60.94 64.76 76.81 66.31 70.44",
+    "GT volumetric heatmaps": "99.96 99.96 99.96 99.99 99.99 99.99 99.99 99.99 99.99",
+    "Location Maps": "5.80 5.33 5.42 24.06 21.65 22.29 41.43 36.96 38.26",
+}
+
+
+def metres(first: float) -> dict:
+    names = [(f"{t} m", m) for t in (0.4, 0.8, 1.2) for m in ("precision", "recall", "f1")]
+    result = {f"{t} m": {} for t in (0.4, 0.8, 1.2)}
+    for i, (threshold, measure) in enumerate(names):
+        result[threshold][measure] = first + i / 100
+    return result
+
+
+def people(first: int) -> dict:
+    """Measures that are all different: first, first + 1, and so on, in their columns' order and units."""
+    numbers = iter(range(first, first + 16))
+    part = {name: next(numbers) for name in ("true", "predicted", "found")}
+    part |= {name: next(numbers) / 100 for name in ("precision", "recall", "f1")}
+    part["named_twice"] = next(numbers) * part["true"] / 100
+    part |= {name: next(numbers) for name in ("mpjpe_cm", "pa_mpjpe_cm")}
+    part["widths"] = {name: next(numbers) for name in ("shoulders", "hips", "wrists")}
+    return part | {name: {k: next(numbers) for k in ("median", "mean")} for name in ("along_cm", "across_cm")}
+
+
+def people_cells(first: int) -> list[str]:
+    digits = [0] * 3 + [1] * 6 + [2] * 3 + [1] * 4
+    return [f"{first + i:.{d}f}" for i, d in enumerate(digits)]
+
+
+def test_people_have_a_table_and_their_parts_another():
+    nobody = {**people(0), **dict.fromkeys(("precision", "recall", "f1", "mpjpe_cm", "pa_mpjpe_cm"))}
+    nobody |= {"widths": dict.fromkeys(nobody["widths"]), "named_twice": 0, "found": 0}
+    nobody |= {name: {"median": None, "mean": None} for name in ("along_cm", "across_cm")}
+    parts = {
+        "by_distance": [
+            {"metres": [0.0, 6.0], **people(20)},
+            {"metres": [6.0, 10.0], **nobody},
+            {"metres": [25.0, None], **people(40)},
+        ],
+        "by_crowding": [{"overlapping": "0", **people(60)}, {"overlapping": "2 or more", **people(80)}],
+    }
+    sides = {name: {"share": x, "joints": 7} for name, x in zip("abcd", (0.47, 0.5, None, 1.0))}
+    systems = {
+        name: {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": {**some, **parts}}
+        for name, some in (("LoCO(2)", people(10)), ("none", nobody))
+    }
+    systems["LoCO(2)"]["own_side"] = sides
+    text = report.loco_table({"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 0})
+    _, rows, by = read(text)
+    assert rows[0][0] == "system" and rows[0][1:4] == ["there", "named", "found"] and rows[0][-1] == "own side"
+    assert rows[1] == ["LoCO(2)", *people_cells(10), "47 / 50 / – / 100"]
+    assert rows[2] == ["none", "0", "1", "0", *[""] * 14]
+    assert by[0] == ["people of LoCO(2)", *rows[0][1:-1]]
+    firsts = {"0 to 6 m": 20, "beyond 25 m": 40, "0 overlapping": 60, "2 or more overlapping": 80}
+    assert by[1:] == [[name, *people_cells(first)] for name, first in firsts.items()]
+    assert "7 / 7 / 7 / 7" in text
+
+
+def test_locos_rows_and_the_posters():
+    people = {"found": 3, "true": 5, "predicted": 1234}  # as older versions wrote it
+    systems = {
+        "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": people},
+        "other": {"hungarian": metres(0.3), "nearest": metres(0.2), "error_cm": None},
+    }
+    made = {"predictor": "A", "autoencoder": "B(2)", "refiner": "some.file", "least_joints": 7, "least_stray": 0.3}
+    summary = {"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 2, "made_of": made}
+    summary |= {"data": "crowd", "joints": 1000, "joints_that_touch": 17}
+    text = report.loco_table({**summary, "seconds_a_frame": {"one": 0.5, "two": 0.25}, "device": "cpu"})
+    (rows,) = read(text)
+    assert rows[1] == ["LoCO(2)", "`hungarian`", *(f"{50 + i}.00" for i in range(9)), "12.3"]
+    assert rows[2][2:] == [*(f"{40 + i}.00" for i in range(9)), ""]
+    assert rows[3] == ["other", "`hungarian`", *(f"{30 + i}.00" for i in range(9)), ""]
+    beside = {row[0].removeprefix("poster, JTA: "): row for row in rows if row[0].startswith("poster")}
+    assert len(beside) == 12
+    for name, figures in POSTER_LOCO.items():
+        assert beside[name][1:-1] == ["`nearest`", *figures.split()]
+    for part in (
+        "A with B(2); +: refiner some.file, least_joints 7",
+        "17 of 1,000",
+    ):
+        assert part in text
+    made["refiner"] = "picture"
+    assert "; +: poses read from the picture, least_joints 7" in report.loco_table(summary)
+    for part in ("one 500 ms, two 250 ms; in all 0.75 s", "2 frames had more peaks", "8 frames"):
+        assert part in text
+
+
+def percents(first: float) -> list[str]:
+    return [f"{first + i:.1f}" for i in range(9)]
+
+
+def test_rows_have_the_right_numbers():
+    rows, _ = read(report.vha_table(SUMMARY))
+    assert rows[0] == ["network", "data"] + [f"{m} @{t} vx" for t in (0, 1, 2) for m in ("PR", "RE", "F1")]
+    where = "crowd, demo scale, test split"
+    assert rows[1] == ["PatchVHA(2)", where, *percents(50)]
+    assert rows[2] == ["PatchVHA(2), 5 % noise on the code", where, *percents(40)]
+    assert rows[3] == ["PatchVHA(2), 20 % noise on the code", where, *percents(30)]
+    assert rows[4] == ["PatchVHA(2), `nearest` matching", where, *percents(20)]
+
+
+@pytest.mark.parametrize("level", POSTER)
+def test_the_posters_figures_stand_beside(level):
+    rows, _ = read(report.vha_table({**SUMMARY, "network": f"VHA({level})", "level": level}))
+    figures = dict(zip(rows[0], rows[-1]))
+    assert rows[-1][0] == f"poster: VHA({level})" and figures["data"].startswith("JTA")
+    assert " / ".join(figures[f"F1 @{t} vx"] for t in (0, 1, 2)) == POSTER[level]
+    assert all(figures[f"{m} @{t} vx"] == "" for m in ("PR", "RE") for t in (0, 1, 2))
+
+
+def test_errors_by_distance():
+    text = report.vha_table(SUMMARY)
+    assert read(text)[1] == [
+        ["distance", "joints", "recall @2 vx", "error (cm)"],
+        ["0 to 10 m", "1,234", "98.7", "4.6"],
+        ["20 to 25 m", "7", "0.0", ""],
+    ]
+    assert "F1 61.2 @0.4 m, 73.4 @0.8 m, 85.6 @1.2 m" in text
+    for part in ("1,024 frames", "12.3 cm", "mean is 0.123", "standard deviation 0.988"):
+        assert part in text
+    assert "max_peaks" not in text
+
+
+def test_nothing_found_and_too_much_found():
+    summary = {**copy.deepcopy(SUMMARY), "error_cm": None, "frames_with_too_many_peaks": 3}
+    text = report.vha_table(summary)
+    assert "none found" in text and "3 frames had more peaks than config.max_peaks" in text
+    nobody = {**SUMMARY, "by_distance": [{"metres": [0.0, 10.0], "joints": 0, "recall": None, "error_cm": None}]}
+    assert len(read(report.vha_table(nobody))[1]) == 1
+
+
+def test_without_data_or_with_one_line():
+    rows, _ = read(report.vha_table({k: v for k, v in SUMMARY.items() if k != "data"}))
+    assert rows[1][1] == ""
+    assert report.table(["a", "b"], []) == "| a | b |\n|---|--:|"
+    assert report.table(["name", "n"], [["x", "1,000"]]) == "\n".join(
+        ["| name |     n |", "|------|------:|", "| x    | 1,000 |"]
+    )
+
+
+def test_on_jta_the_posters_figures_are_not_on_other_data():
+    text = report.vha_table({**SUMMARY, "data": "JTA, test split"})
+    assert "on other data" not in text

@@ -1,0 +1,209 @@
+"""The time split adds up, on a clock that only moves where time is spent on purpose; memory; the log's reader."""
+
+import json
+import pathlib
+import resource
+import types
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import pytest
+from etils import epath
+
+from loco_jax import evaluate, tasks, train
+from loco_jax.data import streams
+from loco_jax.runs import checkpoints
+from loco_jax.runs import observation as observe
+from tests.test_train import Mean, logged, tiny, toy_frame
+
+
+class Clock:
+    """Stands still until somebody spends time."""
+
+    def __init__(self):
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def spend(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(observe, "now", clock)
+    return clock
+
+
+STEPS = st.recursive(
+    st.floats(0, 10),
+    lambda inner: st.tuples(st.sampled_from(sorted(observe.PARTS)), st.lists(inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@hypothesis.given(st.lists(st.lists(STEPS, max_size=4), max_size=4))
+def test_parts_are_disjoint_and_add_up(laps):
+    """Any nesting of parts: each second is the innermost part's, of the lap in which it passed."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(observe, "now", clock)
+        split, wanted, of_steps = observe.Split("other"), {}, 0.0
+
+        def follow(step, part):
+            if isinstance(step, float):
+                clock.spend(step)
+                wanted[part] = wanted.get(part, 0.0) + step
+                return
+            with split.part(step[0]):
+                for inner in step[1]:
+                    follow(inner, step[0])
+
+        for lap in laps:
+            wanted, began = {}, clock.time
+            for step in lap:
+                follow(step, "other")
+            of_steps += sum(wanted.get(part, 0.0) for part in observe.STEPS)
+            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
+            found = split.lap()
+            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
+            assert found == pytest.approx({f"seconds/{p}": wanted.get(p, 0.0) for p in observe.PARTS}, abs=1e-9)
+            assert sum(found.values()) == pytest.approx(clock.time - began, abs=1e-9)
+            training = clock.time - began - wanted.get("setup", 0.0) - wanted.get("evaluation", 0.0)
+            assert observe.training_seconds(found) == pytest.approx(training, abs=1e-9)
+
+
+def test_a_part_that_fails_gives_the_time_back(clock):
+    split = observe.Split("other")
+    with pytest.raises(OSError), split.part("save"):
+        clock.spend(2)
+        raise OSError
+    clock.spend(3)
+    lap = split.lap()
+    assert (lap["seconds/save"], lap["seconds/other"]) == (2, 3)
+
+
+def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
+    """Slow data, devices, saves, evaluations and compilations, each known; and the devices are left a lead of two."""
+    monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+    monkeypatch.setattr(tasks, "create", lambda config: Mean())
+    events = []
+
+    def slow(owner, name, seconds, event=""):
+        original = getattr(owner, name)
+
+        def slowly(*arguments, **options):
+            clock.spend(seconds)
+            events.append(event)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, slowly)
+
+    class Loss:
+        """Of a device that needs a quarter of a second for a step, once somebody waits for it."""
+
+        def __init__(self, step):
+            self.step = step
+
+        def is_ready(self):
+            return self.step == 3  # so that step 4's batch, and no other, comes late
+
+        def block_until_ready(self):
+            clock.spend(0.25)
+            events.append(f"waited for {self.step}")
+
+    compile_step = train.compile_step
+
+    def compile_slowly(*arguments):
+        clock.spend(7)
+        do_step, steps = compile_step(*arguments), iter(range(1, 100))
+
+        def start(state, frames):
+            state, _ = do_step(state, frames)
+            loss = Loss(next(steps))
+            events.append(f"started {loss.step}")
+            return state, loss
+
+        start.cost_analysis = do_step.cost_analysis
+        return start
+
+    monkeypatch.setattr(train, "compile_step", compile_slowly)
+    slow(streams.CrowdStream, "__next__", 0.5, "asked")
+    slow(checkpoints.Checkpoints, "save", 2, "saved")
+    slow(train._Log, "write", 0.125, "logged")
+    scored = evaluate.Evaluator.run
+
+    def score_slowly(self, params, *arguments, **options):
+        clock.spend(3)
+        with pytest.MonkeyPatch.context() as patch:  # its batches are no training data
+            patch.setattr(streams, "evaluation_batches", lambda *_: [])
+            patch.setattr(Mean, "summary", lambda self, records: {"w": [0.0]})
+            return scored(self, params, *arguments, **options)
+
+    monkeypatch.setattr(evaluate.Evaluator, "run", score_slowly)
+    train.train(tiny(steps=6, log_every=3, checkpoint_every=2, eval_every=4), str(tmp_path), lambda _: None)
+
+    first, fourth, second, last = logged(tmp_path)
+    assert [line["step"] for line in (first, fourth, second, last)] == [3, 4, 6, 6]
+    assert not any(name.startswith("seconds/") for name in fourth)
+
+    def split(line):
+        return {part: line[f"seconds/{part}"] for part in observe.PARTS}
+
+    # Of three steps' losses the loop waits for one: the other two are its lead.
+    assert split(first) == {"setup": 7, "data": 1.5, "device": 0.25, "save": 2, "evaluation": 0, "other": 0}
+    assert split(second) == {"setup": 0, "data": 1.5, "device": 0.75, "save": 2, "evaluation": 3, "other": 0.25}
+    assert split(last) == {"setup": 0, "data": 0, "device": 0, "save": 2, "evaluation": 3, "other": 0.125}
+    # All of the wall time, but for the last line's own writing.
+    assert sum(sum(split(line).values()) for line in (first, second, last)) == clock.time - 100 - 0.125
+    assert first["frames_per_second"] == 3 * 2 / 3.75 and second["frames_per_second"] == 3 * 2 / 4.5
+    assert first["input_wait"] == 0 and second["input_wait"] == 0.5 / 4.5
+    waits = [event for event in events if event.startswith(("started", "waited"))]
+    assert waits[:6] == ["started 1", "started 2", "started 3", "waited for 1", "started 4", "waited for 2"]
+
+
+def test_what_is_measured_is_explained_and_in_tensorboard_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+    monkeypatch.setattr(tasks, "create", lambda config: Mean())
+    train.train(tiny(steps=2, log_every=1), str(tmp_path), lambda _: None)
+    line = logged(tmp_path)[0]
+    known = {"step", "stage", "skipped", "loss", "size", "grad_norm"}  # the losses and the task's own
+    measured = line.keys() - known
+    assert measured == set(observe.NAMES) - {"memory/device_bytes", "memory/device_peak_bytes"}
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert all(name.encode() in content for name in measured)
+
+
+def test_memory_of_devices_that_can_tell(monkeypatch):
+    stats = [{"bytes_in_use": 5, "peak_bytes_in_use": 70}, None, {"bytes_in_use": 6, "peak_bytes_in_use": 60}]
+    devices = [types.SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert observe.memory() == {"memory/device_bytes": 6, "memory/device_peak_bytes": 70}
+    del stats[0]["peak_bytes_in_use"], stats[2]["peak_bytes_in_use"]
+    assert observe.memory() == {"memory/device_bytes": 6}
+
+
+def test_memory_of_a_process():
+    if any(device.memory_stats() for device in jax.local_devices()) or not pathlib.Path("/proc/self/statm").exists():
+        pytest.skip("devices can tell here, or the kernel cannot")
+    (peak,) = observe.memory().values()
+    resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    assert 0.95 * resident < peak  # the kernel counts in batches
+    assert peak < 1.05 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_a_log_is_read_whatever_the_crash_left(tmp_path):
+    path = epath.Path(tmp_path / "log.jsonl")
+    assert observe.read_log(path) == []
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    for cut in range(len(whole) + 1):  # kill -9 anywhere in a line
+        path.write_bytes(whole[:cut])
+        ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
+        assert observe.read_log(path) == lines[: sum(cut >= end for end in ends)]
+    path.write_bytes(whole + b"\0" * 40 + b'\n\xff\xfe{"step": 3}\n[1]\n{"loss": 1}\n{"step": "4"}\n' + whole)
+    assert observe.read_log(path) == lines * 2

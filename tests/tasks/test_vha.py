@@ -1,0 +1,542 @@
+"""The autoencoders against the method's table written out in NumPy, and their task against the formulas."""
+
+import functools
+import json
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from loco_jax.data import crowd as crowds
+from loco_jax.data.frames import Frames
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import vha
+from loco_jax.tasks.vha import NOISES, VhaTask
+
+FULL = (136, 240, 316)
+DEMO = (40, 60, 80)
+# docs/method.md, section 3: "code 1 x D/2^k x H'/2^k x W'/2^k (integer division: 158, 79, 39)"
+CODES = {
+    (1, FULL): (68, 120, 158),
+    (2, FULL): (34, 60, 79),
+    (3, FULL): (17, 30, 39),
+    (1, DEMO): (20, 30, 40),
+    (2, DEMO): (10, 15, 20),
+    (3, DEMO): (5, 7 + 1, 10),  # 60 columns do not halve thrice: padded
+}
+
+
+def shapes(network: nn.Module, depth_bins: int):
+    """The parameters' shapes; they do not depend on the grid."""
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 16, 16, depth_bins)))
+
+
+def random_params(network: nn.Module, depth_bins: int, seed: int = 0):
+    """Parameters with which no layer dies out, without compiling an initialiser."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        if len(x.shape) < 2:
+            return rng.uniform(0.5, 1.5, x.shape).astype(np.float32) * (1 if path[-1].key == "scale" else 0.1)
+        return (rng.normal(size=x.shape) * math.sqrt(2 / np.prod(x.shape[:-1]))).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(network, depth_bins))
+
+
+def random_heatmaps(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
+
+
+# ---- The published network
+
+
+def table(level: int, depth_bins: int) -> list[tuple[int, int, int]]:
+    """(dimensions, channels in, channels out) of method.md's layers, top to bottom; all kernels are 5 wide."""
+    d = [depth_bins // 2**i for i in range(4)]
+    encoder_2d = {
+        1: [(d[0], d[1]), (d[1], d[1])],
+        2: [(d[0], d[1]), (d[1], d[2]), (d[2], d[2])],
+        3: [(d[0], d[1]), (d[1], d[2]), (d[2], d[3]), (d[3], d[3])],
+    }[level]
+    decoder_2d = {
+        1: [(d[1], d[1]), (d[1], d[0])],
+        2: [(d[2], d[2]), (d[2], d[1]), (d[1], d[0])],
+        3: [(d[3], d[3]), (d[3], d[2]), (d[2], d[1]), (d[1], d[0])],
+    }[level]
+    fuser = [(14, 4), (4, 1), (1, 4), (4, 14)]
+    return [(2, *io) for io in encoder_2d] + [(3, *io) for io in fuser] + [(2, *io) for io in decoder_2d]
+
+
+def layers(params, level: int) -> list[dict]:
+    """The network's layers in the table's order, found by the names that lists get in flax."""
+    params = params["params"]
+    names = [f"{part}_{i}" for part, n in PARTS(level) for i in range(n)]
+    assert sorted(params) == sorted(names)
+    return [params[name] for name in names]
+
+
+def PARTS(level):
+    return (("encoder_2d", level + 1), ("encoder_3d", 2), ("decoder_3d", 2), ("decoder_2d", level + 1))
+
+
+@pytest.mark.parametrize("depth_bins", [316, 80, 17])
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_published_layers_are_the_tables(level, depth_bins):
+    params = shapes(vha.VHA(level, depth_bins), depth_bins)
+    wanted = table(level, depth_bins)
+    for layer, (dims, fan_in, fan_out) in zip(layers(params, level), wanted, strict=True):
+        assert {name: x.shape for name, x in layer.items()} == {
+            "kernel": (*(5,) * dims, fan_in, fan_out),
+            "bias": (fan_out,),
+        }
+    count = sum(5**dims * fan_in * fan_out + fan_out for dims, fan_in, fan_out in wanted)
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+def test_the_released_network_has_its_number_of_parameters():
+    assert sum(x.size for x in jax.tree.leaves(shapes(vha.VHA(2, 316), 316))) == 3_448_442
+
+
+def convolve(x: np.ndarray, layer: dict, stride: int = 1) -> np.ndarray:
+    """`[B, *grid, C]` with kernels `[5, ..., C, C']`, zeros of width 2 around. Sums in float64."""
+    kernel, dims = np.asarray(layer["kernel"], np.float64), x.ndim - 2
+    padded = np.pad(x.astype(np.float64), [(0, 0), *[(2, 2)] * dims, (0, 0)])
+    out = [(size + 4 - 5) // stride + 1 for size in x.shape[1:-1]]
+    result = np.zeros((x.shape[0], *out, kernel.shape[-1])) + np.asarray(layer["bias"])
+    for offset in np.ndindex(*(5,) * dims):
+        window = tuple(slice(o, o + stride * (n - 1) + 1, stride) for o, n in zip(offset, out))
+        result += padded[(slice(None), *window)] @ kernel[offset]
+    return result
+
+
+def resize(x: np.ndarray) -> np.ndarray:
+    """Bilinear x2 of `[B, h, w, C]` from the definition: output i lies at (i + 0.5) / 2 - 0.5, held inside."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        at = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, size - 1)
+        part = (at - low).reshape([-1 if a == axis else 1 for a in range(4)])
+        x = (1 - part) * x.take(low, axis) + part * x.take(high, axis)
+    return x
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def encode_by_hand(params, level: int, heatmaps: np.ndarray) -> np.ndarray:
+    per_joint, fuser = layers(params, level)[: level + 1], layers(params, level)[level + 1 : level + 3]
+    joints = []
+    for j in range(14):
+        x = heatmaps[:, j]
+        for i, layer in enumerate(per_joint):
+            x = relu(convolve(x, layer, stride=2 if i < level else 1))
+        joints.append(x)
+    x = np.stack(joints, axis=-1)  # [B, h, w, d, 14]
+    for layer in fuser:
+        x = relu(convolve(x, layer))
+    return x[..., 0]
+
+
+def decode_by_hand(params, level: int, code: np.ndarray) -> np.ndarray:
+    rest = layers(params, level)[level + 3 :]
+    x = code[..., None]
+    for layer in rest[:2]:
+        x = relu(convolve(x, layer))
+    result = []
+    for j in range(14):
+        y = x[..., j]
+        for layer in rest[2:-1]:
+            y = relu(resize(convolve(y, layer)))
+        result.append(relu(convolve(y, rest[-1])))
+    return np.stack(result, axis=1)
+
+
+def _code_and_heatmaps(network, params, heatmaps):
+    code = network.apply(params, heatmaps, method="encode")
+    return code, network.apply(params, code, heatmaps.shape[2:4], method="decode")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def code_and_heatmaps(network, params, heatmaps):
+    return _code_and_heatmaps(network, params, heatmaps)
+
+
+@pytest.mark.parametrize("level, shape", [(1, (6, 4, 9)), (2, (8, 12, 17)), (2, (9, 6, 16)), (3, (8, 16, 17))])
+def test_published_network_computes_the_table(level, shape):
+    """Depths that are no multiple of 2^level lose their rest; a picture that is none (9 x 6) is padded with zeros."""
+    network = vha.VHA(level, shape[-1])
+    params = random_params(network, shape[-1])
+    heatmaps = random_heatmaps(2, 14, *shape)
+    cell = 2**level
+    padded = np.pad(heatmaps, [(0, 0)] * 2 + [(0, -size % cell) for size in shape[:2]] + [(0, 0)])
+    code = encode_by_hand(params, level, padded)
+    found = decode_by_hand(params, level, code)
+    assert (code > 0).mean() > 0.3 and (found > 0).mean() > 0.3
+    got_code, got = code_and_heatmaps(network, params, heatmaps)
+    np.testing.assert_allclose(got_code, code, rtol=1e-4, atol=1e-4 * code.max())
+    np.testing.assert_allclose(got, found[:, :, : shape[0], : shape[1]], rtol=1e-4, atol=1e-4 * found.max())
+
+
+# ---- Both
+
+
+@pytest.mark.parametrize("level, shape", CODES)
+@pytest.mark.parametrize("kind", [vha.VHA, vha.PatchVHA])
+def test_code_sizes(kind, level, shape):
+    network = kind(level, shape[-1])
+    heatmaps = jax.ShapeDtypeStruct((2, 14, *shape), jnp.float32)
+    params = shapes(network, shape[-1])
+    code = jax.eval_shape(functools.partial(network.apply, method="encode"), params, heatmaps)
+    assert code.shape == (2, *CODES[level, shape])
+    assert vha.code_shape(shape, level) == CODES[level, shape]
+    found = jax.eval_shape(lambda p, c: network.apply(p, c, shape[:2], method="decode"), params, code)
+    assert found.shape == heatmaps.shape
+    assert jax.eval_shape(network.apply, params, heatmaps).shape == heatmaps.shape
+
+
+@pytest.mark.parametrize("kind", [vha.VHA, functools.partial(vha.PatchVHA, width=8, blocks=1)])
+def test_bad_shapes_are_told(kind):
+    for level, depth_bins in ((0, 16), (3, 7), (-1, 16)):
+        with pytest.raises(ValueError, match=f"level={level} does not fit depth_bins={depth_bins}"):
+            kind(level, depth_bins).init(jax.random.key(0), jnp.zeros((1, 14, 8, 8, depth_bins)))
+    network = kind(1, 16)
+    params = shapes(network, 16)
+    for shape in ((1, 14, 8, 8, 15), (14, 8, 8, 16)):
+        with pytest.raises(ValueError, match=r"want heatmaps \[B, J, H, W, 16\]"):
+            jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+@pytest.mark.parametrize("kind", [vha.VHA, functools.partial(vha.PatchVHA, width=8, blocks=1)])
+def test_bfloat16_is_float32_but_for_rounding(kind):
+    heatmaps = random_heatmaps(1, 14, 4, 6, 8)
+    params = random_params(kind(1, 8), 8)
+    exact = code_and_heatmaps(kind(1, 8), params, heatmaps)
+    rounded = code_and_heatmaps(kind(1, 8, dtype=jnp.bfloat16), params, heatmaps)
+    for a, b in zip(exact, rounded):
+        assert a.dtype == jnp.float32 and b.dtype == jnp.bfloat16
+        assert float(jnp.std(a)) > 1e-3
+        assert float(jnp.max(jnp.abs(a - b.astype(jnp.float32)))) < 0.1 * float(jnp.max(jnp.abs(a)))
+
+
+# ---- PatchVHA
+
+
+def test_fold_puts_a_cells_voxels_into_its_channels():
+    heatmaps = random_heatmaps(2, 3, 5, 4, 7)
+    cells = np.asarray(vha.fold(heatmaps, 2))
+    assert cells.shape == (2, 4, 3, 2, 3 * 8)
+    for b, j, r, c, d in np.ndindex(2, 3, 6, 4, 8):
+        channel = ((j * 2 + r % 2) * 2 + c % 2) * 2 + d % 2
+        inside = r < 5 and d < 7
+        assert cells[b, d // 2, r // 2, c // 2, channel] == (heatmaps[b, j, r, c, d] if inside else 0)
+
+
+@pytest.mark.parametrize("cell", [2, 4, 8])
+def test_unfold_is_the_inverse_of_fold(cell):
+    heatmaps = random_heatmaps(1, 14, 9, 8, 15)
+    whole = np.asarray(vha.unfold(vha.fold(heatmaps, cell), cell))
+    np.testing.assert_array_equal(whole[:, :, :9, :8, :15], heatmaps)
+    assert all(size % cell == 0 for size in whole.shape[2:])
+    assert np.count_nonzero(whole) == np.count_nonzero(heatmaps)
+
+
+@pytest.mark.parametrize("level, depth_bins", [(1, 16), (2, 18), (3, 20)])
+def test_patch_heatmaps_are_probabilities(level, depth_bins):
+    network = vha.PatchVHA(level, depth_bins, width=8, blocks=1)
+    params = random_params(network, depth_bins)
+    heatmaps = random_heatmaps(1, 14, 10, 13, depth_bins)
+    code, found = code_and_heatmaps(network, params, heatmaps)
+    assert found.shape == heatmaps.shape and 0 <= found.min() < found.max() <= 1
+    assert np.isfinite(code).all() and float(jnp.std(code)) > 1e-3
+    # What does not fill a cell is padded with zeros.
+    padded = np.pad(heatmaps, [(0, 0)] * 2 + [(0, -10 % 2**level), (0, -13 % 2**level), (0, 0)])
+    again, _ = code_and_heatmaps(network, params, padded)
+    np.testing.assert_allclose(again, code, rtol=1e-5, atol=1e-5)
+
+
+def test_patch_code_is_local():
+    """A voxel reaches as far as the 3x3x3 convolutions that it passes: one a block, and the last."""
+    network, cell, reach = vha.PatchVHA(1, 24, width=8, blocks=2), 2, 3
+    params = random_params(network, 24)
+    heatmaps = np.zeros((1, 14, 24, 24, 24), np.float32)
+    changed = heatmaps.copy()
+    changed[0, 5, 10, 13, 12] = 1
+    code, _ = code_and_heatmaps(network, params, heatmaps)
+    other, _ = code_and_heatmaps(network, params, changed)
+    where = np.argwhere(np.asarray(code != other)[0]) - np.array([10, 13, 12]) // cell
+    assert abs(where).max() == reach
+
+
+# ---- The task
+
+SMALL = Volume(image_size=(64, 96), stride=8, depth_bins=16, max_distance=25.0)  # 8 x 12 x 16
+CAMERA = Camera(60.0, 60.0, 48.0, 32.0)
+
+
+def point(camera: Camera, volume: Volume, voxel) -> np.ndarray:
+    """Metres of a continuous voxel (row, column, bin), as method.md has it in section 2."""
+    row, column, bin = voxel
+    ray = np.array([(volume.stride * column - camera.cx) / camera.fx, (volume.stride * row - camera.cy) / camera.fy, 1])
+    return bin * volume.max_distance / (volume.depth_bins - 1) * ray / np.linalg.norm(ray)
+
+
+def frames_of(camera: Camera, joints: np.ndarray, present: np.ndarray) -> Frames:
+    batch = len(joints)
+    return Frames(joints.astype(np.float32), present, Camera(*(np.full(batch, value, np.float32) for value in camera)))
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Frames:
+    """Two frames of three people in `SMALL`, among them joints off the picture, too far, behind, and absent."""
+    rng = np.random.default_rng(1)
+    voxels = rng.uniform([0.6, 0.6, 3], [7.4, 11.4, 14.4], (2, 3, 14, 3))
+    joints = np.stack([point(CAMERA, SMALL, v) for v in voxels.reshape(-1, 3)]).reshape(2, 3, 14, 3)
+    present = rng.uniform(size=(2, 3, 14)) < 0.8
+    present[0, :, :4] = True
+    joints[0, 0, 0] = point(CAMERA, SMALL, (4, 12.3, 8))  # right of the picture
+    joints[0, 1, 0] = point(CAMERA, SMALL, (-0.2, 5, 8))  # above it, though its Gaussian would be seen
+    joints[0, 2, 0] = point(CAMERA, SMALL, (4, 5, 15.3))  # too far
+    joints[0, 0, 1] = -joints[0, 0, 1]  # behind
+    joints[0, 0, 2] = point(CAMERA, SMALL, (7.9, 5, 8))  # below, but in the padded grid: 7.9 rows are 63.2 pixels
+    joints[0, 0, 3] = point(CAMERA, SMALL, (8.1, 5, 8))
+    return frames_of(CAMERA, joints, present)
+
+
+def task_of(volume: Volume, network: nn.Module, **changes) -> VhaTask:
+    arguments = {"sigmas": (2.0,), "subvoxel": False, "positive_weight": 0.0, "code_noise": 0.0, "max_peaks": 4}
+    return VhaTask(volume, network, **{**arguments, **changes})
+
+
+def targets_by_hand(
+    frames: Frames, volume: Volume, camera: Camera, sigma: float, subvoxel: bool = False
+) -> tuple[np.ndarray, int]:
+    """Heatmaps of everyone in view, the dense formula, and how many joints are in them."""
+    at = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), axis=-1)
+    half = {2.0: 5, 3.0: 7}[sigma]
+    height, width = volume.image_size
+    heatmaps, count = np.zeros((len(frames.joints), 14, *volume.shape)), 0
+    for b, p, j in np.argwhere(frames.present):
+        x, y, z = map(float, frames.joints[b, p, j])
+        distance = math.sqrt(x * x + y * y + z * z)
+        if z <= 0 or distance > volume.max_distance:
+            continue
+        u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
+        if not (0 <= u <= width and 0 <= v <= height):
+            continue
+        count += 1
+        bin = distance * (volume.depth_bins - 1) / volume.max_distance
+        voxel = np.array([v / volume.stride, u / volume.stride, bin])
+        centre = voxel if subvoxel else np.rint(voxel)
+        squared = ((at - centre) ** 2).sum(-1)
+        gauss = np.where((abs(at - np.rint(voxel)) <= half).all(-1), np.exp(-squared / sigma**2), 0)
+        heatmaps[b, j] = np.maximum(heatmaps[b, j], gauss)
+    return heatmaps, count
+
+
+@pytest.mark.parametrize("weight", [0.0, 20.0])
+def test_published_loss_is_the_mean_squared_error(crowded, weight):
+    network = vha.VHA(1, 16)
+    params = random_params(network, 16)
+    task = task_of(SMALL, network, sigmas=(3.0, 2.0), positive_weight=weight)
+    for stage, sigma in enumerate((3.0, 2.0)):
+        target, _ = targets_by_hand(crowded, SMALL, CAMERA, sigma)
+        found = np.asarray(code_and_heatmaps(network, params, target.astype(np.float32))[1], np.float64)
+        wanted = np.mean((found - target) ** 2 * (1 + weight * target))
+        loss, logged = jax.jit(functools.partial(task.loss, stage=stage))(params, crowded, jax.random.key(0))
+        assert loss == pytest.approx(wanted, rel=1e-4)
+        assert all(np.isfinite(value) for value in logged.values())
+
+
+@pytest.mark.parametrize("subvoxel", [False, True])
+def test_patch_loss_is_the_cross_entropy_a_joint_in_view(crowded, subvoxel):
+    """Of as many joints as the formula counts; and a tenth of how far the code's mean square is from one, squared."""
+    network = vha.PatchVHA(1, 16, width=8, blocks=1)
+    params = random_params(network, 16)
+    weight = 10.0
+    task = task_of(SMALL, network, positive_weight=weight, subvoxel=subvoxel)
+    target, count = targets_by_hand(crowded, SMALL, CAMERA, 2.0, subvoxel)
+    assert 30 < count < crowded.present.sum() - 4
+    code, found = (np.asarray(x, np.float64) for x in code_and_heatmaps(network, params, target.astype(np.float32)))
+    entropy = -(target * np.log(found) + (1 - target) * np.log1p(-found))
+    wanted = np.sum(entropy * (1 + weight * target)) / count + 0.1 * (np.mean(code**2) - 1) ** 2
+    loss, logged = jax.jit(functools.partial(task.loss, stage=0))(params, crowded, jax.random.key(0))
+    assert loss == pytest.approx(wanted, rel=1e-3)
+    assert logged["code_mean"] == pytest.approx(code.mean(), rel=1e-3)
+    assert logged["code_std"] == pytest.approx(code.std(axis=(1, 2, 3)).mean(), rel=1e-3)
+
+
+class Identity(nn.Module):
+    """A network whose code is the heatmaps themselves: `[B, J * H, W, D]`."""
+
+    level: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    def encode(self, heatmaps):
+        batch, joints, rows, columns, bins = heatmaps.shape
+        return heatmaps.reshape(batch, joints * rows, columns, bins)
+
+    def decode(self, code, size=None):
+        return code.reshape(code.shape[0], 14, -1, *code.shape[2:])
+
+
+def test_noise_on_the_code_is_a_random_part_of_its_deviation(crowded):
+    def losses(noise):
+        task = task_of(SMALL, Identity(), code_noise=noise)
+        keys = jax.random.split(jax.random.key(3), 60)
+        return np.asarray(jax.jit(jax.vmap(lambda key: task.loss({}, crowded, key, 0)[0]))(keys))
+
+    assert (losses(0.0) == 0).all()
+    variances = targets_by_hand(crowded, SMALL, CAMERA, 2.0)[0].var(axis=(1, 2, 3, 4))
+    noisy = losses(0.5)
+    assert len(set(noisy.tolist())) == 60
+    np.testing.assert_array_equal(noisy, losses(0.5))
+    assert noisy.max() < 1.1 * 0.25 * variances.mean()
+    # The mean square of a uniform part up to c is c^2 / 3.
+    assert noisy.mean() == pytest.approx(0.25 / 3 * variances.mean(), rel=0.25)
+
+
+GRID = Volume(image_size=(270, 480), stride=16, depth_bins=40, max_distance=25.0)  # 24 x 30 x 40
+
+
+@pytest.fixture(scope="module")
+def identity():
+    """Two people far from each other, and an empty frame, through the identity; and the true joints' voxels."""
+    rng = np.random.default_rng(2)
+    camera = crowds.DEMO.camera
+    base = np.array([[8, 7, 12], [9, 22, 27]])
+    voxels = base[:, None] + rng.integers(-2, 3, (2, 14, 3)) + rng.uniform(-0.45, 0.45, (2, 14, 3))
+    joints = np.zeros((2, 3, 14, 3))
+    joints[0, :2] = np.stack([point(camera, GRID, v) for v in voxels.reshape(-1, 3)]).reshape(2, 14, 3)
+    present = np.zeros((2, 3, 14), bool)
+    present[0, :2] = True
+    present[0, 2, 0] = True
+    joints[0, 2, 0] = point(camera, GRID, (8, -0.3, 20))  # off the picture: neither target nor miss
+    present[0, 1, 13] = False
+    true = [(j, p, voxels[p, j]) for p in range(2) for j in range(14) if (p, j) != (1, 13)]
+    task = task_of(GRID, Identity())
+    frames = frames_of(camera, joints, present)
+    predicted, frames = jax.device_get((jax.jit(task.predict, static_argnums=3)({}, frames, KEY, True), frames))
+    return task, predicted, frames, true
+
+
+KEY = jax.random.key(7)
+
+
+def test_perfect_heatmaps_give_every_joints_voxel(identity):
+    task, predicted, frames, true = identity
+    found = {
+        (j, *predicted.peaks.voxels[0, 0, j, k].astype(int)) for j, k in np.argwhere(predicted.peaks.scores[0, 0] > 0)
+    }
+    assert found == {(j, *np.rint(v).astype(int)) for j, _, v in true} and len(found) == 27
+    assert not predicted.peaks.scores[1].any()
+    summary = task.summary(task.score(predicted, frames))
+    for matching in ("hungarian", "nearest"):
+        for threshold in ("0 vx", "1 vx", "2 vx"):
+            scores = summary["scores"][matching]["noise 0"][threshold]
+            assert scores == {"tp": 27, "fp": 0, "fn": 0, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert task.headline(summary) == {"f1_0vx": 1.0, "f1_1vx": 1.0, "f1_2vx": 1.0}
+    assert summary["frames"] == 2 and summary["frames_with_too_many_peaks"] == 0
+
+
+def test_errors_are_those_of_rounding_to_voxels(identity):
+    task, predicted, frames, true = identity
+    camera = crowds.DEMO.camera
+    exact = np.array([point(camera, GRID, v) for _, _, v in true])
+    errors = np.linalg.norm(np.array([point(camera, GRID, np.rint(v)) for _, _, v in true]) - exact, axis=-1)
+    summary = task.summary(task.score(predicted, frames))
+    assert summary["error_cm"] == pytest.approx(100 * errors.mean(), rel=1e-3)
+    for matching in ("hungarian", "nearest"):
+        for threshold in (0.4, 0.8, 1.2):  # the two people are farther apart than that
+            score = summary["scores"][matching]["noise 0"][f"{threshold} m"]
+            tp = int((errors <= threshold).sum())
+            assert (score["tp"], score["fp"], score["fn"]) == (tp, 27 - tp, 27 - tp)
+    assert (errors > 0.4).any() and (errors < 0.4).any()
+    distances = np.linalg.norm(exact, axis=-1)
+    bands = [(0, 10), (10, 20), (20, 25)]
+    assert [tuple(band["metres"]) for band in summary["by_distance"]] == bands
+    for band, (low, high) in zip(summary["by_distance"], bands):
+        inside = (distances >= low) & (distances < high)
+        assert band["joints"] == inside.sum()
+        if inside.any():
+            assert band["recall"] == 1.0 and band["error_cm"] == pytest.approx(100 * errors[inside].mean(), rel=1e-3)
+        else:
+            assert band["recall"] is None and band["error_cm"] is None
+
+
+def test_subvoxel_targets_leave_next_to_no_error(identity):
+    """The tops of parabolas through the logarithms are exact for Gaussians that stand alone (method section 2)."""
+    _, _, frames, true = identity
+    task = task_of(GRID, Identity(), subvoxel=True)
+    predicted = jax.device_get(jax.jit(task.predict, static_argnums=3)({}, frames, KEY, False))
+    assert predicted.peaks.scores.shape == (2, 1, 14, 4)  # without noise only
+    summary = task.summary(task.score(predicted, frames))
+    assert summary["scores"]["hungarian"]["noise 0"]["0 vx"]["tp"] == len(true)
+    assert summary["error_cm"] < 0.1  # a bin is 64 cm
+    assert list(summary["scores"]["hungarian"]) == ["noise 0"]
+
+
+def test_noise_in_scoring_is_each_part_of_the_deviation(identity):
+    """A peak of 1 becomes 1 + noise, and stays the highest of its surroundings."""
+    _, predicted, _, true = identity
+    deviation = predicted.code[0].std()
+    for n, part in enumerate(NOISES):
+        scores = predicted.peaks.scores[0, n]
+        errors = scores[scores > 0.5] - 1
+        assert len(errors) == len(true)
+        assert np.sqrt(np.mean(errors**2)) == pytest.approx(part * deviation, rel=0.35, abs=1e-6)
+    assert NOISES == (0.0, 0.05, 0.1, 0.2)
+
+
+def test_misses_and_false_alarms_count(identity):
+    """One true joint moved by 2 voxels, one taken away, one added: counted by hand."""
+    task, predicted, frames, _ = identity
+    moved = jax.tree.map(np.copy, predicted)
+    moved.true_voxels[0, 0, 3, 2] += 2
+    moved.true_present[0, 0, 4] = False
+    moved.true_present[0, 1, 13] = True
+    moved.true_voxels[0, 1, 13] = (1, 1, 1)
+    record = task.score(moved, frames)[0]
+    for threshold, tp in ((0, 25), (1, 25), (2, 26)):
+        scores = record.scores["hungarian", 0.0, f"{threshold} vx"]
+        assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
+    assert record.bands.true.sum() == 27 and record.bands.found.sum() == 26
+
+
+def test_too_many_peaks_are_told(identity):
+    task, predicted, frames, _ = identity
+    assert not task.score(predicted, frames)[0].overflow
+    crammed = predicted._replace(peaks=predicted.peaks._replace(count=predicted.peaks.count + 3))
+    assert task.score(crammed, frames)[0].overflow  # 2 of a type, 4 places, 5 peaks
+
+
+def test_summary_is_json_without_nan(identity):
+    task, predicted, frames, _ = identity
+    nobody = jax.tree.map(lambda x: x[1:], (predicted, frames))
+    for records in (task.score(predicted, frames), task.score(*nobody)):
+        summary = task.summary(records)
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+        assert set(summary["scores"]) == {"hungarian", "nearest"}
+        assert list(summary["scores"]["nearest"]) == ["noise 0", "noise 0.05", "noise 0.1", "noise 0.2"]
+    assert summary["error_cm"] is None  # of an empty frame
+    assert summary["scores"]["hungarian"]["noise 0"]["0 vx"]["f1"] == 1.0
+    assert summary["code"] == {"mean": 0.0, "std": 0.0}
+
+
+def test_picture_is_a_figure(identity):
+    task, predicted, frames, _ = identity
+    flat = predicted._replace(code=predicted.code[:, :24])  # drawing wants the grid of a code
+    figure = task.picture(flat, frames, 0, "frame 0")
+    assert len(figure.axes) >= 4
+
+
+def test_description_has_the_papers_figures():
+    """method.md: 3,448,442 parameters, and 144,399,360 numbers to 161,160: 896 times fewer."""
+    text = task_of(Volume(), vha.VHA(2, 316)).describe()
+    for part in ("VHA(2)", "3,448,442 parameters", "14 x 136 x 240 x 316", "34 x 60 x 79", "896 times"):
+        assert part in text
