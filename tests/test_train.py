@@ -1101,7 +1101,8 @@ DEVICES = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh
-from loco_jax import distributed, tasks, train
+from loco_jax import tasks, train
+from loco_jax.ops import distributed
 from loco_jax.data import streams
 from tests import test_train
 from tests.test_train import Mean, pathlib, saved_state, several_devices

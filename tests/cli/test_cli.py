@@ -93,7 +93,7 @@ def test_every_command_is_guarded():
 
 def test_no_backend_of_jupyter_stops_a_command(monkeypatch):
     """Jupyter sets it for what it starts; where it is not installed, importing matplotlib fails."""
-    code = "from loco_jax import commands; cli.call(lambda: __import__('matplotlib') and print('fine'))"
+    code = "from loco_jax import cli; cli.call(lambda: __import__('matplotlib') and print('fine'))"
     environment = {**os.environ, "MPLBACKEND": "module://of_a_package.that_is_not_here"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
@@ -112,7 +112,7 @@ def test_commands_import_no_matplotlib_before_they_are_called():
 
 @pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "gqu"])
 def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
-    code = "from loco_jax import commands; cli.check_devices()"
+    code = "from loco_jax import cli; cli.check_devices()"
     done = subprocess.run(
         [sys.executable, "-c", f"try:\n    {code}\nexcept ValueError as error:\n    print(error)"],
         env={**os.environ, "JAX_PLATFORMS": platform},
@@ -163,7 +163,7 @@ WRONG = {
 }
 # Each in a process of its own, but imported once.
 TRY_ALL = """import json, os, sys
-from loco_jax import commands, main
+from loco_jax import cli, main
 for arguments in json.loads(sys.argv[1]):
     if os.fork() == 0:
         sys.argv = ["main", *arguments]
@@ -182,7 +182,7 @@ def test_what_is_wrong_with_a_command_line_is_told_in_a_line_with_the_nearest_th
 
 def test_the_packages_own_configs_are_there_in_any_folder(tmp_path):
     """An installed package has no folder `configs` beside the user's work; a file of the user's own wins."""
-    code = "import sys; from loco_jax import commands, main; cli.parse(sys.argv); print(main._CONFIG.value.name)"
+    code = "import sys; from loco_jax import cli, main; cli.parse(sys.argv); print(main._CONFIG.value.name)"
     arguments = ["--config=configs/vha2.py:scale=demo", "--workdir=out/configs/vha2.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = functools.partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -209,7 +209,7 @@ def test_the_package_says_what_it_holds():
 def test_what_the_user_sets_wins_over_what_comes_with_weights():
     """The evaluation hears which fields these are."""
     code = """import sys
-from loco_jax import commands, distributed, evaluate, main
+from loco_jax import cli, evaluate, main
 evaluate.evaluate = lambda config, workdir, source, split, given: print(source, sorted(given), config.refiner)
 sys.argv = ["main", "--config=configs/loco2.py:variant=patch,trunk=compact,scale=demo", "--config.refiner=mine",
             "--config.people.min_score=0.5", "--mode=eval", "--weights=theirs"]

@@ -32,7 +32,7 @@ RATE = 1e6
 def test_two_devices_are_as_one():
     # What is compiled runs but once.
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    command = "from tests import test_devices; test_devices.check()"
+    command = "from tests.ops import test_devices; test_devices.check()"
     process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said

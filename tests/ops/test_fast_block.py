@@ -145,7 +145,7 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
 def test_a_batch_over_eight_devices():
     # What is compiled runs but once.
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    command = "from tests import test_fast_block; test_fast_block.check_devices()"
+    command = "from tests.ops import test_fast_block; test_fast_block.check_devices()"
     process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said

@@ -535,7 +535,7 @@ def test_a_picture_takes_its_memory_twice(tmp_path):
     """In Pillow's 4 bytes a pixel and in our 3, also when its colours are converted; a bomb is refused by its header
     (`test_pictures.test_what_cannot_be_read_is_named`), so that this bounds what any picture takes."""
     (tmp_path / "p.png").write_bytes(png_of(6000))
-    code = "import sys; from loco_jax import pictures\nprint(pictures.read(sys.argv[1]).image.shape)"
+    code = "import sys; from loco_jax.media import pictures\nprint(pictures.read(sys.argv[1]).image.shape)"
     megabytes, _, printed = peak_megabytes(code, tmp_path / "p.png")
     assert printed == "(6000, 6000, 3)" and megabytes < 1.35 * 36 * (4 + 3)
 
@@ -677,7 +677,7 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory(tmp_path):
     at = content.index(b"IHDR") + 4
     content[at : at + 8] = struct.pack(">II", 9000, 9000)
     path.write_bytes(content)
-    code = """import sys; from loco_jax.data import video
+    code = """import sys; from loco_jax.media import videos as video
 try:
     list(video.read(sys.argv[1]))
 except video.VideoError as error:
