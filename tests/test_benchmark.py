@@ -202,7 +202,6 @@ FEW = {
     "render": TINY,
     "encode": TINY,
     "encode_patch": TINY,
-    "decode": TINY,
     "decode_peaks": WHOLE,
     "decode_peaks_patch": TINY,
     "peaks": TINY,
