@@ -1,6 +1,7 @@
 # make demo: train, score and draw at demo scale, from nothing, in at most 15 minutes on two cores.
 # make test: style and tests. make clean removes the demo's results, make distclean the environment too.
-# Both make their own environment in .venv first; PYTHON=python3.12 picks the interpreter.
+# Both make their own environment in .venv first, of the versions in requirements.txt; PYTHON=python3.12 picks the
+# interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ DEMO_LOCO := --config=configs/loco2.py:variant=patch,trunk=compact,scale=demo --
 	--config.vha=$(DEMO)/vha2 --config.refiner= --config.steps=250 --config.eval_every=0 --config.test_frames=32
 # On a machine with an NVIDIA driver, JAX comes with CUDA.
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "[cuda12]")
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --editable
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable
 
 .PHONY: demo test clean distclean
 

@@ -49,7 +49,7 @@ run gcloud compute tpus tpu-vm ssh "$TPU" "${place[@]}" --command="set -e
 mkdir -p loco_jax; tar -xzf $archive -C loco_jax; cd loco_jax
 if [ ! -x ~/.local/bin/uv ]; then curl -LsSf https://astral.sh/uv/install.sh | sh; fi
 ~/.local/bin/uv venv -q --python=3.12 --allow-existing .venv
-~/.local/bin/uv pip install -q -e . 'jax[tpu]' gcsfs
+~/.local/bin/uv pip install -q -r requirements.txt -e . 'jax[tpu]' gcsfs
 : >run.log # there before anybody looks
 nohup .venv/bin/python -u -m loco_jax.main --coordinator=auto$arguments </dev/null >run.log 2>&1 &
 echo \$! >run.pid

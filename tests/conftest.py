@@ -2,8 +2,10 @@
 
 import os
 import signal
+import tempfile
 
 import hypothesis
+import jax
 import pytest
 
 from loco_jax.data import crowd as crowds
@@ -11,6 +13,24 @@ from loco_jax.data import jta, miniature
 
 # Commands under test leave the user's cache alone.
 os.environ["LOCO_JAX_CACHE"] = "off"
+
+
+def pytest_configure(config):
+    """What is compiled is kept while the tests run, for all processes of theirs and the commands that they start.
+
+    Most of the suite's time is compiling, much of it the same again. A limit of size makes JAX lock the folder.
+    """
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="loco_jax_tests_", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        # JAX has read its environment before this; that of workers comes with all this in it.
+        jax.config.update("jax_compilation_cache_dir", folder.name)
+        jax.config.update("jax_compilation_cache_max_size", 2**32)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
 
 # In CI the same examples each time: what is found by chance is found by hand, and not by somebody else's change.
 hypothesis.settings.register_profile("same", derandomize=True)

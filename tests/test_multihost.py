@@ -30,7 +30,6 @@ from loco_jax.runs import checkpoints
 from loco_jax.tasks import vha as vha_tasks
 from tests import test_train
 from tests.test_train import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny
-from tests.test_train import compiled_once as compiled_once
 
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
 
@@ -145,8 +144,7 @@ def start(processes: int, devices: int, kind: str, *task: str, do: str = "work")
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     command = f"import sys; from tests.test_multihost import *; join(*sys.argv[1:5]); {do}(*sys.argv[5:])"
     arguments = [f"127.0.0.1:{free_port()}", str(processes)]
-    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **cache}
+    options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return [python("-c", command, *arguments, str(number), kind, *task, **options) for number in range(processes)]
 
 
@@ -294,8 +292,8 @@ def test_one_that_is_interrupted_ends_the_others(tmp_path):
     assert "Perhaps another process is lost" in said[0], said
 
 
-def test_launched_locally_a_signal_saves(tmp_path, compiled_once):
-    options = {"PYTHON": sys.executable, **compiled_once}
+def test_launched_locally_a_signal_saves(tmp_path):
+    options = {"PYTHON": sys.executable}
     run = [f"--workdir={tmp_path / 'run'}", *COMMAND]
     launcher = spawn(["launch/local.sh", "2", "--", *run], **options)
     log = tmp_path / "run" / "log.jsonl"
@@ -307,19 +305,21 @@ def test_launched_locally_a_signal_saves(tmp_path, compiled_once):
     assert said.count(f"stopped by SIGTERM at step {step}, which is saved") == 1, said
 
 
-def test_a_process_that_dies_or_fails_ends_the_others(tmp_path, compiled_once):
+def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     """On JTA: the first is killed; the other is asked to stop; the other cannot read its data any more, and ends."""
     data = prepare_small_jta(tmp_path)
     shutil.copytree(data, tmp_path / "other")
     log = tmp_path / "run" / "log.jsonl"
-    cache = {"JAX_PLATFORMS": "cpu", **compiled_once}
 
     def both():
         shared = [f"--workdir={tmp_path / 'run'}", *COMMAND, "--config.data.source=jta", "--config.checkpoint_every=5"]
         flags = [*shared, f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
         before = len(log.read_text().splitlines()) if log.exists() else 0
         folders = enumerate((data, tmp_path / "other"))
-        processes = [main(*flags, f"--process_id={n}", f"--config.data.dir={folder}", **cache) for n, folder in folders]
+        processes = [
+            main(*flags, f"--process_id={n}", f"--config.data.dir={folder}", JAX_PLATFORMS="cpu")
+            for n, folder in folders
+        ]
         return before, processes
 
     def assert_both_end(processes, status, why):

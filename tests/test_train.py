@@ -24,7 +24,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
@@ -110,21 +109,6 @@ def toy(monkeypatch):
 
     use()
     return use
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """What is compiled is kept on disk meanwhile: a second run of the same config need not compile, in any process."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update(names[0], folder)
-    jax.config.update(names[1], 0.0)
-    compilation_cache.reset_cache()
-    yield {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 TINY = {
@@ -1028,7 +1012,7 @@ def main(*arguments: str, **environment: str) -> subprocess.Popen:
     return python("-m", "loco_jax.main", *arguments, **environment)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(compiled_once, small_jta, tmp_path):
+def test_sigterm_saves_and_the_same_command_goes_on(small_jta, tmp_path):
     command = [
         "--config=configs/vha1.py:variant=patch,scale=demo",
         f"--workdir={tmp_path}",
@@ -1045,7 +1029,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(compiled_once, small_jta, tm
         "--config.quiet=true",
     ]
     log = tmp_path / "log.jsonl"
-    process = main(*command, **compiled_once)
+    process = main(*command)
     deadline = time.monotonic() + 240
     while process.poll() is None and not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -1056,7 +1040,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(compiled_once, small_jta, tm
     assert process.returncode == 75, said
     (step,) = saved_steps(tmp_path)
     assert f"stopped by SIGTERM at step {step}, which is saved; the same command goes on from there" in said
-    again = main(*command, "--config.max_minutes=0.0001", **compiled_once)
+    again = main(*command, "--config.max_minutes=0.0001")
     said, _ = again.communicate(timeout=240)
     assert again.returncode == 0, said
     assert f"going on from step {step}" in said and saved_steps(tmp_path) == [step, step + 1]
@@ -1133,9 +1117,9 @@ def assert_close_logs(one, other) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
 
 
-def test_eight_devices_are_as_one(toy, compiled_once, tmp_path):
+def test_eight_devices_are_as_one(toy, tmp_path):
     flags = "--xla_force_host_platform_device_count=8"
-    process = python("-c", DEVICES, str(tmp_path), XLA_FLAGS=flags, JAX_PLATFORMS="cpu", **compiled_once)
+    process = python("-c", DEVICES, str(tmp_path), XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     assert_close_logs(tmp_path / "8", tmp_path / "1")

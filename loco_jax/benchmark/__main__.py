@@ -21,7 +21,7 @@ _SCALING = {
         (1, 5, 20, 60),
         ("render", "encode", "peaks", "decode_peaks", "decode_peaks_patch", "picture_to_people", "associate", "score"),
     ),
-    "grid": ((0.25, 0.5, 1.0), ("render", "encode", "decode", "peaks", "predict_code")),
+    "grid": ((0.25, 0.5, 1.0), ("render", "encode", "peaks", "predict_code")),
     "batch": ((1, 2, 4), ("predict_code", "predict_code_compact", "train_vha_patch", "train_code_predictor_compact")),
 }
 _SLOW = ("train_code_predictor",)  # only if asked for: it takes minutes and many GB on a CPU

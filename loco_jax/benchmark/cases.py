@@ -322,36 +322,6 @@ def _code(setting: Setting, network: nn.Module, variables: Any) -> jax.Array:
     return jax.jit(lambda v, x: network.apply(v, x, method="encode"))(variables, _heatmaps(setting)[None])
 
 
-@case
-def decode(setting: Setting) -> Case:
-    """The published VHA's heatmaps of a code."""
-    network, variables = _vha(setting, vha.VHA)
-    code, size = _code(setting, network, variables), setting.volume.shape[:2]
-
-    def dense(variables, code):
-        return network.apply(variables, code, size, method="decode")
-
-    def torch(reference, runner):
-        module = reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables)
-        run = runner.infer(runner.prepare(module).decode, runner.place(code).movedim(-1, 1)[:, None])
-        return Implementation("", run, lambda made: np.moveaxis(_numpy(made), 2, -1)[:, :, : size[0], : size[1]])
-
-    def fast(variables, code):
-        return fast_vha.decode(network, variables, code[0], size)[None]
-
-    return Case(
-        "decode",
-        [
-            of_jax("ours", fast, variables, code),
-            of_jax("dense JAX", dense, variables, code),
-            of_torch("PyTorch", setting, torch),
-        ],
-        num_bytes(variables, code, jax.eval_shape(dense, variables, code)),
-        operations(dense, variables, code),
-        setting.tolerance,
-    )
-
-
 def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
     network, variables = _vha(setting, kind)
     code, size = _code(setting, network, variables)[0], setting.volume.shape[:2]

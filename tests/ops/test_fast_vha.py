@@ -1,4 +1,4 @@
-"""Tests of fast decoding: the heatmaps and the peaks of the plain networks."""
+"""Tests of fast decoding: the peaks of the plain networks' heatmaps."""
 
 import functools
 import pathlib
@@ -110,15 +110,6 @@ def _assert_same(fast, plain, slack=0):
         joint = tuple(joint)
         alike = np.isclose(plain.scores[joint], fast.scores[joint][k], rtol=1e-5, atol=1e-7)
         assert (np.abs(plain.voxels[joint][alike] - fast.voxels[joint][k]).max(axis=-1) < 1e-3).any()
-
-
-def test_heatmaps_are_the_published_networks():
-    network, shape = VHAS[2]
-    params, code = _params(network), _code(network, shape, "full", 0)
-    found = jax.jit(lambda p, c: fast_vha.decode(network, p, c, shape[:2], fast=True))(params, code)
-    want = _plain(network, shape)(params, code)
-    assert found.shape == (14, *shape) and want.max() > 1
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * want.max())
 
 
 @pytest.mark.parametrize("network, shape", ALL, ids=NAMES)

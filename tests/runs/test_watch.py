@@ -14,7 +14,6 @@ from loco_jax.data import streams
 from loco_jax.runs import checkpoints, watch
 from loco_jax.tasks import refiner as refiner_tasks
 from tests.test_train import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
-from tests.test_train import compiled_once as compiled_once
 from tests.test_train import small_jta as small_jta
 
 

@@ -1,4 +1,4 @@
-"""Decoding on CPUs: the same heatmaps and the same peaks as the plain networks' in a fraction of the time.
+"""Decoding on CPUs: the same peaks as in the plain networks' heatmaps in a fraction of the time.
 
 The published network's wide convolutions go through `fast_conv`, one joint type after the other, and its 3D ones are
 done as 2D ones. For peaks, its last and widest layer is left out for tiles so near to empty ones that they cannot reach
@@ -43,24 +43,6 @@ def pays(network: nn.Module, size: tuple[int, int]) -> bool:
     return known and size[0] * size[1] * network.depth_bins >= _LEAST_VOXELS
 
 
-def decode(
-    network: vha.VHA | vha.PatchVHA, params: Any, code: jax.Array, size: tuple[int, int], fast: bool | None = None
-) -> jax.Array:
-    """Heatmaps `[J, H, W, D]` of one finite code `[h, w, d]`, as the network's `decode` makes them.
-
-    `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`.
-    """
-    dense = functools.partial(_dense, network, size=size)
-    if not (isinstance(network, vha.VHA) and (pays(network, size) if fast is None else fast)):
-        return dense(params, code)
-
-    def in_bands(params, code):
-        heat = _of_each_joint(network, params, code, lambda _, last: (_, _heatmap(last)))
-        return heat[:, : size[0], : size[1]]
-
-    return lax.platform_dependent(params, code, cpu=in_bands, default=dense)
-
-
 def decode_peaks(
     network: vha.VHA | vha.PatchVHA,
     params: Any,
@@ -72,10 +54,10 @@ def decode_peaks(
     fast: bool | None = None,
     volume_dtype: jnp.dtype | None = None,
 ) -> Peaks:
-    """The peaks of the heatmaps of one finite code `[h, w, d]`: those `peaks.find_peaks` finds in what `decode` makes.
+    """The peaks of the heatmaps of one finite code `[h, w, d]`: those `peaks.find_peaks` finds in the plain ones.
 
     `fast` asks for this module's way on CPUs, or for the plain one; None takes what `pays`. Elsewhere heatmaps are
-    rounded to `volume_dtype`; None leaves them as `decode` makes them.
+    rounded to `volume_dtype`; None leaves them as they are.
     """
     find = functools.partial(peaks.search, threshold=threshold, max_peaks=max_peaks, subvoxel=subvoxel)
     return _search(network, params, code, size, threshold, find, fast, volume_dtype)
@@ -197,10 +179,6 @@ def _of_each_joint(network, params, code, then, state=()):
     return lax.scan(one, state, jnp.moveaxis(x, -1, 0))[1]
 
 
-def _heatmap(last):
-    return fast_conv.conv(last.features, last.products, (KERNEL, KERNEL), then=lambda band: nn.relu(band + last.bias))
-
-
 def _no_tiles(size, bins):
     """Room for all tiles of results, which are as high and as wide as blocks."""
     count = -(-size[0] // BLOCK) * -(-size[1] // BLOCK)
@@ -252,7 +230,8 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         return lax.map(one, [x.reshape(-1) for x in index]).reshape(index[0].shape)
 
     def whole(features):
-        return _heatmap(last._replace(features=features))[None, : size[0], : size[1]]
+        heat = fast_conv.conv(features, last.products, (KERNEL, KERNEL), then=lambda band: nn.relu(band + last.bias))
+        return heat[None, : size[0], : size[1]]
 
     highest_1xhxwxd = highest_Nxd.reshape(1, h, w, -1)
     return Source((1, *size, bins), highest_1xhxwxd, take, exact, last.features, whole), values_MxBxBxD

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from loco_jax.ops.cpu import convolution, toom_cook
+from loco_jax.ops.cpu import convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -23,10 +23,9 @@ def convolve(
 ) -> jax.Array:
     """As `lax.conv_general_dilated`; for `nn.Conv(conv_general_dilated=convolve)` of `x[B, H, W, C]`, not dilated.
 
-    On CPUs a 1 x 1 convolution is a matrix product, up to 3 times as fast, and one of many cells and channels goes
-    through `toom_cook` in float32; only the result does, its gradients are those of the plain one. And there XLA's
-    convolutions without any padding take 3 times as long as those with some: so a row of zeros goes below the picture,
-    and the row of results that it may add is cut off again.
+    On CPUs a 1 x 1 convolution is a matrix product, up to 3 times as fast. And there XLA's convolutions without any
+    padding take 3 times as long as those with some: so a row of zeros goes below the picture, and the row of results
+    that it may add is cut off again.
     """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
@@ -36,34 +35,14 @@ def convolve(
         return lax.conv_general_dilated(x, kernel, stride, padding, **options)
 
     def direct(x, kernel):
-        if padded:
-            return plain(x, kernel)
         rows = (x.shape[1] - kernel.shape[0]) // stride[0] + 1
         return plain(x, kernel, ((0, 1), (0, 0)))[:, :rows]
 
-    @jax.custom_jvp
-    def fast(x, kernel):
-        return toom_cook.conv(x, kernel, padding)
-
-    @fast.defjvp
-    def fast_jvp(primals, tangents):
-        (x, kernel), (dx, dkernel) = primals, tangents
-        return fast(x, kernel), direct(dx, kernel) + direct(x, dkernel)
-
-    one_group = options.get("feature_group_count", 1) == 1
-    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and not padded and one_group:
-        on_cpu = functools.partial(_matmul_1x1, precision=options.get("precision"))
-    elif (
-        stride == (1, 1)
-        and x.dtype == kernel.dtype == jnp.float32
-        and one_group
-        and toom_cook.pays(x.shape, kernel.shape, padding)
-    ):
-        on_cpu = fast
-    elif padded:
+    if padded:
         return plain(x, kernel)
-    else:
-        on_cpu = direct
+    on_cpu = direct
+    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and options.get("feature_group_count", 1) == 1:
+        on_cpu = functools.partial(_matmul_1x1, precision=options.get("precision"))
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
