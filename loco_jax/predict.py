@@ -16,7 +16,6 @@ import math
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +24,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from loco_jax import commands, compilation, overlay, pictures, progress, skeleton, view3d
+from loco_jax import commands, compilation, disk, overlay, pictures, progress, skeleton, view3d
 from loco_jax.camera import Camera
 from loco_jax.data import video
 from loco_jax.follow import Follower
@@ -635,8 +634,7 @@ def _make_folder(name: str) -> pathlib.Path:
         raise ValueError(f"--output={output} is a file; name a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
+        disk.check_writable(output)
     except OSError as error:
         raise ValueError(f"--output={output}: cannot be written to ({error.strerror}); name another folder") from error
     return output
