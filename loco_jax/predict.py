@@ -268,10 +268,10 @@ def _process_video(
     photos, frames, people, last, failure = view3d.Pictures(), view3d.Frames(), [], 0.0, None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", video.DamageWarning)
-        first = next(images)  # the header's size is that before turning
-        size = first[1].shape[:2]
-        turned = size == (info.width, info.height) != (info.height, info.width)
-        aspect = 1 / info.pixel_aspect if turned else info.pixel_aspect
+        first = next(images)
+        size, aspect = first[1].shape[:2], info.pixel_aspect
+        if aspect != 1 and video.is_turned(path):  # the header's is that before turning
+            aspect = 1 / aspect
         camera, source, canvas, warned = _prepare(path, size, lens, None, predictor, aspect)
         images = _of_size(path, itertools.chain([first], images), size, warned)
         facts = _facts(path, size, camera, source, predictor) | {"ids": _FOLLOWED}
