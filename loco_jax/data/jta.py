@@ -3,10 +3,11 @@
     python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
 
 reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. With `--pictures` it also reads
-`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures such as F.png will do), or where a sequence has no
-such folder `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's,
-unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy
-say otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
+`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures of 8 bits such as F.png will do), or where a
+sequence has no such folder `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics
+are JTA's, unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy
+--cx --cy say otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at
+most 900.
 
 Pictures of all of JTA take some 80 GB in full HD. While they are prepared the disk holds them once, and with
 `--overwrite` the old ones beside them until the new ones are complete.
@@ -491,6 +492,8 @@ def _extracted(
             if path.exists() and not path.is_file():
                 raise OSError("not a file")  # a pipe would be waited for
             picture = _load_extracted(path)
+        except AnnotationError:
+            raise
         except FileNotFoundError as error:
             raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
         except Exception as error:  # a damaged file can make Pillow raise nearly anything
@@ -506,6 +509,11 @@ def _load_extracted(path: pathlib.Path) -> tuple[Image.Image, pathlib.Path | Non
             picture.load()  # the whole, or a truncated file would surprise the training
             return picture.convert("RGB"), path if picture.mode == "RGB" else None
     except Image.UnidentifiedImageError:
+        if pictures.is_deep(path):
+            raise AnnotationError(
+                f"{path}: has more than 8 bits a value, and its white would be guessed for each frame alone; "
+                "save all frames with 8 bits"
+            ) from None
         return Image.fromarray(pictures.read(path).image), None
 
 
