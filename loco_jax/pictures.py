@@ -342,7 +342,8 @@ def _focal(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
     try:
         exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
         film = _focal_of_film(exif, size)
-        # Telephones of Apple count the digital zoom in the equivalent on film, others do not.
+        # EXIF 2.32 gives DigitalZoomRatio, and does not say whether the equivalent on film counts it. Here that of
+        # cameras by Apple is taken to count it, and no other.
         counted = film and str(picture.getexif().get(ExifTags.Base.Make, "")).startswith("Apple")
         focal = film or _focal_of_sensor(exif, size)
         focal = focal if focal is None or counted else _zoomed(exif, focal)
