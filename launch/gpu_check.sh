@@ -8,11 +8,12 @@
 # PYTHON names the interpreter, SECONDS_LEFT the time limit (540).
 set -euo pipefail
 
+usage() { # the comment at the top
+  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0"
+  exit "$1"
+}
+
 for argument; do
-  case "$argument" in -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
-    exit 0
-    ;;
-  esac
+  case "$argument" in -h | --help) usage 0 ;; esac
 done
 exec timeout --foreground --kill-after=10 "${SECONDS_LEFT:-540}" "${PYTHON:-python}" -m loco_jax.benchmark.options "$@"

@@ -9,8 +9,8 @@
 # GRACE the seconds to end in after a failure (10).
 set -euo pipefail
 
-usage() {
-  sed -n '2,9s/^# \{0,1\}//p' "$0"
+usage() { # the comment at the top
+  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0"
   exit "$1"
 }
 

@@ -13,8 +13,8 @@
 # interpreter, DTYPE the arithmetic, Muon's too: bfloat16 where there is an NVIDIA driver, else float32.
 set -euo pipefail
 
-usage() {
-  awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0" # the comment at the top
+usage() { # the comment at the top
+  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0"
   exit "$1"
 }
 

@@ -20,11 +20,12 @@
 # started. PYTHON names the interpreter.
 set -euo pipefail
 
-case "${1:-}" in -h | --help)
-  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0" # the comment at the top
-  exit
-  ;;
-esac
+usage() { # the comment at the top
+  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0"
+  exit "$1"
+}
+
+case "${1:-}" in -h | --help) usage 0 ;; esac
 
 dry=false
 if [ "${1:-}" = --dry-run ]; then

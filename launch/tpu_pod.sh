@@ -11,11 +11,13 @@
 # A pod that is preempted is gone, perhaps before it has saved, and nothing starts it again: the same command on a new
 # one goes on from the last checkpoint. --dry-run prints what would be done.
 set -euo pipefail
-case "${1:-}" in -h | --help)
-  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0" # the comment at the top
-  exit
-  ;;
-esac
+
+usage() { # the comment at the top
+  awk 'NR > 1 { if (/^#SBATCH|^# shellcheck/) next; if (!sub(/^# ?/, "")) exit; print }' "$0"
+  exit "$1"
+}
+
+case "${1:-}" in -h | --help) usage 0 ;; esac
 
 cd "$(dirname "$0")/.."
 dry=false

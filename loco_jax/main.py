@@ -15,7 +15,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from loco_jax import cli
-from loco_jax.cli import signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/vha2.py:scale=demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; runs/<the config's name> if absent.")
@@ -53,11 +52,9 @@ def main(argv: list[str]) -> None:
     sys.unraisablehook = _unless_of_orbax
     compilation.use_cache()
     try:
-        with signals.sigterm_as_ctrl_c(_stopped):
-            distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-            with signals.sigterm_as_ctrl_c(_stopped):  # once more: JAX has its own way, of several processes
-                cli.check_devices()
-                _do()
+        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        cli.check_devices()
+        _do()
     except train.Stopped as stopped:
         if distributed.is_first():
             print(stopped)
@@ -123,4 +120,4 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.start(main, stuck=_stopped)

@@ -348,20 +348,23 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
 
         do_step = compile_stage()
         least_seconds = _least_seconds(do_step)
+        is_long = distributed.from_first(lambda: least_seconds > _LONG_STEP)
+        # Of several processes each waits for the others' answers, at once or while it starts further steps.
+        delay = 0 if is_long or jax.process_count() == 1 else _MOST_AHEAD
         for line in _cost(do_step, config, least_seconds):
             say(line)
         drain = compile_drain(state, replicated)
         evaluator = evaluate.Evaluator(task, config, distributed.in_a_row(mesh), config.data.validation_split)
         with distributed.together():
-            stop, log = _StopSignal(say), _Log(folder, step) if distributed.is_first() else _NoLog()
+            stop, log = _StopSignal(say, delay), _Log(folder, step) if distributed.is_first() else _NoLog()
         # Of a run that ended between a save and the evaluation after it.
         behind = is_evaluated() and not distributed.from_first(lambda: log.has_scores)
-        agree = distributed.Agreement(mesh, delay=_MOST_AHEAD)
+        agree = distributed.Agreement(mesh, delay)
         quiet = config.quiet or not distributed.is_first()
         steps = None if config.budget_minutes else config.steps  # how many there will be, time will tell
         bar = progress.bar(steps, "step", quiet, initial=step, dynamic_ncols=True)
         logged_step, ahead, loss = step, collections.deque(), None
-        is_long, waited, told = least_seconds > _LONG_STEP, 0.0, False
+        waited, told = 0.0, False
 
         def why_stop() -> int:
             late = 0 < config.max_minutes < (time.monotonic() - started) / 60
@@ -559,13 +562,14 @@ def _matmul_rate() -> float:
 class _StopSignal:
     """While entered, SIGTERM and SIGINT ask to stop instead of killing; a second SIGINT kills.
 
-    The first is acknowledged at once, also while a step is waited for.
+    The first is acknowledged at once, also while a step is waited for; so many steps may be started after it.
 
     A second SIGTERM does nothing, then or afterwards: launchers send some twice, and that would change the status.
     """
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], more: int):
         self.name = ""
+        self._steps = f"the steps under way and at most {more} more are" if more else "the step under way is"
         self._say, self._is_told = say, False
         self._old, self._listening = {}, contextlib.ExitStack()
 
@@ -586,7 +590,7 @@ class _StopSignal:
     def _acknowledge(self, number: int) -> None:
         if number in self._old and not self._is_told:
             self._is_told = True
-            self._say(f"{signal.Signals(number).name}: the step under way is finished and saved, then this ends")
+            self._say(f"{signal.Signals(number).name}: {self._steps} finished and saved, then this ends")
 
     def _ask(self, number, _) -> None:
         self.name = signal.Signals(number).name

@@ -6,6 +6,7 @@ Nothing is trained: what they start (srun, gcloud, python, …) are stubs, bash 
 import functools
 import os
 import pathlib
+import re
 import runpy
 import shlex
 import shutil
@@ -86,15 +87,20 @@ def test_dry_runs_say_what_they_would_do():
     assert "--coordinator=auto" in ssh and "--workdir=gs://b/c" in ssh
 
 
-@pytest.mark.parametrize("script", [path.name for path in SCRIPTS if path.name != "gpu_check.sh"])
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_scripts_say_how_they_are_called(script, flag):
-    """And start nothing, whatever they want otherwise."""
+    """In the words of the comment at their top; they start nothing, whatever they want otherwise."""
     done = subprocess.run(
         [ROOT / "launch" / script, flag], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
     )
-    assert f"launch/{script} " in done.stdout and "--dry-run" in done.stdout and done.stderr == ""
-    assert not any(line.startswith("#") or "SBATCH" in line for line in done.stdout.splitlines())
+    lines = (ROOT / "launch" / script).read_text().splitlines()
+    comment = [
+        line for line in lines[1 : lines.index("set -euo pipefail")] if not re.match("#SBATCH|# shellcheck", line)
+    ]
+    assert all(line.startswith("#") and len(line) <= 120 for line in comment)
+    assert done.stdout.splitlines() == [line[2:] for line in comment] and done.stderr == ""
+    assert f"launch/{script} " in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -245,8 +251,6 @@ def test_gpu_check_measures_in_a_limited_time(tmp_path):
     check = start("gpu_check.sh", PYTHON=tmp_path / "python", LASTS=30, SECONDS_LEFT=1)
     end(check)
     assert check.returncode == 124
-    check = start("gpu_check.sh", "--help", PYTHON="false")
-    assert "--output=FILE" in end(check) and check.returncode == 0
 
 
 # ---- SLURM
@@ -385,15 +389,6 @@ def test_on_one_gpu_the_time_is_shared_out():
             functools.reduce(getattr, name.split(".")[1:], config)  # there is such a field
         assert config.scale == "demo" and flags["config.model.dtype"] == "bfloat16"
         assert config.optimizer.name == "muon" and flags["config.optimizer.orthogonalise_dtype"] == "bfloat16"
-
-
-def test_on_one_gpu_help_is_the_comment_at_the_top():
-    launcher = start("one_gpu.sh", "--help")
-    said = end(launcher)
-    lines = (ROOT / "launch" / "one_gpu.sh").read_text().splitlines()
-    comment = lines[1 : lines.index("set -euo pipefail")]
-    assert launcher.returncode == 0 and said.splitlines() == [line[2:] for line in comment]
-    assert all(line.startswith("#") and len(line) <= 120 for line in comment)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--minutes=0"], ["--minutes=-3"], ["--minutes=3", "--scale=huge"], ["x"]])

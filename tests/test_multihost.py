@@ -5,6 +5,7 @@ Processes are real, machines are not: all run here, on CPU devices that XLA simu
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -290,6 +291,42 @@ def test_one_that_is_interrupted_ends_the_others(tmp_path):
     said = [process.communicate(timeout=100)[0] for process in processes]
     assert [process.returncode for process in processes] == [1, 130] and time.monotonic() - began < 60, said
     assert "Perhaps another process is lost" in said[0], said
+
+
+def stop(*workdirs: str):
+    """What a process does: a signal comes in the third step, of steps that are long by their arithmetic, then short."""
+    compile_step = train.compile_step
+
+    def compile_signalled_step(*arguments):
+        do_step, steps = compile_step(*arguments), iter(range(1, 100))
+
+        def start(state, frames):
+            if next(steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return do_step(state, frames)
+
+        start.cost_analysis = do_step.cost_analysis
+        return start
+
+    train.compile_step = compile_signalled_step
+    config = config_of()
+    config.steps, config.checkpoint_every = 50, 50
+    for workdir, speed in zip(workdirs, (1e-3, 1e15)):
+        train._matmul_rate = lambda: speed  # noqa: B023
+        try:
+            train.train(config, seen(workdir), functools.partial(print, flush=True))
+        except train.Stopped as stopped:
+            print(stopped)
+
+
+def test_a_signal_ends_all_after_the_step_under_way_where_steps_are_long(tmp_path):
+    runs = [tmp_path / "long", tmp_path / "short"]
+    both = finish_all(start(2, 1, "mean", *map(str, runs), do="stop"))
+    wanted = [(3, "the step under way is"), (5, "the steps under way and at most 2 more are")]
+    for run, (step, steps) in zip(runs, wanted):
+        assert all(f"{run.name}: stopped by SIGTERM at step {step}, which is saved" in said for said in both), both
+        assert [said.count(f"SIGTERM: {steps} finished and saved, then this ends") for said in both] == [1, 0]
+        assert saved_steps(run) == [step]
 
 
 def test_launched_locally_a_signal_saves(tmp_path):

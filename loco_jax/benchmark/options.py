@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             print(f"loco_jax: --{name}={getattr(arguments, name)} must be at least 1", file=sys.stderr)
             return 1
-    return cli.call(_main, arguments)
+    try:
+        return cli.call(_main, arguments)
+    except ValueError as error:
+        print(f"loco_jax: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +76,7 @@ def _main(arguments: argparse.Namespace) -> int:
     from loco_jax.weights import files as weights  # noqa: F401
 
     compilation.use_cache()
+    cli.check_devices()
     machine = measure.machine()
     device = machine["processor"] if machine["platform"] == "cpu" else machine["device"]
     said = [f"{arguments.scale} scale, {arguments.iterations} runs, JAX {machine['jax']}, {device}", ""]

@@ -166,6 +166,7 @@ def _train(steps, output):
         raise ValueError(f"--output={output} is a folder; name a file in it")
     file.parent.mkdir(parents=True, exist_ok=True)  # before the minutes of work
     compilation.use_cache()
+    cli.check_devices()
     about = {"kind": "vha", "made_by": f"loco_jax.benchmark.train_published --steps={steps}"}
     start = time.monotonic()
     for done, params, value in train_steps(CROWD, steps):

@@ -20,14 +20,17 @@ STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved 
 T = TypeVar("T")
 
 
-def start(main: Callable[[list[str]], Any]) -> NoReturn:
-    """Runs a command whose options are absl's flags, and ends with its status."""
-    sys.exit(call(lambda: app.run(main, flags_parser=parse)))
+def start(main: Callable[[list[str]], Any], stuck: Callable[[], None] | None = None) -> NoReturn:
+    """Runs a command whose options are absl's flags, and ends with its status; `stuck` as for `call`."""
+    sys.exit(call(lambda: app.run(main, flags_parser=parse), stuck=stuck))
 
 
-def call(main: Callable[..., T], *arguments: Any) -> T | int:
-    """What `main(*arguments)` returns; or after Ctrl-C or SIGTERM a line on stderr and `STOPPED`."""
-    with signals.sigterm_as_ctrl_c(), accounts.stand_ins(), _plain_backend():
+def call(main: Callable[..., T], *arguments: Any, stuck: Callable[[], None] | None = None) -> T | int:
+    """What `main(*arguments)` returns; or after Ctrl-C or SIGTERM a line on stderr and `STOPPED`.
+
+    A thread calls `stuck` if code outside Python does not let a signal through, see `signals.sigterm_as_ctrl_c`.
+    """
+    with signals.sigterm_as_ctrl_c(stuck), accounts.stand_ins(), _plain_backend():
         try:
             return main(*arguments)
         except KeyboardInterrupt as error:

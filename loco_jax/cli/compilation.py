@@ -3,7 +3,8 @@
 import os
 import pathlib
 import sys
-import tempfile
+
+from loco_jax.cli import disk
 
 VARIABLE = "LOCO_JAX_CACHE"  # in the environment: a folder, or "off"
 _MOST_BYTES = 2 * 2**30  # of a folder; what was not used for longest goes first
@@ -30,8 +31,7 @@ def use_cache() -> pathlib.Path | None:
         folder = pathlib.Path(chosen or os.path.join(home, "loco_jax", "xla")).expanduser().absolute()
         # Compiled code is run as it is found: nobody else may put any there.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        disk.check_writable(folder)
     except (OSError, RuntimeError) as error:  # the latter where there is no home
         print(f"loco_jax: nothing compiled is kept ({error}); {VARIABLE}=FOLDER names a folder for it", file=sys.stderr)
         return None

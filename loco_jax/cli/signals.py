@@ -40,6 +40,13 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
             signal.signal(signal.SIGTERM, old)
 
 
+def take_back() -> None:
+    """Lets Python's handler of SIGTERM, if there is one, hear it again, after a library has set one outside Python."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if _can_handle() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+
+
 @contextlib.contextmanager
 def listening(hear: Callable[[int], None]) -> Iterator[None]:
     """While entered, a thread calls `hear` with the number of each signal that has a handler in Python, at once.

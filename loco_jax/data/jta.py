@@ -3,10 +3,11 @@
     python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
 
 reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. With `--pictures` it also reads
-`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures such as F.png will do), or where a sequence has no
-such folder `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics are JTA's,
-unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy --cx --cy
-say otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at most 900.
+`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures of 8 bits such as F.png will do), or where a
+sequence has no such folder `JTA/videos/{train,val,test}/seq_N.mp4`, and writes `DATA/jta/frames/1.0.0`. The intrinsics
+are JTA's, unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the flags --fx --fy
+--cx --cy say otherwise. That file may also have `"num_frames"`: how many frames the sequences of a miniature have, at
+most 900.
 
 Pictures of all of JTA take some 80 GB in full HD. While they are prepared the disk holds them once, and with
 `--overwrite` the old ones beside them until the new ones are complete.
@@ -28,7 +29,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ from etils import epath
 from PIL import Image
 
 from loco_jax import cli
-from loco_jax.cli import accounts, progress
+from loco_jax.cli import accounts, disk, progress
 from loco_jax.data import scratch
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
@@ -495,6 +495,8 @@ def _extracted(
             if path.exists() and not path.is_file():
                 raise OSError("not a file")  # a pipe would be waited for
             picture = _load_extracted(path)
+        except AnnotationError:
+            raise
         except FileNotFoundError as error:
             raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
         except Exception as error:  # a damaged file can make Pillow raise nearly anything
@@ -510,6 +512,11 @@ def _load_extracted(path: pathlib.Path) -> tuple[Image.Image, pathlib.Path | Non
             picture.load()  # the whole, or a truncated file would surprise the training
             return picture.convert("RGB"), path if picture.mode == "RGB" else None
     except Image.UnidentifiedImageError:
+        if pictures.is_deep(path):
+            raise AnnotationError(
+                f"{path}: has more than 8 bits a value, and its white would be guessed for each frame alone; "
+                "save all frames with 8 bits"
+            ) from None
         return Image.fromarray(pictures.read(path).image), None
 
 
@@ -671,13 +678,9 @@ class Jta(tfds.core.ShardBasedBuilder):
             _check_space(pathlib.Path(self.data_dir_root), _needed_bytes(files, wanted, came))
         opened = contextlib.ExitStack()
         self._clean_up = weakref.finalize(self, opened.close)
-        scratch = pathlib.Path(
-            opened.enter_context(
-                tempfile.TemporaryDirectory(dir=self.data_dir_root, prefix=".jta_scratch_", ignore_cleanup_errors=True)
-            )
-        )
+        work = opened.enter_context(scratch.folder(pathlib.Path(self.data_dir_root), ".jta_scratch_"))
         # All is read and checked before anything is written, and a train file once for both of its splits.
-        read, bad = _read_all(files, scratch, wanted, self._num_workers)
+        read, bad = _read_all(files, work, wanted, self._num_workers)
         _check_bad(files, read, bad, self._skip_bad)
         size = _common_size(read)
         factor = size.factor if size else 1.0
@@ -699,7 +702,7 @@ class Jta(tfds.core.ShardBasedBuilder):
         )
         shards = {}
         for split, selection in SPLITS.items():
-            write = functools.partial(_examples, read[selection.folder], camera, factor, scratch, bar.update)
+            write = functools.partial(_examples, read[selection.folder], camera, factor, work, bar.update)
             places = _shards(read[selection.folder], selection.up_to(wanted.num_frames))
             shards[split] = [functools.partial(write, shard) for shard in places]
         return shards
@@ -727,13 +730,13 @@ def _examples(
     sequences: Mapping[int, "_Read"],
     camera: Camera,
     factor: float,
-    scratch: pathlib.Path,
+    work: pathlib.Path,
     done: Callable[[], Any],
     shard: Sequence[tuple[int, int]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keys and examples of the (sequence, frame) in `shard`; `done` is called after each.
 
-    Pictures in `scratch` are removed when they are read: no two splits have one in common.
+    Pictures in `work` are removed when they are read: no two splits have one in common.
     """
     for number, group in itertools.groupby(shard, key=lambda place: place[0]):
         people = load_people(sequences[number].path)
@@ -744,7 +747,7 @@ def _examples(
             if sequences[number].pictures:
                 path = sequences[number].pictures[frame]
                 image = {"image": path.read_bytes()}
-                if path.is_relative_to(scratch):
+                if path.is_relative_to(work):
                     path.unlink()
             yield (
                 number * (NUM_FRAMES + 1) + frame,
@@ -805,12 +808,12 @@ def _check_middle(camera: Camera, size: tuple[int, int]) -> None:
 
 
 def _read_all(
-    files: Mapping[str, Mapping[int, pathlib.Path]], scratch: pathlib.Path, what: _Wanted, num_workers: int
+    files: Mapping[str, Mapping[int, pathlib.Path]], work: pathlib.Path, what: _Wanted, num_workers: int
 ) -> tuple[dict[str, dict[int, _Read]], list[str]]:
     """Reads every file, however many are bad: what was read, by folder and number, and what is wrong with the rest."""
     wanted = [(folder, number) for folder in files for number in files[folder]]
     paths = [files[folder][number] for folder, number in wanted]
-    outs = [scratch / f"{folder}_{number}.npz" for folder, number in wanted]
+    outs = [work / f"{folder}_{number}.npz" for folder, number in wanted]
     folders = [folder for folder, _ in wanted]
     read, bad = {folder: {} for folder in files}, []
     worth = len(paths) if what.pictures else sum(path.stat().st_size for path in paths) // _BYTES_PER_WORKER
@@ -967,7 +970,12 @@ def prepare(
         wanted = _Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
         _check_same(target, _describe_source(files, wanted), camera, max_people, skip_bad, picture_height)
         return _describe_prepared(target, reused=True)
-    _check_writable(target.parent)
+    try:
+        disk.check_writable(target.parent)  # known before the work
+    except OSError as error:
+        raise OSError(
+            f"{error.filename}: cannot be written to ({error.strerror}); choose another --data_dir"
+        ) from error
     data_dir.mkdir(parents=True, exist_ok=True)
     with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
         options = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
@@ -975,18 +983,6 @@ def prepare(
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
         replace_folder(target, pathlib.Path(builder.data_dir), work / "old")
     return _describe_prepared(target, reused=False)
-
-
-def _check_writable(folder: pathlib.Path) -> None:
-    """Raises OSError unless files can be written to `folder`, or where it would be made: known before the work."""
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror
-        raise OSError(f"{folder}: cannot be written to ({reason}); choose another --data_dir") from error
 
 
 def name_of(data_dir: os.PathLike, pictures: bool = False) -> str:

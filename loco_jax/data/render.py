@@ -12,6 +12,7 @@ Camera axes as everywhere; world axes as in `crowd`. Bodies live in camera coord
 import functools
 import math
 import pathlib
+import sys
 from typing import NamedTuple
 
 import jax
@@ -938,7 +939,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
     compilation.use_cache()
-    cli.check_devices()
+    try:
+        cli.check_devices()
+    except ValueError as error:
+        sys.exit(f"loco_jax: {error}")
     path = pathlib.Path(flags.FLAGS.output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet()).save(path, quality=85)

@@ -1,12 +1,13 @@
 """Folders for work in progress, which are gone when the work ends, however it ends."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+from loco_jax.cli import disk
 
 _LOCK_FILE = ".lock"
 
@@ -26,20 +27,16 @@ def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
             path = pathlib.Path(stack.enter_context(new))
             if can_lock:
                 file = stack.enter_context(open(path / _LOCK_FILE, "w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                disk.lock(file)
         yield path
 
 
 @contextlib.contextmanager
 def _alone(parent: pathlib.Path) -> Iterator[bool]:
     """While entered, no other process makes or removes such folders in `parent`; whether there are locks at all."""
-    number, can_lock = os.open(parent, os.O_RDONLY), True
+    number = os.open(parent, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX)
-        except OSError:
-            can_lock = False
-        yield can_lock
+        yield disk.lock(number, wait=True)
     finally:
         os.close(number)  # and so the lock
 
@@ -53,9 +50,8 @@ def _remove_stale(parent: pathlib.Path, prefix: str) -> None:
 def _is_in_use(path: pathlib.Path) -> bool:
     try:
         with open(path / _LOCK_FILE, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not disk.lock(file)
     except FileNotFoundError:  # killed before it had a lock, or made by an older version
         return False
     except OSError:
         return True
-    return False

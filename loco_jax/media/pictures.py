@@ -142,6 +142,15 @@ def is_picture(path: os.PathLike | str) -> bool:
         return True
 
 
+def is_deep(path: os.PathLike | str) -> bool:
+    """Whether a picture has values of 16 bits or more, of which `read` has to guess the one that is white.
+
+    Raises what Pillow raises for a file that is none.
+    """
+    with _open(pathlib.Path(path)) as picture:
+        return _is_deep_grey(picture) or _packed(picture)
+
+
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[Image.Image]:
     """A picture of a kind in SUFFIXES, whatever its name: Pillow knows more, and runs programs in PostScript."""
@@ -258,6 +267,10 @@ def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
     return picture
 
 
+def _is_deep_grey(picture: Image.Image) -> bool:
+    return picture.mode == "F" or picture.mode.startswith("I")
+
+
 def _packed(picture: Image.Image) -> bool:
     """Whether it has colours of 16 bits, of which Pillow reads the high bytes."""
     return any(_packing(tile[3]).startswith("RGB") and ";16" in _packing(tile[3]) for tile in picture.tile)
@@ -297,7 +310,7 @@ def _white(largest: float, notes: list[str]) -> float:
 
 def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
     rgb = np.empty((picture.height, picture.width, 3), np.uint8)
-    deep = picture.mode == "F" or picture.mode.startswith("I")  # grey of 16 bits and more
+    deep = _is_deep_grey(picture)
     if deep:
         largest = max(float(_values(strip).max()) for _, strip in _strips(picture))
         top = 1.0 if picture.mode == "F" and largest <= 1 else _white(largest, notes)
@@ -329,7 +342,8 @@ def _focal(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
     try:
         exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
         film = _focal_of_film(exif, size)
-        # Telephones of Apple count the digital zoom in the equivalent on film, others do not.
+        # EXIF 2.32 gives DigitalZoomRatio, and does not say whether the equivalent on film counts it. Here that of
+        # cameras by Apple is taken to count it, and no other.
         counted = film and str(picture.getexif().get(ExifTags.Base.Make, "")).startswith("Apple")
         focal = film or _focal_of_sensor(exif, size)
         focal = focal if focal is None or counted else _zoomed(exif, focal)

@@ -1,6 +1,7 @@
 """Videos: frames in, one after the other, and out again as H.264; by PyAV."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+_AS_MANY = 0.9  # of the frames of the longest, and a stream counts as long: headers tell about how many
 _CLOCK = 90_000  # ticks a second of the videos that we write
 _FASTEST = 500  # frames a second; more is the rate of a clock and not of pictures
 _TOLERATED = 1.0  # seconds by which frames' times may go back before the clock counts as set back
@@ -60,12 +62,23 @@ class Info(NamedTuple):
 def info(path: os.PathLike | str) -> Info:
     """What the header says. Raises VideoError for what is no video."""
     with _open(path) as (container, stream):
-        rates = stream.average_rate, stream.guessed_rate, Fraction(30)
-        rate = next(rate for rate in rates if rate and 1 / _LONGEST <= rate <= _FASTEST)
+        rate = _rate(stream)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, where that is longer
         frames = stream.frames or round(seconds * rate)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(rate), int(frames), aspect)
+
+
+def _rate(stream: av.VideoStream) -> Fraction:
+    rates = stream.average_rate, stream.guessed_rate, Fraction(30)
+    return next(rate for rate in rates if rate and 1 / _LONGEST <= rate <= _FASTEST)
+
+
+def is_turned(path: os.PathLike | str) -> bool:
+    """Whether the header says to show rows as columns, as `read` then does. Raises VideoError."""
+    with warnings.catch_warnings(), contextlib.closing(frames(path)) as some:
+        warnings.simplefilter("ignore", DamageWarning)  # `read` tells
+        return _display(next(some)[1])[0]
 
 
 def is_video(path: os.PathLike | str) -> bool:
@@ -123,14 +136,23 @@ def _conversion(frame: av.VideoFrame) -> dict[str, int]:
 
 
 def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """The nearest of the eight orientations to what the display matrix says: x' = a x + c y, y' = b x + d y."""
+    turned, right, down = _display(frame)
+    return (image.swapaxes(0, 1) if turned else image)[::down, ::right]
+
+
+def _display(frame: av.VideoFrame) -> tuple[bool, int, int]:
+    """The nearest of the eight orientations to what the display matrix says: x' = a x + c y, y' = b x + d y.
+
+    Whether rows become columns, and then the directions, 1 or -1, in which these and those are shown.
+    """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return image
+        return False, 1, 1
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    turned = abs(a) + abs(d) < abs(b) + abs(c)
+    if turned:
+        a, d = c, b
+    return turned, -1 if a < 0 else 1, -1 if d < 0 else 1
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -195,9 +217,15 @@ def _promised(stream: av.VideoStream) -> float | None:
     The container's duration says nothing, as the sound may be longer, and nor does a number of frames: a header may say
     to show only a part of them.
     """
-    if stream.duration:
+    tagged = _tagged_end(stream)  # first: FFmpeg gives some of several tracks in Matroska the container's duration
+    if tagged is None and stream.duration:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
+    return tagged
+
+
+def _tagged_end(stream: av.VideoStream) -> float | None:
+    """What Matroska and WebM say of a track."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
@@ -293,8 +321,11 @@ def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer
         streams = [stream for stream in container.streams.video if not stream.disposition & attached]
         if not streams:
             raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
-        counts = _count_frames(path, streams) if len(streams) > 1 else {streams[0].index: 0}
-        stream = max(streams, key=lambda stream: (counts[stream.index], _pixels(stream)))
+        if len(streams) > 1:
+            counts = _count_frames(path, streams)
+            least = _AS_MANY * max(counts.values())
+            streams = [stream for stream in streams if counts[stream.index] >= least]
+        stream = max(streams, key=_pixels)
         if stream.codec_context is None:
             raise VideoError(
                 f"{path}: its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
@@ -307,16 +338,30 @@ def _pixels(stream: av.VideoStream) -> int:
     return 0 if stream.codec_context is None else stream.width * stream.height
 
 
-def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, int]:
-    """How many frames there are, by the stream's index; where a header does not say, all of the file is looked at."""
-    told = {stream.index: stream.frames for stream in streams}
-    if all(told.values()):
-        return told
-    counts = dict.fromkeys(told, 0)
+def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, float]:
+    """About how many frames there are, by the stream's index: what headers say, else all of the file is looked at."""
+    told = {stream.index: _frames_told(stream) for stream in streams}
+    unknown = tuple(index for index, count in told.items() if not count)
+    if unknown:
+        status = os.stat(path)
+        told.update(zip(unknown, _demuxed(os.path.abspath(path), unknown, status.st_size, status.st_mtime_ns)))
+    return told
+
+
+def _frames_told(stream: av.VideoStream) -> float:
+    """How many frames the header promises; 0 where it does not say."""
+    seconds = _tagged_end(stream) or float((stream.duration or 0) * stream.time_base)
+    return stream.frames or seconds * float(_rate(stream))
+
+
+@functools.lru_cache(maxsize=64)  # a file is opened several times, and may be large
+def _demuxed(path: str, indices: tuple[int, ...], *_: int) -> list[int]:
+    """How many frames these streams have; further arguments tell whether the file is still the same."""
+    counts = dict.fromkeys(indices, 0)
     with _open_container(path) as container, contextlib.suppress(av.FFmpegError, OSError):  # damage is told later
-        for packet in container.demux([container.streams[index] for index in counts]):
+        for packet in container.demux([container.streams[index] for index in indices]):
             counts[packet.stream.index] += packet.size > 0
-    return counts
+    return list(counts.values())
 
 
 def _open_container(path: os.PathLike | str) -> av.container.InputContainer:

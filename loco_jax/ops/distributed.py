@@ -18,6 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from loco_jax import signals
+
 AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
 T = TypeVar("T")
 
@@ -75,6 +77,7 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=_SILENT_SECONDS)
+    signals.take_back()
     return True
 
 

@@ -16,7 +16,6 @@ import math
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from loco_jax import cli
-from loco_jax.cli import compilation, progress
+from loco_jax.cli import compilation, disk, progress
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays as overlay
@@ -274,10 +273,10 @@ def _process_video(
     photos, frames, people, last, failure = view3d.Pictures(), view3d.Frames(), [], 0.0, None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", video.DamageWarning)
-        first = next(images)  # the header's size is that before turning
-        size = first[1].shape[:2]
-        turned = size == (info.width, info.height) != (info.height, info.width)
-        aspect = 1 / info.pixel_aspect if turned else info.pixel_aspect
+        first = next(images)
+        size, aspect = first[1].shape[:2], info.pixel_aspect
+        if aspect != 1 and video.is_turned(path):  # the header's is that before turning
+            aspect = 1 / aspect
         camera, source, canvas, warned = _prepare(path, size, lens, None, predictor, aspect)
         images = _of_size(path, itertools.chain([first], images), size, warned)
         facts = _facts(path, size, camera, source, predictor) | {"ids": _FOLLOWED}
@@ -640,8 +639,7 @@ def _make_folder(name: str) -> pathlib.Path:
         raise ValueError(f"--output={output} is a file; name a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
+        disk.check_writable(output)
     except OSError as error:
         raise ValueError(f"--output={output}: cannot be written to ({error.strerror}); name another folder") from error
     return output

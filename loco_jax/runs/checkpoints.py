@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import errno
-import fcntl
 import functools
 import json
 import os
@@ -29,6 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
+from loco_jax.cli import disk
 from loco_jax.ops import distributed
 
 CONFIG_FILE = "config.json"
@@ -454,17 +454,14 @@ def _locked(workdir: str, say: Callable[[str], None]) -> Iterator[None]:
         ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                file.seek(0)
-                raise CheckpointError(
-                    f"{folder}: another run is in there ({file.read().strip() or 'just started'}); wait for it, stop "
-                    "it, or give another --workdir"
-                ) from error
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            say(unguarded)
+            if not disk.lock(file):
+                say(unguarded)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise CheckpointError(
+                f"{folder}: another run is in there ({file.read().strip() or 'just started'}); wait for it, stop "
+                "it, or give another --workdir"
+            ) from error
         file.truncate(0)
         now = datetime.datetime.now().isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")

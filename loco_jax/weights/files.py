@@ -24,6 +24,7 @@ from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from loco_jax.cli import disk
 from loco_jax.runs import checkpoints
 
 RELEASED = "released"  # stands for the weights that come with the package; "released-NAME" for others of them
@@ -86,8 +87,7 @@ def check_output(path: os.PathLike | str) -> None:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         if "://" not in os.fspath(path):
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+            disk.check_writable(path.parent)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror}); name another file") from error
 

@@ -129,6 +129,9 @@ def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
     [
         ("main", ["--config=configs/vha2.py:scale=demo", "--workdir={}/run"]),
         ("predict", ["docs/vha2_demo.png", "--output={}/out"]),
+        ("benchmark.options", []),
+        ("benchmark.train_published", ["--output={}/x.safetensors"]),
+        ("data.render", ["--output={}/x.jpg"]),
     ],
 )
 def test_no_command_shows_the_insides_of_jax(tmp_path, module, arguments):

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C, also while code runs that Python cannot interrupt."""
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -41,6 +42,24 @@ def test_code_outside_python_is_left_after_a_while(own_sigterm, monkeypatch, pat
         outside_python()
         time.sleep(5)
     assert stuck == [1] * (patience < 1)
+
+
+def test_what_a_library_takes_outside_python_is_taken_back(own_sigterm):
+    """As the runtime of several processes does. Without a handler in Python, the library's stays."""
+    libc, heard = ctypes.CDLL(None), []
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    ignore = 1  # SIG_IGN
+    signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    libc.signal(signal.SIGTERM, ignore)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == []
+    signals.take_back()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [1]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    libc.signal(signal.SIGTERM, ignore)
+    signals.take_back()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_handler_that_has_heard_stays(own_sigterm):

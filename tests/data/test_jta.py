@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from loco_jax import cli
 from loco_jax.configs import vha as vha_config
@@ -76,6 +77,14 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
     prepared = jta.prepare(tmp_path / "jta", tmp_path / "data")
     assert prepared.splits["test"] == {"sequences": 1, "frames": 90, "people": 1, "joints": 1, "most_people": 1}
     assert os.listdir(tmp_path / "data") == ["jta"]
+
+
+def test_the_builder_alone_removes_what_killed_ones_left_and_its_own(tmp_path):
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    (tmp_path / "data" / ".jta_scratch_of_a_process_that_was_killed" / "train_0").mkdir(parents=True)
+    builder = jta.Jta(config="poses", data_dir=tmp_path / "data")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "jta"))
+    assert not list((tmp_path / "data").glob(".jta_*")) and len(jta.load(tmp_path / "data", "test")) == 90
 
 
 @pytest.mark.parametrize("what", ["data", "data/jta", "data/jta/poses"])

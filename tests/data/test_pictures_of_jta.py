@@ -403,6 +403,26 @@ def test_extracted_frames_of_other_endings(tmp_path, ending):
             assert np.abs(np.asarray(picture, int) - images[number - 1]).mean() < 3
 
 
+@pytest.mark.parametrize("kind", ["grey", "colours"])
+def test_frames_whose_white_is_not_known_are_refused(tmp_path, kind):
+    """12 bits in files of 16: alone, each frame would be as bright as its own brightest pixel lets it."""
+    folder = tmp_path / "frames" / "train" / "seq_3"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(folder / "1.png")
+    deep = np.full((64, 96), 2000, np.uint16)
+    if kind == "grey":
+        Image.fromarray(deep).save(folder / "2.png")
+    else:
+        frame = av.VideoFrame.from_ndarray(deep[..., None].repeat(3, -1), format="rgb48le").reformat(format="rgb48be")
+        with av.open(str(folder / "2.png"), "w", format="image2", options={"update": "1"}) as file:
+            stream = file.add_stream("png", rate=1)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb48be"
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+    with pytest.raises(jta.AnnotationError, match=r"2\.png: has more than 8 bits a value.*; save all frames with 8"):
+        jta.collect_pictures(tmp_path, "train", 3, [1, 2], tmp_path / "out")
+
+
 def test_pngs_are_prepared_and_looked_at_for_changes(tmp_path):
     folder = _small_jta(tmp_path / "jta")
     for path in folder.glob("frames/**/*.jpg"):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from loco_jax.cli import disk
 from loco_jax.data import scratch
 
 HOLD = """import pathlib, sys, time
@@ -54,7 +55,7 @@ def test_without_locks_nothing_is_taken_for_stale(tmp_path, monkeypatch):
     def none(*_):
         raise OSError("no locks available")
 
-    monkeypatch.setattr(scratch.fcntl, "flock", none)
+    monkeypatch.setattr(disk.fcntl, "flock", none)
     (tmp_path / ".work_of_somebody").mkdir()
     with scratch.folder(tmp_path, ".work_") as mine:
         assert set(os.listdir(tmp_path)) == {".work_of_somebody", mine.name}

@@ -240,7 +240,7 @@ def test_a_focal_length_and_the_sensors_pixels(tmp_path, unit, pixels):
     ("tags", "maker", "length"),
     [
         ({"FocalLengthIn35mmFilm": 50}, None, 1000),
-        ({"FocalLengthIn35mmFilm": 50}, "Apple", 500),  # it counts the zoom
+        ({"FocalLengthIn35mmFilm": 50}, "Apple", 500),  # taken to count the zoom
         ({"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}, None, 1000),
         ({"FocalLength": 5.0, "FocalPlaneXResolution": 100.0, "FocalPlaneResolutionUnit": 4}, "Apple", 1000),
     ],

@@ -494,10 +494,11 @@ def test_what_is_no_video_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["v.mp4"]
 
 
-def test_a_telephones_video_is_turned(tmp_path):
+@pytest.mark.parametrize("size", [(320, 240), (320, 320)])
+def test_a_telephones_video_is_turned(tmp_path, size):
     """Its header says to turn by a quarter, clockwise: the matrix (0, 1, -1, 0) in place of (1, 0, 0, 1)."""
-    upright = Camera(200.0, 200.0, 120.0, 160.0)
-    lying = np.rot90(scene((320, 240), upright, HEADS[:1]))
+    upright = Camera(200.0, 200.0, size[1] / 2, 160.0)
+    lying = np.rot90(scene(size, upright, HEADS[:1]))
     path = tmp_path / "v.mp4"
     with video.Writer(path, 10, lying.shape[:2], quality=2, pixel_aspect=2.0) as writer:
         for _ in range(3):
@@ -509,10 +510,13 @@ def test_a_telephones_video_is_turned(tmp_path):
     path.write_bytes(content[:track] + content[track:].replace(straight, quarter, 1))
     predict.process(path, "v", tmp_path, Lens(fx=200.0), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
-    assert (result["width"], result["height"]) == (240, 320)
+    assert (result["height"], result["width"]) == size
     assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
     overlay_info = video.info(tmp_path / "v_overlay.mp4")
     assert (overlay_info.height, overlay_info.pixel_aspect) == (3 * 320, 0.5)
+    predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    camera = read(tmp_path / "v.json")["camera"]
+    assert camera["fx"] == 2 * camera["fy"]  # pixels are twice as high as wide
 
 
 # ---- The command
