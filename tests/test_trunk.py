@@ -112,7 +112,7 @@ def test_loco_starts_from_a_trained_trunk(tmp_path, without_renderer):
     loco.vha = "released"
     task = tasks.create(loco)
     task.check_sources()
-    new = task.init(jax.random.key(5))
+    new = jax.jit(task.init)(jax.random.key(5))
     params = task.pretrained(new)
     trained = weights.read_run(tmp_path / "trunk", config, jax.eval_shape(_task().init, jax.random.key(0)))
     assert set(trained["params"]) == {"trunk", "joints", "poses", "view"}
