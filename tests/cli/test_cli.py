@@ -229,7 +229,7 @@ def test_a_wheel_holds_all_that_commands_read(tmp_path):
     assert {"loco_jax/configs/vha2.py", "loco_jax/predict/page.html"} <= names
     assert any(name.startswith("loco_jax/weights/pretrained/") and name.endswith(".safetensors") for name in names)
     assert {name.split("/")[0] for name in names} == {"loco_jax", f"loco_jax-{loco_jax.__version__}.dist-info"}
-    assert "loco-predict = loco_jax.predict:main\n" in scripts
+    assert "loco-predict = loco_jax.predict.__main__:main\n" in scripts
     assert "loco-report = loco_jax.report.__main__:main\n" in scripts
 
 
