@@ -114,7 +114,7 @@ def jpeg(image: np.ndarray, width: int = 1280) -> bytes:
     return file.getvalue()
 
 
-def page(
+def to_html(
     name: str,
     frames: Frames,
     camera: Camera,

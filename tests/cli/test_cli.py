@@ -38,7 +38,7 @@ def refused(module: str, *arguments: object, **environment: str) -> str:
     """What a command says that ends with status 1: one line on stderr, without its beginning."""
     done = run(module, *arguments, **environment)
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.strip().removeprefix("loco_jax: ").removeprefix("error: ")
+    return done.stderr.strip().removeprefix("loco_jax: ")
 
 
 # ---- Signals

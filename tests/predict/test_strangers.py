@@ -707,7 +707,7 @@ def test_the_command_takes_any_file_and_writes_only_into_its_folder(folder, some
     path.write_bytes(damaged(content, damage))
     errors = unittest.mock.patch("sys.stderr", open(place / "errors", "w", encoding="utf-8"))
     with (
-        unittest.mock.patch("loco_jax.tasks.loco.load_predictor", lambda source, min_score: Nobody()),
+        unittest.mock.patch("loco_jax.predict.people.load_predictor", lambda source, min_score: Nobody()),
         errors as stderr,
     ):
         with contextlib.closing(stderr):
