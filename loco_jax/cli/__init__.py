@@ -109,7 +109,8 @@ def _help(main: Callable[..., Any], values: flags.FlagValues) -> str:
     """The docstring of the command's module, and the command's own flags without those of libraries."""
     blocks = [(sys.modules[main.__module__].__doc__ or "").strip(), "", "options:"]
     for module, its_flags in values.flags_by_module_dict().items():
-        if module == sys.argv[0] or module.startswith("loco_jax."):  # absl calls the main module argv[0]
+        # absl calls the main module argv[0]. Libraries define flags of their own, all in flags.FLAGS.
+        if values is not flags.FLAGS or module == sys.argv[0] or module.startswith("loco_jax."):
             blocks += [_describe(flag) for flag in its_flags]
     return "\n".join(blocks)
 

@@ -385,3 +385,31 @@ def test_a_long_video_opens_at_once_with_everybody_in_view(tmp_path):
         """,
     )
     assert calls < 150_000 and points == 2 * 100 * 30 and outside < 0.005 * points
+
+
+@in_browser
+def test_labels_do_not_overlap_where_people_stand_close(tmp_path):
+    """Each label that there is room for is near its person's head; the person chosen always has one."""
+    people = crowd(np.random.default_rng(0).uniform([-1.2, 6], [1.2, 9], (20, 2)), tilted(0.2), height=3.0)
+    alone, near, afar, chosen = ask(
+        tmp_path,
+        page.to_html("a.jpg", frames_of(people), CAMERA, SIZE),
+        """
+        const boxes = people => placeIds(eyeOf(view), people).map(
+          l => [l.p.id, l.x, l.y, l.x + l.w, l.y + LABEL, l.at]);
+        const all = shown.people;
+        out.push(boxes([all[0]]), boxes(all));
+        view.distance *= 10;  // too far for all labels
+        const afar = boxes(all);
+        shown.chosen = all.find(p => !afar.some(b => b[0] === p.id)).id;
+        out.push(afar, [shown.chosen, boxes(all)]);
+        """,
+    )
+    _, left, top, right, bottom, at = alone[0]
+    assert left + right == pytest.approx(2 * at[0]) and 0 < at[1] - bottom < 5
+    assert len(near) >= 18 and len(afar) < 20 and chosen[0] in [box[0] for box in chosen[1]]
+    for boxes in (near, afar, chosen[1]):
+        for i, (_, left, top, right, bottom, at) in enumerate(boxes):
+            assert abs(left + right - 2 * at[0]) < 80 and 0 < at[1] - bottom < 80
+            for _, left2, top2, right2, bottom2, _ in boxes[:i]:
+                assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
