@@ -717,15 +717,3 @@ def test_without_arguments_it_says_how():
     assert ran.returncode == 2 and ran.stdout == ""
     for word in ("usage:", "--weights", "--output", "--fov", "--fx", "EXIF"):
         assert word in ran.stderr
-
-
-def test_the_released_weights_take_any_picture(tmp_path, monkeypatch, capsys):
-    noise = np.random.default_rng(0).integers(0, 256, (130, 100), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "p.png")
-    assert predict.main([str(tmp_path / "p.png"), f"--output={tmp_path / 'out'}"]) == 0
-    assert "the released weights, no good on photographs yet: " in capsys.readouterr().out
-    result = read(tmp_path / "out" / "p.json")
-    for person in result["people"]:
-        assert set(person["joints"]) == set(skeleton.JOINTS) and 0 < person["score"] <= 1
-    size = Image.open(tmp_path / "out" / "p_overlay.jpg").size
-    assert size == overlays.drawn_size((130, 100))[::-1]
