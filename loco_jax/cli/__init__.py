@@ -7,6 +7,7 @@ beginning of its --help. Heavy imports come inside of `main`, so that --help ans
 import contextlib
 import faulthandler
 import io
+import itertools
 import os
 import sys
 import textwrap
@@ -20,7 +21,6 @@ from loco_jax.cli.arguments import in_a_line, no_config, parse
 
 __all__ = ["STOPPED", "call", "check_devices", "no_config", "parse", "run", "start", "start_jax"]
 STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved a checkpoint
-_USAGE = 2  # the exit status if positional arguments are missing or too many
 T = TypeVar("T")
 
 
@@ -48,8 +48,7 @@ def run(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file's name
             stream.reconfigure(errors="replace")
-    options = list(argv[1 : argv.index("--") if "--" in argv else None])
-    if {"--help", "-help", "-h"} & set(options):
+    if {"--help", "-help", "-h"} & set(itertools.takewhile(lambda text: text != "--", argv)):
         print(_help(main, values))
         return 0
 
@@ -58,7 +57,7 @@ def run(
             return main(parse(argv, values)) or 0
         except app.UsageError as error:
             print(f"{_help(main, values)}\n\nloco_jax: {error}", file=sys.stderr)
-            return _USAGE
+            return 2
         except (ValueError, OSError, ModuleNotFoundError) as error:
             print(f"loco_jax: {error}", file=sys.stderr)
             return 1
@@ -80,10 +79,7 @@ def call(main: Callable[..., T], *arguments: Any, stuck: Callable[[], None] | No
 
 
 def start_jax() -> None:
-    """Gets JAX ready for a command: only errors are logged, compiled programs are kept, devices are checked.
-
-    Raises ValueError as `check_devices` does.
-    """
+    """Gets JAX ready: only errors are logged, compiled programs are kept, and devices are checked as below."""
     from loco_jax.cli import compilation
 
     logging.set_verbosity(logging.ERROR)
@@ -99,10 +95,10 @@ def check_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-        if asked := " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name)):
-            why = f" ({in_a_line(error)})" if str(error) else ""
-            raise ValueError(f"{asked}: no such device can be used here{why}; set JAX_PLATFORMS=cpu") from error
-        raise ValueError(f"JAX finds no device ({in_a_line(error)}); set JAX_PLATFORMS=cpu") from error
+        asked = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+        what = f"{asked}: no such device can be used here" if asked else "JAX finds no device"
+        why = f" ({in_a_line(error)})" if str(error) else ""
+        raise ValueError(f"{what}{why}; set JAX_PLATFORMS=cpu") from error
 
 
 def _help(main: Callable[..., Any], values: flags.FlagValues) -> str:

@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -64,8 +65,7 @@ def _configs_like(path: str) -> str:
     """Names the config whose name is nearest, or else all configs."""
     files = [f for f in sorted(_CONFIGS.glob("*.py")) if "def get_config(arg" in f.read_text(encoding="utf-8")]
     known = {f.stem: f"configs/{f.name}" for f in files}
-    near = difflib.get_close_matches(pathlib.Path(path).stem, known, n=1) if path else []
-    if near:
+    if near := difflib.get_close_matches(pathlib.Path(path).stem, known, n=1):
         return f"did you mean --config={known[near[0]]}?"
     return f"configs has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
 
@@ -79,32 +79,32 @@ def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except Exception:  # the file's own error is reported elsewhere
         return ""
-    return next(filter(None, (_wrong_name(config, name) for name in names)), "")
+    fields = dict(_fields(config))
+    return next(filter(None, (_wrong_name(fields, re.sub(r"\[[^]]*\]", "", name)) for name in names)), "")
 
 
-def _wrong_name(config: ConfigDict, name: str) -> str:
-    section, above = config, ""
-    for part in re.sub(r"\[[^]]*\]", "", name).split("."):
-        if not isinstance(section, ConfigDict):
-            return f"--config.{name}: config.{above} is {section!r} and has no fields"
-        if part not in section:
-            return f"--config.{name}: the config has no such field; {_fields_like(config, section, above, part)}"
-        section, above = section[part], f"{above}.{part}".strip(".")
-    return ""
+def _wrong_name(fields: dict[str, Any], name: str) -> str:
+    section, _, field = name.rpartition(".")
+    if name in fields:
+        return ""
+    if section not in fields:
+        return _wrong_name(fields, section)
+    if not isinstance(fields[section], ConfigDict):
+        return f"--config.{name}: config.{section} is {fields[section]!r} and has no fields"
+    last = {full: full.rpartition(".")[2] for full in fields}
+    here = [full for full in fields if full and full.rpartition(".")[0] == section]
+    for known, cutoff in ((here, 0.6), (fields, 0.8)):
+        if near := difflib.get_close_matches(field, [last[full] for full in known], n=1, cutoff=cutoff):
+            hint = f"did you mean --config.{next(full for full in known if last[full] == near[0])}?"
+            break
+    else:
+        hint = f"there are {', '.join(here)}"
+    return f"--config.{name}: the config has no such field; {hint}"
 
 
-def _fields_like(config: ConfigDict, section: ConfigDict, above: str, part: str) -> str:
-    """Names the nearest field of the section or of the whole config, or else all fields of the section."""
-    here = {f"{above}.{field}".strip("."): field for field in section}
-    elsewhere = {name: name.rpartition(".")[2] for name in _all_names(config)}
-    for names, cutoff in ((here, 0.6), (elsewhere, 0.8)):
-        if near := difflib.get_close_matches(part, names.values(), n=1, cutoff=cutoff):
-            return f"did you mean --config.{next(name for name, field in names.items() if field == near[0])}?"
-    return f"there are {', '.join(here)}"
-
-
-def _all_names(config: ConfigDict, above: str = "") -> Iterator[str]:
-    for field, value in config.items():
-        yield above + field
-        if isinstance(value, ConfigDict):
-            yield from _all_names(value, f"{above}{field}.")
+def _fields(section: ConfigDict, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields and sections by their full names; the config itself is ""."""
+    yield name, section
+    for field, value in section.items():
+        full = f"{name}.{field}".strip(".")
+        yield from _fields(value, full) if isinstance(value, ConfigDict) else [(full, value)]

@@ -8,19 +8,12 @@ Without --fx, --fy and --fov the focal length comes from EXIF; if there is none,
 pictures is assumed. Distances are as accurate as the focal length. The camera options apply to all inputs.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from loco_jax import cli
-
-if TYPE_CHECKING:
-    from loco_jax.predict.camera import Lens
-    from loco_jax.predict.people import Predictor
-    from loco_jax.predict.results import Done
 
 FLAGS = flags.FlagValues()
 _OUTPUT = flags.DEFINE_string(
@@ -70,49 +63,12 @@ def _main(argv: list[str]) -> int:
     if paths:
         output = files.make_folder(_OUTPUT.value)
         cli.start_jax()
-        from loco_jax.predict import people
+        from loco_jax.predict import people, results
 
         predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
         print(f"Using {predictor.description}", flush=True)
-        failures += run(paths, output, lens, predictor, _QUIET.value)
+        failures += results.process_all(paths, output, lens, predictor, _QUIET.value)
     return 1 if failures else 0
-
-
-def run(
-    paths: Sequence[pathlib.Path], output: pathlib.Path, lens: "Lens", predictor: "Predictor", quiet: bool = False
-) -> list[str]:
-    """Processes all files and prints how each went; one that fails does not stop the others. Returns what failed."""
-    import av
-
-    from loco_jax.predict import files, results
-
-    failures: list[str] = []
-
-    def tell(failure: str) -> None:
-        failures.append(failure)
-        print(f"loco_jax: {files.printable(failure)}", file=sys.stderr)
-
-    for path, name in zip(paths, files.name_outputs(paths, output)):
-        try:
-            done = results.process(path, name, output, lens, predictor, quiet)
-        except results.InputError as error:
-            tell(str(error))
-            done = error.done
-        except (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError) as error:  # JAX raises RuntimeError
-            tell(results.in_a_line(path, error))
-            continue
-        for warning in done.warnings:
-            print(f"loco_jax: {results.in_a_line(path, warning)}", file=sys.stderr)
-        print(f"{files.printable(path)}: {_count(done)} (camera {done.camera_from})")
-        ending = ".mp4" if done.video else ".jpg"
-        print(f"  {files.printable(output / name)}.json, {name}_overlay{ending}, {name}_3d.html", flush=True)
-    return failures
-
-
-def _count(done: "Done") -> str:
-    if done.video:
-        return f"{done.frames} frame{'s' * (done.frames != 1)}, {done.people / max(done.frames, 1):.1f} people in each"
-    return "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def camera_of(
         fx = _focal_of_view(lens.fov, cx, width)
         fy, source = fx * pixel_aspect, f"--fov={lens.fov:g}"
     elif lens.fx is not None or lens.fy is not None:
-        fx, fy = given.get("fx", lens.fy), given.get("fy", lens.fx)
+        lengths = [f for f in (lens.fx, lens.fy) if f is not None]
+        fx, fy = lengths[0], lengths[-1]
         source = " ".join(f"--{name}={given[name]:g}" for name in ("fx", "fy") if name in given)
     elif focal is not None:
         fx, fy, source = focal
@@ -87,7 +88,7 @@ def camera_of(
     return Camera(float(fx), float(fy), float(cx), float(cy)), ", ".join([source, *sources])
 
 
-def _focal_of_view(fov: float, cx: float, width: float) -> float:
+def _focal_of_view(fov: float, cx: float, width: int) -> float:
     """Solves atan(cx / f) + atan((width - cx) / f) = fov (degrees) for f; of two solutions the longer."""
     half = 0.5 * width / math.tan(math.radians(fov))
     square = half * half + cx * (width - cx)

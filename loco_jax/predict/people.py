@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,6 +21,7 @@ from loco_jax.tasks.loco import load_predictor
 _EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the picture
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """A trained LoCO, see `load_predictor`.
 
@@ -93,14 +94,14 @@ class Finder:
 
     def __call__(
         self,
-        picture: UInt8[np.ndarray, "H W 3"] | Image.Image | os.PathLike | str,
+        picture: np.ndarray | Image.Image | os.PathLike | str,
         camera: Camera | None = None,
         fov: float | None = None,
     ) -> People:
         """Finds the people in a picture.
 
         Args:
-          picture: an array, a PIL image, or a file's path. EXIF tells the focal length if it is a path.
+          picture: an array `[H, W, 3]` uint8, a PIL image, or a file's path, whose EXIF tells the focal length.
           camera: its intrinsics, in pixels of the picture.
           fov: instead of `camera`, the horizontal field of view in degrees.
 

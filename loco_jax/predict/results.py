@@ -6,10 +6,12 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -18,9 +20,9 @@ from loco_jax.cli import progress
 from loco_jax.geometry import skeleton
 from loco_jax.media import overlays, pictures, videos
 from loco_jax.media.overlays import Person
-from loco_jax.predict import page
+from loco_jax.predict import files, page
 from loco_jax.predict.camera import Lens
-from loco_jax.predict.files import OUR_KEYS, is_video, printable
+from loco_jax.predict.files import OUR_KEYS, printable
 from loco_jax.predict.follow import Follower
 from loco_jax.predict.people import Predictor, View, find, look, to_people, view_of
 
@@ -51,20 +53,43 @@ class InputError(ValueError):
         self.done = done
 
 
+def process_all(
+    paths: Sequence[pathlib.Path], output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool = False
+) -> list[str]:
+    """Processes all files and prints how each went; one that fails does not stop the others. Returns what failed."""
+    failures: list[str] = []
+    for path, name in zip(paths, files.name_outputs(paths, output)):
+        try:
+            done = process(path, name, output, lens, predictor, quiet)
+        except (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError) as error:  # JAX raises RuntimeError
+            failures.append(_in_a_line(path, error))
+            print(f"loco_jax: {failures[-1]}", file=sys.stderr)
+            if not isinstance(error, InputError):
+                continue
+            done = error.done
+        for warning in done.warnings:
+            print(f"loco_jax: {_in_a_line(path, warning)}", file=sys.stderr)
+        people = "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
+        if done.video:
+            people = f"{done.frames} frame{'s' * (done.frames != 1)}, {done.people / done.frames:.1f} people in each"
+        print(f"{printable(path)}: {people} (camera {done.camera_from})")
+        ending = ".mp4" if done.video else ".jpg"
+        print(f"  {printable(output / name)}.json, {name}_overlay{ending}, {name}_3d.html", flush=True)
+    return failures
+
+
 def process(
     path: os.PathLike | str, name: str, output: os.PathLike | str, lens: Lens, predictor: Predictor, quiet: bool = False
 ) -> Done:
     """Finds the people in one picture or video; writes the results into the folder `output`, under `name`.
 
-    Raises ValueError or OSError, which name the file. Results of a video that is damaged, or that Ctrl-C or another
-    error stops, are kept up to there: then this raises InputError or KeyboardInterrupt.
+    Raises ValueError or OSError. Results of a video that is damaged, or that Ctrl-C or another error stops, are kept up
+    to there: then this raises InputError or KeyboardInterrupt.
     """
     path, output = pathlib.Path(path), pathlib.Path(output)
-    if is_video(path):
+    if files.is_video(path):
         return _process_video(path, name, output, lens, predictor, quiet)
-    picture = pictures.read(path)
-    with _naming(path):
-        people = look(picture, lens, predictor)
+    people = look(pictures.read(path), lens, predictor)
     view, image = people.view, people.image
     facts = _facts(path, view, predictor) | {"ids": _ONE_PICTURE, "warnings": view.warnings}
     text = json.dumps({**facts, "people": [as_json(p) for p in people]}, indent=1, allow_nan=False)
@@ -89,21 +114,23 @@ def _process_video(
         size, aspect = first[1].shape[:2], info.pixel_aspect
         if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
             aspect = 1 / aspect
-        with _naming(path):
-            view = view_of(size, lens, None, predictor, aspect)
+        view = view_of(size, lens, None, predictor, aspect)
         warned = list(view.warnings)
         images = _of_size(path, itertools.chain([first], images), size, warned)
         movie, label = output / f"{name}_overlay.mp4", {"desc": printable(path.name)[-30:], "leave": False}
         with (
             videos.Writer(movie, info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
             _whole(output / f"{name}.json") as part,
-            _JsonOfVideo(part, _facts(path, view, predictor) | {"ids": _FOLLOWED}) as results,
+            part.open("w", encoding="utf-8", buffering=1) as file,
             progress.bar(info.frames or None, " frames", quiet, **label) as bar,
         ):
+            # Each frame is a line of its own, written at once: all are kept whatever happens later.
+            file.write(_text(_facts(path, view, predictor) | {"ids": _FOLLOWED})[:-1] + ', "frames": [\n')
             try:
                 for (number, image, time), now in _follow(images, view, predictor):
                     writer.write(overlays.draw(image, now), time)
-                    results.add({"frame": number, "time": round(time, 4), "people": [as_json(p) for p in now]})
+                    line = {"frame": number, "time": round(time, 4), "people": [as_json(p) for p in now]}
+                    file.write("," * bool(people) + _text(line) + "\n")
                     frames.add(number, now, time)
                     photos.add(number, image)
                     people.append(len(now))
@@ -115,7 +142,7 @@ def _process_video(
                 failure = error
             warned += [str(w.message) for w in caught if issubclass(w.category, videos.DamageWarning)]
             fps = round((len(people) - 1) / last, 4) if last else info.fps
-            results.finish({"fps": fps, "warnings": warned, "complete": failure is None})
+            file.write("], " + _text({"fps": fps, "warnings": warned, "complete": failure is None})[1:] + "\n")
     view = view._replace(warnings=tuple(warned))
     _write_page(path, output / f"{name}_3d.html", frames, photos.kept, view, predictor)
     done = Done(sum(people), len(people), view.camera_from, view.warnings, video=True)
@@ -124,7 +151,7 @@ def _process_video(
     before = f"the {done.frames} frames before that were done"
     if isinstance(failure, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{path}: stopped; {before}") from failure
-    raise InputError(f"{in_a_line(path, failure)} ({before})", done) from failure
+    raise InputError(f"{_in_a_line(path, failure)} ({before})", done) from failure
 
 
 def _follow(images: Iterator[Frame], view: View, predictor: Predictor) -> Iterator[tuple[Frame, list[Person]]]:
@@ -154,31 +181,8 @@ def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int],
         yield number, image, time
 
 
-class _JsonOfVideo:
-    """Writes facts and then each frame on a line of its own, so that frames are kept whatever happens later."""
-
-    def __init__(self, path: pathlib.Path, facts: Mapping[str, Any]):
-        self._path, self._facts, self._between = path, facts, ""
-
-    def __enter__(self) -> "_JsonOfVideo":
-        self._file = self._path.open("w", encoding="utf-8", buffering=1)
-        self._file.write(self._text(self._facts)[:-1] + ', "frames": [\n')
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
-
-    def add(self, frame: Mapping[str, Any]) -> None:
-        self._file.write(self._between + self._text(frame) + "\n")
-        self._between = ","
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Writes what is known only after the last frame."""
-        self._file.write("], " + self._text(facts)[1:] + "\n")
-
-    @staticmethod
-    def _text(content: Mapping[str, Any]) -> str:
-        return json.dumps(content, allow_nan=False)
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False)
 
 
 def as_json(person: Person) -> dict[str, Any]:
@@ -231,16 +235,7 @@ def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Adds the file's name to a ValueError about its camera."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(in_a_line(path, error)) from error
-
-
-def in_a_line(path: pathlib.Path, message: Exception | str) -> str:
+def _in_a_line(path: pathlib.Path, message: Exception | str) -> str:
     """The first line of a message about a file, with the file's name."""
     text = str(message).strip().split("\n")[0] or type(message).__name__
     return printable(text if str(path) in text else f"{path}: {text}")

@@ -54,8 +54,8 @@ def test_the_camera_is_the_users_or_from_exif_or_assumed(find, tmp_path):
     assert find(tmp_path / "p.jpg").view.camera == pytest.approx((277.3, 277.3, 160, 120), rel=1e-3)
     given = Camera(150.0, 160.0, 170.0, 110.0)
     assert find(tmp_path / "p.jpg", given).view.camera == given == find(image, camera=given).view.camera
-    assert find(image, fov=90).view.camera == pytest.approx((160, 160, 160, 120))
-    for arguments in ({"camera": given, "fov": 90}, {"fov": 500}, {"camera": Camera(-1.0, 1.0, 0.0, 0.0)}):
+    assert find(image, fov=90.0).view.camera == pytest.approx((160, 160, 160, 120))
+    for arguments in ({"camera": given, "fov": 90.0}, {"fov": 500.0}, {"camera": Camera(-1.0, 1.0, 0.0, 0.0)}):
         with pytest.raises(ValueError):
             find(image, **arguments)
 
@@ -89,7 +89,7 @@ def test_jupyter_shows_the_overlay(find):
 
 def test_the_source_and_the_least_score_go_to_the_predictor(monkeypatch):
     given = []
-    monkeypatch.setattr(people, "load_predictor", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(people, "load_predictor", lambda *arguments: given.append(arguments) or Discs())
     loco_jax.load(), loco_jax.load("released"), loco_jax.load("runs/mine", 0.3), loco_jax.load(min_score=0.5)
     assert given == [(None, None), (None, None), ("runs/mine", 0.3), (None, 0.5)]
 

@@ -374,7 +374,7 @@ def test_inputs_are_never_overwritten(tmp_path):
     """A picture that has the name of another's overlay, in the very folder of the results."""
     first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
     before = second.read_bytes()
-    assert predict.run([first, second], tmp_path, Lens(), Discs()) == []
+    assert results.process_all([first, second], tmp_path, Lens(), Discs()) == []
     assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
     assert read(tmp_path / "p_overlay.json")["people"] == []
 
