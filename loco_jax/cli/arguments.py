@@ -51,14 +51,8 @@ def in_a_line(error: Exception) -> str:
 
 def _config_of(argv: Sequence[str], values: flags.FlagValues) -> str:
     """The value of --config; "" if it is not given, or if the command has no such flag."""
-    if "config" not in values:
-        return ""
-    for i, text in enumerate(argv):
-        if text in ("--config", "-config"):
-            return argv[i + 1] if i + 1 < len(argv) else ""
-        if match := re.match("--?config=(.*)", text):
-            return match[1]
-    return ""
+    match = re.search(r"\0--?config[=\0]([^\0]*)", "\0".join(argv))  # --config=VALUE or --config VALUE
+    return match[1] if match and "config" in values else ""
 
 
 def _configs_like(path: str) -> str:

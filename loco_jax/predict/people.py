@@ -83,11 +83,7 @@ class People(list[Person]):
 
 
 class Finder:
-    """Finds people in pictures; `load` makes one.
-
-    Attributes:
-      predictor: the trained network.
-    """
+    """A function from a picture to its people; `load` makes one."""
 
     def __init__(self, predictor: Predictor):
         self.predictor = predictor

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ _AXES = "metres from the camera (x right, y down, z ahead); pixels from the pict
 _SAME_SHAPE = 0.02  # by how much a later frame's aspect ratio may differ from the first's
 _ONE_PICTURE = "ids are of this picture alone"
 _FOLLOWED = "ids follow people by their places; two who meet may swap, and who is gone may get a new one"
-
+_text = functools.partial(json.dumps, allow_nan=False)
 Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]  # its number, the picture, and the time in seconds
 
 
@@ -92,14 +93,14 @@ def process(
     people = look(pictures.read(path), lens, predictor)
     view, image = people.view, people.image
     facts = _facts(path, view, predictor) | {"ids": _ONE_PICTURE, "warnings": view.warnings}
-    text = json.dumps({**facts, "people": [as_json(p) for p in people]}, indent=1, allow_nan=False)
+    text = _text({**facts, "people": [_as_json(p) for p in people]}, indent=1)
     with _whole(output / f"{name}.json") as part:
         part.write_text(text + "\n", encoding="utf-8")
     with _whole(output / f"{name}_overlay.jpg") as part:
         Image.fromarray(people.overlay()).save(part, "JPEG", quality=92, subsampling=0)
     frames = page.Frames()
     frames.add(0, people)
-    _write_page(path, output / f"{name}_3d.html", frames, {0: page.jpeg(image)}, view, predictor)
+    _write_page(printable(path.name), output / f"{name}_3d.html", frames, {0: page.jpeg(image)}, view, predictor)
     return Done(len(people), 1, view.camera_from, view.warnings)
 
 
@@ -107,7 +108,8 @@ def _process_video(
     path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
 ) -> Done:
     info, images = videos.info(path), videos.read(path)
-    photos, frames, people, last, failure = page.Pictures(), page.Frames(), [], 0.0, None
+    photos, frames, last, failure = page.Pictures(), page.Frames(), 0.0, None
+    people: list[int] = []  # how many in each frame
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", videos.DamageWarning)
         first = next(images)
@@ -129,7 +131,7 @@ def _process_video(
             try:
                 for (number, image, time), now in _follow(images, view, predictor):
                     writer.write(overlays.draw(image, now), time)
-                    line = {"frame": number, "time": round(time, 4), "people": [as_json(p) for p in now]}
+                    line = {"frame": number, "time": round(time, 4), "people": [_as_json(p) for p in now]}
                     file.write("," * bool(people) + _text(line) + "\n")
                     frames.add(number, now, time)
                     photos.add(number, image)
@@ -144,7 +146,7 @@ def _process_video(
             fps = round((len(people) - 1) / last, 4) if last else info.fps
             file.write("], " + _text({"fps": fps, "warnings": warned, "complete": failure is None})[1:] + "\n")
     view = view._replace(warnings=tuple(warned))
-    _write_page(path, output / f"{name}_3d.html", frames, photos.kept, view, predictor)
+    _write_page(printable(path.name), output / f"{name}_3d.html", frames, photos.kept, view, predictor)
     done = Done(sum(people), len(people), view.camera_from, view.warnings, video=True)
     if failure is None:
         return done
@@ -181,11 +183,7 @@ def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int],
         yield number, image, time
 
 
-def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, allow_nan=False)
-
-
-def as_json(person: Person) -> dict[str, Any]:
+def _as_json(person: Person) -> dict[str, Any]:
     """A person for the JSON file: all 14 joints by name, null for unknown values."""
     joints = {
         name: {"xyz": _numbers(xyz, 4), "pixel": _numbers(uv, 2), "score": round(float(score), 4)}
@@ -210,16 +208,11 @@ def _facts(path: pathlib.Path, view: View, predictor: Predictor) -> dict[str, An
 
 
 def _write_page(
-    source: pathlib.Path,
-    path: pathlib.Path,
-    frames: page.Frames,
-    photos: Mapping[int, bytes],
-    view: View,
-    predictor: Predictor,
+    title: str, path: pathlib.Path, frames: page.Frames, photos: Mapping[int, bytes], view: View, predictor: Predictor
 ) -> None:
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in view.camera._asdict().items())
     notes = [f"Camera: {numbers} pixels ({view.camera_from})", f"Weights: {predictor.description}", *view.warnings]
-    text = page.to_html(printable(source.name), frames, view.camera, view.size, photos, notes)
+    text = page.to_html(title, frames, view.camera, view.size, photos, notes)
     with _whole(path) as part:
         part.write_text(text, encoding="utf-8")
 
