@@ -21,12 +21,12 @@ from loco_jax.cli.arguments import in_a_line, no_config, parse
 
 __all__ = ["STOPPED", "call", "check_devices", "no_config", "parse", "run", "start", "start_jax"]
 STOPPED = 130  # the exit status after Ctrl-C or SIGTERM, unless training saved a checkpoint
+Main = Callable[[list[str]], Any]
+Stuck = Callable[[], None] | None
 T = TypeVar("T")
 
 
-def start(
-    main: Callable[[list[str]], Any], values: flags.FlagValues = flags.FLAGS, stuck: Callable[[], None] | None = None
-) -> NoReturn:
+def start(main: Main, values: flags.FlagValues = flags.FLAGS, stuck: Stuck = None) -> NoReturn:
     """Runs a command on the process's command line, and ends the process with its exit status; see `run`."""
     if sys.stderr:
         faulthandler.enable()
@@ -34,12 +34,7 @@ def start(
     sys.exit(run(main, sys.argv, values, stuck))
 
 
-def run(
-    main: Callable[[list[str]], Any],
-    argv: Sequence[str],
-    values: flags.FlagValues = flags.FLAGS,
-    stuck: Callable[[], None] | None = None,
-) -> int:
+def run(main: Main, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS, stuck: Stuck = None) -> int:
     """Parses the flags, calls `main` with the program's name and the positional arguments, returns the exit status.
 
     The status is what `main` returns (0 for None); 1 and a line on stderr after ValueError, OSError, and
@@ -49,7 +44,8 @@ def run(
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file's name
             stream.reconfigure(errors="replace")
     if {"--help", "-help", "-h"} & set(itertools.takewhile(lambda text: text != "--", argv)):
-        print(_help(main, values))
+        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
+            print(_help(main, values))
         return 0
 
     def parse_and_run() -> int:
@@ -65,7 +61,7 @@ def run(
     return call(parse_and_run, stuck=stuck)
 
 
-def call(main: Callable[..., T], *arguments: Any, stuck: Callable[[], None] | None = None) -> T | int:
+def call(main: Callable[..., T], *arguments: Any, stuck: Stuck = None) -> T | int:
     """Returns `main(*arguments)`; after Ctrl-C or SIGTERM it prints a line on stderr and returns `STOPPED`.
 
     A thread calls `stuck` if code outside Python does not let a signal through, see `signals.sigterm_as_ctrl_c`.
@@ -101,7 +97,7 @@ def check_devices() -> None:
         raise ValueError(f"{what}{why}; set JAX_PLATFORMS=cpu") from error
 
 
-def _help(main: Callable[..., Any], values: flags.FlagValues) -> str:
+def _help(main: Main, values: flags.FlagValues) -> str:
     """The docstring of the command's module, and the command's own flags without those of libraries."""
     blocks = [(sys.modules[main.__module__].__doc__ or "").strip(), "", "options:"]
     for module, its_flags in values.flags_by_module_dict().items():
@@ -113,7 +109,7 @@ def _help(main: Callable[..., Any], values: flags.FlagValues) -> str:
 
 def _describe(flag: flags.Flag) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=X"
-    default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
+    default = "" if flag.default in (None, "") or flag.default is False else f" (default: {flag.default})"
     return textwrap.fill(f"{flag.help}{default}", 100, initial_indent=f"  {name}  ", subsequent_indent=" " * 6)
 
 

@@ -23,12 +23,7 @@ _EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """A trained LoCO, see `load_predictor`.
-
-    Attributes:
-      camera: the camera that it was trained with, for pictures of `image_size` (height, width).
-      description: one line about it.
-    """
+    """A trained LoCO: `camera` took its training pictures of `image_size` (height, width); `description` is a line."""
 
     camera: Camera
     image_size: tuple[int, int]
