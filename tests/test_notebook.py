@@ -44,7 +44,8 @@ def test_it_runs_at_demo_scale(notebook, tmp_path, monkeypatch):
     tables = [data["text/markdown"] for data in shown if "text/markdown" in data]
     assert len(tables) == 1 and re.search(r"\| LoCO\(2\)\+ +\| `hungarian`", tables[0])
     assert tables[0] == (tmp_path / "eval" / "table.md").read_text()
-    assert sum("image/png" in data for data in shown) == 1 + 5  # a picture, and from the best to the worst
+    assert sum("image/jpeg" in data for data in shown) == 1
+    assert sum("image/png" in data for data in shown) == 5  # from the best to the worst
     pages = [data["text/html"] for data in shown if "text/html" in data]
     assert len(pages) == 1 and "srcdoc=" in pages[0] and "Test picture 0" in pages[0]
     assert "</script>" not in pages[0]  # it is all inside the frame's attribute

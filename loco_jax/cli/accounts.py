@@ -1,7 +1,6 @@
-"""Stand-ins for the names of users and groups that have none, as in a container that was started with a number."""
+"""Names for users and groups without an account, as in a container that runs as a bare number."""
 
 import contextlib
-import functools
 import grp
 import pwd
 from collections.abc import Callable, Iterator
@@ -10,9 +9,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
-    """While entered, ids without an account have their number for a name.
+    """While entered, the name of a user or group without an account is its number.
 
-    etils, by which TFDS, Orbax and JAX's cache look at files, asks for a file's owner and group, and fails without.
+    TFDS, Orbax and JAX's cache look at files through etils, which asks for a file's owner and fails without a name.
     """
     user, group = pwd.getpwuid, grp.getgrgid
     pwd.getpwuid = _or(user, lambda number: pwd.struct_passwd((str(number), "x", number, number, "", "/", "")))
@@ -23,8 +22,7 @@ def stand_ins() -> Iterator[None]:
         pwd.getpwuid, grp.getgrgid = user, group
 
 
-def _or(look_up: Callable[[int], Any], stand_in: Callable[[int], Any]) -> Callable[[int], Any]:
-    @functools.wraps(look_up)
+def _or(look_up: Callable[[int], Any], stand_in: Callable[[int], Any]) -> Any:
     def found(number: int) -> Any:
         try:
             return look_up(number)

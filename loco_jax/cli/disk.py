@@ -1,4 +1,4 @@
-"""What commands ask of a disk before long work: whether it takes files, and locks."""
+"""What commands check about a disk before long work: can files be written, and can they be locked."""
 
 import fcntl
 import os
@@ -8,7 +8,8 @@ from typing import IO
 
 
 def check_writable(folder: pathlib.Path) -> None:
-    """Raises OSError, whose `filename` is that place, unless files can be written to `folder`, or where it would be."""
+    """Raises OSError, with the place as `filename`, unless files can be written to `folder`, or to its nearest parent
+    if it does not exist."""
     while not folder.exists():
         folder = folder.parent
     try:
@@ -19,14 +20,14 @@ def check_writable(folder: pathlib.Path) -> None:
 
 
 def lock(file: IO | int, wait: bool = False) -> bool:
-    """Locks an open file, or a folder's number, until it is closed; whether there are locks on that disk.
+    """Locks an open file, or a folder's descriptor, until it is closed; returns False if the disk has no locks.
 
-    Raises BlockingIOError if another process has it, unless that is to be waited for.
+    If another process holds the lock, it waits, or raises BlockingIOError unless `wait`.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # which one differs between network disks
+    except OSError:  # which error it is differs between network disks
         return False
     return True

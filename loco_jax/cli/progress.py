@@ -1,4 +1,4 @@
-"""Progress bars: lively on a terminal, a line every half minute in a log file."""
+"""Progress bars: updated often on a terminal, every half minute in a log file."""
 
 import sys
 
@@ -6,11 +6,11 @@ from tqdm import tqdm
 
 
 class _Bar(tqdm):
-    """Its clock starts when the first things are done: those waited for the compiler, and would spoil the estimate."""
+    """Starts its clock at the first update: the time before, for compilation, would spoil its estimates."""
 
     _begun = False
 
-    def update(self, n: float = 1) -> bool | None:
+    def update(self, n: int | float = 1) -> bool | None:
         if self._begun or self.disable:
             return super().update(n)
         self._begun = True
@@ -20,10 +20,7 @@ class _Bar(tqdm):
         return None
 
 
-def bar(total: int, unit: str, quiet: bool = False, **options) -> tqdm:
-    """A tqdm bar on stderr; its other options are passed on.
-
-    What is compiled before the first `update` is left out of its estimates; `unpause()` leaves out later pauses.
-    """
+def bar(total: int | None, unit: str, quiet: bool = False, **options) -> tqdm:
+    """A tqdm bar on stderr with these options; its method `unpause` leaves a pause out of the estimates."""
     interval = 0.1 if sys.stderr.isatty() else 30.0
     return _Bar(total=total, unit=unit, disable=quiet, mininterval=interval, maxinterval=interval, **options)

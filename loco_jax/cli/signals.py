@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what clusters, containers and users stop a process with."""
+"""SIGTERM and Ctrl-C, which clusters, containers and users stop a process with."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE = 5.0  # seconds in which Python's own handler should have run
+PATIENCE = 5.0  # seconds that a signal may wait for code outside Python
 _AGAIN = 0.05  # seconds until a signal is sent again whose KeyboardInterrupt was lost
 
 
@@ -16,10 +16,9 @@ _AGAIN = 0.05  # seconds until a signal is sent again whose KeyboardInterrupt wa
 def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]:
     """While entered, the first SIGTERM raises KeyboardInterrupt, so that files in progress are removed or completed.
 
-    Others after it do nothing: launchers send some twice, and the second would interrupt that. Code outside Python,
-    such as the compiler, is not interrupted: where it takes longer than PATIENCE, a thread calls `stuck`, if given.
-    Python drops exceptions that are raised in callbacks, such as JAX's of the garbage collector; the signal is then
-    sent again.
+    Later ones do nothing: some launchers send two, and the second would interrupt the clean-up. Code outside Python,
+    such as the compiler, cannot be interrupted: if it takes longer than PATIENCE, a thread calls `stuck`, if given.
+    Python drops exceptions that callbacks raise, such as JAX's of the garbage collector; the signal is then sent again.
     """
     if not _can_handle():
         yield
@@ -32,7 +31,8 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
             raise KeyboardInterrupt
 
     def hear(number: int) -> None:
-        if number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
+        ours = number == signal.SIGTERM and signal.getsignal(number) is stop
+        if stuck and ours and not came.wait(PATIENCE):
             stuck()
 
     def send_again(unraisable: Any) -> None:
@@ -49,13 +49,13 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
     finally:
         if sys.unraisablehook is send_again:
             sys.unraisablehook = hook
-        # A handler that was set within and has heard a signal stays: a second one must not change how all ends.
+        # A handler that has heard a signal stays: a second signal must not change the exit status.
         if not came.is_set() and signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, old)
 
 
 def take_back() -> None:
-    """Lets Python's handler of SIGTERM, if there is one, hear it again, after a library has set one outside Python."""
+    """Restores Python's handler of SIGTERM, if there is one, after a library has set a handler outside Python."""
     handler = signal.getsignal(signal.SIGTERM)
     if _can_handle() and callable(handler):
         signal.signal(signal.SIGTERM, handler)
@@ -63,9 +63,9 @@ def take_back() -> None:
 
 @contextlib.contextmanager
 def listening(hear: Callable[[int], None]) -> Iterator[None]:
-    """While entered, a thread calls `hear` with the number of each signal that has a handler in Python, at once.
+    """While entered, a thread calls `hear` at once with the number of each signal that has a handler in Python.
 
-    The handlers themselves wait until code outside Python, such as a step of training, is done.
+    The handlers themselves wait until code outside Python, such as a training step, ends.
     """
     if not _can_handle():
         yield
@@ -75,7 +75,7 @@ def listening(hear: Callable[[int], None]) -> Iterator[None]:
 
     def listen() -> None:
         with open(read, "rb", buffering=0) as numbers:
-            while number := numbers.read(1):  # nothing, when the other end is closed
+            while number := numbers.read(1):  # empty when the other end is closed
                 hear(number[0])
 
     old, thread = signal.set_wakeup_fd(write, warn_on_full_buffer=False), threading.Thread(target=listen, daemon=True)

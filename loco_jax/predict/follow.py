@@ -1,15 +1,16 @@
-"""Ids of people from one frame of a video to the next: whoever is nearest to where somebody was keeps the id.
+"""Ids of people from one frame of a video to the next: whoever is nearest to a person's last place keeps the id.
 
-Places are all that counts, not looks: two who pass close by each other may swap, and who is gone for long comes back as
-somebody else.
+Only places count, not looks: two people who pass each other closely may swap ids, and a person who is gone for longer
+than PATIENCE comes back with a new id.
 """
 
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 REACH = 0.5  # metres by which a place may be wrong; and
 SPEED = 3.0  # metres a second, of somebody who runs; or
-REACH_AFAR = 0.06  # of the distance from the camera: depth is uncertain there
+REACH_AFAR = 0.06  # of the distance from the camera, since depth is uncertain there
 PATIENCE = 1.0  # seconds that somebody may be missing
 
 
@@ -22,10 +23,10 @@ class Follower:
         self._seen = np.zeros(0)  # when, in seconds
         self._next = 1
 
-    def update(self, joints: np.ndarray, time: float) -> list[int]:
-        """Ids of the people of the next frame, `joints[N, 14, 3]` in metres, NaN for holes, at a time in seconds.
+    def update(self, joints: Float[np.ndarray, "P J 3"], time: float) -> list[int]:
+        """Ids of the people of the next frame; joints in metres, NaN for unknown ones, the time in seconds.
 
-        The most people that can keep their ids do, with the least distance in all between the middles of their joints.
+        As many people as possible keep their ids, with the smallest sum of distances between mean joint positions.
         """
         places = np.array([np.nanmean(person, axis=0) for person in joints]).reshape(-1, 3)
         away = np.linalg.norm(self._places[:, None] - places, axis=-1)

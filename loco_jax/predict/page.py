@@ -1,7 +1,6 @@
-"""People in a page of their own: one HTML file with everything in it, to be turned, zoomed and played in a browser.
+"""The 3D page: one HTML file that shows people in space, to be turned, zoomed and played in a browser.
 
-The page asks nothing of any network. It shows the world with its up direction up, as far as the people tell where that
-is.
+The page loads nothing from any network. It shows the world upright, as far as the people tell where up is.
 """
 
 import base64
@@ -15,31 +14,33 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
-from loco_jax.media import overlays as overlay
+from loco_jax.media import overlays
 from loco_jax.media.overlays import Person
 
-MOST_FRAMES = 3000  # of a longer video, every second, fourth ... is in the page
+MOST_FRAMES = 3000  # of a longer video, every second, fourth, ... frame is in the page
 MOST_PICTURES = 160  # of a video
-_STEEPEST = math.radians(65)  # of the ground against the camera
-_USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if nobody tells
+_STEEPEST = math.radians(65)  # between the ground and the camera's axis
+_USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if there are no people
+_LEVEL = np.array([0.0, -1.0, 0.0])  # up, for a camera that is held level
 _ANKLE = 0.08  # metres above the ground
 _HEAD, _NECK = (skeleton.JOINTS.index(name) for name in ("head_top", "neck"))
 _ANKLES = [skeleton.JOINTS.index(name) for name in ("right_ankle", "left_ankle")]
 
 
 class Ground(NamedTuple):
-    """The ground: `up[3]`, a unit vector in camera coordinates, and the camera's height above it in metres."""
+    """The ground: `up`, a unit vector in camera coordinates, and the camera's height above it in metres."""
 
-    up: np.ndarray
+    up: Float[np.ndarray, "3"]
     height: float
 
 
 class _Thinned:
-    """Something of a video's frames: of all at first, of ever fewer as there are more, evenly spread."""
+    """Keeps something of a video's frames, evenly spread: of all frames at first, of fewer as their number grows."""
 
     def __init__(self, most: int):
         self.kept: dict[int, Any] = {}
@@ -55,36 +56,36 @@ class _Thinned:
 
 
 class Pictures(_Thinned):
-    """Small JPEGs of at most MOST_PICTURES of a video's frames, by number."""
+    """Small JPEGs of at most MOST_PICTURES of a video's frames, by the frame's number."""
 
     def __init__(self, width: int = 384):
         super().__init__(MOST_PICTURES)
         self._width = width
 
-    def add(self, frame: int, image: np.ndarray) -> None:
-        """A picture `[H, W, 3]` uint8; frames come in order, from 0."""
+    def add(self, frame: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Adds the next frame; frames come in order, from 0."""
         self._add(frame, lambda: jpeg(image, self._width))
 
 
 class Frames(_Thinned):
-    """The people of a picture, or of at most MOST_FRAMES of a video's frames, by number."""
+    """The people of a picture, or of at most MOST_FRAMES of a video's frames, by the frame's number."""
 
     def __init__(self):
         super().__init__(MOST_FRAMES)
 
     def add(self, frame: int, people: Sequence[Person], time: float = 0.0) -> None:
-        """The people at a time in seconds; frames come in order, from 0."""
+        """Adds the people at a time in seconds; frames come in order, from 0."""
         self._add(frame, lambda: _Frame.of(people, time))
 
 
 class _Frame(NamedTuple):
-    """What the page shows of a frame, N people: as arrays, since there are many frames. NaN for holes."""
+    """What the page shows of a frame: arrays, since there are many frames. NaN for unknown joints."""
 
     time: float
     ids: list[int]
-    scores: np.ndarray  # [N]
-    joints_Nx14x3: np.ndarray
-    seen_Nx14: np.ndarray
+    scores: Float[np.ndarray, "P"]  # noqa: F821
+    joints_PxJx3: Float[np.ndarray, "P J 3"]
+    seen_PxJ: Bool[np.ndarray, "P J"]
 
     @classmethod
     def of(cls, people: Sequence[Person], time: float) -> "_Frame":
@@ -93,28 +94,24 @@ class _Frame(NamedTuple):
         return cls(time, [p.id for p in people], np.array([p.score for p in people], np.float32), joints, seen)
 
     def as_json(self) -> list[dict[str, Any]]:
-        holes = ~np.isfinite(self.joints_Nx14x3).all(axis=-1)
-        millimetres = np.round(np.where(holes[..., None], 0, self.joints_Nx14x3) * 1000).astype(int).tolist()
-        for person, joint in np.argwhere(holes).tolist():
+        unknown = ~np.isfinite(self.joints_PxJx3).all(axis=-1)
+        millimetres = np.round(np.where(unknown[..., None], 0, self.joints_PxJx3) * 1000).astype(int).tolist()
+        for person, joint in np.argwhere(unknown).tolist():
             millimetres[person][joint] = None
-        columns = (
-            self.ids,
-            np.round(self.scores.astype(float), 3).tolist(),
-            millimetres,
-            self.seen_Nx14.astype(int).tolist(),
-        )
-        return [dict(zip(("id", "score", "joints", "seen"), row)) for row in zip(*columns)]
+        scores = np.round(self.scores.astype(float), 3).tolist()
+        rows = zip(self.ids, scores, millimetres, self.seen_PxJ.astype(int).tolist())
+        return [dict(zip(("id", "score", "joints", "seen"), row)) for row in rows]
 
 
-def jpeg(image: np.ndarray, width: int = 1280) -> bytes:
-    """A picture `[H, W, 3]` uint8 as a JPEG whose longer side has at most `width` pixels."""
+def jpeg(image: UInt8[np.ndarray, "H W 3"], width: int = 1280) -> bytes:
+    """A picture as a JPEG whose longer side has at most `width` pixels."""
     picture, file = Image.fromarray(image), io.BytesIO()
     picture.thumbnail((width, width))
     picture.save(file, "JPEG", quality=80)
     return file.getvalue()
 
 
-def page(
+def to_html(
     name: str,
     frames: Frames,
     camera: Camera,
@@ -125,42 +122,46 @@ def page(
     """The page as text, to be written as UTF-8.
 
     Args:
-      name: shown above; any text.
+      name: the title; any text.
       frames: one of a picture, several of a video.
-      camera: that took it.
+      camera: of the picture or video.
       size: height and width of its pictures.
-      pictures: JPEGs by frame, to show with the people of that frame and of those after it.
-      notes: shown below the name, a line each: where the camera comes from, say.
+      pictures: JPEGs by frame; each is shown with the people of that frame and of the next ones.
+      notes: shown below the name, a line each.
     """
-    height, width = size
     shown = frames.kept.values()
-    joints = [frame.joints_Nx14x3 for frame in shown]
+    joints = [np.zeros((0, skeleton.NUM_JOINTS, 3)), *(frame.joints_PxJx3 for frame in shown)]
     data = {
         "name": name,
         "notes": list(notes),
         "numbers": list(frames.kept),
         "times": [round(frame.time, 4) for frame in shown],
-        "pictures": {str(i): _data_url(data) for i, data in sorted((pictures or {}).items())},
+        "pictures": {
+            str(i): "data:image/jpeg;base64," + base64.b64encode(data).decode() for i, data in (pictures or {}).items()
+        },
         "limbs": skeleton.LIMBS,
         "joints": skeleton.JOINTS,
-        "colours": overlay.COLOURS,
-        "paler": [overlay.paler(colour) for colour in overlay.COLOURS],
+        "colours": overlays.COLOURS,
+        "paler": [overlays.paler(colour) for colour in overlays.COLOURS],
         "camera": {field: float(value) for field, value in camera._asdict().items()},
-        "size": [width, height],
-        **_world(ground(np.concatenate([np.zeros((0, skeleton.NUM_JOINTS, 3)), *joints]))),
+        "size": size[::-1],
+        **_world(ground(np.concatenate(joints))),
     }
-    # Frame by frame, since all at once would take much memory.
+    # Frame by frame: all frames at once would take much memory.
     texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
     template = resources.files("loco_jax.predict").joinpath("page.html").read_text(encoding="utf-8")
     parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
-    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)  # at once: texts are not templates
+    return re.sub(
+        r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template
+    )  # in one pass: the data is no template
 
 
-def ground(joints: np.ndarray) -> Ground:
-    """Where the ground is, from where people stand, `joints[N, 14, 3]`, NaN for holes: nobody gives the camera's tilt.
+def ground(joints: Float[np.ndarray, "P J 3"]) -> Ground:
+    """Estimates the ground from how people stand, since nobody tells the camera's tilt; NaN for unknown joints.
 
-    Up is along their bodies; the plane is fitted to their ankles, the more it follows those the farther they are apart,
-    and people who are far from it count less. Without people it is level, 1.6 m below the camera.
+    Up is the direction of their bodies. A plane is fitted to their ankles; the farther these are apart, the more the
+    plane follows them instead of the bodies, and people far from it count less. Without people the ground is level,
+    1.6 m below the camera.
     """
     joints = joints[:: max(1, len(joints) // 5000)]
     feet = np.full((len(joints), 3), np.nan)
@@ -171,15 +172,13 @@ def ground(joints: np.ndarray) -> Ground:
     bodies = tops - feet
     bodies = bodies[np.isfinite(bodies).all(axis=1)]
     bodies /= np.maximum(np.linalg.norm(bodies, axis=1, keepdims=True), 1e-6)
-    level = np.array([0.0, -1.0, 0.0])
-    up = _unit(np.median(bodies, axis=0), level) if len(bodies) else level
-    up = _upright(up)
+    up = _upright(_unit(np.median(bodies, axis=0), _LEVEL) if len(bodies) else _LEVEL)
     ankles = ankles.reshape(-1, 3)
     ankles = ankles[np.isfinite(ankles).all(axis=1)]
     if not len(ankles):
         lowest = [np.nanmin(person @ up) for person in joints if np.isfinite(person).any()]
         return Ground(up, float(-np.median(lowest)) if lowest else _USUAL_HEIGHT)
-    # The plane y = a + b x + c z, with b and c drawn towards what the bodies say.
+    # Robust ridge regression of the plane y = a + b x + c z; the bodies give the prior of b and c.
     prior = -up[[0, 2]] / up[1]
     weights = np.ones(len(ankles))
     x, y, z = ankles.T
@@ -192,19 +191,17 @@ def ground(joints: np.ndarray) -> Ground:
         )
         error = np.abs(y - rows @ [a, b, c])
         weights = 1 / np.maximum(1.0, error / 0.15) ** 2 + 1e-6
-    normal = _upright(_unit(np.array([b, -1.0, c]), level))
+    normal = _upright(_unit(np.array([b, -1.0, c]), _LEVEL))
     middle = np.array([centre[0], a, centre[1]])
     return Ground(normal, float(_ANKLE - middle @ normal))
 
 
 def _upright(up: np.ndarray) -> np.ndarray:
-    """A direction brought within reason: no camera's ground stands upright."""
-    level = np.array([0.0, -1.0, 0.0])
-    angle = math.acos(np.clip(up @ level, -1, 1))
-    if angle <= _STEEPEST:
+    """Limits the angle between `up` and the camera's own up to _STEEPEST."""
+    if up @ _LEVEL >= math.cos(_STEEPEST):
         return up
-    aside = _unit(up - (up @ level) * level, np.array([0.0, 0.0, 1.0]))
-    return math.cos(_STEEPEST) * level + math.sin(_STEEPEST) * aside
+    aside = _unit(up - (up @ _LEVEL) * _LEVEL, np.array([0.0, 0.0, 1.0]))
+    return math.cos(_STEEPEST) * _LEVEL + math.sin(_STEEPEST) * aside
 
 
 def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
@@ -214,20 +211,15 @@ def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
 
 def _world(place: Ground) -> dict[str, Any]:
     """The rows of the rotation from camera axes to the page's (right, up, ahead), and the camera's height."""
-    ahead = np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up
-    ahead = _unit(ahead, np.array([1.0, 0.0, 0.0]))
+    ahead = _unit(np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up, np.array([1.0, 0.0, 0.0]))
     right = np.cross(ahead, place.up)
     rotation = [[round(float(x), 6) for x in row] for row in (right, place.up, ahead)]
     return {"rotation": rotation, "height": round(float(place.height), 4)}
 
 
 def _json(content: Any) -> str:
-    """As text that can neither end the page's script nor open another."""
+    """JSON without the characters that could end the page's script or start another."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _data_url(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

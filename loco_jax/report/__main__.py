@@ -1,54 +1,40 @@
-"""Runs beside each other, and beside the poster's figures.
+"""usage: python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
 
-python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
+Compares runs with each other and with the poster's figures. A RUN is a workdir of python -m loco_jax.main, finished or
+not.
 """
 
-import argparse
-import io
 import sys
 from collections.abc import Sequence
 
+from absl import app, flags
+
 from loco_jax import cli
+
+FLAGS = flags.FlagValues()
+_OUTPUT = flags.DEFINE_string(
+    "output", "report.html", "One HTML page, or Markdown (.md) with a picture beside it.", flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if anything failed, 130 for Ctrl-C and SIGTERM."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
-            stream.reconfigure(errors="replace")
-    return cli.call(_main, _parser().parse_args(argv))
+    """Runs the command on `argv`, without the program's name; returns the exit status."""
+    return cli.run(_main, sys.argv if argv is None else ["loco_jax.report", *argv], FLAGS)
 
 
-def _main(arguments: argparse.Namespace) -> int:
-    from etils import epath  # after the arguments, so that --help is quick
+def _main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise app.UsageError("name at least one run")
+    from etils import epath
 
     from loco_jax.report import compare, runs
 
-    try:
-        output = epath.Path(arguments.output).expanduser()
-        compare.check_output(output)
-        found = runs.read(arguments.runs)
-        files = compare.write(found, output)
-    except (ValueError, OSError) as error:
-        print(f"loco_jax: {error}", file=sys.stderr)
-        return 1
+    output = epath.Path(_OUTPUT.value).expanduser()
+    compare.check_output(output)
+    found = runs.read(argv[1:])
+    files = compare.write(found, output)
     print(compare.to_markdown(compare.sections(found)))
     print(f"With curves: {' and '.join(map(str, files))}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m loco_jax.report", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a workdir of python -m loco_jax.main, finished or not")
-    parser.add_argument(
-        "--output",
-        default="report.html",
-        metavar="FILE",
-        help="one HTML page, or Markdown (.md) with a picture beside it; report.html if absent",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What commands share: signals, and one line about what is wrong with the command line or the machine."""
+"""What commands share: flags, help, signals, and one line about what is wrong with the command line or the machine."""
 
 import functools
 import importlib
@@ -14,6 +14,7 @@ import tomllib
 import zipfile
 
 import pytest
+from absl import app, flags
 
 import loco_jax
 from loco_jax import cli
@@ -40,7 +41,7 @@ def refused(module: str, *arguments: object, **environment: str) -> str:
     """What a command says that ends with status 1: one line on stderr, without its beginning."""
     done = run(module, *arguments, **environment)
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.strip().removeprefix("loco_jax: ").removeprefix("error: ")
+    return done.stderr.strip().removeprefix("loco_jax: ")
 
 
 # ---- Signals
@@ -82,12 +83,94 @@ def test_commands_can_be_called_in_any_thread():
 
 
 def test_every_command_is_guarded():
-    """All start through `commands`, which is where signals and Jupyter's backend are seen to."""
+    """All start through `cli`, which handles signals and Jupyter's backend."""
     mains = [path for path in (ROOT / "loco_jax").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    mains.remove(ROOT / "loco_jax" / "__main__.py")
     modules = {".".join(path.relative_to(ROOT / "loco_jax").with_suffix("").parts) for path in mains}
     assert {name.removesuffix(".__main__") for name in modules} == set(MODULES)
     for path in mains:
-        assert "cli.start(" in path.read_text() or "cli.call(" in path.read_text(), path
+        assert any(f"cli.{name}(" in path.read_text() for name in ("start", "run", "call")), path
+
+
+# ---- Help, flags, and the exit status
+
+# Says at the end whether JAX was imported.
+HELP = """import atexit, runpy, sys
+atexit.register(lambda: print("jax" in sys.modules))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)"""
+
+
+def help_of(module: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", HELP, module, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout
+
+
+def test_the_package_lists_its_commands():
+    lines = help_of("loco_jax").splitlines()
+    assert lines.pop() == "False"
+    listed = {line.split()[2].removeprefix("loco_jax.") for line in lines if "python -m" in line}
+    wanted = {"main", "predict", "report", "benchmark", "export", "torch_weights", "data.jta", "data.miniature"}
+    assert wanted <= listed <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", ["main", "predict", "report", "torch_weights"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_tells_the_commands_own_flags_before_jax_is_imported(module, flag):
+    said = help_of(f"loco_jax.{module}", flag)
+    assert said.endswith("False\n") and f"python -m loco_jax.{module} " in said.splitlines()[0]
+    assert {"main": "--workdir=X ", "torch_weights": "--kind=X "}.get(module, "--output=X ") in said
+    assert "--verbosity" not in said and "--logtostderr" not in said
+
+
+@pytest.fixture
+def flag_values():
+    values = flags.FlagValues()
+    flags.DEFINE_integer("number", 3, "A number.", flag_values=values)
+    flags.DEFINE_bool("loud", False, "Say more.", flag_values=values)
+    return values
+
+
+def test_flags_and_positional_arguments_may_come_in_any_order(flag_values):
+    found = []
+    main = lambda argv: found.append((argv[1:], flag_values.number, flag_values.loud))  # noqa: E731
+    assert cli.run(main, ["x", "a", "--number=5", "b", "--loud"], flag_values) == 0
+    assert cli.run(main, ["x", "--number", "6", "a", "--", "--loud"], flag_values) == 0
+    assert cli.run(main, ["x"], flag_values) == 0  # nothing is left of the calls before
+    assert found == [(["a", "b"], 5, True), (["a", "--loud"], 6, False), ([], 3, False)]
+
+
+@pytest.mark.parametrize(
+    "raised, status, words",
+    [
+        (ValueError("no such thing"), 1, "loco_jax: no such thing\n"),
+        (FileNotFoundError(2, "No such file", "a"), 1, "loco_jax: [Errno 2] No such file: 'a'\n"),
+        (ModuleNotFoundError("pip install torch"), 1, "loco_jax: pip install torch\n"),
+        (KeyboardInterrupt("two of five are done"), 130, "loco_jax: two of five are done\n"),
+    ],
+)
+def test_errors_of_a_command_are_a_line(flag_values, capsys, raised, status, words):
+    def main(argv):
+        raise raised
+
+    assert cli.run(main, ["x"], flag_values) == status
+    assert capsys.readouterr().err == words
+
+
+def test_wrong_positional_arguments_show_the_help(flag_values, capsys):
+    def main(argv):
+        raise app.UsageError("name one file")
+
+    assert cli.run(main, ["x", "a", "b"], flag_values) == 2
+    said = capsys.readouterr().err
+    assert "--number=X  A number. (default: 3)" in said and said.endswith("\n\nloco_jax: name one file\n")
+
+
+def test_errors_in_a_command_are_not_hidden(flag_values):
+    with pytest.raises(KeyError):
+        cli.run(lambda argv: {}["x"], ["x"], flag_values)
+    assert cli.run(lambda argv: 7, ["x"], flag_values) == 7
 
 
 # ---- Jupyter

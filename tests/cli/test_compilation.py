@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import collections, json
 import jax, jax.numpy as jnp
-from loco_jax import compilation
+from loco_jax.cli import compilation
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.rpartition("/")[2]]))
 folder = compilation.use_cache()

@@ -15,9 +15,9 @@ from PIL import Image, ImageColor
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
-from loco_jax.media import overlays as overlay
-from loco_jax.predict import __main__ as predict
-from loco_jax.predict import page as view3d
+from loco_jax.media import overlays
+from loco_jax.predict import page
+from loco_jax.predict.people import project, to_people
 
 CAMERA, SIZE = Camera(600.0, 600.0, 400.0, 300.0), (600, 800)
 NASTY = "</script><script>console.error('x')</script><!-- {{data}} {{title}} & \"quotes\" 'ü' \u2028 \udcff"
@@ -48,12 +48,12 @@ def crowd(places, rotation=None, height=1.6, ids=None):
         world = np.array([x, -height, z]) + BODY * [1, 1, -1]
         rows.append(world @ rotation)
     joints = np.array(rows).reshape(-1, 14, 3)
-    return predict.to_people(joints, np.full(joints.shape[:2], 0.9), CAMERA, ids)
+    return to_people(joints, np.full(joints.shape[:2], 0.9), CAMERA, ids)
 
 
 def frames_of(*people, fps=1.0):
     """Frames, each a list of people."""
-    frames = view3d.Frames()
+    frames = page.Frames()
     for number, them in enumerate(people):
         frames.add(number, them, number / fps)
     return frames
@@ -63,12 +63,12 @@ def joints_of(people):
     return np.array([person.joints for person in people]).reshape(-1, 14, 3)
 
 
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
 def picture(colour="white", size=SIZE):
-    return view3d.jpeg(np.array(Image.new("RGB", size[::-1], colour)))
+    return page.jpeg(np.array(Image.new("RGB", size[::-1], colour)))
 
 
 # ---- The data
@@ -80,7 +80,7 @@ def test_the_page_has_what_was_given():
     joints[4] = np.nan
     people[0] = people[0]._replace(joints=joints, scores=np.where(np.arange(14) == 7, 0, 0.9))
     frames = frames_of(people, [], fps=25)
-    data = data_of(view3d.page("a.jpg", frames, CAMERA, SIZE, {0: picture("red")}, ["a note"]))
+    data = data_of(page.to_html("a.jpg", frames, CAMERA, SIZE, {0: picture("red")}, ["a note"]))
     assert (data["name"], data["notes"], data["times"], data["size"]) == ("a.jpg", ["a note"], [0, 0.04], [800, 600])
     assert [p["id"] for p in data["frames"][0]] == [3, 14] and data["frames"][1] == []
     first = data["frames"][0][0]
@@ -95,29 +95,29 @@ def test_the_page_has_what_was_given():
 
 @pytest.mark.parametrize("name", [NASTY, "", "a" * 300, "{{data}}"])
 def test_names_are_only_text(name):
-    page = view3d.page(name, frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[name])
-    page.encode("utf-8")  # can be written
-    assert data_of(page)["name"] == name and data_of(page)["notes"] == [name]
-    empty = view3d.page("", frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[""])
-    assert page.count("<script") == empty.count("<script") and page.count("</script") == empty.count("</script")
-    title = re.search("<title>(.*?)</title>", page, re.S)[1]
+    text = page.to_html(name, frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[name])
+    text.encode("utf-8")  # can be written
+    assert data_of(text)["name"] == name and data_of(text)["notes"] == [name]
+    empty = page.to_html("", frames_of(crowd([(0, 5)])), CAMERA, SIZE, notes=[""])
+    assert text.count("<script") == empty.count("<script") and text.count("</script") == empty.count("</script")
+    title = re.search("<title>(.*?)</title>", text, re.S)[1]
     assert html.unescape(title) == name.encode("utf-8", "replace").decode()
 
 
 def test_the_page_needs_no_network():
-    page = view3d.page("a.jpg", frames_of(crowd([(0, 5)])), CAMERA, SIZE, {0: picture()})
-    assert not re.search(r"https?:|//\w+\.\w|@import|<link|\bsrc=|fetch\(|XMLHttpRequest|url\(", page)
-    assert "default-src 'none'" in page
+    text = page.to_html("a.jpg", frames_of(crowd([(0, 5)])), CAMERA, SIZE, {0: picture()})
+    assert not re.search(r"https?:|//\w+\.\w|@import|<link|\bsrc=|fetch\(|XMLHttpRequest|url\(", text)
+    assert "default-src 'none'" in text
 
 
 def test_long_videos_are_thinned(monkeypatch):
-    monkeypatch.setattr(view3d, "MOST_FRAMES", 10)
+    monkeypatch.setattr(page, "MOST_FRAMES", 10)
     frames = frames_of(*[crowd([(0, 5)])] * 25, fps=10)
-    data = data_of(view3d.page("v.mp4", frames, CAMERA, SIZE))
+    data = data_of(page.to_html("v.mp4", frames, CAMERA, SIZE))
     assert data["numbers"] == list(range(0, 25, 4)) and len(data["frames"]) == len(frames.kept) == 7
     assert data["times"] == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4])
-    monkeypatch.setattr(view3d, "MOST_PICTURES", 6)
-    photos = view3d.Pictures(width=16)
+    monkeypatch.setattr(page, "MOST_PICTURES", 6)
+    photos = page.Pictures(width=16)
     for i in range(40):
         photos.add(i, np.zeros((20, 30, 3), np.uint8))
         assert len(photos.kept) <= 6 and 0 in photos.kept
@@ -132,7 +132,7 @@ def test_long_videos_are_thinned(monkeypatch):
 @pytest.mark.parametrize("places", [[(0, 6)], [(-3, 5), (2, 8), (0, 20), (5, 12)]], ids=["one", "four"])
 def test_the_ground_is_where_people_stand(angle, roll, places):
     rotation = tilted(angle, roll)
-    up, height = view3d.ground(joints_of(crowd(places, rotation, height=4.0)))
+    up, height = page.ground(joints_of(crowd(places, rotation, height=4.0)))
     np.testing.assert_allclose(up, rotation[1], atol=0.01)
     assert height == pytest.approx(4.0, abs=0.05)
 
@@ -145,22 +145,22 @@ def test_the_ground_bears_noise_holes_and_somebody_in_the_air():
         joints = person.joints + rng.normal(0, 0.08, (14, 3))
         joints[rng.random(14) < 0.2] = np.nan
         people[i] = person._replace(joints=joints - (3 * rotation[1] if i == 4 else 0))
-    up, height = view3d.ground(joints_of(people))
+    up, height = page.ground(joints_of(people))
     assert math.degrees(math.acos(up @ rotation[1])) < 3 and height == pytest.approx(5.0, abs=0.4)
 
 
 def test_the_ground_without_feet_or_people():
-    up, height = view3d.ground(joints_of([]))
+    up, height = page.ground(joints_of([]))
     assert up.tolist() == [0, -1, 0] and height > 1
     (person,) = crowd([(0, 3)], height=1.6)
     joints = person.joints.copy()
     joints[[skeleton.JOINTS.index(f"{side}_ankle") for side in ("left", "right")]] = np.nan
-    up, height = view3d.ground(joints_of([person._replace(joints=joints)]))
+    up, height = page.ground(joints_of([person._replace(joints=joints)]))
     assert up.tolist() == [0, -1, 0] and height == pytest.approx(1.6 - 0.5, abs=0.01)  # the knees are lowest
     nothing = person._replace(joints=np.full((14, 3), np.nan))
-    assert np.isfinite(view3d.ground(joints_of([nothing])).up).all()
+    assert np.isfinite(page.ground(joints_of([nothing])).up).all()
     lying = person._replace(joints=person.joints[:, [0, 2, 1]])
-    assert math.acos(-view3d.ground(joints_of([lying])).up[1]) < math.radians(66)
+    assert math.acos(-page.ground(joints_of([lying])).up[1]) < math.radians(66)
 
 
 # ---- In a browser
@@ -174,11 +174,11 @@ OPTIONS = (
 in_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 
 
-def visit(tmp_path, page, script="", dump=False):
+def visit(tmp_path, text, script="", dump=False):
     """The console's lines, and the screenshot `[H, W, 3]` or the document after `script` ran in the page."""
     if script:
-        page = page.replace("</body>", f"<script>{script}</script></body>")
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+        text = text.replace("</body>", f"<script>{script}</script></body>")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
     what = "--dump-dom" if dump else f"--screenshot={tmp_path / 'shot.png'}"
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = [BROWSER, *OPTIONS.split(), profile, what, (tmp_path / "page.html").as_uri()]
@@ -201,13 +201,13 @@ def panels_apart(shot):
 @in_browser
 def test_people_are_seen_in_their_colours(tmp_path):
     people = crowd([(-1.5, 6), (0, 7), (1.5, 8)], tilted(0.2), height=3.0)
-    page = view3d.page("street.jpg", frames_of(people), CAMERA, SIZE, {0: picture("#12F034")}, notes=["a note"])
-    console, shot = visit(tmp_path, page)
+    text = page.to_html("street.jpg", frames_of(people), CAMERA, SIZE, {0: picture("#12F034")}, notes=["a note"])
+    console, shot = visit(tmp_path, text)
     assert console == []
     for person in people:
-        assert count(panels_apart(shot), overlay.colour(person.id)) > 150
-        assert count(panels_apart(shot), overlay.paler(overlay.colour(person.id))) > 40
-    assert count(panels_apart(shot), overlay.colour(4)) < 5
+        assert count(panels_apart(shot), overlays.colour(person.id)) > 150
+        assert count(panels_apart(shot), overlays.paler(overlays.colour(person.id))) > 40
+    assert count(panels_apart(shot), overlays.colour(4)) < 5
     green = (shot[..., 1] - shot[..., 0] > 60) & (shot[..., 1] - shot[..., 2] > 60)
     assert green.sum() > 3000  # the picture
     assert count(shot, "#9fb0c0", 16) > 100  # rings on the ground
@@ -215,9 +215,9 @@ def test_people_are_seen_in_their_colours(tmp_path):
 
 @in_browser
 def test_an_empty_page_with_a_nasty_name(tmp_path):
-    console, shot = visit(tmp_path, view3d.page(NASTY, frames_of([]), CAMERA, SIZE, {0: picture()}, notes=[NASTY]))
+    console, shot = visit(tmp_path, page.to_html(NASTY, frames_of([]), CAMERA, SIZE, {0: picture()}, notes=[NASTY]))
     assert console == []
-    assert all(count(panels_apart(shot), colour) < 5 for colour in overlay.COLOURS)
+    assert all(count(panels_apart(shot), colour) < 5 for colour in overlays.COLOURS)
     assert count(shot, "#9fb0c0", 16) > 100
 
 
@@ -235,8 +235,8 @@ document.body.replaceChildren(box);
 """
 
 
-def ask(tmp_path, page, script):
-    console, document = visit(tmp_path, page, CHECK % script, dump=True)
+def ask(tmp_path, text, script):
+    console, document = visit(tmp_path, text, CHECK % script, dump=True)
     assert console == []
     return json.loads(html.unescape(re.search('<pre id="out">(.*?)</pre>', document, re.S)[1]))
 
@@ -245,10 +245,10 @@ def ask(tmp_path, page, script):
 def test_mouse_fingers_and_keys(tmp_path):
     """Drags turn, the wheel and two fingers zoom, Shift moves, R resets; hovering tells who it is."""
     people = crowd([(-1, 6), (1, 8)], tilted(0.2), height=3.0)
-    page = view3d.page("a.jpg", frames_of(people), CAMERA, SIZE, {0: picture()})
+    text = page.to_html("a.jpg", frames_of(people), CAMERA, SIZE, {0: picture()})
     out = ask(
         tmp_path,
-        page,
+        text,
         """
         out.push(state());
         pointer("pointerdown", 300, 300); pointer("pointermove", 350, 330); pointer("pointerup", 350, 330);
@@ -291,10 +291,10 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
     """From the camera, everybody stands on their own pixels; and on the ground, whose up is up."""
     people = crowd([(-1, 6), (1, 8), (2, 15)], tilted(0.25, 0.05), height=3.0)
     camera = Camera(600.0, 550.0, 380.0, 310.0)
-    page = view3d.page("a.jpg", frames_of(people), camera, SIZE, {0: picture()})
+    text = page.to_html("a.jpg", frames_of(people), camera, SIZE, {0: picture()})
     out = ask(
         tmp_path,
-        page,
+        text,
         """
         out.push(shown.people.map(p => p.points));
         press("c");
@@ -308,7 +308,7 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
     world, view, pixels, mode, later = out
     for person, points, seen in zip(people, np.array(world), np.array(pixels)):
         np.testing.assert_allclose(points[:, 1], BODY[:, 1], atol=0.08)
-        expected = predict.project(camera, person.joints)
+        expected = project(camera, person.joints)
         np.testing.assert_allclose(seen[:, 0], view["left"] + view["scale"] * expected[:, 0], atol=0.5)
         np.testing.assert_allclose(seen[:, 1], view["top"] + view["scale"] * expected[:, 1], atol=0.5)
     assert view["mode"] == mode == "camera" and later == "orbit"
@@ -317,13 +317,13 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
 @in_browser
 def test_a_video_plays(tmp_path):
     """At its own pace, which is not even: ten frames a second, and a rest of a second after the fifth."""
-    frames = view3d.Frames()
+    frames = page.Frames()
     for t in range(10):
         frames.add(t, crowd([(0.3 * t, 6)], ids=[1]) if t < 9 else [], t / 10 + (t > 4))
-    page = view3d.page("v.mp4", frames, CAMERA, SIZE, {0: picture(), 4: picture("red")})
+    text = page.to_html("v.mp4", frames, CAMERA, SIZE, {0: picture(), 4: picture("red")})
     out = ask(
         tmp_path,
-        page,
+        text,
         """
         out.push([$("time").style.display, $("slider").max, $("now").textContent, shown.people[0].middle[0]]);
         press("."); press(".");
@@ -360,9 +360,9 @@ def test_a_crowd_with_holes(tmp_path):
         people[i] = person._replace(joints=joints)
     people[7] = people[7]._replace(joints=np.full((14, 3), np.nan))
     people[8] = people[8]._replace(joints=np.where(np.arange(14)[:, None] == 3, people[8].joints[3:4], np.nan))
-    console, shot = visit(tmp_path, view3d.page("crowd.jpg", frames_of(people), CAMERA, SIZE))
+    console, shot = visit(tmp_path, page.to_html("crowd.jpg", frames_of(people), CAMERA, SIZE))
     assert console == []
-    assert all(count(panels_apart(shot), colour) > 20 for colour in overlay.COLOURS)
+    assert all(count(panels_apart(shot), colour) > 20 for colour in overlays.COLOURS)
 
 
 @in_browser
@@ -372,7 +372,7 @@ def test_a_long_video_opens_at_once_with_everybody_in_view(tmp_path):
     frames = [crowd(rng.uniform([-8, 4], [8, 20], (30, 2)), tilted(0.3), height=6.0) for _ in range(100)]
     calls, outside, points = ask(
         tmp_path,
-        view3d.page("v.mp4", frames_of(*frames), CAMERA, SIZE),
+        page.to_html("v.mp4", frames_of(*frames), CAMERA, SIZE),
         """
         let calls = 0;
         const once = project;
@@ -385,3 +385,31 @@ def test_a_long_video_opens_at_once_with_everybody_in_view(tmp_path):
         """,
     )
     assert calls < 150_000 and points == 2 * 100 * 30 and outside < 0.005 * points
+
+
+@in_browser
+def test_labels_do_not_overlap_where_people_stand_close(tmp_path):
+    """Each label that there is room for is near its person's head; the person chosen always has one."""
+    people = crowd(np.random.default_rng(0).uniform([-1.2, 6], [1.2, 9], (20, 2)), tilted(0.2), height=3.0)
+    alone, near, afar, chosen = ask(
+        tmp_path,
+        page.to_html("a.jpg", frames_of(people), CAMERA, SIZE),
+        """
+        const boxes = people => placeIds(eyeOf(view), people).map(
+          l => [l.p.id, l.x, l.y, l.x + l.w, l.y + LABEL, l.at]);
+        const all = shown.people;
+        out.push(boxes([all[0]]), boxes(all));
+        view.distance *= 10;  // too far for all labels
+        const afar = boxes(all);
+        shown.chosen = all.find(p => !afar.some(b => b[0] === p.id)).id;
+        out.push(afar, [shown.chosen, boxes(all)]);
+        """,
+    )
+    _, left, top, right, bottom, at = alone[0]
+    assert left + right == pytest.approx(2 * at[0]) and 0 < at[1] - bottom < 5
+    assert len(near) >= 18 and len(afar) < 20 and chosen[0] in [box[0] for box in chosen[1]]
+    for boxes in (near, afar, chosen[1]):
+        for i, (_, left, top, right, bottom, at) in enumerate(boxes):
+            assert abs(left + right - 2 * at[0]) < 80 and 0 < at[1] - bottom < 80
+            for _, left2, top2, right2, bottom2, _ in boxes[:i]:
+                assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top

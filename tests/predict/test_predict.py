@@ -18,10 +18,11 @@ from PIL import ExifTags, Image
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
-from loco_jax.media import overlays as overlay
-from loco_jax.media import videos as video
+from loco_jax.media import overlays, pictures, videos
+from loco_jax.media.pictures import Focal
 from loco_jax.predict import __main__ as predict
-from loco_jax.predict.__main__ import Lens
+from loco_jax.predict import files, page, people, results
+from loco_jax.predict.camera import Lens, camera_of
 
 RADIUS = 0.1  # metres, of the discs that stand for heads
 BODY = np.array([[0, 0, 0], *np.random.default_rng(0).normal(0, 0.3, (13, 3))])
@@ -104,6 +105,12 @@ def head(person):
     return person["joints"]["head_top"]
 
 
+def find(image, camera, predictor):
+    """Joints and scores of the people in a picture by a known camera."""
+    view = people.view_of(image.shape[:2], Lens(*camera), None, predictor)
+    return people.find(image, view, predictor)
+
+
 # ---- Any size, any camera
 
 
@@ -124,20 +131,20 @@ HEADS = [(0.2, -0.1, 3.0), (-0.9, 0.4, 4.0), (1.0, 0.6, 5.0)]
 )
 def test_people_are_where_they_are_whatever_the_camera(size, camera):
     heads = [h for h in HEADS if all(0 < camera[i] * h[i] / h[2] + camera[i + 2] < size[1 - i] for i in range(2))]
-    joints, scores = predict.find(scene(size, camera, heads), camera, Discs())
+    joints, scores = find(scene(size, camera, heads), camera, Discs())
     assert len(heads) >= 1 and scores.shape == (len(heads), 14)
     np.testing.assert_allclose(joints[:, 0], heads, rtol=0.015, atol=0.01)
     np.testing.assert_allclose(joints - joints[:, :1], np.broadcast_to(BODY, joints.shape), atol=1e-5)
-    for found, (x, y, z) in zip(predict.project(camera, joints[:, 0]), heads):
+    for found, (x, y, z) in zip(people.project(camera, joints[:, 0]), heads):
         assert found == pytest.approx([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], abs=0.6)
 
 
 def test_a_field_of_view_too_wide_is_shrunk_and_people_still_are_where_they_are(tmp_path):
     camera = Camera(100.0, 100.0, 450.0, 300.0)  # 155 degrees
-    joints, _ = predict.find(scene((600, 900), camera, HEADS[:2]), camera, Discs())
+    joints, _ = find(scene((600, 900), camera, HEADS[:2]), camera, Discs())
     np.testing.assert_allclose(joints[:, 0], HEADS[:2], rtol=0.03)
     path = save(tmp_path / "p.png", (600, 900), camera, HEADS[:1])
-    done = predict.process(path, "p", tmp_path, Lens(fx=100.0), Discs())
+    done = results.process(path, "p", tmp_path, Lens(fx=100.0), Discs())
     assert "wider than in training" in done.warnings[0] and read(tmp_path / "p.json")["warnings"] == list(done.warnings)
 
 
@@ -145,7 +152,7 @@ def test_few_sizes_are_compiled():
     predictor = Discs()
     for height in range(30, 430, 37):
         for width in range(30, 430, 41):
-            predict.find(np.zeros((height, width, 3), np.uint8), Camera(200.0, 200.0, 0.0, 0.0), predictor)
+            find(np.zeros((height, width, 3), np.uint8), Camera(200.0, 200.0, 0.0, 0.0), predictor)
     assert len(predictor.sizes) <= 15  # of 110
 
 
@@ -154,7 +161,7 @@ def test_nobody_stands_in_the_padding():
     in_picture, outside = BODY + [0, 0, 4], BODY + [2.4, 0, 4]
     nowhere = np.full((14, 3), np.nan)
     image = np.full((200, 200, 3), GREY, np.uint8)
-    joints, _ = predict.find(image, Camera(200.0, 200.0, 100.0, 100.0), Discs([outside, in_picture, nowhere]))
+    joints, _ = find(image, Camera(200.0, 200.0, 100.0, 100.0), Discs([outside, in_picture, nowhere]))
     np.testing.assert_allclose(joints, in_picture[None], atol=1e-6)
 
 
@@ -164,7 +171,7 @@ def test_holes_are_null_and_nothing_is_not_a_number(tmp_path):
     person[5] = [0.1, 0.1, -1]  # behind the camera
     person[6] = np.nan
     path = save(tmp_path / "p.png", heads=())
-    predict.process(path, "p", tmp_path, Lens(), Discs([person]))
+    results.process(path, "p", tmp_path, Lens(), Discs([person]))
     (found,) = read(tmp_path / "p.json")["people"]
     assert list(found["joints"]) == list(skeleton.JOINTS)
     joints = list(found["joints"].values())
@@ -177,10 +184,10 @@ def test_holes_are_null_and_nothing_is_not_a_number(tmp_path):
 
 
 def test_where_the_camera_comes_from():
-    size, film = (480, 640), predict.Focal(555.0, 550.0, "EXIF: 31 mm on 35 mm film")
+    size, film = (480, 640), Focal(555.0, 550.0, "EXIF: 31 mm on 35 mm film")
 
     def camera(lens=None, focal=None, size=size):
-        return predict.camera_of(size, lens or Lens(), focal, Discs())
+        return camera_of(size, lens or Lens(), focal, USUAL, (240, 320))
 
     assert camera()[0] == Camera(400.0, 400.0, 320.0, 240.0)
     assert camera()[1].startswith(f"assumed: {2 * math.degrees(math.atan(160 / 200)):.1f} degrees")
@@ -212,22 +219,22 @@ def test_where_the_camera_comes_from():
 )
 def test_cameras_that_cannot_be(lens, words):
     with pytest.raises(ValueError, match=words):
-        predict.camera_of((480, 640), lens, None, Discs())
+        camera_of((480, 640), lens, None, USUAL, (240, 320))
 
 
 @pytest.mark.parametrize("size", [(1, 2000), (3000, 1), (10, 4000)])
 def test_thin_pictures_have_a_camera(size):
     for lens in (Lens(), Lens(fx=3000.0)):
-        camera, _ = predict.camera_of(size, lens, None, Discs())
+        camera, _ = camera_of(size, lens, None, USUAL, (240, 320))
         assert camera.fx == camera.fy
-        assert len(predict.find(np.zeros((*size, 3), np.uint8), camera, Nobody())[0]) == 0
+        assert len(find(np.zeros((*size, 3), np.uint8), camera, Nobody())[0]) == 0
 
 
 @pytest.mark.parametrize(
     ("fov", "cx"), [(20.0, 10.0), (90.0, 500.0), (150.0, 320.0), (140.0, 200.0), (60.0, 640.0), (30.0, -50.0)]
 )
 def test_a_field_of_view_is_from_edge_to_edge(fov, cx):
-    camera, _ = predict.camera_of((480, 640), Lens(fov=fov, cx=cx), None, Discs())
+    camera, _ = camera_of((480, 640), Lens(fov=fov, cx=cx), None, USUAL, (240, 320))
     assert math.degrees(math.atan(cx / camera.fx) + math.atan((640 - cx) / camera.fx)) == pytest.approx(fov)
     assert camera.cx == cx and camera.fy == camera.fx
 
@@ -236,7 +243,7 @@ def test_pixels_that_are_not_square():
     """A pixel twice as wide as high: angles are those of the picture as it is shown, 640 by 320 pixels."""
 
     def camera(lens):
-        return predict.camera_of((320, 320), lens, None, Discs(), pixel_aspect=2.0)[0]
+        return camera_of((320, 320), lens, None, USUAL, (240, 320), pixel_aspect=2.0)[0]
 
     assert camera(Lens())[:2] == pytest.approx((200.0, 400.0))
     assert camera(Lens(fov=90.0))[:2] == pytest.approx((160.0, 320.0))
@@ -250,7 +257,7 @@ def test_exif_counts(tmp_path):
     camera = Camera(300.0, 300.0, 120.0, 180.0)
     image = np.rot90(scene((360, 240), camera, HEADS[:1]))  # a telephone's picture, stored on its side
     Image.fromarray(image).save(tmp_path / "p.jpg", exif=exif, quality=98, subsampling=0)
-    predict.process(tmp_path / "p.jpg", "p", tmp_path, Lens(), Discs())
+    results.process(tmp_path / "p.jpg", "p", tmp_path, Lens(), Discs())
     result = read(tmp_path / "p.json")
     assert (result["width"], result["height"]) == (240, 360)
     assert result["camera"] == {**camera._asdict(), "from": "EXIF: 30 mm on 35 mm film"}
@@ -262,7 +269,7 @@ def test_exif_counts(tmp_path):
 
 def test_a_picture_leaves_json_an_overlay_and_a_page(tmp_path):
     path = save(tmp_path / "p.png", heads=HEADS)
-    done = predict.process(path, "p", tmp_path / ".", Lens(), Discs())
+    done = results.process(path, "p", tmp_path / ".", Lens(), Discs())
     assert (done.people, done.frames, done.warnings) == (3, 1, ())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.json", "p.png", "p_3d.html", "p_overlay.jpg"]
     result = read(tmp_path / "p.json")
@@ -280,16 +287,16 @@ def test_a_picture_leaves_json_an_overlay_and_a_page(tmp_path):
 def test_what_is_unusual_about_a_picture_is_told(tmp_path):
     values = scene((240, 320), USUAL, HEADS[:1])[..., 0].astype(np.uint16) * 16
     Image.fromarray(values).save(tmp_path / "p.png")
-    done = predict.process(tmp_path / "p.png", "p", tmp_path, Lens(fov=1.0), Nobody())
+    done = results.process(tmp_path / "p.png", "p", tmp_path, Lens(fov=1.0), Nobody())
     assert read(tmp_path / "p.json")["warnings"] == list(done.warnings)
     assert "taken for white" in done.warnings[0] and "field of view is so narrow" in done.warnings[1]
 
 
 def test_a_very_large_picture_has_its_own_pixels_and_an_overlay_of_half_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict.pictures, "_LARGE", 2_000_000)
+    monkeypatch.setattr(pictures, "_LARGE", 2_000_000)
     camera = Camera(1000.0, 1000.0, 800.0, 700.0)
     path = save(tmp_path / "p.jpg", (1401, 1601), camera, HEADS[:1], quality=95)
-    done = predict.process(path, "p", tmp_path, Lens(fx=1000.0, cx=800.0, cy=700.0), Discs())
+    done = results.process(path, "p", tmp_path, Lens(fx=1000.0, cx=800.0, cy=700.0), Discs())
     assert "1601 x 1401 pixels" in done.warnings[0]
     result = read(tmp_path / "p.json")
     assert (result["width"], result["height"], result["camera"]["fx"]) == (1601, 1401, 1000)
@@ -297,7 +304,7 @@ def test_a_very_large_picture_has_its_own_pixels_and_an_overlay_of_half_of_them(
     assert found["xyz"] == pytest.approx([x, y, z], rel=0.02, abs=0.01)
     assert found["pixel"] == pytest.approx([1000 * x / z + 800, 1000 * y / z + 700], abs=3)
     drawn = np.asarray(Image.open(tmp_path / "p_overlay.jpg")).astype(int)
-    assert drawn.shape == overlay.drawn_size((701, 801)) + (3,)
+    assert drawn.shape == overlays.drawn_size((701, 801)) + (3,)
     blue = np.argwhere(np.abs(drawn - (0, 0x72, 0xB2)).max(axis=-1) < 30) * [701, 801] / drawn.shape[:2]
     joints = np.array([joint["pixel"][::-1] for joint in result["people"][0]["joints"].values()]) / 2
     assert (blue.min(axis=0) > joints.min(axis=0) - 60).all() and (blue.max(axis=0) < joints.max(axis=0) + 60).all()
@@ -305,7 +312,7 @@ def test_a_very_large_picture_has_its_own_pixels_and_an_overlay_of_half_of_them(
 
 def test_nobody_is_a_result(tmp_path):
     path = save(tmp_path / "empty.png", (1000, 1200), heads=())
-    assert predict.process(path, "empty", tmp_path, Lens(), Discs()).people == 0
+    assert results.process(path, "empty", tmp_path, Lens(), Discs()).people == 0
     assert read(tmp_path / "empty.json")["people"] == []
     assert (np.abs(np.asarray(Image.open(tmp_path / "empty_overlay.jpg")).astype(int) - GREY) <= 1).all()
     assert "No people" in (tmp_path / "empty_3d.html").read_text()
@@ -317,7 +324,7 @@ def test_earlier_results_are_replaced_and_links_not_followed(tmp_path):
     (tmp_path / "out" / "p_overlay.jpg").symlink_to(path)
     (tmp_path / "out" / "p.json").write_text("old")
     before = path.read_bytes()
-    predict.process(path, "p", tmp_path / "out", Lens(), Discs())
+    results.process(path, "p", tmp_path / "out", Lens(), Discs())
     assert path.read_bytes() == before and read(tmp_path / "out" / "p.json")["people"]
     assert not (tmp_path / "out" / "p_overlay.jpg").is_symlink()
 
@@ -326,27 +333,27 @@ def test_names_do_not_collide(tmp_path):
     paths = [
         pathlib.Path(p) for p in ("a/x.jpg", "b/x.png", "X.bmp", "x_2.jpg", "../y.jpg", "a/x_overlay.jpg", "x.mp4")
     ]
-    names = predict.name_outputs(paths, tmp_path)
-    files = [file.lower() for name in names for file in predict.outputs(name)]
-    assert len(set(files)) == len(files) and names[0] == "x" and names[4] == "y"
+    names = files.name_outputs(paths, tmp_path)
+    written = [file.lower() for name in names for file in files.outputs(name)]
+    assert len(set(written)) == len(written) and names[0] == "x" and names[4] == "y"
 
 
 def test_only_our_own_results_are_replaced(tmp_path):
     """A folder may hold somebody's notes by the name that ours would have, or a drawing."""
     path = pathlib.Path("p.png")
-    assert predict.name_outputs([path], tmp_path) == ["p"]
+    assert files.name_outputs([path], tmp_path) == ["p"]
     (tmp_path / "p.json").write_text('{"notes": "of mine"}')
     (tmp_path / "p_2_overlay.jpg").write_text("a drawing")
-    assert predict.name_outputs([path], tmp_path) == ["p_3"]
+    assert files.name_outputs([path], tmp_path) == ["p_3"]
     for name, picture in (("p_3", save(tmp_path / "p.png")), ("v", record(tmp_path / "v.mp4", [[]] * 2))):
-        predict.process(picture, name, tmp_path, Lens(), Discs(), quiet=True)
-    assert predict.name_outputs([path, pathlib.Path("v.mkv")], tmp_path) == ["p_3", "v"]
+        results.process(picture, name, tmp_path, Lens(), Discs(), quiet=True)
+    assert files.name_outputs([path, pathlib.Path("v.mkv")], tmp_path) == ["p_3", "v"]
 
 
 def test_a_picture_longer_than_jpeg_can_be(tmp_path):
     path = tmp_path / "p.png"
     Image.new("RGB", (70000, 20)).save(path)
-    predict.process(path, "p", tmp_path, Lens(), Nobody())
+    results.process(path, "p", tmp_path, Lens(), Nobody())
     assert Image.open(tmp_path / "p_overlay.jpg").size == (16384, 5) and read(tmp_path / "p.json")["width"] == 70000
 
 
@@ -356,8 +363,8 @@ def test_a_picture_longer_than_jpeg_can_be(tmp_path):
 def test_results_stay_in_the_folder_whatever_the_name(tmp_path, name):
     path = save(tmp_path / name, format="JPEG")
     (tmp_path / "out").mkdir()
-    (given,) = predict.name_outputs([path], tmp_path / "out")
-    predict.process(path, given, tmp_path / "out", Lens(), Discs())
+    (given,) = files.name_outputs([path], tmp_path / "out")
+    results.process(path, given, tmp_path / "out", Lens(), Discs())
     assert sorted(os.listdir(tmp_path)) == sorted([os.fsdecode(os.fsencode(name)), "out"])
     assert len(os.listdir(tmp_path / "out")) == 3
     assert "/" not in given and given.isprintable() and len(given.encode()) <= 200
@@ -367,7 +374,7 @@ def test_inputs_are_never_overwritten(tmp_path):
     """A picture that has the name of another's overlay, in the very folder of the results."""
     first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
     before = second.read_bytes()
-    assert predict.run([first, second], tmp_path, Lens(), Discs()) == []
+    assert results.process_all([first, second], tmp_path, Lens(), Discs()) == []
     assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
     assert read(tmp_path / "p_overlay.json")["people"] == []
 
@@ -379,7 +386,7 @@ def test_a_video_is_done_frame_by_frame(tmp_path, capsys):
     walk = [[(-0.5 + 0.2 * t, 0, 3.0)] for t in range(6)] + [[]]
     path = record(tmp_path / "v.mp4", walk)
     predictor = Discs()
-    done = predict.process(path, "v", tmp_path, Lens(), predictor)
+    done = results.process(path, "v", tmp_path, Lens(), predictor)
     assert (done.people, done.frames) == (6, 7) and len(predictor.sizes) == 1
     result = read(tmp_path / "v.json")
     assert result["fps"] == 10 and result["complete"] and "people" not in result
@@ -389,7 +396,7 @@ def test_a_video_is_done_frame_by_frame(tmp_path, capsys):
     np.testing.assert_allclose(found, [place[0] for place in walk[:6]], atol=0.05)
     assert {p["id"] for frame in result["frames"] for p in frame["people"]} == {1}
     assert result["frames"][6]["people"] == []
-    written = video.info(tmp_path / "v_overlay.mp4")
+    written = videos.info(tmp_path / "v_overlay.mp4")
     assert (written.frames, written.fps, written.width, written.height) == (7, 10, 960, 720)
     assert "v.mp4" in capsys.readouterr().err  # the progress bar
     assert not list(tmp_path.glob(".*"))
@@ -398,32 +405,31 @@ def test_a_video_is_done_frame_by_frame(tmp_path, capsys):
 def test_a_truncated_video_is_done_as_far_as_it_goes(tmp_path):
     path = record(tmp_path / "v.mp4", [[(0.1 * t, 0, 3.0)] for t in range(30)], options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(predict.InputError, match=r"v\.mp4.*frame") as error:
-        predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    with pytest.raises(results.InputError, match=r"v\.mp4.*frame") as error:
+        results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
     done = len(result["frames"])
     assert 5 < done < 25 and not result["complete"] and error.value.done.frames == done
     assert f"the {done} frames before that were done" in str(error.value)
-    assert video.info(tmp_path / "v_overlay.mp4").frames == done and (tmp_path / "v_3d.html").exists()
+    assert videos.info(tmp_path / "v_overlay.mp4").frames == done and (tmp_path / "v_3d.html").exists()
 
 
 def test_a_video_keeps_its_own_pace(tmp_path):
     times = [0.0, 0.1, 0.2, 1.7, 1.8, 2.4]
-    with video.Writer(tmp_path / "v.mp4", 10, (240, 320)) as writer:
+    with videos.Writer(tmp_path / "v.mp4", 10, (240, 320)) as writer:
         for time in times:
             writer.write(scene((240, 320), USUAL, HEADS[:1]), 3 + time)
-    predict.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs(), quiet=True)
+    results.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
     assert [frame["time"] for frame in result["frames"]] == pytest.approx(times, abs=1e-4)
     assert result["fps"] == pytest.approx(5 / 2.4, abs=1e-3)
-    assert [time for *_, time in video.read(tmp_path / "v_overlay.mp4")] == pytest.approx(times, abs=1e-4)
-    page = (tmp_path / "v_3d.html").read_text()
-    assert '"times":[0.0,0.1,0.2,1.7,1.8,2.4]' in page
+    assert [time for *_, time in videos.read(tmp_path / "v_overlay.mp4")] == pytest.approx(times, abs=1e-4)
+    assert '"times":[0.0,0.1,0.2,1.7,1.8,2.4]' in (tmp_path / "v_3d.html").read_text()
 
 
 def test_frames_are_saved_as_they_come(tmp_path, monkeypatch):
     """Memory holds none of them but what the page shows."""
-    monkeypatch.setattr(predict.view3d, "MOST_FRAMES", 3)
+    monkeypatch.setattr(page, "MOST_FRAMES", 3)
     lines = []
 
     class Watched(Discs):
@@ -433,7 +439,7 @@ def test_frames_are_saved_as_they_come(tmp_path, monkeypatch):
             return super().__call__(image, camera)
 
     path = record(tmp_path / "v.mp4", [[(0, 0, 3.0)]] * 7)
-    predict.process(path, "v", tmp_path, Lens(), Watched(), quiet=True)
+    results.process(path, "v", tmp_path, Lens(), Watched(), quiet=True)
     assert lines == list(range(7)) and len(read(tmp_path / "v.json")["frames"]) == 7
     assert '"numbers":[0,4]' in (tmp_path / "v_3d.html").read_text()
 
@@ -447,14 +453,14 @@ def test_frames_that_change_their_size(tmp_path, monkeypatch, later, words):
     double = Camera(*(2 * f for f in USUAL)) if later == (480, 640) else USUAL
     frames += [scene(later, double, HEADS[:1])] * 2
     path = record(tmp_path / "v.mp4", [[]])
-    monkeypatch.setattr(predict.video, "read", lambda path: ((i, image, i / 10) for i, image in enumerate(frames)))
+    monkeypatch.setattr(videos, "read", lambda path: ((i, image, i / 10) for i, image in enumerate(frames)))
     if words:
-        with pytest.raises(predict.InputError, match=words):
-            predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+        with pytest.raises(results.InputError, match=words):
+            results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
         result = read(tmp_path / "v.json")
         assert len(result["frames"]) == 2 and result["fps"] == 10
         return
-    done = predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    done = results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
     assert result["complete"] and len(result["frames"]) == 4 and result["warnings"] == list(done.warnings)
     assert len(done.warnings) == 1 and "frame 2" in done.warnings[0] and "resized" in done.warnings[0]
@@ -465,32 +471,32 @@ def test_frames_that_change_their_size(tmp_path, monkeypatch, later, words):
 def test_pixels_of_a_video_that_are_not_square(tmp_path):
     """Twice as wide as high: the camera assumed is that of the picture as it is shown."""
     camera = Camera(100.0, 200.0, 80.0, 120.0)
-    with video.Writer(tmp_path / "v.mp4", 10, (240, 160), pixel_aspect=2.0, quality=2) as writer:
+    with videos.Writer(tmp_path / "v.mp4", 10, (240, 160), pixel_aspect=2.0, quality=2) as writer:
         for _ in range(2):
             writer.write(scene((240, 160), camera, HEADS[:1]))
-    predict.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs(), quiet=True)
+    results.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
     assert (result["camera"]["fx"], result["camera"]["fy"]) == (100, 200)  # 320 x 240 pixels as shown
     assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
-    assert video.info(tmp_path / "v_overlay.mp4").pixel_aspect == 2.0
+    assert videos.info(tmp_path / "v_overlay.mp4").pixel_aspect == 2.0
 
 
 def test_damaged_frames_are_told(tmp_path, monkeypatch):
     def damaged(path):
         yield 0, scene((240, 320), USUAL, []), 0.0
-        warnings.warn(f"{path}: frame 1 (counted from 0) is damaged", video.DamageWarning, stacklevel=2)
+        warnings.warn(f"{path}: frame 1 (counted from 0) is damaged", videos.DamageWarning, stacklevel=2)
         yield 1, scene((240, 320), USUAL, []), 0.1
 
     path = record(tmp_path / "v.mp4", [[]])
-    monkeypatch.setattr(predict.video, "read", damaged)
-    done = predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    monkeypatch.setattr(videos, "read", damaged)
+    done = results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
     assert len(done.warnings) == 1 and "frame 1 (counted from 0) is damaged" in read(tmp_path / "v.json")["warnings"][0]
 
 
 def test_what_is_no_video_leaves_nothing(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"v\.mp4"):
-        predict.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs())
+        results.process(tmp_path / "v.mp4", "v", tmp_path, Lens(), Discs())
     assert os.listdir(tmp_path) == ["v.mp4"]
 
 
@@ -500,7 +506,7 @@ def test_a_telephones_video_is_turned(tmp_path, size):
     upright = Camera(200.0, 200.0, size[1] / 2, 160.0)
     lying = np.rot90(scene(size, upright, HEADS[:1]))
     path = tmp_path / "v.mp4"
-    with video.Writer(path, 10, lying.shape[:2], quality=2, pixel_aspect=2.0) as writer:
+    with videos.Writer(path, 10, lying.shape[:2], quality=2, pixel_aspect=2.0) as writer:
         for _ in range(3):
             writer.write(lying)
     straight = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">i4").tobytes()
@@ -508,13 +514,13 @@ def test_a_telephones_video_is_turned(tmp_path, size):
     content = path.read_bytes()
     track = content.index(b"tkhd")
     path.write_bytes(content[:track] + content[track:].replace(straight, quarter, 1))
-    predict.process(path, "v", tmp_path, Lens(fx=200.0), Discs(), quiet=True)
+    results.process(path, "v", tmp_path, Lens(fx=200.0), Discs(), quiet=True)
     result = read(tmp_path / "v.json")
     assert (result["height"], result["width"]) == size
     assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
-    overlay_info = video.info(tmp_path / "v_overlay.mp4")
+    overlay_info = videos.info(tmp_path / "v_overlay.mp4")
     assert (overlay_info.height, overlay_info.pixel_aspect) == (3 * 320, 0.5)
-    predict.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
     camera = read(tmp_path / "v.json")["camera"]
     assert camera["fx"] == 2 * camera["fy"]  # pixels are twice as high as wide
 
@@ -525,21 +531,17 @@ def test_a_telephones_video_is_turned(tmp_path, size):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """The command with the finder of discs, in an empty folder."""
-    from loco_jax.tasks import loco
-
     sources = []
-    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: sources.append(source) or Discs())
+    monkeypatch.setattr(people, "load_predictor", lambda source, min_score: sources.append(source) or Discs())
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: predict.main([*map(str, arguments)]), sources
 
 
 def test_the_least_score_goes_to_the_predictor_if_it_can_be_one(command, tmp_path, capsys, monkeypatch):
-    from loco_jax.tasks import loco
-
     main, _ = command
     save(tmp_path / "p.png")
     given = []
-    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: given.append(min_score) or Discs())
+    monkeypatch.setattr(people, "load_predictor", lambda source, min_score: given.append(min_score) or Discs())
     assert main("p.png", "--min_score=0.25", "--quiet") == 0 and given == [0.25]
     capsys.readouterr()
     for value in ("1.5", "-0.1", "nan"):
@@ -685,7 +687,7 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
     result = read(tmp_path / "out" / "v.json")
     assert len(result["frames"]) == 2 and not result["complete"] and "2 frames before that were done" in error
     assert result["fps"] == 10
-    assert len(list(video.read(tmp_path / "out" / "v_overlay.mp4"))) == 2
+    assert len(list(videos.read(tmp_path / "out" / "v_overlay.mp4"))) == 2
 
 
 def test_ctrl_c_leaves_no_half_files(command, monkeypatch, tmp_path, capsys):
@@ -694,7 +696,7 @@ def test_ctrl_c_leaves_no_half_files(command, monkeypatch, tmp_path, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict.view3d, "page", interrupted)
+    monkeypatch.setattr(page, "to_html", interrupted)
     assert main(save(tmp_path / "p.png"), "--output=out") == 130
     assert sorted(os.listdir(tmp_path / "out")) == ["p.json", "p_overlay.jpg"] and "stopped" in capsys.readouterr().err
 
@@ -715,15 +717,3 @@ def test_without_arguments_it_says_how():
     assert ran.returncode == 2 and ran.stdout == ""
     for word in ("usage:", "--weights", "--output", "--fov", "--fx", "EXIF"):
         assert word in ran.stderr
-
-
-def test_the_released_weights_take_any_picture(tmp_path, monkeypatch, capsys):
-    noise = np.random.default_rng(0).integers(0, 256, (130, 100), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "p.png")
-    assert predict.main([str(tmp_path / "p.png"), f"--output={tmp_path / 'out'}"]) == 0
-    assert "the released weights, no good on photographs yet: " in capsys.readouterr().out
-    result = read(tmp_path / "out" / "p.json")
-    for person in result["people"]:
-        assert set(person["joints"]) == set(skeleton.JOINTS) and 0 < person["score"] <= 1
-    size = Image.open(tmp_path / "out" / "p_overlay.jpg").size
-    assert size == overlay.drawn_size((130, 100))[::-1]

@@ -33,8 +33,7 @@ from loco_jax import tasks
 from loco_jax.configs import loco2
 from loco_jax.data import jta
 from loco_jax.geometry.camera import JTA, Camera
-from loco_jax.media import pictures
-from loco_jax.media import videos as video
+from loco_jax.media import pictures, videos
 from loco_jax.predict import __main__ as predict
 from loco_jax.tasks import loco
 from loco_jax.tasks import vha as vha_task
@@ -258,7 +257,7 @@ def test_pipes_are_not_waited_for(tmp_path):
         jta.AnnotationError: lambda path: jta.read_sequence(path, [1]),
         weights.WeightsError: weights.load,
         pictures.PictureError: pictures.read,
-        video.VideoError: video.info,
+        videos.VideoError: videos.info,
     }
     for kind, read in reads.items():
         assert read_or_refused(read, tmp_path / "p", kind) is None
@@ -627,13 +626,13 @@ def test_damaged_videos(folder, some_videos, which, damage):
     name, content = some_videos[which]
     path = folder / f"damaged_{name}"
     path.write_bytes(damaged(content, damage))
-    assert video.is_video(path) in (True, False)
-    read_or_refused(video.info, path, video.VideoError)
+    assert videos.is_video(path) in (True, False)
+    read_or_refused(videos.info, path, videos.VideoError)
 
     def times(path):
-        return [time for _, image, time in video.read(path) if image.shape[2] == 3 and image.dtype == np.uint8]
+        return [time for _, image, time in videos.read(path) if image.shape[2] == 3 and image.dtype == np.uint8]
 
-    seconds = read_or_refused(times, path, video.VideoError)
+    seconds = read_or_refused(times, path, videos.VideoError)
     if seconds is not None:
         assert seconds[0] == 0 and (np.diff(seconds) > 0).all() and seconds[-1] < 1e6 * len(seconds)
 
@@ -653,22 +652,22 @@ def test_videos_that_are_lists_of_others_are_refused(tmp_path, name, content):
     path.write_text(content.format(secret=secret))
     with av.open(str(path)) as container:
         assert len(list(container.decode(video=0))) == 4
-    assert not video.is_video(path)
-    assert read_or_refused(lambda path: list(video.read(path)), path, video.VideoError) is None
+    assert not videos.is_video(path)
+    assert read_or_refused(lambda path: list(videos.read(path)), path, videos.VideoError) is None
 
 
 def test_names_of_videos_are_no_addresses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record(tmp_path / "a.ts", "mpeg2video")
-    assert read_or_refused(lambda path: list(video.read(path)), "concat:a.ts|a.ts", video.VideoError) is None
+    assert read_or_refused(lambda path: list(videos.read(path)), "concat:a.ts|a.ts", videos.VideoError) is None
     (tmp_path / "a.ts").rename("http:a.ts")
-    assert len(list(video.read("http:a.ts"))) == 4
+    assert len(list(videos.read("http:a.ts"))) == 4
 
 
 def test_a_title_in_another_encoding_spoils_no_video(tmp_path):
     path = record(tmp_path / "v.mp4", title="XXXX\xe9")
     path.write_bytes(path.read_bytes().replace("XXXX\xe9".encode(), b"XXXX\xe9\xe9"))
-    assert len(list(video.read(path))) == 4
+    assert len(list(videos.read(path))) == 4
 
 
 def test_a_frame_that_claims_to_be_huge_takes_no_memory(tmp_path):
@@ -677,10 +676,10 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory(tmp_path):
     at = content.index(b"IHDR") + 4
     content[at : at + 8] = struct.pack(">II", 9000, 9000)
     path.write_bytes(content)
-    code = """import sys; from loco_jax.media import videos as video
+    code = """import sys; from loco_jax.media import videos
 try:
-    list(video.read(sys.argv[1]))
-except video.VideoError as error:
+    list(videos.read(sys.argv[1]))
+except videos.VideoError as error:
     print(error)"""
     megabytes, _, printed = peak_megabytes(code, path)
     assert megabytes < 100 and str(path) in printed  # the frame would be 243
@@ -688,8 +687,8 @@ except video.VideoError as error:
 
 def test_clocks_that_leap_are_set_right(tmp_path, monkeypatch):
     path, given_times = record(tmp_path / "v.mp4"), [-1e14, 0.0, 0.04, 2.0**52, 2.0**52 + 1]
-    monkeypatch.setattr(video, "frames", lambda path: timed(given_times))
-    times = [time for *_, time in video.read(path)]
+    monkeypatch.setattr(videos, "frames", lambda path: timed(given_times))
+    times = [time for *_, time in videos.read(path)]
     assert (np.diff(times) > 0).all() and times[-1] < 86_400
 
 
@@ -707,7 +706,7 @@ def test_the_command_takes_any_file_and_writes_only_into_its_folder(folder, some
     path.write_bytes(damaged(content, damage))
     errors = unittest.mock.patch("sys.stderr", open(place / "errors", "w", encoding="utf-8"))
     with (
-        unittest.mock.patch("loco_jax.tasks.loco.load_predictor", lambda source, min_score: Nobody()),
+        unittest.mock.patch("loco_jax.predict.people.load_predictor", lambda source, min_score: Nobody()),
         errors as stderr,
     ):
         with contextlib.closing(stderr):

@@ -464,4 +464,4 @@ def test_command(tmp_path, small):
     same(weights.load(output)[0], small[1])
     stdout, stderr = bad.communicate(timeout=120)
     assert bad.returncode == 1 and not stdout
-    assert stderr.startswith(f"error: {path}: not the weights of this network") and stderr.count("\n") == 1
+    assert stderr.startswith(f"loco_jax: {path}: not the weights of this network") and stderr.count("\n") == 1

@@ -1,0 +1,22 @@
+"""python -m loco_jax lists the commands."""
+
+COMMANDS = {
+    "main": "train an experiment, or score it, or look at one step again",
+    "predict": "find the people in your own pictures and videos",
+    "report": "compare runs with each other and with the paper",
+    "benchmark": "measure how fast the networks and their parts are",
+    "export": "write a run as one file of weights",
+    "torch_weights": "convert a PyTorch file of the published networks",
+    "data.jta": "prepare JTA for training",
+    "data.miniature": "write a small synthetic data set in JTA's format",
+}
+
+
+def main() -> None:
+    print("Commands of loco_jax; each explains itself with --help:\n")
+    for name, purpose in COMMANDS.items():
+        print(f"  python -m loco_jax.{name:<15} {purpose}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The command line: what is wrong with it is said in one line, with the nearest name that is right."""
+
+import difflib
+import os
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line into `values`; returns the program's name and the positional arguments.
+
+    Exits with one line if something is wrong. If there is no file `configs/NAME.py` in the working directory,
+    `--config=configs/NAME.py` means the package's own.
+    """
+    argv, given = list(argv), _config_of(argv, values)
+    path, _, argument = given.partition(":")
+    own = _CONFIGS.parent / path
+    if path and not os.path.isfile(path) and own.parent == _CONFIGS and own.is_file():
+        written = (given, f"--config={given}", f"-config={given}")
+        argv = [text.replace(path, str(own), 1) if text in written else text for text in argv]
+        path = str(own)
+    if path and not os.path.isfile(path):
+        sys.exit(f"loco_jax: --config={path}: there is no such file; {_configs_like(path)}")
+    values.unparse_flags()  # a second call in one process starts from the defaults
+    try:
+        return values(argv)
+    except Exception as error:  # a config file is Python, and can raise any
+        sys.exit(f"loco_jax: {_unknown_field(path, argument, argv) or in_a_line(error)}")
+
+
+def no_config() -> str:
+    """The error message for a missing --config."""
+    return f"--config= is missing, the experiment; {_configs_like('')}"
+
+
+def in_a_line(error: Exception) -> str:
+    """The line of an error's message that says most."""
+    # ml_collections puts the traceback of a config file into the message; its last line has the error.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line.strip() for line in reversed(lines) if "Error: " in line), lines[0])
+
+
+def _config_of(argv: Sequence[str], values: flags.FlagValues) -> str:
+    """The value of --config; "" if it is not given, or if the command has no such flag."""
+    match = re.search(r"\0--?config[=\0]([^\0]*)", "\0".join(argv))  # --config=VALUE or --config VALUE
+    return match[1] if match and "config" in values else ""
+
+
+def _configs_like(path: str) -> str:
+    """Names the config whose name is nearest, or else all configs."""
+    files = [f for f in sorted(_CONFIGS.glob("*.py")) if "def get_config(arg" in f.read_text(encoding="utf-8")]
+    known = {f.stem: f"configs/{f.name}" for f in files}
+    if near := difflib.get_close_matches(pathlib.Path(path).stem, known, n=1):
+        return f"did you mean --config={known[near[0]]}?"
+    return f"configs has {', '.join(f'{name}.py' for name in known)}, or name a file of your own"
+
+
+def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:
+    """Says which --config.NAME is not a field of the config, and which field is nearest; "" if all are fields."""
+    names = [match[1] for text in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", text))]
+    if not (path and names):
+        return ""
+    try:
+        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except Exception:  # the file's own error is reported elsewhere
+        return ""
+    fields = dict(_fields(config))
+    return next(filter(None, (_wrong_name(fields, re.sub(r"\[[^]]*\]", "", name)) for name in names)), "")
+
+
+def _wrong_name(fields: dict[str, Any], name: str) -> str:
+    section, _, field = name.rpartition(".")
+    if name in fields:
+        return ""
+    if section not in fields:
+        return _wrong_name(fields, section)
+    if not isinstance(fields[section], ConfigDict):
+        return f"--config.{name}: config.{section} is {fields[section]!r} and has no fields"
+    last = {full: full.rpartition(".")[2] for full in fields}
+    here = [full for full in fields if full and full.rpartition(".")[0] == section]
+    for known, cutoff in ((here, 0.6), (fields, 0.8)):
+        if near := difflib.get_close_matches(field, [last[full] for full in known], n=1, cutoff=cutoff):
+            hint = f"did you mean --config.{next(full for full in known if last[full] == near[0])}?"
+            break
+    else:
+        hint = f"there are {', '.join(here)}"
+    return f"--config.{name}: the config has no such field; {hint}"
+
+
+def _fields(section: ConfigDict, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields and sections by their full names; the config itself is ""."""
+    yield name, section
+    for field, value in section.items():
+        full = f"{name}.{field}".strip(".")
+        yield from _fields(value, full) if isinstance(value, ConfigDict) else [(full, value)]

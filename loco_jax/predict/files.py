@@ -1,0 +1,123 @@
+"""Which files the user means, and the names of the files that are written for each."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from loco_jax.cli import disk
+from loco_jax.media import pictures, videos
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".wmv", ".asf", ".flv",
+    ".f4v", ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv", ".qt", ".mxf", ".dv", ".y4m", ".mjpeg", ".h264", ".h265",
+    ".hevc", ".ivf",
+)  # fmt: skip
+OUR_KEYS = "weights", "coordinates"  # our JSON has these keys near its beginning
+_LONGEST_NAME = 200  # bytes; file systems take 255, and endings like _overlay.jpg are added
+
+
+def printable(text: os.PathLike | str) -> str:
+    """A file's name, or a text with one in it, without bytes that cannot be printed."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def is_video(path: pathlib.Path) -> bool:
+    """Decides by the file's ending, or by its content if the ending is unknown."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES or suffix in pictures.SUFFIXES + pictures.FOREIGN:
+        return suffix in VIDEO_SUFFIXES
+    return path.is_file() and not pictures.is_picture(path) and videos.is_video(path)
+
+
+def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str], list[str]]:
+    """The files that the user means, each once, with the pictures of folders; errors; and notes about what of the
+    folders is left out, a line each."""
+    paths, failures, notes = [], [], []
+    for text in inputs:
+        path = pathlib.Path(text).expanduser()
+        try:
+            paths += pictures.find(path) if path.is_dir() else [path]
+            notes += _left_out(path) if path.is_dir() else []
+        except (OSError, ValueError) as error:
+            failures.append(str(error))
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1], failures, notes
+
+
+def _left_out(folder: pathlib.Path) -> list[str]:
+    """Says which files of a folder are neither read nor obviously something else."""
+    notes = []
+    for suffixes, text in (
+        (pictures.FOREIGN, "cannot be read; convert them to JPEG or PNG"),
+        (VIDEO_SUFFIXES, "are videos, which are named one by one"),
+    ):
+        names = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.suffix.lower() in suffixes and not path.name.startswith(".") and not _is_our_overlay(path)
+        )
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        notes += [f"{folder}: left out {shown}: they {text}"] if names else []
+    return notes
+
+
+def _is_our_overlay(path: pathlib.Path) -> bool:
+    stem = path.name.removesuffix("_overlay.mp4")
+    return stem != path.name and not _is_foreign(path.parent, stem)
+
+
+def make_folder(name: str) -> pathlib.Path:
+    """Makes the folder for results, and checks that files can be written there. Raises ValueError otherwise."""
+    if not name:
+        raise ValueError("--output= names no folder")
+    output = pathlib.Path(name).expanduser()
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output={output} is a file; name a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        disk.check_writable(output)
+    except OSError as error:
+        raise ValueError(f"--output={output}: cannot be written to ({error.strerror}); name another folder") from error
+    return output
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    """The files that may be written for a name."""
+    return f"{name}.json", f"{name}_overlay.jpg", f"{name}_overlay.mp4", f"{name}_3d.html"
+
+
+def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".") -> list[str]:
+    """A name for each input's results: the input's own without its ending, and a number if that is taken.
+
+    No two names are the same, also where the file system ignores case. No result replaces an input, or a file in
+    `output` that this command did not write.
+    """
+    inputs = {os.path.realpath(path).lower() for path in paths}
+    folder = os.path.realpath(output)
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        stem = os.fsencode(pathlib.Path(path).stem)[:_LONGEST_NAME].decode("utf-8", "ignore").strip()
+        stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in stem) or "picture"
+        name, number = stem, 1
+        while (
+            name.lower() in taken
+            or any(os.path.join(folder, file).lower() in inputs for file in outputs(name))
+            or _is_foreign(pathlib.Path(folder), name)
+        ):
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _is_foreign(folder: pathlib.Path, name: str) -> bool:
+    """Whether there are files of a name that this command did not write: its own have its JSON beside them."""
+    if not any(os.path.lexists(folder / file) for file in outputs(name)):
+        return False
+    try:
+        with (folder / outputs(name)[0]).open("rb") as file:
+            beginning = file.read(16_384)
+    except OSError:
+        return True
+    return not all(f'"{key}": '.encode() in beginning for key in OUR_KEYS)

@@ -1,0 +1,193 @@
+"""From a picture to its people: the one way of the predict command, of `loco_jax.load` and of notebooks."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.camera import Camera
+from loco_jax.media import overlays, pictures
+from loco_jax.media.overlays import Person
+from loco_jax.media.pictures import Canvas, Focal, Picture
+from loco_jax.predict.camera import Lens, camera_of
+from loco_jax.predict.page import jpeg
+from loco_jax.tasks.loco import load_predictor
+
+_EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the picture
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A trained LoCO: `camera` took its training pictures of `image_size` (height, width); `description` is a line."""
+
+    camera: Camera
+    image_size: tuple[int, int]
+    description: str
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], camera: Camera
+    ) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
+        """Joints in metres in that camera's coordinates, 0 for unknown ones, and their scores; best person first."""
+
+
+class View(NamedTuple):
+    """How pictures of one size and camera are looked at.
+
+    Attributes:
+      size: the pictures' height and width.
+      camera: of the pictures, and `camera_from` where its numbers come from.
+      canvas: how they are shown to the network.
+      warnings: what the user should know, a line each.
+    """
+
+    size: tuple[int, int]
+    camera: Camera
+    camera_from: str
+    canvas: Canvas
+    warnings: tuple[str, ...]
+
+
+class People(list[Person]):
+    """The people of one picture, the highest score first. Jupyter shows them as the picture with skeletons.
+
+    A person's `joints` are an array of 14 joints, in the order of `loco_jax.geometry.skeleton.JOINTS`, and not a
+    dictionary, since most computations concern all joints: distances, mean positions, plots.
+
+    Attributes:
+      image: the picture, `[H, W, 3]` uint8.
+      view: its size and camera, where the camera comes from, and warnings.
+    """
+
+    def __init__(self, people: Sequence[Person], image: UInt8[np.ndarray, "H W 3"], view: View):
+        super().__init__(people)
+        self.image, self.view = image, view
+
+    def overlay(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture with skeletons, at its `overlays.drawn_size`."""
+        # The image of a very large file is smaller than the view's size.
+        times = np.divide(self.image.shape[1::-1], self.view.size[::-1])
+        return overlays.draw(self.image, [person._replace(pixels=person.pixels * times) for person in self])
+
+    def _repr_jpeg_(self) -> bytes:
+        return jpeg(self.overlay())
+
+
+class Finder:
+    """A function from a picture to its people; `load` makes one."""
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor
+
+    def __call__(
+        self,
+        picture: np.ndarray | Image.Image | os.PathLike | str,
+        camera: Camera | None = None,
+        fov: float | None = None,
+    ) -> People:
+        """Finds the people in a picture.
+
+        Args:
+          picture: an array `[H, W, 3]` uint8, a PIL image, or a file's path, whose EXIF tells the focal length.
+          camera: its intrinsics, in pixels of the picture.
+          fov: instead of `camera`, the horizontal field of view in degrees.
+
+        Without both, and without EXIF, the field of view of the training pictures is assumed. Raises ValueError for
+        what is not a picture, and for an impossible camera.
+        """
+        if camera is not None and fov is not None:
+            raise ValueError("give camera or fov, not both")
+        lens = Lens(*map(float, camera)) if camera is not None else Lens(fov=fov)
+        return look(_read(picture), lens, self.predictor)
+
+
+def load(source: str = "released", min_score: float | None = None) -> Finder:
+    """A trained LoCO: of a run's folder, of a file of weights, or the "released" one.
+
+    `min_score` is the least score of a person, from 0 to 1; the weights' config has it if None. The first picture of
+    each size takes longer, since the network is compiled for it. Raises ValueError or OSError for what cannot be read.
+    """
+    return Finder(load_predictor(None if source == "released" else source, min_score))
+
+
+def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
+    """Finds the people in a picture; raises ValueError for an impossible camera."""
+    view = view_of(picture.size, lens, picture.focal, predictor)
+    view = view._replace(warnings=picture.warnings + view.warnings)
+    return People(to_people(*find(picture.image, view, predictor), view.camera), picture.image, view)
+
+
+def view_of(
+    size: tuple[int, int], lens: Lens, focal: Focal | None, predictor: Predictor, pixel_aspect: float = 1.0
+) -> View:
+    """How to look at pictures of `size` (height, width); the other arguments and errors are as for `camera_of`."""
+    trained, trained_size = predictor.camera, predictor.image_size
+    camera, source = camera_of(size, lens, focal, trained, trained_size, pixel_aspect)
+    canvas = pictures.plan(size, camera, trained, trained_size)
+    warnings = []
+    if canvas.shrink < 1:
+        warnings.append(
+            "its field of view is so much wider than in training that the picture was shrunk to "
+            f"{canvas.shrink:.0%} of equal angles, and people were brought nearer by as much: distances are less exact"
+        )
+    if max(canvas.picture_size) < max(trained_size) / 8:
+        warnings.append(
+            f"its field of view is so narrow that only {canvas.picture_size[1]} x {canvas.picture_size[0]} pixels are "
+            "left of it at equal angles: check the focal length"
+        )
+    return View(size, camera, source, canvas, tuple(warnings))
+
+
+def find(
+    image: UInt8[np.ndarray, "H W 3"], view: View, predictor: Predictor
+) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
+    """Joints in metres, NaN for unknown ones, and their scores, of the people in a picture.
+
+    The picture is resampled so that a pixel covers the same angle as in training, see `pictures.plan`. People whose
+    heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
+    """
+    joints, scores = predictor(pictures.fill(view.canvas, image), view.canvas.camera)
+    shape = -1, skeleton.NUM_JOINTS
+    joints, scores = np.asarray(joints, np.float64).reshape(*shape, 3), np.asarray(scores, np.float64).reshape(shape)
+    scores = np.where(np.isfinite(scores), scores, 0.0)
+    known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
+    joints = pictures.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)
+    joints = np.where(known[..., None], joints, np.nan)
+    size = np.array(view.size[::-1])
+    edge = _EDGE * size / view.canvas.picture_size[::-1]
+    heads = project(view.camera, joints[:, 0])
+    inside = ((heads >= -edge) & (heads <= size + edge)).all(axis=-1)  # NaN compares false
+    return joints[inside], scores[inside]
+
+
+def project(camera: Camera, joints: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 2"]:
+    """Pixels of joints in float64; NaN for joints that are not in front of the camera."""
+    z = np.where(joints[..., 2] > 0, joints[..., 2], np.nan)
+    return joints[..., :2] / z[..., None] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+
+
+def to_people(
+    joints: Float[np.ndarray, "P J 3"],
+    scores: Float[np.ndarray, "P J"],
+    camera: Camera,
+    ids: Sequence[int] | None = None,
+) -> list[Person]:
+    """Found joints (metres) and their scores as people, with ids from 1 if None; a person's score is the mean."""
+    ids = range(1, len(joints) + 1) if ids is None else ids
+    rows = zip(ids, joints, project(camera, joints), scores)
+    return [Person(int(i), float(s.mean()), person, uv, s) for i, person, uv, s in rows]
+
+
+def _read(picture: np.ndarray | Image.Image | os.PathLike | str) -> Picture:
+    if isinstance(picture, (str, os.PathLike)):
+        return pictures.read(pathlib.Path(picture).expanduser())
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    image = np.asarray(picture)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"a picture has the shape [H, W, 3] and type uint8, not {list(image.shape)} {image.dtype}")
+    return Picture(image, None, (image.shape[0], image.shape[1]))

@@ -1,0 +1,234 @@
+"""What is written for a picture or a video: JSON, an overlay, and a 3D page."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from loco_jax.cli import progress
+from loco_jax.geometry import skeleton
+from loco_jax.media import overlays, pictures, videos
+from loco_jax.media.overlays import Person
+from loco_jax.predict import files, page
+from loco_jax.predict.camera import Lens
+from loco_jax.predict.files import OUR_KEYS, printable
+from loco_jax.predict.follow import Follower
+from loco_jax.predict.people import Predictor, View, find, look, to_people, view_of
+
+_AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
+_SAME_SHAPE = 0.02  # by how much a later frame's aspect ratio may differ from the first's
+_ONE_PICTURE = "ids are of this picture alone"
+_FOLLOWED = "ids follow people by their places; two who meet may swap, and who is gone may get a new one"
+_text = functools.partial(json.dumps, allow_nan=False)
+Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]  # its number, the picture, and the time in seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What was done with one picture or video: `people` is the sum over all frames."""
+
+    people: int
+    frames: int
+    camera_from: str
+    warnings: tuple[str, ...] = ()
+    video: bool = False
+
+
+class InputError(ValueError):
+    """A file failed after some frames were done; `done` tells which."""
+
+    def __init__(self, message: str, done: Done):
+        super().__init__(message)
+        self.done = done
+
+
+def process_all(
+    paths: Sequence[pathlib.Path], output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool = False
+) -> list[str]:
+    """Processes all files and prints how each went; one that fails does not stop the others. Returns what failed."""
+    failures: list[str] = []
+    for path, name in zip(paths, files.name_outputs(paths, output)):
+        try:
+            done = process(path, name, output, lens, predictor, quiet)
+        except (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError) as error:  # JAX raises RuntimeError
+            failures.append(_in_a_line(path, error))
+            print(f"loco_jax: {failures[-1]}", file=sys.stderr)
+            if not isinstance(error, InputError):
+                continue
+            done = error.done
+        for warning in done.warnings:
+            print(f"loco_jax: {_in_a_line(path, warning)}", file=sys.stderr)
+        people = "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
+        if done.video:
+            people = f"{done.frames} frame{'s' * (done.frames != 1)}, {done.people / done.frames:.1f} people in each"
+        print(f"{printable(path)}: {people} (camera {done.camera_from})")
+        ending = ".mp4" if done.video else ".jpg"
+        print(f"  {printable(output / name)}.json, {name}_overlay{ending}, {name}_3d.html", flush=True)
+    return failures
+
+
+def process(
+    path: os.PathLike | str, name: str, output: os.PathLike | str, lens: Lens, predictor: Predictor, quiet: bool = False
+) -> Done:
+    """Finds the people in one picture or video; writes the results into the folder `output`, under `name`.
+
+    Raises ValueError or OSError. Results of a video that is damaged, or that Ctrl-C or another error stops, are kept up
+    to there: then this raises InputError or KeyboardInterrupt.
+    """
+    path, output = pathlib.Path(path), pathlib.Path(output)
+    if files.is_video(path):
+        return _process_video(path, name, output, lens, predictor, quiet)
+    people = look(pictures.read(path), lens, predictor)
+    view, image = people.view, people.image
+    facts = _facts(path, view, predictor) | {"ids": _ONE_PICTURE, "warnings": view.warnings}
+    text = _text({**facts, "people": [_as_json(p) for p in people]}, indent=1)
+    with _whole(output / f"{name}.json") as part:
+        part.write_text(text + "\n", encoding="utf-8")
+    with _whole(output / f"{name}_overlay.jpg") as part:
+        Image.fromarray(people.overlay()).save(part, "JPEG", quality=92, subsampling=0)
+    frames = page.Frames()
+    frames.add(0, people)
+    _write_page(printable(path.name), output / f"{name}_3d.html", frames, {0: page.jpeg(image)}, view, predictor)
+    return Done(len(people), 1, view.camera_from, view.warnings)
+
+
+def _process_video(
+    path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
+) -> Done:
+    info, images = videos.info(path), videos.read(path)
+    photos, frames, last, failure = page.Pictures(), page.Frames(), 0.0, None
+    people: list[int] = []  # how many in each frame
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", videos.DamageWarning)
+        first = next(images)
+        size, aspect = first[1].shape[:2], info.pixel_aspect
+        if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
+            aspect = 1 / aspect
+        view = view_of(size, lens, None, predictor, aspect)
+        warned = list(view.warnings)
+        images = _of_size(path, itertools.chain([first], images), size, warned)
+        movie, label = output / f"{name}_overlay.mp4", {"desc": printable(path.name)[-30:], "leave": False}
+        with (
+            videos.Writer(movie, info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
+            _whole(output / f"{name}.json") as part,
+            part.open("w", encoding="utf-8", buffering=1) as file,
+            progress.bar(info.frames or None, " frames", quiet, **label) as bar,
+        ):
+            # Each frame is a line of its own, written at once: all are kept whatever happens later.
+            file.write(_text(_facts(path, view, predictor) | {"ids": _FOLLOWED})[:-1] + ', "frames": [\n')
+            try:
+                for (number, image, time), now in _follow(images, view, predictor):
+                    writer.write(overlays.draw(image, now), time)
+                    line = {"frame": number, "time": round(time, 4), "people": [_as_json(p) for p in now]}
+                    file.write("," * bool(people) + _text(line) + "\n")
+                    frames.add(number, now, time)
+                    photos.add(number, image)
+                    people.append(len(now))
+                    last = time
+                    bar.update()
+            except (ValueError, RuntimeError, KeyboardInterrupt) as error:  # JAX raises RuntimeError without memory
+                if not people:
+                    raise
+                failure = error
+            warned += [str(w.message) for w in caught if issubclass(w.category, videos.DamageWarning)]
+            fps = round((len(people) - 1) / last, 4) if last else info.fps
+            file.write("], " + _text({"fps": fps, "warnings": warned, "complete": failure is None})[1:] + "\n")
+    view = view._replace(warnings=tuple(warned))
+    _write_page(printable(path.name), output / f"{name}_3d.html", frames, photos.kept, view, predictor)
+    done = Done(sum(people), len(people), view.camera_from, view.warnings, video=True)
+    if failure is None:
+        return done
+    before = f"the {done.frames} frames before that were done"
+    if isinstance(failure, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"{path}: stopped; {before}") from failure
+    raise InputError(f"{_in_a_line(path, failure)} ({before})", done) from failure
+
+
+def _follow(images: Iterator[Frame], view: View, predictor: Predictor) -> Iterator[tuple[Frame, list[Person]]]:
+    """Each frame with its people, who keep their ids from frame to frame."""
+    follower = Follower()
+    for frame in images:
+        joints, scores = find(frame[1], view, predictor)
+        yield frame, to_people(joints, scores, view.camera, follower.update(joints, frame[2]))
+
+
+def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int], warned: list[str]) -> Iterator[Frame]:
+    """Resizes frames to the first one's size, since recorded calls change theirs; adds a line to `warned`.
+
+    Raises ValueError for a frame of another aspect ratio: its camera would be another.
+    """
+    resized = False
+    for number, image, time in images:
+        height, width = image.shape[:2]
+        if (height, width) != size:
+            text = f"frame {number} (counted from 0) has {width} x {height} pixels, the first {size[1]} x {size[0]}"
+            if abs(width * size[0] / (height * size[1]) - 1) > _SAME_SHAPE:
+                raise ValueError(f"{path}: {text}; cut the video there")
+            if not resized:
+                warned.append(f"{text}; such frames were resized")
+            resized = True
+            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+        yield number, image, time
+
+
+def _as_json(person: Person) -> dict[str, Any]:
+    """A person for the JSON file: all 14 joints by name, null for unknown values."""
+    joints = {
+        name: {"xyz": _numbers(xyz, 4), "pixel": _numbers(uv, 2), "score": round(float(score), 4)}
+        for name, xyz, uv, score in zip(skeleton.JOINTS, person.joints, person.pixels, person.scores)
+    }
+    return {"id": person.id, "score": round(person.score, 4), "joints": joints}
+
+
+def _numbers(values: np.ndarray, digits: int) -> list[float] | None:
+    return [round(float(x), digits) for x in values] if np.isfinite(values).all() else None
+
+
+def _facts(path: pathlib.Path, view: View, predictor: Predictor) -> dict[str, Any]:
+    camera = {name: round(float(value), 4) for name, value in view.camera._asdict().items()}
+    return {
+        "file": printable(path.name),
+        "width": view.size[1],
+        "height": view.size[0],
+        "camera": {**camera, "from": view.camera_from},
+        **dict(zip(OUR_KEYS, (predictor.description, _AXES))),
+    }
+
+
+def _write_page(
+    title: str, path: pathlib.Path, frames: page.Frames, photos: Mapping[int, bytes], view: View, predictor: Predictor
+) -> None:
+    numbers = ", ".join(f"{name} {value:.1f}" for name, value in view.camera._asdict().items())
+    notes = [f"Camera: {numbers} pixels ({view.camera_from})", f"Weights: {predictor.description}", *view.warnings]
+    text = page.to_html(title, frames, view.camera, view.size, photos, notes)
+    with _whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to; the file appears whole or not at all. A link of that name is replaced, not followed."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _in_a_line(path: pathlib.Path, message: Exception | str) -> str:
+    """The first line of a message about a file, with the file's name."""
+    text = str(message).strip().split("\n")[0] or type(message).__name__
+    return printable(text if str(path) in text else f"{path}: {text}")
