@@ -28,7 +28,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.refine.least_joints = 5 if compact else 1  # joints a person needs, of 14
     c.refine.least_stray = 0.3 if compact else 0.6  # score above which a joint that belongs to nobody counts
 
-    # Whom it names: each person once, and nobody of too low a score; see docs/predict.md. Not in the paper.
+    # Whom it names: each person once, and nobody of too low a score; see docs/suppression.md. Not in the paper.
     c.people = ConfigDict()
     c.people.min_score = 0.2  # of a person: the mean score of its 14 joints, 0 for those not found
     c.people.overlap = 0.1  # mean distance in the picture to a better person, in that one's heights; 0 to keep both
