@@ -1,7 +1,6 @@
-"""The documentation leads somewhere: its links, the files and headings that it names, and its commands and their flags."""
+"""What the documentation names exists: links, files, headings, commands and their flags."""
 
 import contextlib
-import io
 import json
 import pathlib
 import re
@@ -9,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -38,8 +38,9 @@ def commands(page: pathlib.Path) -> list[list[str]]:
     For a script of `launch/` these are `loco_jax.main` and the flags of its config.
     """
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```$", text, flags=re.M | re.S)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+    code = "".join(block for language, block in blocks if language in ("", "bash", "sh"))
+    lines = re.findall(r".*(?:python -m loco_jax|launch/).*", code.replace("\\\n", " "))
     lines += [" ".join(span.split()) for span in re.findall(r"`(python -m loco_jax[^`]*)`", without_code(text))]
     found = []
     for line in lines:
@@ -92,7 +93,7 @@ def refusal(words: list[str]) -> str:
     """What a command says to its command line and an unknown flag at the end. It ends before it does anything."""
     from absl import flags
 
-    before, said = set(flags.FLAGS), io.StringIO()
+    before, said = set(flags.FLAGS), tempfile.TemporaryFile("w+")  # with a file's number, for faulthandler
     sys.argv = [words[0], *words[1:], f"--{SENTINEL}"]
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
@@ -102,8 +103,10 @@ def refusal(words: list[str]) -> str:
         except ImportError as error:
             print(error)
     for name in set(flags.FLAGS) - before:  # commands share names of flags
-        delattr(flags.FLAGS, name)
-    return said.getvalue()
+        if name.startswith("config.") or not flags.FLAGS.find_module_defining_flag(name, "").startswith("absl"):
+            delattr(flags.FLAGS, name)
+    said.seek(0)
+    return said.read()
 
 
 def main() -> None:
