@@ -235,16 +235,11 @@ def picture_to_people(setting: Setting) -> Case:
             points = task.points_of_code(params, nn.relu(seen) if kind == "published" else seen, camera, False)
             return points, code, people.find_people(points)
 
-        def dense(params, image, true):
-            code = task.network.apply(_variables(params), image[None], camera)
-            return code, task.vha.network.apply(params["vha"], true[None], method="decode")
-
         def result(made):
             return as_peaks(volume, camera, made[0]), jax.device_get(made[1])
 
         args = params, image, true_code(task, params)
-        floor = num_bytes(args) + 2 * _volume_bytes(setting), operations(dense, *args)  # written and read once
-        return of_jax(name, find, *args, result=result, floor=floor, **options)
+        return of_jax(name, find, *args, result=result, **options)
 
     def torch(reference, runner):
         task, params = inputs.system(setting, "published")

@@ -25,74 +25,42 @@ _PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "TPU v5 lite
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """One way to do the work of a `Case`.
-
-    Attributes:
-      name: as in the table; ratios are to the first implementation of the case.
-      run: does the work, waits until it is done, and returns what it made.
-      result: turns that into NumPy arrays in the form that all implementations of the case share.
-      comparable: whether the result should be that of the first; another network's is not.
-      missing: why it cannot run here; "" if it can.
-      floor: bytes and operations that it needs at least, where these are not the case's.
-      device_bytes: peak memory as the compiler plans it, for devices whose memory the process does not see.
-    """
+    """One way to do the work of a `Case`."""
 
     name: str
-    run: Callable[[], Any] | None = None
-    result: Callable[[Any], Any] = jax.device_get
-    comparable: bool = True
-    missing: str = ""
-    floor: tuple[float, float] | None = None
-    device_bytes: Callable[[], int] | None = None
+    run: Callable[[], Any] | None = None  # does the work, waits until it is done, returns what it made
+    result: Callable[[Any], Any] = jax.device_get  # of that, NumPy arrays in a form that all implementations share
+    comparable: bool = True  # the result should be that of the first; another network's is not
+    missing: str = ""  # why it cannot run here; "" if it can
+    device_bytes: Callable[[], int] | None = None  # memory as the compiler plans it, where the process does not see it
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A function and its implementations.
-
-    Attributes:
-      implementations: ours first.
-      bytes: that move between memory and the processor at least: inputs read and outputs written once.
-      operations: of the dense arithmetic; a multiplication with its addition counts as two.
-      tolerance: how far results may differ, relative to the greatest value; 0 for not at all.
-      frames: frames that a step handles.
-      steps: how often a run does the work; times are a step's.
-    """
+    """A function and its implementations, ours first."""
 
     implementations: Sequence[Implementation]
-    bytes: float
-    operations: float
-    tolerance: float = 1e-4
-    frames: int = 1
-    steps: int = 1
+    bytes: float  # inputs read and outputs written once: these at least move between memory and the processor
+    operations: float  # of the dense arithmetic; a multiplication with its addition counts as two
+    tolerance: float = 1e-4  # how far results may differ, relative to the greatest value
+    frames: int = 1  # frames that a step handles
+    steps: int = 1  # how often a run does the work; times are a step's
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of an implementation.
-
-    Attributes:
-      function, implementation: the names.
-      seconds: of a step of each run, in the order of the rounds.
-      ratio: its time divided by the first implementation's in the same round, median of the rounds; None for the first.
-      floor: seconds that the machine needs at least, by its speed in the same rounds.
-      peak_bytes: memory beyond what was in use before; None where it is not known.
-      difference: from the first one's result, relative to the greatest value; None if not compared.
-      equal: whether that is within the tolerance.
-      frames: frames that a step handles.
-      note: why it is missing or what went wrong; "" otherwise.
-    """
+    """What was measured of an implementation."""
 
     function: str
     implementation: str
-    seconds: tuple[float, ...] = ()
-    ratio: float | None = None
-    floor: float | None = None
-    peak_bytes: int | None = None
-    difference: float | None = None
-    equal: bool | None = None
-    frames: int = 1
-    note: str = ""
+    seconds: tuple[float, ...] = ()  # a step, of each run in the order of the rounds
+    ratio: float | None = None  # its time divided by the first one's of the same round, the median; None for the first
+    floor: float | None = None  # seconds that the machine needs at least, by its speed in the same rounds
+    peak_bytes: int | None = None  # memory beyond what was in use before; None where it is not known
+    difference: float | None = None  # from the first one's result, relative to the greatest value; None if not compared
+    equal: bool | None = None  # whether that is within the tolerance
+    frames: int = 1  # frames that a step handles
+    note: str = ""  # why it is missing or what went wrong
 
     @property
     def median(self) -> float:
@@ -161,8 +129,7 @@ def measure(
             return Row(name, way.name, note=notes[way.name])
         floor, off, memory = None, differences.get(way.name), [used for _, used in runs[way.name] if used is not None]
         if speeds and way in case.implementations:
-            moved, operations = way.floor or (case.bytes, case.operations)
-            floor = max(moved / max(speeds[COPY], speeds[READ]), operations / (peak or speeds[PRODUCT]))
+            floor = max(case.bytes / max(speeds[COPY], speeds[READ]), case.operations / (peak or speeds[PRODUCT]))
         return Row(
             name,
             way.name,

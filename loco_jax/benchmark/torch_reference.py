@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flax import traverse_util
 from torch import nn
 from torch.nn import functional as F
 
@@ -219,26 +220,17 @@ def load_vha(module: Vha, variables: Mapping[str, Any]) -> Vha:
 
 def load_code_predictor(module: CodePredictor, variables: Mapping[str, Any]) -> CodePredictor:
     """The module with the variables of a Flax CodePredictor."""
-    params, statistics = variables["params"], variables["batch_stats"]["trunk"]
-    state = {}
-
-    def trunk(layers, means, name):
-        if "conv" not in layers:
-            for part in layers:
-                trunk(layers[part], means[part], f"{name}.{part}")
-            return
-        state[f"{name}.conv.weight"] = np.transpose(layers["conv"]["kernel"], (3, 2, 0, 1))
-        state[f"{name}.bn.weight"], state[f"{name}.bn.bias"] = layers["bn"]["scale"], layers["bn"]["bias"]
-        state[f"{name}.bn.running_mean"], state[f"{name}.bn.running_var"] = means["bn"]["mean"], means["bn"]["var"]
-
-    trunk(params["trunk"], statistics, "features")
+    params, state = variables["params"], {}
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    for part in (params["trunk"], variables["batch_stats"]["trunk"]):
+        for path, x in traverse_util.flatten_dict(part).items():
+            name = ".".join(("features", *path[:-1], names[path[-1]]))
+            state[name] = np.transpose(x, (3, 2, 0, 1)) if path[-1] == "kernel" else x
     convolutions = [(i, m) for i, m in enumerate(module.regress) if hasattr(m, "weight")]
     for layer, (i, convolution) in enumerate(convolutions):
         kernel = np.asarray(params["head"][f"layer_{layer}"]["kernel"])
-        if isinstance(convolution, nn.ConvTranspose2d):  # it scatters, ours gathers: the kernel is turned round
-            kernel = np.transpose(kernel[::-1, ::-1], (2, 3, 0, 1))
-        else:
-            kernel = np.transpose(kernel, (3, 2, 0, 1))
+        turned = isinstance(convolution, nn.ConvTranspose2d)  # it scatters, ours gathers
+        kernel = np.transpose(kernel[::-1, ::-1], (2, 3, 0, 1)) if turned else np.transpose(kernel, (3, 2, 0, 1))
         state[f"regress.{i}.weight"], state[f"regress.{i}.bias"] = kernel, params["head"][f"layer_{layer}"]["bias"]
     return _load(module, state)
 
