@@ -58,11 +58,11 @@ class Setting:
 def scene(scale: str) -> Frames:
     """A frame of the crowd's test split with 60 people, without batch axis."""
     crowd = Setting(scale).crowd
-    number = {"max_people": MOST_PEOPLE, "min_people": MOST_PEOPLE, "mean_people": float(MOST_PEOPLE)}
+    number: dict[str, Any] = {"max_people": MOST_PEOPLE, "min_people": MOST_PEOPLE, "mean_people": float(MOST_PEOPLE)}
     crowd = dataclasses.replace(crowd, most_people=MOST_PEOPLE, **number)
     made = jax.device_get(jax.jit(crowds.sample_scene, static_argnums=1)(crowds.scene_key("test", 0), crowd))
-    joints = made.joints[:, skeleton.FROM_JTA]
-    present = np.broadcast_to(made.present[:, None], joints.shape[:2])
+    joints: Any = made.joints[:, skeleton.FROM_JTA]
+    present: Any = np.broadcast_to(made.present[:, None], joints.shape[:2])
     return Frames(joints, present, jax.tree.map(np.float32, crowd.camera))
 
 
@@ -86,7 +86,8 @@ def picture(setting: Setting) -> UInt8[np.ndarray, "height width 3"]:
 
 def batch(setting: Setting, pictures: bool) -> Frames:
     """The frame as often as the batch is large."""
-    one = frame(setting)._replace(image=picture(setting) if pictures else None)
+    image: Any = picture(setting) if pictures else None
+    one = frame(setting)._replace(image=image)
     return jax.tree.map(lambda x: np.stack([x] * setting.batch), one)
 
 

@@ -34,7 +34,8 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
     def placed(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
 
-    like, state = jax.tree.map(placed, jax.eval_shape(start)), []  # every step replaces the state
+    state: list[Any] = []  # every step replaces it
+    like = jax.tree.map(placed, jax.eval_shape(start))
     compiled = train.compile_step(step, mesh, like, frames)
 
     def run():

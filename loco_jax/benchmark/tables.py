@@ -94,10 +94,13 @@ def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.function}: {row.implementation}" for row in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.set_xlim(min(min(row.floor or row.median, row.median) for row in rows) / 2, None)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: seconds(value)))
-    axes.set_xlabel("time of a run, logarithmic (s = seconds, ms = milliseconds, us = microseconds)", fontsize=8)
+    least, most = min(min(row.floor or row.median, row.median) for row in rows), max(max(row.seconds) for row in rows)
+    axes.set_xlim(least / 2, most * (2 * most / least) ** 0.12)  # room for the last label
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
+    axes.xaxis.set_major_formatter(lambda value, _: seconds(value))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("median time of a run (s: seconds, ms: milliseconds, us: microseconds), logarithmic", fontsize=8)
     axes.set_title(title, fontsize=9)
     legend = [
         patches.Patch(color="C0", label="loco_jax"),

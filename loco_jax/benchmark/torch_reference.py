@@ -257,7 +257,7 @@ class Runner:
         """An array on the device, in the arithmetic's type."""
         return torch.from_numpy(np.array(x, np.float32)).to(self.device, self.dtype)
 
-    def prepare(self, module: nn.Module) -> nn.Module:
+    def prepare(self, module: Any) -> Any:
         """A network on the device, with 2D layers in channels_last."""
         module = module.to(self.device, self.dtype)
         for m in module.modules():
