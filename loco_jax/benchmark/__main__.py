@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from loco_jax import cli
 
@@ -62,6 +62,7 @@ def _run(names: Sequence[str], values: flags.FlagValues) -> int:
         raise ValueError("--steps, --kernels and --scaling exclude each other")
     # PyTorch's threads otherwise wait by spinning, which takes many times as long on a machine with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.set_verbosity(logging.ERROR)
     from loco_jax.cli import compilation
 
     compilation.use_cache()

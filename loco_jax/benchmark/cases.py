@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage
 
 from loco_jax.benchmark import inputs, steps
 from loco_jax.benchmark.floors import num_bytes, operations
@@ -130,14 +129,9 @@ def search_peaks(setting: Setting) -> Case:
     render = functools.partial(heatmaps.render, shape=setting.volume.shape, sigma=SIGMA, subvoxel=True)
     volume = jax.jit(render)(*task.vha.targets(inputs.frame(setting)))
     volume = jnp.maximum(volume, _NOISE * jax.random.uniform(jax.random.key(0), volume.shape, jnp.float32))
-    host = np.asarray(volume)
-
-    def by_scipy():
-        found = [np.argwhere((x == ndimage.maximum_filter(x, 3, mode="constant")) & (x > THRESHOLD)) for x in host]
-        return np.concatenate([np.insert(f, 0, joint, axis=1) for joint, f in enumerate(found)])
 
     def torch(way, reference, runner):
-        run = runner.infer(lambda x: getattr(reference, way)(x, THRESHOLD), reference.Runner().place(host))
+        run = runner.infer(lambda x: getattr(reference, way)(x, THRESHOLD), reference.Runner().place(volume))
         return Implementation("", run, lambda made: _sorted(made.cpu().numpy()))
 
     def in_order(found):
@@ -147,7 +141,6 @@ def search_peaks(setting: Setting) -> Case:
         of_jax("ours", functools.partial(peaks.find_peaks, threshold=THRESHOLD), volume, result=in_order),
         of_torch(setting, functools.partial(torch, "peaks_by_pooling"), "PyTorch, max_pool3d"),
         of_torch(setting, functools.partial(torch, "peaks_of_few"), "PyTorch, few compared"),
-        Implementation("SciPy, maximum_filter", by_scipy, _sorted),
     ]
     return Case(ways, num_bytes(volume), 0, tolerance=0)
 

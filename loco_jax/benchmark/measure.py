@@ -111,7 +111,6 @@ def measure(
                 if reference is not None:
                     differences[way.name] = difference(result, reference)
                 reference = result if reference is None else reference
-            made = result = None  # volumes are large
             runs[way.name] = []
         except (RuntimeError, MemoryError, TypeError) as error:  # JAX or PyTorch has no memory left, say
             notes[way.name] = f"failed: {(str(error).splitlines() or [type(error).__name__])[0][:80]}"
@@ -152,12 +151,9 @@ def difference(a: Any, b: Any) -> float:
         return float("inf")
     worst = 0.0
     for x, y in zip(mine, other):
-        off = scale = np.float32(0)
-        for part, like in zip(np.atleast_1d(x), np.atleast_1d(y)):  # one at a time: volumes are large
-            gap = np.abs(np.subtract(part, like, dtype=np.float32))
-            off = np.maximum(off, np.max(gap, initial=0))
-            scale = np.maximum(scale, np.max(np.abs(like), initial=0))
-        worst = max(worst, float("inf") if np.isnan(off) else float(off / scale if scale else off))
+        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+        off, scale = float(np.max(np.abs(x - y), initial=0)), float(np.max(np.abs(y), initial=0))
+        worst = max(worst, float("inf") if np.isnan(off) else off / (scale or 1))
     return worst
 
 

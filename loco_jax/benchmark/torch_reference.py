@@ -260,9 +260,9 @@ class Runner:
     def prepare(self, module: Any) -> Any:
         """A network on the device, with 2D layers in channels_last."""
         module = module.to(self.device, self.dtype)
-        for m in module.modules():
-            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
-                m.to(memory_format=torch.channels_last)
+        layers: list[Any] = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        for layer in layers:
+            layer.to(memory_format=torch.channels_last)
         return module
 
     def infer(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
