@@ -11,6 +11,9 @@ import sys
 import tempfile
 
 import pytest
+import yaml
+
+import loco_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -80,6 +83,12 @@ def test_targets_of_make_exist(page):
 
 def test_the_readme_is_short():
     assert (ROOT / "README.md").stat().st_size <= 9000
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == loco_jax.__version__
+    assert citation["preferred-citation"]["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_in_the_docs_compiles():
