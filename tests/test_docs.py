@@ -35,22 +35,26 @@ def anchors(page: pathlib.Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def shell_lines(page: pathlib.Path) -> list[str]:
+    """The lines of a page that go into a shell: those of fenced blocks without a language, and code in backticks."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+    code = "".join(block for language, block in blocks if language in ("", "bash", "sh"))
+    spans = re.findall(r"`((?:python -m loco_jax|make )[^`]*)`", without_code(text))
+    return [*code.replace("\\\n", " ").splitlines(), *(" ".join(span.split()) for span in spans)]
+
+
 def commands(page: pathlib.Path) -> list[list[str]]:
     """The arguments of all commands in a page's code, as `python -m` takes them: a module, flags, paths.
 
     For a script of `launch/` these are `loco_jax.main` and the flags of its config.
     """
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
-    code = "".join(block for language, block in blocks if language in ("", "bash", "sh"))
-    lines = re.findall(r".*(?:python -m loco_jax|launch/).*", code.replace("\\\n", " "))
-    lines += [" ".join(span.split()) for span in re.findall(r"`(python -m loco_jax[^`]*)`", without_code(text))]
     found = []
-    for line in lines:
+    for line in filter(re.compile(r"python -m loco_jax|launch/").search, shell_lines(page)):
         words = shlex.split(line, comments=True)
-        if words[:2] == ["python", "-m"] and words[2].startswith("loco_jax"):
+        if words[:2] == ["python", "-m"]:
             found.append(words[2:])
-        elif "launch/" in line and (flags := [word for word in words if word.startswith("--config=")]):
+        elif flags := [word for word in words if word.startswith("--config=")]:
             found.append(["loco_jax.main", *flags, *(word for word in words if word.startswith("--config."))])
     return found
 
@@ -77,8 +81,7 @@ def test_files_that_are_named_exist(page):
 @every_page
 def test_targets_of_make_exist(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
-    named = re.findall(r"(?:^|`)make (\w+)", page.read_text(encoding="utf-8"), flags=re.M)
-    assert set(named) <= set(targets)
+    assert {line.split()[1] for line in shell_lines(page) if line.startswith("make ")} <= set(targets)
 
 
 def test_the_readme_is_short():
