@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measures the options of docs/performance.md on this machine's GPU, each off and on, in at most 9 minutes.
+# Measures training steps, and the options of docs/performance.md off and on, on this machine's GPU in at most 9 minutes.
 #
-#   launch/gpu_check.sh [OPTION ...] [--scale=full|demo] [--batch=N] [--iterations=N] [--output=FILE]
+#   launch/gpu_check.sh [NAME ...] [--scale=full|demo] [--batch=N] [--repeats=N] [--json=FILE]
 #
-# Prints a Markdown table, and writes it to FILE too, line by line: what was measured stays there if the time is over.
-# --scale=demo --iterations=2 tries it out on a CPU. Ends with 0 if all was measured, 124 if the time was over, else 1.
-# PYTHON names the interpreter, SECONDS_LEFT the time limit (540).
+# Prints a line of a Markdown table for each program as soon as it is measured, so that a run out of time leaves the
+# lines before. --scale=demo --repeats=2 tries it out on a CPU. Ends with 0 if all was measured, 124 if the time was
+# over, else 1. PYTHON names the interpreter, SECONDS_LEFT the time limit (540).
 set -euo pipefail
 
 usage() { # the comment at the top
@@ -16,4 +16,4 @@ usage() { # the comment at the top
 for argument; do
   case "$argument" in -h | --help) usage 0 ;; esac
 done
-exec timeout --foreground --kill-after=10 "${SECONDS_LEFT:-540}" "${PYTHON:-python}" -m loco_jax.benchmark.options "$@"
+exec timeout --foreground --kill-after=10 "${SECONDS_LEFT:-540}" "${PYTHON:-python}" -m loco_jax.benchmark --steps "$@"

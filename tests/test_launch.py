@@ -245,9 +245,9 @@ def test_launched_locally_a_signal_stops_all(number, last, status, tmp_path):
 
 def test_gpu_check_measures_in_a_limited_time(tmp_path):
     write_script(tmp_path / "python", 'echo "$@"; exec sleep "${LASTS:-0}"')
-    arguments = ("model.pad_channels", "--scale=demo", "--output=a b")
+    arguments = ("train_vha", "--scale=demo", "--json=a b")
     check = start("gpu_check.sh", *arguments, PYTHON=tmp_path / "python")
-    assert end(check) == f"-m loco_jax.benchmark.options {' '.join(arguments)}\n" and check.returncode == 0
+    assert end(check) == f"-m loco_jax.benchmark --steps {' '.join(arguments)}\n" and check.returncode == 0
     check = start("gpu_check.sh", PYTHON=tmp_path / "python", LASTS=30, SECONDS_LEFT=1)
     end(check)
     assert check.returncode == 124

@@ -23,8 +23,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def example() -> dict[str, np.ndarray]:
-    """What the README's example of the library finds, in voxels so large that it takes no time."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## As a library")[2]
+    """What the example of the library in docs/architecture.md finds, in voxels so large that it takes no time."""
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## As a library")[2]
     code = re.search("```python\n(.*?)```", section, re.DOTALL)[1]
     assert "volume.Volume()" in code
     names = {}

@@ -1,139 +1,126 @@
-"""Speed of the hot functions beside other implementations, and beside the machine's limits.
+"""How fast the hot functions are, beside other implementations and beside the machine's limits.
 
-    python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE] [--plot=FILE] [--scaling]
+    python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE] [--plot=FILE]
+    python -m loco_jax.benchmark --steps [NAME ...]      # training steps, with the options of docs/performance.md
+    python -m loco_jax.benchmark --kernels [NAME ...]    # the fast ways beside the plain networks
 
-README.md in this folder tells how to read the table.
+docs/performance.md tells how to read the table.
 """
 
-import argparse
 import dataclasses
-import gc
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from absl import flags, logging
 
 from loco_jax import cli
 
-# What the times of ours are measured over, with --scaling: of which functions.
-_SCALING = {
-    "people": (
-        (1, 5, 20, 60),
-        ("render", "encode", "peaks", "decode_peaks", "decode_peaks_patch", "picture_to_people", "associate", "score"),
-    ),
-    "grid": ((0.25, 0.5, 1.0), ("render", "encode", "peaks", "predict_code")),
-    "batch": ((1, 2, 4), ("predict_code", "predict_code_compact", "train_vha_patch", "train_code_predictor_compact")),
+# With --scaling: the values of a setting, and the functions that are measured with them.
+_SCALING: dict[str, tuple[Sequence[Any], Sequence[str]]] = {
+    "people": ((1, 5, 20, 60), ("encode", "peaks", "decode_peaks", "picture_to_people")),
+    "grid": ((0.25, 0.5, 1.0), ("encode", "peaks", "predict_code")),
+    "batch": ((1, 2, 4), ("predict_code", "train_vha_patch", "train_code_predictor_compact")),
 }
-_SLOW = ("train_code_predictor",)  # only if asked for: it takes minutes and many GB on a CPU
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0, 1 if a result was wrong or something failed, 130 after a signal."""
-    arguments = _parser().parse_args(argv)
+def _define_flags() -> None:
+    flags.DEFINE_bool("steps", False, "Measure training steps instead, with the options for speed off and on.")
+    flags.DEFINE_bool("kernels", False, "Measure the fast ways beside the plain networks instead.")
+    flags.DEFINE_bool("list", False, "Print the names of what can be measured, and stop.")
+    flags.DEFINE_enum("scale", "full", ["full", "demo"], "Size of pictures and volume.")
+    flags.DEFINE_integer("people", 20, "People in the frame.", 1, 60)
+    flags.DEFINE_integer("batch", None, "Pictures at once (default: 1; with --steps 4).", 1, 1024)
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "Type of the networks' arithmetic (default: float32; with --steps on "
+        "accelerators bfloat16)."
+    )  # fmt: skip
+    flags.DEFINE_string("weights", "", "A run's folder or a file with a published VHA(2), to decode with.")
+    flags.DEFINE_integer("repeats", None, "Most rounds (default: 5; with --steps 20).", 1, 1000)
+    flags.DEFINE_float("seconds", None, "Most seconds an implementation (default: 10; at demo scale 2).", 0.0)
+    flags.DEFINE_string("json", None, "File for everything that was measured.")
+    flags.DEFINE_string("plot", None, "File for a figure of the table: .png, .svg or .pdf.")
+    flags.DEFINE_bool("scaling", False, "Measure our implementation also over people, grids and batches.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns 1 if a result was wrong or something failed."""
     try:
-        return cli.call(_main, arguments)
+        return _run(argv[1:], flags.FLAGS)
     except (ValueError, OSError) as error:
-        print(f"loco_jax: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"loco_jax: {error}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m loco_jax.benchmark", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="functions; all but the slowest if absent")
-    parser.add_argument("--scale", choices=("full", "demo"), default="full")
-    parser.add_argument("--people", type=int, default=20, help="in the frame, 1 to 60")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once, of code predictors and training")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
-    parser.add_argument("--weights", default="", metavar="RUN_OR_FILE", help="of a VHA(2); made for this if absent")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds at most")
-    parser.add_argument(
-        "--seconds", type=float, default=None, help="of each implementation at most, or one run; 10, at demo scale 2"
-    )
-    parser.add_argument("--json", metavar="FILE", help="everything that was measured")
-    parser.add_argument("--plot", metavar="FILE", help="a picture of the table: .png, .svg or .pdf")
-    parser.add_argument("--scaling", action="store_true", help="also ours over people, grids and batches")
-    parser.add_argument("--list", action="store_true", help="name the functions and stop")
-    return parser
-
-
-def _main(arguments: argparse.Namespace) -> int:
-    from absl import logging
-
+def _run(names: Sequence[str], values: flags.FlagValues) -> int:
+    for name in ("json", "plot"):  # before the minutes of work
+        path = values[name].value
+        if path and not pathlib.Path(path).expanduser().absolute().parent.is_dir():
+            raise ValueError(f"--{name}={path}: there is no such folder; make it first")
+    if values.steps + values.kernels + values.scaling > 1:
+        raise ValueError("--steps, --kernels and --scaling exclude each other")
+    # PyTorch's threads otherwise wait by spinning, which takes many times as long on a machine with other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.set_verbosity(logging.ERROR)
     from loco_jax.cli import compilation
 
-    logging.set_verbosity(logging.ERROR)
-    # PyTorch's threads else wait by spinning, which on a machine that does other things takes many times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     compilation.use_cache()
     cli.check_devices()
-    import jax.numpy as jnp
+    import jax
 
-    from loco_jax.benchmark import cases, measure, tables
+    from loco_jax.benchmark import cases, measure, steps, tables
+    from loco_jax.benchmark.inputs import Setting
 
-    if arguments.list:
-        for name, case in cases.CASES.items():
-            print(f"{name}: {case.__doc__.splitlines()[0]}")
+    known = steps.STEPS if values.steps else cases.KERNELS if values.kernels else cases.CASES
+    if values.list:
+        print(*known, sep="\n")
         return 0
-    names = arguments.names or [name for name in cases.CASES if name not in _SLOW]
-    if unknown := [name for name in names if name not in cases.CASES]:
-        raise ValueError(f"no function {', '.join(unknown)}; there are {', '.join(cases.CASES)}")
-    for name, least, most in (("people", 1, cases.MOST_PEOPLE), ("batch", 1, 1024), ("repeats", 1, 1000)):
-        if not least <= getattr(arguments, name) <= most:
-            raise ValueError(f"--{name}={getattr(arguments, name)} is not between {least} and {most}")
-    for name in ("json", "plot"):  # before the minutes of work
-        if (path := getattr(arguments, name)) and not pathlib.Path(path).expanduser().absolute().parent.is_dir():
-            raise ValueError(f"--{name}={path}: there is no such folder; make it first")
-    dtype = jnp.dtype(arguments.dtype)
-    setting = cases.Setting(arguments.scale, arguments.people, arguments.batch, 1.0, dtype, arguments.weights)
-    most_seconds = arguments.seconds or (10.0 if arguments.scale == "full" else 2.0)
-    limits = measure.limits(dtype)
-    about = {"machine": measure.machine(), "setting": {**dataclasses.asdict(setting), "dtype": dtype.name}}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no function {', '.join(unknown)}; there are {', '.join(known)}")
+    names = names or [name for name in known if name not in cases.SLOW]
+    dtype = values.dtype or ("bfloat16" if values.steps and jax.default_backend() != "cpu" else "float32")
+    batch = values.batch or (4 if values.steps else 1)
+    setting = Setting(values.scale, values.people, batch, 1.0, dtype, values.weights, values.kernels)
+    repeats = values.repeats or (20 if values.steps else 5)
+    most_seconds = values.seconds or (10.0 if values.scale == "full" else 2.0)
+    limits, peak, machine = measure.limits(dtype), measure.known_peak(dtype), measure.machine()
+    torch = f", PyTorch {machine['torch']}" if machine["torch"] else ""
+    title = f"{values.scale} scale, {values.people} people, batch {batch}, {dtype}: {machine['cores']} cores, "
+    title += f"{machine['device']}, JAX {machine['jax']}{torch}"
+    print(f"{title}\n\n{tables.head()}", flush=True)
+    rows: list[measure.Row] = []
 
-    def run(name, setting, only_ours=False):
-        print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
-        case = cases.make(name, setting, only_ours)
-        rows = measure.measure(case, [] if only_ours else limits, arguments.repeats, most_seconds)
-        del case
-        gc.collect()
-        return rows
+    def run(name, make, setting, only_ours=False):
+        try:
+            case = make(setting)
+            ways = [way for way in case.implementations if way.name.startswith("ours") or not only_ours]
+            case = dataclasses.replace(case, implementations=ways)
+            made = measure.measure(name, case, limits, repeats, most_seconds, peak)
+        except (RuntimeError, MemoryError) as error:  # no memory left while it was compiled, say
+            made = [measure.Row(name, "", note=f"failed: {str(error).splitlines()[0][:80]}")]
+        print(*(tables.line(row) for row in made if row.implementation not in measure.LIMITS), sep="\n", flush=True)
+        rows.extend(made)
 
-    rows = [row for name in names for row in run(name, setting)]
-    print(f"{_title(about)}\n\n{tables.table(rows)}\n\n{tables.limits(rows)}")
-    if more := tables.beside_our_others(rows):
-        print(f"\n{more}")
-    scaled = {}
-    for what, (values, of) in _SCALING.items() if arguments.scaling else ():
-        lines = {}
-        for name in [n for n in of if n in names]:
-            for value in values:
-                measured = run(name, dataclasses.replace(setting, **{what: value}), only_ours=True)
-                for row in measured:
-                    lines.setdefault((name, row.implementation), []).append(row)
-        if lines:
-            print(f"\n{tables.scaling(what, values, lines)}", flush=True)
-            scaled[what] = [
-                {"value": v, **dataclasses.asdict(r)} for line in lines.values() for v, r in zip(values, line)
-            ]
-    if arguments.json:
-        tables.write_json(pathlib.Path(arguments.json).expanduser(), {**about, "scaling": scaled}, rows)
-    if arguments.plot:
-        tables.plot(pathlib.Path(arguments.plot).expanduser(), _title(about), rows)
-    wrong = [r for r in rows if r.equal is False or r.note.startswith("failed")]
+    for name in names:
+        run(name, known[name], setting)
+    if values.plot:
+        tables.plot(pathlib.Path(values.plot).expanduser(), title, rows)
+    for what, (numbers, functions) in _SCALING.items() if values.scaling else ():
+        for name in (name for name in functions if name in names):
+            for number in numbers:
+                one = dataclasses.replace(setting, plain=True, **{what: number})
+                run(f"{name}, {what} {number}", known[name], one, only_ours=True)
+    print(f"\n{tables.limits(rows)}")
+    if values.json:
+        about = {"machine": machine, "setting": dataclasses.asdict(setting)}
+        tables.write_json(pathlib.Path(values.json).expanduser(), about, rows)
+    wrong = [row for row in rows if row.equal is False or row.note.startswith("failed")]
     for row in wrong:
         print(f"loco_jax: {row.function}, {row.implementation}: {row.note or 'another result'}", file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _title(about: dict) -> str:
-    machine, setting = about["machine"], about["setting"]
-    device = machine["processor"] if machine["platform"] == "cpu" else machine["device"]
-    return (
-        f"{setting['scale']} scale, {setting['people']} people, batch {setting['batch']}, {setting['dtype']}: "
-        f"{machine['cores']} cores of {device}, JAX {machine['jax']}, PyTorch {machine['torch'] or 'not installed'}"
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    _define_flags()
+    cli.start(main)

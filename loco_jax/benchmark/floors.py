@@ -1,4 +1,4 @@
-"""What a function has to do at least, counted from shapes: operations of its arithmetic, bytes of its arrays."""
+"""The least work that a function has to do, counted from shapes: arithmetic operations, and bytes of its arrays."""
 
 import math
 from collections.abc import Callable
@@ -9,20 +9,20 @@ import numpy as np
 
 
 def operations(function: Callable[..., Any], *args: Any) -> float:
-    """Of the convolutions and matrix products in `function(*args)`: two for a multiplication with its addition.
+    """Arithmetic operations of the convolutions and matrix products in `function(*args)`.
 
-    Zeros that pad count as if they were multiplied; those that a transposed convolution sets between its cells do not.
-    `args` are arrays or their shapes; nothing is computed.
+    A multiplication with its addition counts as two. Padding counts as if it were multiplied; the zeros between the
+    cells of a transposed convolution do not count. `args` are arrays or their shapes; nothing is computed.
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    return _operations(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def num_bytes(*trees: Any) -> float:
-    """Of all arrays, or shapes, in the trees."""
+    """Bytes of all arrays, or shapes, in the trees."""
     return float(sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(trees)))
 
 
-def _of_jaxpr(jaxpr) -> float:
+def _operations(jaxpr: Any) -> float:
     total = 0.0
     for step in jaxpr.eqns:
         name, params = step.primitive.name, step.params
@@ -35,9 +35,9 @@ def _of_jaxpr(jaxpr) -> float:
             (contracted, _), _ = params["dimension_numbers"]
             left = step.invars[0].aval.shape
             total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(step.outvars[0].aval.shape)
-        inner = [_of_jaxpr(x) for x in _inner(params)]
-        if name == "cond" and inner:  # of branches, one is run
-            # What a platform has of its own is another way to the same, with more arithmetic or with less.
+        inner = [_operations(x) for x in _inner(params)]
+        if name == "cond" and inner:  # one of the branches runs
+            # A branch for one platform is another way to the same result: the default one counts.
             platforms = params.get("branches_platforms")
             total += inner[platforms.index(None)] if platforms and None in platforms else max(inner)
         else:

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown, JSON and a plot."""
+"""What was measured, as Markdown, JSON and a figure."""
 
 import dataclasses
 import json
@@ -6,62 +6,52 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from matplotlib import lines, patches, ticker
 from matplotlib.figure import Figure
 
 from loco_jax.benchmark import measure
 from loco_jax.benchmark.measure import Row
-from loco_jax.report import tables as report
 
-_NAMES = ("function", "implementation")
-HEADER = (*_NAMES, "median", "least to most", "runs", "CPU time", "times ours", "share", "memory", "result")
-
-
-def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the implementations; of the limits, see `limits`."""
-    return report.table(HEADER, [_cells(row) for row in rows if not is_limit(row)])
+HEADER = (
+    "function", "implementation", "median", "least to most", "runs", "frames/s", "ratio", "share", "memory",
+    "result",
+)  # fmt: skip
+_WIDTHS = (28, 28, 8, 20, 4, 8, 6, 7, 8, 6)
 
 
-def is_limit(row: Row) -> bool:
-    return row.implementation in (measure.COPY, measure.READ, measure.PRODUCT)
+def head() -> str:
+    """The first two lines of a Markdown table whose next lines are `line`'s."""
+    rule = [("-" * (width + 1)) + ("-" if i < 2 else ":") for i, width in enumerate(_WIDTHS)]
+    return f"{_in_columns(HEADER)}\n|{'|'.join(rule)}|"
 
 
-def _cells(row: Row) -> list[str]:
+def line(row: Row) -> str:
+    """A line of the table."""
     if not row.seconds:
-        return [row.function, row.implementation, *[""] * (len(HEADER) - 3), row.note]
-    result = "" if row.equal is None else "equal" if row.equal else f"differs by {row.difference:.2g}"
-    return [
+        return _in_columns((row.function, row.implementation, *[""] * (len(HEADER) - 3), row.note))
+    share = row.floor / row.median if row.floor else 0.0
+    cells = (
         row.function,
         row.implementation,
         seconds(row.median),
         f"{seconds(min(row.seconds))} to {seconds(max(row.seconds))}",
         str(len(row.seconds)),
-        seconds(float(np.median(row.cpu_seconds))),
+        f"{row.frames / row.median:.3g}",
         "1" if row.ratio is None else f"{row.ratio:.3g}",
-        "" if not row.floor else f"{100 * row.share:{'.0f' if row.share >= 0.1 else '.2g'}} %",
+        f"{100 * share:.{0 if share >= 0.1 else 1}f} %" if share else "",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB",
-        row.note or result,
-    ]
+        "" if row.equal is None else "equal" if row.equal else f"differs by {row.difference:.2g}",
+    )
+    return _in_columns(cells)
 
 
-def beside_our_others(rows: Sequence[Row]) -> str:
-    """Of functions that have several ways of ours, how others compare to those after the first; or ""."""
-    words = []
-    for mine in rows:
-        if not (mine.implementation.startswith("ours") and mine.seconds and mine.ratio is not None):
-            continue
-        theirs = [row for row in rows if row.function == mine.function and row.ratio is not None and row.seconds]
-        listed = ", ".join(
-            f"{row.implementation} {measure.ratio(row.seconds, mine.seconds):.3g}"
-            for row in theirs
-            if not row.implementation.startswith("ours")
-        )
-        words.append(f"{mine.function}, times {mine.implementation}: {listed}.")
-    return "\n".join(words)
+def _in_columns(cells: Sequence[str]) -> str:
+    padded = [f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(cells, _WIDTHS))]
+    return f"| {' | '.join(padded)} |"
 
 
 def seconds(value: float) -> str:
-    """With a unit, and three digits."""
+    """A time with a unit, and three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -69,58 +59,54 @@ def seconds(value: float) -> str:
 
 
 def limits(rows: Sequence[Row]) -> str:
-    """The machine's speeds, over all cases, in words."""
+    """The machine's speeds over all cases, in words."""
     words = []
-    for name in (measure.COPY, measure.READ, measure.PRODUCT):
-        speeds = [measure.speed(name, s) for row in rows if row.implementation == name for s in row.seconds]
-        if speeds:
-            unit = "GFLOP/s" if name == measure.PRODUCT else "GB/s"
-            words.append(f"{name.removeprefix('limit: ')} {min(speeds) / 1e9:.3g} to {max(speeds) / 1e9:.3g} {unit}")
-    return "The machine's limits while this ran: " + ", ".join(words) + "."
-
-
-def scaling(what: str, values: Sequence[Any], rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
-    """A Markdown table: a line for each implementation, a column for each value.
-
-    Times are of a frame; over batches, frames in a second and memory.
-    """
-
-    def cell(row):
-        if not row.seconds:
-            return row.note
-        if what != "batch":
-            return seconds(row.median / row.frames)
-        memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 1e6:,.0f} MB"
-        return f"{row.frames / row.median:.3g} frames/s{memory}"
-
-    lines = [[*name, *map(cell, of_values)] for name, of_values in rows.items()]
-    return report.table((*_NAMES, *(f"{what} {value}" for value in values)), lines)
+    for name in measure.LIMITS:
+        speeds = [measure.speed(name, s) / 1e9 for row in rows if row.implementation == name for s in row.seconds]
+        unit = "GFLOP/s" if name == measure.PRODUCT else "GB/s"
+        words.append(f"{name.removeprefix('limit: ')} {min(speeds):.3g} to {max(speeds):.3g} {unit}")
+    return f"The machine's limits while this ran: {', '.join(words)}."
 
 
 def write_json(path: pathlib.Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Everything, with all times of all rounds."""
+    """Everything that was measured, with the times of all rounds."""
     content = {**about, "rows": [dataclasses.asdict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
-    """Median times as bars, on a logarithmic axis, with their spread; a stroke where the machine's limit is."""
-    rows = [row for row in rows if row.seconds and not is_limit(row)]
-    figure = Figure(figsize=(9, 1 + 0.28 * len(rows)), layout="constrained")
+    """Draws median times as bars on a logarithmic axis, with their spread and the machine's least time."""
+    rows = [row for row in rows if row.seconds and row.implementation not in measure.LIMITS]
+    figure = Figure(figsize=(9, 1.6 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    functions = list(dict.fromkeys(row.function for row in rows))
     for y, row in enumerate(rows):
         first = y == 0 or rows[y - 1].function != row.function
         spread = [[row.median - min(row.seconds)], [max(row.seconds) - row.median]]
-        colour = "C0" if first or row.implementation.startswith("ours") else "0.65"
+        colour = "C0" if row.implementation.startswith("ours") else "0.7"
         axes.barh(y, row.median, color=colour, xerr=spread, error_kw={"elinewidth": 0.8, "ecolor": "0.3"})
         if row.floor:
             axes.plot([row.floor] * 2, [y - 0.4, y + 0.4], color="C3", linewidth=1.5)
-        if first and functions.index(row.function):
+        axes.annotate(
+            seconds(row.median), (max(row.seconds), y), (4, 0), textcoords="offset points", va="center", fontsize=7
+        )
+        if first and y:
             axes.axhline(y - 0.5, color="0.85", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{row.function}: {row.implementation}" for row in rows], fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("seconds; blue: ours, red: the least that the machine allows the plain way")
+    least, most = min(min(row.floor or row.median, row.median) for row in rows), max(max(row.seconds) for row in rows)
+    axes.set_xlim(least / 2, most * (2 * most / least) ** 0.12)  # room for the last label
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
+    axes.xaxis.set_major_formatter(lambda value, _: seconds(value))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("median time of a run (s: seconds, ms: milliseconds, us: microseconds), logarithmic", fontsize=8)
     axes.set_title(title, fontsize=9)
+    legend = [
+        patches.Patch(color="C0", label="loco_jax"),
+        patches.Patch(color="0.7", label="other implementations"),
+        lines.Line2D([], [], color="0.3", linewidth=0.8, label="least to most of all runs"),
+        lines.Line2D([], [], color="C3", linewidth=1.5, label="least time this machine allows the dense computation"),
+    ]
+    figure.legend(handles=legend, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)

@@ -1,6 +1,6 @@
-"""The published networks in PyTorch, from the method's tables: what our own are compared with, and timed beside.
+"""The published networks in PyTorch, written from the method's tables, for parity tests and the benchmark.
 
-Nothing here is shared with the Flax modules, and names are chosen anew, but for torchvision's in Inception v3.
+Nothing here is shared with the Flax modules. Names are new, except for torchvision's in Inception v3.
 """
 
 import functools
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flax import traverse_util
 from torch import nn
 from torch.nn import functional as F
 
@@ -39,7 +40,7 @@ class Vha(nn.Module):
         return x
 
     def decode(self, code: torch.Tensor) -> torch.Tensor:
-        """Heatmaps `[B, 14, D, H, W]`. After layers in channels_last, their memory has the depth innermost too."""
+        """Heatmaps `[B, 14, D, H, W]`. With layers in channels_last, depth is the innermost axis in memory."""
         x = code
         for layer in self.spread:
             x = F.relu(layer(x))
@@ -51,13 +52,13 @@ class Vha(nn.Module):
             alone.append(F.relu(self.expand[-1](y)))
         if alone[0].is_contiguous():
             return torch.stack(alone, dim=1)
-        return torch.stack([y.movedim(1, -1) for y in alone], dim=1).movedim(-1, 2)  # channels_last
+        return torch.stack([y.movedim(1, -1) for y in alone], dim=1).movedim(-1, 2)
 
 
 class ConvNorm(nn.Module):
     """torchvision's BasicConv2d."""
 
-    def __init__(self, fan_in: int, fan_out: int, kernel, stride: int = 1, padding=0):
+    def __init__(self, fan_in: int, fan_out: int, kernel: int | tuple[int, int], stride: int = 1, padding: Any = 0):
         super().__init__()
         self.conv = nn.Conv2d(fan_in, fan_out, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(fan_out, eps=1e-3)
@@ -66,20 +67,32 @@ class ConvNorm(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class Block(nn.Module):
-    """A mixed block: a chain of layers for each branch, and how the last one pools."""
+ACROSS_7, DOWN_7, BOTH_3 = (1, 7), (7, 1), ((1, 3), (3, 1))
 
-    def __init__(self, fan_in: int, branches: dict[str, list[tuple]], pool: int):
+
+class Block(nn.Module):
+    """A mixed block: a chain of layers a branch, each layer (channels, kernel).
+
+    `BOTH_3` as kernel stands for two layers side by side. `pool` channels come from the branch that takes the mean;
+    with 0 of them the block halves rows and columns: last layers have stride 2, and the maximum is taken.
+    """
+
+    def __init__(self, fan_in: int, pool: int, **branches: list[tuple[int, Any]]):
         super().__init__()
-        self.chains = [[name for name, *_ in chain] for chain in branches.values()]
-        for chain in branches.values():
-            channels = fan_in
-            for name, fan_out, kernel, stride in chain:
-                kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-                padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else 0
-                self.add_module(name, ConvNorm(channels, fan_out, kernel, stride, padding))
-                if not name.endswith("a"):  # 2a and 2b, 3a and 3b see the same
-                    channels = fan_out
+        self.chains: list[list[list[str]]] = []
+        for branch, layers in branches.items():
+            channels, chain = fan_in, []
+            for i, (fan_out, kernel) in enumerate(layers, start=1):
+                halves = not pool and i == len(layers)
+                name = f"{branch}_{i}" if len(layers) > 1 else branch
+                kernels = {f"{name}a": kernel[0], f"{name}b": kernel[1]} if kernel is BOTH_3 else {name: kernel}
+                for one, size in kernels.items():
+                    rows, columns = (size, size) if isinstance(size, int) else size
+                    padding = 0 if halves else (rows // 2, columns // 2)
+                    self.add_module(one, ConvNorm(channels, fan_out, (rows, columns), 1 + halves, padding))
+                chain.append(list(kernels))
+                channels = fan_out
+            self.chains.append(chain)
         if pool:
             self.branch_pool = ConvNorm(fan_in, pool, 1)
 
@@ -87,13 +100,9 @@ class Block(nn.Module):
         results = []
         for chain in self.chains:
             y = x
-            for name in chain:
-                layer = getattr(self, name)
-                if name.endswith("a"):
-                    results.append(layer(y))
-                else:
-                    y = layer(y)
-            results.append(y)
+            for names in chain[:-1]:
+                y = getattr(self, names[0])(y)
+            results += [getattr(self, name)(y) for name in chain[-1]]
         if hasattr(self, "branch_pool"):
             mean = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=True)
             results.append(self.branch_pool(mean))
@@ -103,39 +112,19 @@ class Block(nn.Module):
 
 
 def _grid35(fan_in: int, pool: int) -> Block:
-    branches = {
-        "1x1": [("branch1x1", 64, 1, 1)],
-        "5x5": [("branch5x5_1", 48, 1, 1), ("branch5x5_2", 64, 5, 1)],
-        "3x3dbl": [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 1)],
-    }
-    return Block(fan_in, branches, pool)
+    triple = [(64, 1), (96, 3), (96, 3)]
+    return Block(fan_in, pool, branch1x1=[(64, 1)], branch5x5=[(48, 1), (64, 5)], branch3x3dbl=triple)
 
 
 def _grid17(c: int) -> Block:
-    across, down = (1, 7), (7, 1)
-    names = [("branch7x7dbl_1", c, 1), ("branch7x7dbl_2", c, down), ("branch7x7dbl_3", c, across)]
-    names += [("branch7x7dbl_4", c, down), ("branch7x7dbl_5", 192, across)]
-    branches = {
-        "1x1": [("branch1x1", 192, 1, 1)],
-        "7x7": [("branch7x7_1", c, 1, 1), ("branch7x7_2", c, across, 1), ("branch7x7_3", 192, down, 1)],
-        "7x7dbl": [(*layer, 1) for layer in names],
-    }
-    return Block(768, branches, 192)
+    single = [(c, 1), (c, ACROSS_7), (192, DOWN_7)]
+    double = [(c, 1), (c, DOWN_7), (c, ACROSS_7), (c, DOWN_7), (192, ACROSS_7)]
+    return Block(768, 192, branch1x1=[(192, 1)], branch7x7=single, branch7x7dbl=double)
 
 
 def _grid8(fan_in: int) -> Block:
-    across, down = (1, 3), (3, 1)
-    branches = {
-        "1x1": [("branch1x1", 320, 1, 1)],
-        "3x3": [("branch3x3_1", 384, 1, 1), ("branch3x3_2a", 384, across, 1), ("branch3x3_2b", 384, down, 1)],
-        "3x3dbl": [
-            ("branch3x3dbl_1", 448, 1, 1),
-            ("branch3x3dbl_2", 384, 3, 1),
-            ("branch3x3dbl_3a", 384, across, 1),
-            ("branch3x3dbl_3b", 384, down, 1),
-        ],
-    }
-    return Block(fan_in, branches, 192)
+    single, double = [(384, 1), (384, BOTH_3)], [(448, 1), (384, 3), (384, BOTH_3)]
+    return Block(fan_in, 192, branch1x1=[(320, 1)], branch3x3=single, branch3x3dbl=double)
 
 
 class Inception(nn.Module):
@@ -148,27 +137,13 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = ConvNorm(32, 64, 3, padding=1)
         self.Conv2d_3b_1x1 = ConvNorm(64, 80, 1)
         self.Conv2d_4a_3x3 = ConvNorm(80, 192, 3)
-        self.Mixed_5b = _grid35(192, 32)
-        self.Mixed_5c = _grid35(256, 64)
-        self.Mixed_5d = _grid35(288, 64)
-        dbl = [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 2)]
-        self.Mixed_6a = Block(288, {"3x3": [("branch3x3", 384, 3, 2)], "3x3dbl": dbl}, 0)
-        self.Mixed_6b = _grid17(128)
-        self.Mixed_6c = _grid17(160)
-        self.Mixed_6d = _grid17(160)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _grid35(192, 32), _grid35(256, 64), _grid35(288, 64)
+        self.Mixed_6a = Block(288, 0, branch3x3=[(384, 3)], branch3x3dbl=[(64, 1), (96, 3), (96, 3)])
+        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d = _grid17(128), _grid17(160), _grid17(160)
         self.Mixed_6e = _grid17(192)
-        down = {
-            "3x3": [("branch3x3_1", 192, 1, 1), ("branch3x3_2", 320, 3, 2)],
-            "7x7x3": [
-                ("branch7x7x3_1", 192, 1, 1),
-                ("branch7x7x3_2", 192, (1, 7), 1),
-                ("branch7x7x3_3", 192, (7, 1), 1),
-                ("branch7x7x3_4", 192, 3, 2),
-            ],
-        }
-        self.Mixed_7a = Block(768, down, 0)
-        self.Mixed_7b = _grid8(1280)
-        self.Mixed_7c = _grid8(2048)
+        sevens = [(192, 1), (192, ACROSS_7), (192, DOWN_7), (192, 3)]
+        self.Mixed_7a = Block(768, 0, branch3x3=[(192, 1), (320, 3)], branch7x7x3=sevens)
+        self.Mixed_7b, self.Mixed_7c = _grid8(1280), _grid8(2048)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # transform_input: from ImageNet's mean and deviation to a mean of 0.5 and a deviation of 0.5.
@@ -186,30 +161,27 @@ class Inception(nn.Module):
 
 def imagenet() -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of ImageNet's colours in 0 to 1, `[3, 1, 1]`."""
-    return tuple(torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)
 
 
 class CodePredictor(nn.Module):
     """Pictures `[B, 3, H, W]` in 0 to 255 to codes `[B, d, h, w]` (method section 4, level 2).
 
-    Level 1 has a second transposed convolution, with padding 1, in the place of the first convolution with padding;
-    level 3 a convolution with zeros of width 2 around in the place of the transposed one.
+    Level 1 replaces the first padded convolution by a second transposed one with padding 1. Level 3 replaces the
+    transposed convolution by a convolution with padding 2.
     """
 
     def __init__(self, level: int, depth: int):
         super().__init__()
         self.features = Inception()
         keep = nn.ZeroPad2d((1, 2, 1, 2))
-        if level == 3:
-            first = [nn.Conv2d(2048, 1024, 4, padding=2)]
-        else:
-            first = [nn.ConvTranspose2d(2048, 1024, 4, stride=2)]
-        if level == 1:
-            second = [nn.ConvTranspose2d(1024, 512, 4, stride=2, padding=1)]
-        else:
-            second = [keep, nn.Conv2d(1024, 512, 4)]
+        widen, halve = nn.ConvTranspose2d(2048, 1024, 4, stride=2), nn.Conv2d(2048, 1024, 4, padding=2)
+        again = [nn.ConvTranspose2d(1024, 512, 4, stride=2, padding=1)]
+        first = halve if level == 3 else widen
+        second = again if level == 1 else [keep, nn.Conv2d(1024, 512, 4)]
         self.regress = nn.Sequential(
-            *first, nn.ReLU(), *second, nn.ReLU(), keep, nn.Conv2d(512, 256, 4), nn.ReLU(), nn.Conv2d(256, depth, 1)
+            first, nn.ReLU(), *second, nn.ReLU(), keep, nn.Conv2d(512, 256, 4), nn.ReLU(), nn.Conv2d(256, depth, 1)
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -239,7 +211,7 @@ def load_vha(module: Vha, variables: Mapping[str, Any]) -> Vha:
     for theirs, ours in parts.items():
         for i in range(len(getattr(module, theirs))):
             layer = variables["params"][f"{ours}_{i}"]
-            # Depth comes last with us, in 3D kernels as everywhere.
+            # Our depth axis comes last, in 3D kernels too.
             order = (3, 2, 0, 1) if layer["kernel"].ndim == 4 else (4, 3, 2, 0, 1)
             state[f"{theirs}.{i}.weight"] = np.transpose(layer["kernel"], order)
             state[f"{theirs}.{i}.bias"] = layer["bias"]
@@ -248,31 +220,22 @@ def load_vha(module: Vha, variables: Mapping[str, Any]) -> Vha:
 
 def load_code_predictor(module: CodePredictor, variables: Mapping[str, Any]) -> CodePredictor:
     """The module with the variables of a Flax CodePredictor."""
-    params, statistics = variables["params"], variables["batch_stats"]["trunk"]
-    state = {}
-
-    def trunk(layers, means, name):
-        if "conv" not in layers:
-            for part in layers:
-                trunk(layers[part], means[part], f"{name}.{part}")
-            return
-        state[f"{name}.conv.weight"] = np.transpose(layers["conv"]["kernel"], (3, 2, 0, 1))
-        state[f"{name}.bn.weight"], state[f"{name}.bn.bias"] = layers["bn"]["scale"], layers["bn"]["bias"]
-        state[f"{name}.bn.running_mean"], state[f"{name}.bn.running_var"] = means["bn"]["mean"], means["bn"]["var"]
-
-    trunk(params["trunk"], statistics, "features")
+    params, state = variables["params"], {}
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    for part in (params["trunk"], variables["batch_stats"]["trunk"]):
+        for path, x in traverse_util.flatten_dict(part).items():
+            name = ".".join(("features", *path[:-1], names[path[-1]]))
+            state[name] = np.transpose(x, (3, 2, 0, 1)) if path[-1] == "kernel" else x
     convolutions = [(i, m) for i, m in enumerate(module.regress) if hasattr(m, "weight")]
     for layer, (i, convolution) in enumerate(convolutions):
         kernel = np.asarray(params["head"][f"layer_{layer}"]["kernel"])
-        if isinstance(convolution, nn.ConvTranspose2d):  # scatters where ours gathers: the kernel is turned round
-            kernel = np.transpose(kernel[::-1, ::-1], (2, 3, 0, 1))
-        else:
-            kernel = np.transpose(kernel, (3, 2, 0, 1))
+        turned = isinstance(convolution, nn.ConvTranspose2d)  # it scatters, ours gathers
+        kernel = np.transpose(kernel[::-1, ::-1], (2, 3, 0, 1)) if turned else np.transpose(kernel, (3, 2, 0, 1))
         state[f"regress.{i}.weight"], state[f"regress.{i}.bias"] = kernel, params["head"][f"layer_{layer}"]["bias"]
     return _load(module, state)
 
 
-def _load(module: nn.Module, state: Mapping[str, Any]) -> nn.Module:
+def _load(module: Any, state: Mapping[str, Any]) -> Any:
     have = module.state_dict()
     tensors = {name: torch.from_numpy(np.array(x, np.float32)) for name, x in state.items()}
     counters = {name: x for name, x in have.items() if name.endswith("num_batches_tracked")}
@@ -284,122 +247,57 @@ def _load(module: nn.Module, state: Mapping[str, Any]) -> nn.Module:
 
 
 class Runner:
-    """PyTorch with its fastest settings here: inference_mode and channels_last; on CUDA compiled too.
-
-    On CPUs torch.compile took 5 times as long as eager when tried, so it is left out there.
-    """
+    """PyTorch with inference_mode and channels_last; on CUDA also compiled, which on CPUs was slower than eager."""
 
     def __init__(self, bfloat16: bool = False):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if bfloat16 else torch.float32
 
-    def place(self, x: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """An array on the device, of the arithmetic's type unless told otherwise."""
-        x = np.asarray(x)
-        x = x.astype(np.float32) if x.dtype.name == "bfloat16" else x.copy()  # a type of JAX's
-        return torch.from_numpy(x).to(self.device, self.dtype if dtype is None else dtype)
+    def place(self, x: Any) -> torch.Tensor:
+        """An array on the device, in the arithmetic's type."""
+        return torch.from_numpy(np.array(x, np.float32)).to(self.device, self.dtype)
 
-    def prepare(self, module: nn.Module, channels_last: bool = True) -> nn.Module:
-        """A network, ready to run."""
+    def prepare(self, module: Any) -> Any:
+        """A network on the device, with 2D layers in channels_last."""
         module = module.to(self.device, self.dtype)
-        for m in module.modules() if channels_last else ():  # modules of 3D convolutions have a layout of their own
-            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
-                m.to(memory_format=torch.channels_last)
+        layers: list[Any] = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        for layer in layers:
+            layer.to(memory_format=torch.channels_last)
         return module
 
     def infer(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-        """What runs `function(*args)` without gradients and waits until it is done."""
+        """A function that runs `function(*args)` without gradients and waits until it is done."""
         if self.device.type == "cuda":
             function = torch.compile(function)
 
         def run():
             with torch.inference_mode():
                 made = function(*args)
-            self.wait()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
             return made
 
         return run
-
-    def train(
-        self, module: nn.Module, loss: Callable[..., torch.Tensor], *args: Any, rate: float, clip_norm: float
-    ) -> Callable[[], torch.Tensor]:
-        """What takes a step of Adam to make `loss(*args)` less, waits until it is done, and returns the loss.
-
-        Parameters are float32; in bfloat16 the arithmetic is done under autocast.
-        """
-        optimizer = torch.optim.Adam(module.parameters(), lr=rate, fused=True)
-        if self.device.type == "cuda":
-            loss = torch.compile(loss)
-
-        def run():
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                value = loss(*args)
-            optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
-            optimizer.step()
-            self.wait()
-            return value.detach()
-
-        return run
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def render(voxels_PxJx3: torch.Tensor, present_PxJ: torch.Tensor, shape: tuple[int, int, int], sigma: float):
-    """Heatmaps `[J, D, H, W]`: into zeros, cube by cube, the maximum with each joint's Gaussian."""
-    rows, columns, bins = shape
-    people, joints = present_PxJ.shape
-    heatmaps = torch.zeros(joints, bins, rows, columns, device=voxels_PxJx3.device)
-    half = int(np.ceil(5 * sigma)) // 2
-    at = torch.arange(-half, half + 1, device=voxels_PxJx3.device)
-    squares = at[:, None, None] ** 2 + at[None, :, None] ** 2 + at[None, None, :] ** 2
-    cube = torch.exp(-squares / sigma**2)
-    places = torch.round(voxels_PxJx3).long().tolist()
-    for person in range(people):
-        for joint in range(joints):
-            if present_PxJ[person, joint]:
-                row, column, depth = places[person][joint]
-                spans = [(c - half, c + half + 1, size) for c, size in ((depth, bins), (row, rows), (column, columns))]
-                inside = tuple(slice(max(low, 0), max(min(high, size), 0)) for low, high, size in spans)
-                of_cube = tuple(slice(max(-low, 0), max(min(high, size) - low, 0)) for low, high, size in spans)
-                part = heatmaps[joint][inside]
-                torch.maximum(part, cube[of_cube], out=part)
-    return heatmaps
 
 
 def peaks_by_pooling(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
     """Indices `[N, 4]` of voxels above the threshold and not below any of their 26 neighbours.
 
-    The last three axes are the volume's, in any order; the order that memory has is several times as fast as another.
+    The last three axes are the volume's, in any order; the order that memory has is several times as fast as others.
     """
     highest = F.max_pool3d(heatmaps[None], 3, stride=1, padding=1)[0]
     return torch.nonzero((heatmaps >= highest) & (heatmaps > threshold))
 
 
-def peaks_by_comparing(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The same for voxels above each of the 26 neighbours, one comparison after the other."""
-    padded = F.pad(heatmaps, (1, 1, 1, 1, 1, 1))
-    size = heatmaps.shape[1:]
-    peak = heatmaps > threshold
-    for z, y, x in np.ndindex(3, 3, 3):
-        if (z, y, x) != (1, 1, 1):
-            peak &= heatmaps > padded[:, z : z + size[0], y : y + size[1], x : x + size[2]]
-    return torch.nonzero(peak)
-
-
 def peaks_of_few(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """As `peaks_by_comparing`, but only voxels above the threshold are compared: of heatmaps those are few."""
+    """Indices of voxels above the threshold and above all neighbours; only those above the threshold are compared."""
     found = torch.nonzero(heatmaps > threshold)
     joint, *at = found.T
-    values = heatmaps[tuple(found.T)]
+    values, sizes = heatmaps[tuple(found.T)], heatmaps.shape[1:]
     peak = torch.ones_like(values, dtype=torch.bool)
     for step in np.ndindex(3, 3, 3):
         if step != (1, 1, 1):
             moved = [a + s - 1 for a, s in zip(at, step)]
-            sizes = heatmaps.shape[1:]
             inside = functools.reduce(torch.logical_and, ((0 <= a) & (a < n) for a, n in zip(moved, sizes)))
             around = heatmaps[(joint, *(a.clamp(0, n - 1) for a, n in zip(moved, sizes)))]
             peak &= values > torch.where(inside, around, 0)

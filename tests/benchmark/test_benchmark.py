@@ -8,30 +8,25 @@ import pathlib
 import subprocess
 import sys
 import time
-import types
-from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax import lax
 
-from loco_jax import train
-from loco_jax.benchmark import cases, measure, tables, train_published
-from loco_jax.benchmark.cases import Setting
+from loco_jax import tasks, train
+from loco_jax.benchmark import cases, inputs, measure, steps, tables
 from loco_jax.benchmark.floors import num_bytes, operations
+from loco_jax.benchmark.inputs import Setting
 from loco_jax.benchmark.measure import Case, Implementation
-from loco_jax.data import crowd as crowds
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera
 from loco_jax.geometry.camera import Camera
-from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
 from loco_jax.models.compact import CompactPredictor
-from loco_jax.weights import files as weights
+from loco_jax.pose import heatmaps, peaks
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = Setting("demo", people=3, grid=0.3)  # 81 x 144 pixels, 24 bins
@@ -88,13 +83,11 @@ def test_bytes():
     assert num_bytes({"a": shape(3, 4), "b": [np.zeros(5, np.uint8)]}, None, jnp.zeros(2, jnp.bfloat16)) == 48 + 5 + 4
 
 
-def test_floors_of_cases(monkeypatch):
-    monkeypatch.setattr(cases, "_scene", scene)
+def test_floors_of_cases(small_scene):
     heatmaps = 4 * 14 * 16 * 18 * 24
-    assert cases.make("render", TINY).bytes == heatmaps
-    peaks = cases.make("peaks", TINY)
+    peaks = cases.CASES["peaks"](TINY)
     assert peaks.bytes == heatmaps and peaks.operations == 0
-    encode = cases.make("encode", TINY)
+    encode = cases.CASES["encode"](TINY)
     # Method section 3: bins 24 -> 12 -> 6 -> 6 by 5 x 5, then 14 -> 4 -> 1 by 5 x 5 x 5; 16 x 18 voxels, padded to 20.
     in_2d = 14 * 25 * (8 * 10 * 24 * 12 + 4 * 5 * 12 * 6 + 4 * 5 * 6 * 6)
     in_3d = 125 * (4 * 5 * 6) * (14 * 4 + 4 * 1)
@@ -118,42 +111,38 @@ def sleeper(name, seconds, log, result=0.0, **options):
 
 def test_turns_ratios_and_slow_ones():
     log = []
-    ways = [
-        sleeper("ours", 0.002, log),
-        sleeper("b", 0.05, log, compiles=False),
-        sleeper("c", 0.2, log, compiles=False),
-    ]
-    ways.append(sleeper("d", 0.6, log, compiles=False))
-    rows = measure.measure(Case("sleep", ways, 0, 0), [], 3, 0.14)
-    # All warm up; then turns, of which c has one: two would take too long. The first run of d counts.
-    assert log == ["ours", "b", "c", "d", "ours", "b", "c", "ours", "b", "ours"]
-    assert [len(row.seconds) for row in rows] == [3, 2, 1, 1]
-    ours, b, c, d = rows
-    assert ours.ratio is None and ours.equal is None
-    assert 1 < b.ratio < c.ratio < d.ratio and d.equal and d.median >= 0.6
-    assert all(len(row.cpu_seconds) == len(row.seconds) and max(row.cpu_seconds) < 0.05 for row in rows)  # asleep
-    assert ours.floor is None and ours.share is None  # no limits were measured
+    ways = [sleeper("ours", 0.002, log), sleeper("b", 0.05, log), sleeper("c", 0.2, log)]
+    rows = measure.measure("sleep", Case(ways, 0, 0, frames=6, steps=2), [], 3, 0.14)
+    # All warm up; then turns, of which c has one: two would take too long.
+    assert log == ["ours", "b", "c", "ours", "b", "c", "ours", "b", "ours"]
+    assert [len(row.seconds) for row in rows] == [3, 2, 1]
+    ours, b, c = rows
+    assert ours.ratio is None and ours.equal is None and ours.frames == 6
+    assert 1 < b.ratio < c.ratio and c.equal
+    assert 0.1 <= c.median < 0.2  # of a step: a run does two
+    assert ours.floor is None  # no limits were measured
 
 
 def test_wrong_results_are_found():
     ways = [sleeper("ours", 0, []), sleeper("right", 0, [], 1e-5), sleeper("wrong", 0, [], 1e-3)]
     ways.append(dataclasses.replace(sleeper("other shape", 0, []), result=lambda made: made[:1]))
     ways.append(sleeper("other thing", 0, [], 0.5, comparable=False))
-    rows = measure.measure(Case("case", ways, 0, 0, tolerance=1e-4), [], 1, 1.0)
+    rows = measure.measure("case", Case(ways, 0, 0, tolerance=1e-4), [], 1, 1.0)
     assert [row.equal for row in rows] == [None, True, False, False, None]
     assert rows[2].difference == pytest.approx(1e-3) and rows[3].difference == np.inf
-    text = tables.table(rows)
+    text = "\n".join(map(tables.line, rows))
     assert text.count("equal") == 1 and "differs by 0.001" in text and "differs by inf" in text
 
 
-def test_what_is_missing_or_fails_is_said():
+def test_missing_and_failing_implementations_say_why():
     def fail():
         raise RuntimeError("out of memory\nmore")
 
     ways = [sleeper("ours", 0, []), Implementation("absent", missing="not installed"), Implementation("broken", fail)]
-    rows = measure.measure(Case("case", ways, 0, 0), [], 1, 1.0)
+    rows = measure.measure("case", Case(ways, 0, 0), [], 1, 1.0)
     assert [row.note for row in rows] == ["", "not installed", "failed: out of memory"]
-    assert [len(line.split("|")) for line in tables.table(rows).splitlines()] == [len(tables.HEADER) + 2] * 5
+    lines = [*tables.head().splitlines(), *map(tables.line, rows)]
+    assert [len(line.split("|")) for line in lines] == [len(tables.HEADER) + 2] * 5
 
 
 def test_differences():
@@ -165,278 +154,191 @@ def test_differences():
     assert measure.difference(np.float32(3), np.float32(2)) == 0.5
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is told by Linux alone")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of memory")
 def test_peak_memory():
     def use():
         np.ones(64 * 2**17)  # 64 MiB, given back
         return np.zeros(1)
 
-    ways = [Implementation("ours", use), sleeper("small", 0, [])]
-    large, small = measure.measure(Case("case", ways, 0, 0, np.inf), [], 2, 1.0)
+    case = Case([Implementation("ours", use), sleeper("small", 0, [])], 0, 0, np.inf)
+    large, small = measure.measure("case", case, [], 2, 1.0)
     assert 0.95 * 2**26 < large.peak_bytes < 2**27 and small.peak_bytes < 2**24
 
 
 def test_limits_of_the_machine():
-    ways = [sleeper("ours", 0.05, []), sleeper("other", 0.05, [], floor=(1e3, 1e11))]
-    rows = measure.measure(Case("case", ways, 1e9, 1e6), measure.limits(jnp.dtype("float32")), 1, 1.0)
-    ours, other = rows[:2]
-    limits = {row.implementation: measure.speed(row.implementation, row.median) for row in rows[2:]}
-    assert all(1e8 < s < 1e14 for s in limits.values()) and len(limits) == 3
-    assert ours.floor == pytest.approx(1e9 / max(limits[measure.COPY], limits[measure.READ]))
-    assert other.floor == pytest.approx(1e11 / limits[measure.PRODUCT])
-    assert ours.share == pytest.approx(ours.floor / ours.median)
-    assert "GFLOP/s" in tables.limits(rows) and "limit" not in tables.table(rows)
+    limits = measure.limits("float32")
+    rows = measure.measure("case", Case([sleeper("ours", 0.05, [])], 1e9, 1e6), limits, 1, 1.0)
+    ours, speeds = rows[0], {row.implementation: measure.speed(row.implementation, row.median) for row in rows[1:]}
+    assert all(1e8 < s < 1e14 for s in speeds.values()) and tuple(speeds) == measure.LIMITS
+    assert ours.floor == pytest.approx(1e9 / max(speeds[measure.COPY], speeds[measure.READ]))
+    assert "GFLOP/s" in tables.limits(rows)
+    by_arithmetic = [Case([sleeper("ours", 0.05, [])], 0, 1e12), limits, 1, 1.0]
+    assert measure.measure("case", *by_arithmetic, 1e13)[0].floor == pytest.approx(0.1)  # the peak is known
+    product = measure.measure("case", *by_arithmetic)
+    assert product[0].floor == pytest.approx(1e12 / measure.speed(measure.PRODUCT, product[-1].median))
 
 
 # ---- The functions
 
 
-def scene(scale):
+@pytest.fixture
+def small_scene(monkeypatch):
     """Twelve people as straight as poles, in three rows."""
     place = np.arange(12)
     at = np.stack([place % 4 * 1.5 - 2.2, 0 * place, 6 + place // 4 * 4 + place % 4 * 0.3], axis=-1)
     joints = at[:, None] + np.linspace(-0.9, 0.8, 14)[:, None] * [0.1, 1, 0.05]
-    return Frames(joints.astype(np.float32), np.ones((12, 14), bool), camera.JTA.scaled(1 / 4))
+    frames = Frames(joints.astype(np.float32), np.ones((12, 14), bool), camera.JTA.scaled(1 / 4))
+    monkeypatch.setattr(inputs, "scene", lambda scale: frames)
 
 
-WHOLE = Setting("demo", people=3)  # in less of it, the published network finds nobody
-FEW = {
-    "render": TINY,
-    "encode": TINY,
-    "encode_patch": TINY,
-    "decode_peaks": WHOLE,
-    "decode_peaks_patch": TINY,
-    "peaks": TINY,
-    "associate": TINY,
-    "score": TINY,
-    "train_vha_patch": TINY,
-}
-if os.environ.get("LOCO_JAX_SLOW"):  # 40 seconds
-    FEW["picture_to_people"] = WHOLE
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_implementations_agree(monkeypatch, name):
-    monkeypatch.setattr(cases, "_scene", scene)
-    monkeypatch.setattr(cases.fast_vha, "_LEAST_VOXELS", 0)  # ours are the fast ways, small as this is
-    cases._frame.cache_clear()
-    case = cases.make(name, FEW[name])
-    rows = measure.measure(case, [], 1, 10.0)
+def agree(name, case):
+    rows = measure.measure(name, case, [], 1, 10.0)
     made = case.implementations[0].result(case.implementations[0].run())
     assert all(np.any(part) for part in jax.tree.leaves(made))  # nothing is easily the same as nothing
-    cases._frame.cache_clear()
-    assert len(rows) == len(case.implementations) and case.name == name
+    assert len(rows) == len(case.implementations) and rows[0].implementation == "ours"
     for row, way in zip(rows[1:], case.implementations[1:]):
         assert row.equal or "not installed" in row.note or not way.comparable, row
     assert all(row.seconds for row in rows if not row.note or "failed" in row.note)
 
 
-@pytest.mark.parametrize("name", ["render", "encode", "associate"])
-def test_ours_alone(name):
-    case = cases.make(name, TINY)
-    assert [way.name for way in cases.make(name, TINY, only_ours=True).implementations] == [
-        way.name for way in case.implementations if way.name.startswith("ours")
-    ]
-    assert len(case.implementations) > 1
+WHOLE = Setting("demo", people=3)  # in less of it, the published network finds nobody
+FEW = {"encode": TINY, "decode_peaks": WHOLE, "peaks": TINY, "train_vha_patch": TINY}
+if os.environ.get("LOCO_JAX_SLOW"):  # a minute
+    FEW["picture_to_people"] = WHOLE
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_implementations_agree(small_scene, name):
+    agree(name, cases.CASES[name](FEW[name]))
+
+
+@pytest.mark.parametrize("name", ["encode", "decode_peaks", "encode_patch", "decode_peaks_patch", "sum_entropy_patch"])
+def test_fast_and_plain_ways_agree(small_scene, name):
+    setting = WHOLE if name == "decode_peaks" else TINY
+    case = cases.KERNELS[name](dataclasses.replace(setting, plain=True))
+    assert [way.name for way in case.implementations] == ["ours", "plain"]
+    agree(name, case)
 
 
 def test_torch_is_compared():
     pytest.importorskip("torch")
-    pytest.importorskip("skimage")
     for name in ("encode", "peaks"):
-        assert not any(way.missing for way in cases.make(name, TINY).implementations)
+        ways = cases.CASES[name](TINY).implementations
+        assert any("PyTorch" in way.name for way in ways) and not any(way.missing for way in ways)
 
 
-def test_convolutions_are_called_plainly():
-    """None of the predictor's own ways is taken, and what comes out is the same: strided, dilated, with and without."""
-
-    def refuse(*args, **options):
-        raise AssertionError("not plainly")
-
-    class Net(nn.Module):
-        way: Callable
-
-        @nn.compact
-        def __call__(self, x):
-            options = {"conv_general_dilated": self.way, "dtype": jnp.float32}
-            x = nn.Conv(5, (3, 2), strides=2, padding=((1, 0), (0, 1)), use_bias=False, **options)(x)
-            x = nn.Conv(4, (4, 4), input_dilation=2, padding=((3, 3), (2, 3)), **options)(x)
-            return nn.Conv(3, (3, 3), padding="SAME", bias_init=nn.initializers.ones, **options)(x)
-
-    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
-    want, variables = jax.jit(Net(None).init_with_output)(jax.random.key(0), x)
-    with pytest.raises(AssertionError, match="not plainly"):
-        Net(refuse).apply(variables, x)
-    with nn.intercept_methods(cases._plainly):
-        found = Net(refuse).apply(variables, x)
-    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+def test_without_torch_the_row_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "loco_jax.benchmark.torch_reference", None)
+    _, other = cases.CASES["encode"](TINY).implementations
+    assert other.missing == "PyTorch is not installed: pip install 'torch>=2.10'"
 
 
-def test_torch_trains_as_we_do():
-    """Losses of three steps of a small layer under Adam, its gradient clipped, beside optax."""
-    torch = pytest.importorskip("torch")
-    from loco_jax.benchmark import torch_reference
+@pytest.mark.parametrize("bins", [24, 80])
+def test_made_weights_pass_the_heads_on(bins):
+    """The only peak of every decoded heatmap is where the head is; elsewhere almost all voxels are empty."""
+    network, params = vha.VHA(2, bins), inputs.passing_on(bins)
+    present = np.ones((1, 14), bool)
+    voxels = np.full((1, 14, 3), 8.0, np.float32)
+    voxels[0, 0] = 24, 36, bins // 2
+    volume = heatmaps.render(voxels, present, (48, 64, bins), 2.0)
+    decoded = jax.jit(network.apply)(params, volume[None])[0]
+    found = peaks.find_peaks(decoded, 0.1)
+    assert (found.count == 1).all() and np.abs(found.voxels[:, 0] - voxels[0, 0]).max() <= 2
+    assert (decoded > 0).mean() < 0.15 and (decoded == decoded[:1]).mean() > 0.9
 
-    rng = np.random.default_rng(0)
-    kernel, bias, x = (rng.normal(size=n).astype(np.float32) for n in ((4, 3), (3,), (8, 4)))
-    rate, clip_norm = 0.1, 0.5
 
-    def loss(params):
-        return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"] + params["bias"]) - 2))
+# ---- Training steps and options
 
-    config = types.SimpleNamespace(
-        budget_minutes=0,
-        optimizer=types.SimpleNamespace(
-            name="adam", learning_rate=rate, schedule="constant", warmup=0, clip_norm=clip_norm
-        ),
-    )
-    optimizer, params = train.make_optimizer(config), {"kernel": kernel, "bias": bias}
-    state, ours = optimizer.init(params), []
-    for _ in range(3):
-        value, gradient = jax.value_and_grad(loss)(params)
-        assert optax.tree.norm(gradient) > clip_norm or ours
-        updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        ours.append(float(value))
-    runner, module = torch_reference.Runner(), torch.nn.Linear(4, 3)
-    module.load_state_dict({"weight": torch.from_numpy(kernel.T.copy()), "bias": torch.from_numpy(bias)})
-    module = runner.prepare(module)
-    step = runner.train(
-        module,
-        lambda x: (torch.tanh(module(x)) - 2).square().mean(),
-        runner.place(x),
-        rate=rate,
-        clip_norm=clip_norm,
-    )
-    np.testing.assert_allclose([step().item() for _ in range(3)], ours, rtol=1e-5)
-    assert ours[2] < ours[1] < ours[0]
+
+@pytest.mark.parametrize("scale", ["full", "demo"])
+def test_options_are_off_by_default_and_make_sense(scale, monkeypatch):
+    seen = []
+
+    def record(name, setting, config):
+        seen.append((name, config))
+        experiment_checks(config)
+        return Case([Implementation(name)], 0, 0)
+
+    made = {name: (record, *entry[1:]) for name, entry in steps._STEPS.items()}
+    monkeypatch.setattr(steps, "_STEPS", made)
+    for name, (_, _, _, fields) in made.items():
+        seen.clear()
+        case = steps.STEPS[name](Setting(scale, batch=4))
+        assert [way.name for way in case.implementations] == [name for name, _ in seen]
+        assert seen[0][0] == "default" and len(seen) == 1 + len(fields)
+        for (_, config), (field, value) in zip(seen[1:], fields.items()):
+            off = functools.reduce(getattr, field.split("."), seen[0][1])
+            assert functools.reduce(getattr, field.split("."), config) == value != off
+            config.update_from_flattened_dict({field: off})
+            assert config == seen[0][1]
+
+
+def experiment_checks(config):
+    tasks.create(config)
+    train.make_optimizer(config)
+    streams.crowd_of(config)
+
+
+def test_a_step_replaces_the_state(small_scene):
+    """Each run takes two steps, and the loss moves."""
+    config = inputs.config_of(TINY, "vha", variant="patch")
+    case = steps.training_step("default", TINY, config, steps=2)
+    losses = [float(case.implementations[0].run()) for _ in range(3)]
+    assert case.steps == 2 and case.operations > 1e6 and len(set(losses)) == 3 and np.isfinite(losses).all()
 
 
 # ---- The command
 
 _COUNTING = """
-import collections, sys
+import collections, runpy, sys
 import jax
-from loco_jax.benchmark.__main__ import main
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.rpartition("/")[2]]))
-status = main(sys.argv[1:])
-print("compiled", counts["compile_requests_use_cache"] - counts["cache_hits"])
-sys.exit(status)
+try:
+    runpy.run_module("loco_jax.benchmark", run_name="__main__")
+finally:
+    print("compiled", counts["compile_requests_use_cache"] - counts["cache_hits"])
 """
 
 
+def command(*arguments, code=(), **environment):
+    with_python = [sys.executable, *(code or ("-m", "loco_jax.benchmark")), *arguments]
+    return subprocess.run(with_python, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True)
+
+
 def test_the_command_and_its_second_start(tmp_path):
-    """Table, JSON and plot; started again it compiles nothing."""
-    arguments = ["associate", "score", "--scale=demo", "--people=3", "--repeats=2", "--seconds=0.2"]
-    arguments += [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}", "--scaling"]
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {"PYTHONPATH": str(ROOT), "LOCO_JAX_CACHE": str(tmp_path / "cache")}
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", _COUNTING, *arguments], cwd=ROOT, env=environment, text=True, capture_output=True
-        )
-        for _ in range(2)
-    ]
+    """Table, JSON and figure; started again it compiles nothing."""
+    arguments = ["encode", "peaks", "--scale=demo", "--people=3", "--repeats=2", "--seconds=0.2"]
+    arguments += [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}"]
+    environment = {"LOCO_JAX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": ""}
+    outputs = [command(*arguments, code=("-c", _COUNTING), **environment) for _ in range(2)]
     for output in outputs:
         assert output.returncode == 0, output.stderr
         assert output.stdout.startswith("demo scale, 3 people, batch 1, float32: ")
-        assert "| associate |" in output.stdout and "| people 60 |" in output.stdout
+        assert "| encode " in output.stdout and "| peaks " in output.stdout and "limits while" in output.stdout
     first, second = (int(output.stdout.rpartition("compiled ")[2]) for output in outputs)
     assert first > 5 and second == 0
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["setting"]["people"] == 3 and content["machine"]["cores"] >= 1
-    assert {row["function"] for row in content["rows"]} == {"associate", "score"}
+    assert {row["function"] for row in content["rows"]} == {"encode", "peaks"}
     assert all(len(row["seconds"]) <= 2 for row in content["rows"])
-    assert [entry["value"] for entry in content["scaling"]["people"]] == [1, 5, 20, 60] * 2
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    "argument, message",
-    [
-        ("sorting", "no function sorting; there are render, "),
-        ("--people=61", "--people=61 is not between 1 and 60"),
-        ("--json=/no/such/a.json", "make it first"),
-    ],
-)
-def test_impossible_requests(capsys, argument, message):
-    from loco_jax.benchmark.__main__ import main
-
-    assert main([argument]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_a_network_beside_itself_along_the_depth():
-    """Each layer does to the channels of each of its copies what the narrow one does, the last copy cut off."""
-    rng = np.random.default_rng(0)
-    shapes = [jax.eval_shape(vha.VHA(2, n).init, jax.random.key(0), shape(1, 14, 8, 8, n)) for n in (16, 40)]
-    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes[0])
-    widened = cases.along_depth(params, 40)  # twice and a half
-    assert jax.tree.map(jnp.shape, widened) == jax.tree.map(lambda x: x.shape, shapes[1])
-    layout = ("NHWC", "HWIO", "NHWC")
-    plain = functools.partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=layout)
-    for name, layer in params["params"].items():
-        if "_2d_" not in name:
-            np.testing.assert_array_equal(widened["params"][name]["kernel"], layer["kernel"])
-            continue
-        fan_in, fan_out = layer["kernel"].shape[2:]
-        kernel, bias = (widened["params"][name][part] for part in ("kernel", "bias"))
-        x = rng.normal(size=(6, 7, kernel.shape[2])).astype(np.float32)
-        found = plain(x[None], kernel)
-        for copy in range(3):
-            part = x[..., copy * fan_in : (copy + 1) * fan_in]
-            used = layer["kernel"][:, :, : part.shape[-1]]
-            want = plain(part[None], used)
-            got = found[..., copy * fan_out : (copy + 1) * fan_out]
-            np.testing.assert_allclose(got, want[..., : got.shape[-1]], rtol=1e-4, atol=1e-4)
-            np.testing.assert_array_equal(bias[copy * fan_out : (copy + 1) * fan_out], layer["bias"][: got.shape[-1]])
-
-
-# ---- The weights made for it
-
-
-def test_a_published_network_is_trained(monkeypatch, tmp_path, capsys):
-    """A few steps in a small volume change every kernel and no bias; what is written loads, and is the last step's."""
-    volume = Volume(image_size=(270, 480), stride=24, depth_bins=16, max_distance=25.0)
-    monkeypatch.setattr(train_published, "CROWD", dataclasses.replace(crowds.DEMO, volume=volume))
-    monkeypatch.setattr(train_published, "_EVERY", 2)
-    monkeypatch.setattr(train_published, "_SIGMAS", (2.0, 2.0))  # compiled once
-    seen, train_steps = [], train_published.train_steps
-
-    def watched(*arguments):
-        for done, params, loss in train_steps(*arguments):
-            seen.append((done, jax.device_get(params)["params"], loss))
-            yield done, params, loss
-
-    monkeypatch.setattr(train_published, "train_steps", watched)
-    file = tmp_path / "made" / "vha.safetensors"
-    assert train_published.main([f"--output={file}", "--steps=5"]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 2", "step 4", "step 5"]
-    assert [done for done, *_ in seen] == [2, 4, 5] and all(0 < loss < np.inf for *_, loss in seen)
-    like = jax.eval_shape(vha.VHA(2, 16).init, jax.random.key(0), shape(1, 14, 8, 8, 16))
-    read = weights.read("vha", str(file), like)["params"]
-    assert weights.load(file)[1]["made_by"].endswith("--steps=5")
-    (_, earlier, _), *_, (_, last, _) = seen
-    for name, layer in read.items():
-        assert not layer["bias"].any()
-        np.testing.assert_array_equal(layer["kernel"], last[name]["kernel"].astype(np.float16).astype(np.float32))
-        assert (last[name]["kernel"] != earlier[name]["kernel"]).any()
+def test_lists():
+    for flag, names in (("--steps", steps.STEPS), ("--kernels", cases.KERNELS), ("--nosteps", cases.CASES)):
+        assert command("--list", flag).stdout.split() == list(names)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--steps=0"], "--steps=0 must be at least 1"),
-        (["--steps=-3"], "--steps=-3 must be at least 1"),
-        (["--output=."], ".: cannot be written (it is a folder); name another file"),
-        (["--output="], "is a folder"),
-        (["--output=README.md/weights"], "README.md"),
+        (["sorting"], "no function sorting; there are encode, "),
+        (["--people=61"], "--people=61"),
+        (["--json=/no/such/a.json"], "make it first"),
+        (["--steps", "--kernels"], "exclude each other"),
     ],
 )
-def test_impossible_trainings(capsys, monkeypatch, arguments, message):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(train_published, "train_steps", lambda *_: pytest.fail("began"))
-    assert train_published.main(["--output=never", *arguments]) == 1
-    assert message in capsys.readouterr().err
-    assert not pathlib.Path("never").exists()
+def test_impossible_requests(arguments, message):
+    done = command(*arguments)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr

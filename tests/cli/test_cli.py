@@ -21,8 +21,8 @@ from loco_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
-    "main", "predict", "report", "export", "torch_weights", "benchmark", "benchmark.options",
-    "benchmark.train_published", "data.jta", "data.miniature", "data.pipeline", "data.render",
+    "main", "predict", "report", "export", "torch_weights", "benchmark",
+    "data.jta", "data.miniature", "data.pipeline", "data.render",
 ]  # fmt: skip
 
 
@@ -214,8 +214,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
     [
         ("main", ["--config=configs/vha2.py:scale=demo", "--workdir={}/run"]),
         ("predict", ["docs/vha2_demo.png", "--output={}/out"]),
-        ("benchmark.options", []),
-        ("benchmark.train_published", ["--output={}/x.safetensors"]),
+        ("benchmark", ["--steps"]),
         ("data.render", ["--output={}/x.jpg"]),
     ],
 )

@@ -1,7 +1,6 @@
 """Tests of fast decoding: the peaks of the plain networks' heatmaps."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loco_jax import benchmark
-from loco_jax.benchmark import train_published
+from loco_jax.benchmark import inputs
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
-from loco_jax.geometry import camera
+from loco_jax.geometry import camera, skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
 from loco_jax.ops.cpu import fast_vha
@@ -468,7 +466,16 @@ def test_crowds_through_trained_networks(kind, places):
 @functools.cache
 def _of_a_crowd():
     """Voxels and which are there, of the crowd's test scenes at demo scale by number."""
-    return jax.jit(lambda number: train_published.targets(crowds.scene_key("test", number), crowds.DEMO))
+
+    @jax.jit
+    def targets(number):
+        crowd = crowds.DEMO
+        scene = crowds.sample_scene(crowds.scene_key("test", number), crowd)
+        joints = scene.joints[:, skeleton.FROM_JTA]
+        present = scene.present[:, None] & crowd.volume.in_view(crowd.camera, joints)
+        return crowd.volume.to_voxels(crowd.camera, joints), present
+
+    return targets
 
 
 @pytest.mark.parametrize("kind", [vha.PatchVHA, vha.VHA])
@@ -543,7 +550,7 @@ def _trained_code(network, params, voxels, present):
 @functools.cache
 def _trained(kind):
     if kind is vha.VHA:
-        params, _ = weights.load(pathlib.Path(benchmark.__file__).parent / "vha2_demo.safetensors")
+        params = inputs.passing_on(80)
     else:
         params = weights.load(weights.path_of(weights.RELEASED))[0]["vha"]
     return jax.tree.map(jnp.asarray, params)
