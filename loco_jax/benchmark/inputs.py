@@ -133,8 +133,7 @@ def passing_on(bins: int) -> Mapping[str, Any]:
     """Parameters of a published VHA(2) that encode the heads' heatmap and decode it for every joint type.
 
     The time of decoding depends on how much of the volume is empty. With random weights nothing is; with these, as with
-    trained ones, a joint's heatmap is empty but for some voxels around each person. Each kernel is a blur, and biases
-    cut off its tails, with whose subnormal numbers PyTorch takes ten times as long.
+    trained ones, a joint's heatmap is empty but for some voxels around each person. Each kernel is a blur.
     """
     rng = np.random.default_rng(0)
     network = vha.VHA(LEVEL, bins)
@@ -154,7 +153,7 @@ def passing_on(bins: int) -> Mapping[str, Any]:
         return (kernel / kernel.sum(axis=tuple(range(kernel.ndim - 1)))).astype(np.float32)
 
     params = {
-        name: {"kernel": blur(name, layer["kernel"].shape), "bias": np.full(layer["bias"].shape, -1e-4, np.float32)}
+        name: {"kernel": blur(name, layer["kernel"].shape), "bias": np.zeros(layer["bias"].shape, np.float32)}
         for name, layer in shapes.items()
     }
     params["decoder_2d_2"]["kernel"] *= _GAIN
