@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from loco_jax import ops
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.measure import Case, Implementation
 from loco_jax.configs import loco as loco_config
@@ -28,8 +29,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import code_predictor, compact, vha
-from loco_jax.ops.cpu import fast_encode, fast_vha
+from loco_jax.models import code_predictor, compact, patch_vha, vha
 from loco_jax.pose import association, heatmaps, metrics, people
 from loco_jax.pose.peaks import Peaks, find_peaks
 
@@ -151,7 +151,7 @@ def _vha(setting: Setting, kind: type[nn.Module]) -> tuple[nn.Module, Any]:
 
     bins = setting.volume.depth_bins
     network = kind(LEVEL, bins, dtype=setting.dtype)
-    if kind is vha.PatchVHA:
+    if kind is patch_vha.PatchVHA:
         return network, read("released", bins)
     if setting.weights:
         return network, read(setting.weights, bins)
@@ -270,7 +270,7 @@ def encode(setting: Setting) -> Case:
 @case
 def encode_patch(setting: Setting) -> Case:
     """PatchVHA's code of heatmaps; ours makes it of the joints, so it needs none."""
-    return _encode(setting, vha.PatchVHA)
+    return _encode(setting, patch_vha.PatchVHA)
 
 
 def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
@@ -278,7 +278,7 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
     volume = _heatmaps(setting)[None]
 
     def dense(variables, volume):
-        return network.apply(variables, volume, method="encode")
+        return ops.apply(network, variables, volume, method="encode")
 
     def torch(reference, runner):
         module = reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), variables)
@@ -289,7 +289,7 @@ def _encode(setting: Setting, kind: type[nn.Module]) -> Case:
 
     def from_joints(variables, voxels, present):
         options = {"shape": setting.volume.shape, "sigma": SIGMA}
-        return fast_encode.encode_joints(network, variables, voxels[None], present[None], **options)
+        return ops.encode_joints(network, variables, voxels[None], present[None], **options)
 
     joints = _frame(setting)[1:]
     ways = [of_jax("ours, from joints", from_joints, variables, *joints)]
@@ -315,11 +315,11 @@ def decode_peaks(setting: Setting) -> Case:
 @case
 def decode_peaks_patch(setting: Setting) -> Case:
     """The peaks in PatchVHA's heatmaps of a frame's true code, with the released weights."""
-    return _decode_peaks(setting, vha.PatchVHA)
+    return _decode_peaks(setting, patch_vha.PatchVHA)
 
 
 def _code(setting: Setting, network: nn.Module, variables: Any) -> jax.Array:
-    return jax.jit(lambda v, x: network.apply(v, x, method="encode"))(variables, _heatmaps(setting)[None])
+    return jax.jit(lambda v, x: ops.apply(network, v, x, method="encode"))(variables, _heatmaps(setting)[None])
 
 
 def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
@@ -327,10 +327,10 @@ def _decode_peaks(setting: Setting, kind: type[nn.Module]) -> Case:
     code, size = _code(setting, network, variables)[0], setting.volume.shape[:2]
 
     def dense(variables, code):
-        return find_peaks(network.apply(variables, code[None], size, method="decode")[0])
+        return find_peaks(ops.apply(network, variables, code[None], size, method="decode")[0])
 
     def fast(variables, code, network=network):
-        return fast_vha.decode_peaks(network, variables, code, size)
+        return ops.decode_peaks(network, variables, code, size)
 
     exact = setting.dtype == jnp.float32
 
@@ -527,18 +527,6 @@ def score(setting: Setting) -> Case:
 # ---- Pictures
 
 
-def _plainly(next_function, args, kwargs, context):
-    """An interceptor: convolutions are called as Flax calls them by default."""
-    module = context.module
-    if not isinstance(module, nn.Conv) or context.method_name != "__call__" or module.conv_general_dilated is None:
-        return next_function(*args, **kwargs)
-    x, kernel = args[0].astype(module.dtype), module.variables["params"]["kernel"].astype(module.dtype)
-    strides = (module.strides or 1,) * 2 if not isinstance(module.strides, tuple) else module.strides
-    options = {"lhs_dilation": (module.input_dilation or 1,) * 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    y = lax.conv_general_dilated(x, kernel, strides, module.padding, **options)
-    return y + module.variables["params"]["bias"].astype(y.dtype) if module.use_bias else y
-
-
 def _published_predictor(setting: Setting) -> tuple[nn.Module, Any]:
     network = code_predictor.CodePredictor(LEVEL, setting.volume.depth_bins, dtype=setting.dtype)
     return network, _variables(network, (1, 64, 64, 3), jnp.uint8)
@@ -572,10 +560,6 @@ def predict_code(setting: Setting) -> Case:
     network, variables = _published_predictor(setting)
     image = _picture(setting)
 
-    def plain(variables, image):
-        with nn.intercept_methods(_plainly):
-            return network.apply(variables, image)
-
     code = jax.eval_shape(network.apply, variables, image)
 
     def torch(reference, runner):
@@ -585,8 +569,8 @@ def predict_code(setting: Setting) -> Case:
     return Case(
         "predict_code",
         [
-            of_jax("ours", network.apply, variables, image),
-            of_jax("plain JAX convolutions", plain, variables, image),
+            of_jax("ours", functools.partial(ops.apply, network), variables, image),
+            of_jax("plain JAX convolutions", network.apply, variables, image),
             of_torch("PyTorch", setting, torch),
         ],
         num_bytes(variables, image, code),
@@ -600,7 +584,7 @@ def predict_code(setting: Setting) -> Case:
 def predict_code_compact(setting: Setting) -> Case:
     """The compact Code Predictor: pictures to codes."""
     network, variables = _compact_predictor(setting)
-    predict = functools.partial(network.apply, camera=_frame(setting)[0].camera)
+    predict = functools.partial(ops.apply, network, camera=_frame(setting)[0].camera)
     image = _picture(setting)
     return Case(
         "predict_code_compact",
@@ -631,10 +615,10 @@ def picture_to_people(setting: Setting) -> Case:
         true = _code(setting, vha_network, vha_variables)[0]
 
         def find(variables, vha_variables, image, true):
-            code = network.apply(variables, image, frame.camera)
+            code = ops.apply(network, variables, image, frame.camera)
             noisy = seen(true, code[0])
             noisy = nn.relu(noisy) if autoencoder is vha.VHA else noisy
-            found = fast_vha.decode_peaks(vha_network, vha_variables, noisy, size)
+            found = ops.decode_peaks(vha_network, vha_variables, noisy, size)
             points = people.in_metres(found, frame.camera, volume)
             return people.find_people(points).joints, code
 
@@ -673,7 +657,7 @@ def picture_to_people(setting: Setting) -> Case:
         return num_bytes(args) + 2 * 4 * skeleton.NUM_JOINTS * np.prod(volume.shape), operations(find, *args)
 
     published = path(_published_predictor, vha.VHA)
-    small = path(_compact_predictor, vha.PatchVHA)
+    small = path(_compact_predictor, patch_vha.PatchVHA)
     return Case(
         "picture_to_people",
         [

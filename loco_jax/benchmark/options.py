@@ -234,10 +234,9 @@ def decoding_to_peaks(config: Any) -> Program:
     """From the code of a frame to the peaks of its heatmaps, with the released weights."""
     import jax
 
-    from loco_jax import tasks
+    from loco_jax import ops, tasks
     from loco_jax.data import crowd as crowds
     from loco_jax.data import streams
-    from loco_jax.ops.cpu import fast_vha
     from loco_jax.weights import files as weights
 
     task = tasks.create(config)
@@ -250,7 +249,7 @@ def decoding_to_peaks(config: Any) -> Program:
 
     code = encode(params, crowds.scene_key("validation", 0))
     options = {"max_peaks": task.max_peaks, "subvoxel": task.subvoxel, "volume_dtype": task.volume_dtype}
-    find = functools.partial(fast_vha.decode_peaks, task.network, size=task.volume.shape[:2], **options)
+    find = functools.partial(ops.decode_peaks, task.network, size=task.volume.shape[:2], **options)
     compiled = jax.jit(lambda params, code: find(params, code)).lower(params, code).compile()
     return Program(lambda: compiled(params, code), 1, 1, compiled.memory_analysis().temp_size_in_bytes)
 

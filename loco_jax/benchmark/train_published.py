@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from loco_jax import cli, train
+from loco_jax import cli, ops, train
 from loco_jax.cli import compilation
 from loco_jax.configs import vha2
 from loco_jax.data import crowd as crowds
@@ -56,13 +56,13 @@ def loss(params: dict, key: jax.Array, crowd: crowds.Crowd, sigma: float) -> jax
     key, scene, pick, size, noise = jax.random.split(key, 5)
     voxels_PxJx3, present_PxJ = targets(scene, crowd)
     target = heatmaps.render(voxels_PxJx3, present_PxJ, crowd.volume.shape, sigma)
-    code = network.apply(params, target[None], method=_encode)
+    code = ops.apply(network, params, target[None], method=_encode)
     deviation = jnp.sqrt(jnp.var(code) + 1e-6)
     noise = jax.random.normal(noise, code.shape, jnp.float32) * deviation * _NOISE
     noise = noise * jax.random.uniform(size, dtype=jnp.float32)
-    x_JxhxwxC = jnp.moveaxis(network.apply(params, code + noise, method="spread")[0], -1, 0)
+    x_JxhxwxC = jnp.moveaxis(ops.apply(network, params, code + noise, method="spread")[0], -1, 0)
     joints = jax.random.permutation(pick, np.arange(skeleton.NUM_JOINTS, dtype=np.int32))[:_JOINTS]
-    found, target = network.apply(params, x_JxhxwxC[joints], method=_decode), target[joints]
+    found, target = ops.apply(network, params, x_JxhxwxC[joints], method=_decode), target[joints]
     error = jnp.where(target > 0.01, found - target, nn.relu(found))
     scale = jnp.sqrt(jnp.mean(jnp.square(code)) + 1e-6)
     weighted = jnp.sum(jnp.square(error) * (1 + _POSITIVE * target))
@@ -100,10 +100,10 @@ def scaled(params: dict, key: jax.Array, crowd: crowds.Crowd) -> dict:
     @jax.jit
     def results(params):
         heat = heatmaps.render(*targets(key, crowd), crowd.volume.shape, _SIGMAS[0])
-        code, encoder = network.apply(params, heat[None], method="encode", capture_intermediates=True)
-        x, spread = network.apply(params, code, method="spread", capture_intermediates=True)
+        code, encoder = ops.apply(network, params, heat[None], method="encode", capture_intermediates=True)
+        x, spread = ops.apply(network, params, code, method="spread", capture_intermediates=True)
         x = jnp.moveaxis(x[0], -1, 0)
-        _, decoder = network.apply(params, x, method=_decode, capture_intermediates=True)
+        _, decoder = ops.apply(network, params, x, method=_decode, capture_intermediates=True)
         return {**encoder["intermediates"], **spread["intermediates"], **decoder["intermediates"]}
 
     layers = dict(params["params"])

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from loco_jax.geometry.arrays import Array
 
 
 def cube_side(sigma: float) -> int:
@@ -16,20 +20,20 @@ def cube_side(sigma: float) -> int:
 
 
 def render(
-    voxels: jax.Array,
-    present: jax.Array,
+    voxels: Float[Array, "*P J 3"],
+    present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     sigma: float = 2.0,
     subvoxel: bool = False,
-    dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
-    """Heatmaps `[J, H, W, D]` with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
+    dtype: DTypeLike = jnp.float32,
+) -> Float[jax.Array, "J H W D"]:
+    """Heatmaps with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
 
     One windowed scatter: only the voxels of the joints' cubes are computed and written, whatever the volume's size.
 
     Args:
-      voxels: `[P, J, 3]` continuous (row, column, bin), inside the volume or not. P may be 0.
-      present: `[P, J]` bool. Absent joints, and joints whose voxel is not finite, leave no trace.
+      voxels: continuous (row, column, bin), inside the volume or not. P may be 0.
+      present: which joints there are. A joint whose voxel is not finite counts as absent.
       shape: the volume's rows, columns, bins (H, W, D).
       sigma: of the Gaussian, in voxels; a number known when tracing, since it sizes the cubes.
       subvoxel: centre the Gaussian on the continuous voxel instead of the rounded one.
@@ -53,18 +57,18 @@ def render(
 
 
 def render_cells(
-    voxels: jax.Array,
-    present: jax.Array,
+    voxels: Float[Array, "*P J 3"],
+    present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     cell: int,
     sigma: float = 2.0,
     subvoxel: bool = False,
-    dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
-    """The heatmaps of `render`, laid out in cells of `cell` voxels a side: `[d, h, w, J * cell^3]`.
+    dtype: DTypeLike = jnp.float32,
+) -> Float[jax.Array, "d h w V"]:
+    """The heatmaps of `render` in cells of `cell` voxels a side, V = J * cell^3.
 
-    A cell's channels are its joints' voxels, in the order joint, row, column, bin; cells that the volume's end cuts are
-    filled up with zeros. Written where they belong at once: turning the finished volume costs far more.
+    A cell's channels are its voxels in the order joint, row, column, bin. Zeros fill up cells that the volume's end
+    cuts. Voxels are written to their cells directly: to transpose the finished volume costs far more.
     """
     num_people, num_joints = _check(voxels, present, sigma)
     h, w, d = grid = [-(-size // cell) for size in shape]
@@ -98,32 +102,36 @@ def render_cells(
 
 
 def cells_of(sigma: float, cell: int) -> int:
-    """How many cells along an axis a joint's cube can meet."""
+    """How many cells along an axis a joint's cube can touch."""
     return (cube_side(sigma) + cell - 2) // cell + 1
 
 
 class Cubes(NamedTuple):
-    """Where one joint type's cubes are, for those who want their voxels without the volume.
+    """Where one joint type's cubes are.
 
     Attributes:
-      count: `[]` int32, cubes that touch the volume.
-      order: `[P]` int32, people, those with such cubes first.
-      touch: `[P]` bool, who has one.
-      centre: `[P, 3]` of the Gaussians.
-      rounded: `[P, 3]` int32, the middles of the cubes.
-      rivals: `[P, P]` bool, whose cubes meet a person's, which is one of them.
+      count: how many cubes touch the volume.
+      order: people, those with such cubes first.
+      touch: who has one.
+      centre: of the Gaussians.
+      rounded: the middles of the cubes.
+      rivals: whose cubes meet a person's cube, which is one of them.
     """
 
-    count: jax.Array
-    order: jax.Array
-    touch: jax.Array
-    centre: jax.Array
-    rounded: jax.Array
-    rivals: jax.Array
+    count: Int[Array, "*J"]
+    order: Int[Array, "*J P"]
+    touch: Bool[Array, "*J P"]
+    centre: Float[Array, "*J P 3"]
+    rounded: Int[Array, "*J P 3"]
+    rivals: Bool[Array, "*J P P"]
 
 
 def find_cubes(
-    voxels: jax.Array, present: jax.Array, shape: tuple[int, int, int], sigma: float = 2.0, subvoxel: bool = False
+    voxels: Float[Array, "P J 3"],
+    present: Bool[Array, "P J"],
+    shape: tuple[int, int, int],
+    sigma: float = 2.0,
+    subvoxel: bool = False,
 ) -> Cubes:
     """The cubes of `render` with the same arguments, with a leading axis J."""
     _check(voxels, present, sigma)
@@ -139,17 +147,17 @@ def find_cubes(
 
 def owned_values(
     cubes: Cubes,
-    people: jax.Array,
-    starts: jax.Array,
+    people: Int[Array, " n"],
+    starts: Int[Array, "n 3"],
     sides: tuple[int, int, int],
     shape: tuple[int, int, int],
     sigma: float,
-) -> jax.Array:
-    """Of `people[n]`, one joint type's heatmap `[n, R, C, B]` in those voxels of a window that they own.
+) -> Float[jax.Array, "n R C B"]:
+    """One joint type's heatmap in those voxels of windows, one for each of `people`, that the person owns.
 
-    A voxel belongs to the person whose Gaussian is the greatest there, to the first of equals, so that `render`'s
-    maximum is the sum over people of what they own. Windows begin at `starts[n, 3]`, have `sides`, and may leave the
-    volume; out there, and for a person beyond the last, all is zero.
+    A voxel belongs to the person whose Gaussian is the greatest there, or to the first of equals. So `render`'s maximum
+    is the sum over people of what they own. Windows begin at `starts`, have `sides`, and may leave the volume. Outside
+    the volume, and for numbers that no person has, all is zero.
     """
     at = [starts[:, axis, None] + jnp.arange(side, dtype=jnp.int32) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
