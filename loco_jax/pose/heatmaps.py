@@ -43,12 +43,23 @@ def render(
     heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
     if num_people == 0:
         return heatmaps_JxHxWxD
-    start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
+    # A box as large as a cube, or as the volume if that is smaller, that lies inside the volume.
+    half = cube_side(sigma) // 2
+    box = tuple(min(2 * half + 1, size) for size in shape)
+    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
+    exponents = []
+    for axis, side in enumerate(box):
+        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
+        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
+    rows, columns, bins = exponents
+    exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
+    values_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
     joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[None, :, None], (num_people, num_joints, 1))
     return lax.scatter_max(
         heatmaps_JxHxWxD,
         jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
-        cubes_PxJxRxCxB.astype(dtype),
+        values_PxJxRxCxB.astype(dtype),
         lax.ScatterDimensionNumbers(
             update_window_dims=(2, 3, 4), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2, 3)
         ),
@@ -164,7 +175,7 @@ def owned_values(
     rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
 
     def contend(i, best):
-        # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
+        # Exponents are computed only here, so that a voxel's are the same in every window, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
         rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
         exponents = []
@@ -196,27 +207,9 @@ def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, in
     return present.shape
 
 
-def _cubes(voxels, present, shape, sigma, subvoxel):
-    """Of each joint, the first voxel `[P, J, 3]` and the values `[P, J, R, C, B]` of a box that lies inside the volume.
-
-    The box is as large as the cube, or as the volume if that is smaller; what of it is not in the cube is zero.
-    """
-    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
-    half = cube_side(sigma) // 2
-    box = tuple(min(2 * half + 1, size) for size in shape)
-    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
-    exponents = []
-    for axis, side in enumerate(box):
-        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
-    rows, columns, bins = exponents
-    exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
-    return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
-
-
 def _centres(voxels, present, shape, sigma, subvoxel):
-    """Which joints are anywhere `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
-    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
+    """Which joints exist `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
+    # Far coordinates are clipped so that they fit integers; no cube there touches the volume.
     present = present & jnp.isfinite(voxels).all(axis=-1)
     far = max(shape) + 2.0 * cube_side(sigma)
     voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
@@ -225,6 +218,6 @@ def _centres(voxels, present, shape, sigma, subvoxel):
 
 
 def _exponent(at, centre, rounded, sigma):
-    """One axis's part of a Gaussian's exponent at voxels `at`; beyond the cube -inf, which makes an exact zero."""
+    """One axis's part of a Gaussian's exponent at voxels `at`; outside the cube -inf, which makes an exact zero."""
     within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
     return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)
