@@ -15,7 +15,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import vha
+from loco_jax.models import patch_vha, vha
 
 # docs/method.md, sections 2 and 3, and what the demo scale is made for.
 VOLUMES = {"full": (136, 240, 316), "demo": (40, 60, 80)}
@@ -45,7 +45,7 @@ def shape_of_frames(batch: int, people: int) -> Frames:
 def test_config_trains_a_step(level, scale, variant):
     config = config_of(level, scale, variant)
     task, optimizer = tasks.create(config), train.make_optimizer(config)
-    assert type(task.network) is {"published": vha.VHA, "patch": vha.PatchVHA}[variant]
+    assert type(task.network) is {"published": vha.VHA, "patch": patch_vha.PatchVHA}[variant]
     assert task.volume.shape == VOLUMES[scale]
     frames = shape_of_frames(config.data.batch_size, 64 if scale == "full" else 8)
     state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames))
@@ -153,7 +153,7 @@ def test_ten_centimetres(scale, shape):
     config = module.get_config(f"scale={scale}")
     task = tasks.create(config)
     assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)
-    assert type(task.network) is vha.PatchVHA
+    assert type(task.network) is patch_vha.PatchVHA
     frames = shape_of_frames(1, 8)
     state = jax.eval_shape(lambda: train.init_state(task, train.make_optimizer(config), config, frames))
     assert sum(x.size for x in jax.tree.leaves(state.params)) < 3_448_442

@@ -1,49 +1,44 @@
-"""A small Code Predictor, ours: for CPUs, and for weights small enough to hand on."""
+"""Our small Code Predictor: for CPUs, and for weights that are small enough to share (docs/networks_tried.md)."""
 
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.vha import code_shape
-from loco_jax.ops.cpu import fast_block
 
 _FINEST = 4  # pixels a cell of the first stage is high and wide
 _FINE = 8  # pixels a cell of the fine features is high and wide
-_BROADEST = 256  # channels; in deeper stages they no longer double
+_BROADEST = 256  # channels; deeper stages do not double them
 _FINE_CHANNELS = 128
-POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers that are read at a person's place, see `CompactPredictor.read_poses`
+POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers that `CompactPredictor.read_poses` reads at a person's place
 
-# Where the picture ends all would be zeros, and normalising those would make the gradients explode.
+# The padding beside a picture must not become vectors of zeros: normalising zeros makes gradients explode.
 _START = nn.initializers.normal(0.1)
 
 
 class Features(NamedTuple):
-    """What the trunk makes of pictures.
+    """What the trunk makes of pictures: fine features, features of the code's cells, features of the whole picture."""
 
-    Attributes:
-      fine: `[B, H / 8, W / 8, 128]`, with what the coarser stages know.
-      cells: `[B, h, w, C]`, of the stage whose cells are the code's.
-      scene: `[B, C]`, of the whole picture.
-    """
-
-    fine: jax.Array
-    cells: jax.Array
-    scene: jax.Array
+    fine: Float[Array, "B H/8 W/8 128"]
+    cells: Float[Array, "B h w C"]
+    scene: Float[Array, "B C"]
 
 
 class CompactPredictor(nn.Module):
     """From a picture to a code: a trunk of stages that halve the grid, top-down connections, and a head.
 
-    Beside the code, the features can be read as what they are trained for too (`read_*`): the joints' places in the
-    picture, the pose of who stands at a place, and how the camera stands.
-
-    Any size of picture will do: it is padded on the right and below to whole cells of the coarsest stage.
+    Beside the code, the network reads from its features (`read_*`) the joints' places in the picture, the poses of
+    people, and how the camera stands: these teach the features. Pictures of any size are padded on the right and below
+    to whole cells of the coarsest stage.
 
     Attributes:
       level: of the code's compression (1, 2 or 3): a cell is 8 * 2^level pixels a side.
@@ -61,7 +56,7 @@ class CompactPredictor(nn.Module):
     blocks: int = 2
     stride: int = 8
     coarsest: int = 64
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         self.trunk = Trunk(self._cell, self.width, self.blocks, max(self.coarsest, self._cell), self.dtype)
@@ -74,42 +69,42 @@ class CompactPredictor(nn.Module):
     def _cell(self) -> int:
         return self.stride * 2**self.level
 
-    def __call__(self, image: jax.Array, camera: Camera) -> jax.Array:
-        """Code `[B, h, w, d]` of pictures `[B, height, width, 3]`, uint8, by cameras with fields `[B]`."""
+    def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Float[jax.Array, "B h w d"]:
+        """The code of pictures by cameras with fields `[B]`."""
         features = self.features(image, camera)
         if self.is_initializing():
             self.read_joints(features), self.read_view(features)
             self.read_poses(features, jnp.zeros((image.shape[0], 1, 2), jnp.float32))
         return self.code(features, image.shape[1:3])
 
-    def features(self, image: jax.Array, camera: Camera) -> Features:
-        """Of pictures `[B, height, width, 3]`, uint8, by cameras with fields `[B]`."""
+    def features(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Features:
+        """The features of pictures by cameras with fields `[B]`."""
         return self.trunk(image, camera)
 
-    def code(self, features: Features, image_size: tuple[int, int]) -> jax.Array:
-        """Code `[B, h, w, d]` of the features of pictures of `image_size`."""
+    def code(self, features: Features, image_size: tuple[int, int]) -> Float[jax.Array, "B h w d"]:
+        """The code that the head makes of the features of pictures of `image_size`."""
         rows, columns, _ = code_shape(Volume(image_size, self.stride, self.depth_bins).shape, self.level)
         return self.head(features)[:, :rows, :columns]
 
-    def read_joints(self, features: Features) -> jax.Array:
-        """Logits `[B, H / 8, W / 8, J]` of the joints' heatmaps in the picture."""
+    def read_joints(self, features: Features) -> Float[jax.Array, "B h w J"]:
+        """Logits of the joints' heatmaps in the picture, a cell every 8 pixels."""
         return self.joints(features.fine)
 
-    def read_poses(self, features: Features, places: jax.Array) -> jax.Array:
-        """What the pictures say of those who stand at `places[B, P, 2]`, pixels (u, v): `[B, P, 45]`.
+    def read_poses(self, features: Features, places: Float[Array, "B P 2"]) -> Float[jax.Array, "B P 45"]:
+        """The poses of the people at `places`, in pixels (u, v).
 
-        The joints' offsets from the mid-hip in metres (14 x 3), the direction from the left to the right side (2), all
-        in axes whose z is the ray to the mid-hip, and the logarithm of its distance in metres.
+        They are the joints' offsets from the mid-hip in metres (14 x 3), the direction from the left to the right side
+        (2), both in axes whose z is the ray to the mid-hip, and the logarithm of its distance in metres.
         """
         return self.poses(sample(features.fine, places / _FINE - 0.5))
 
-    def read_view(self, features: Features) -> jax.Array:
-        """How the camera stands, `[B, 4]`: the world's up in camera axes, and the logarithm of its height in metres."""
+    def read_view(self, features: Features) -> Float[jax.Array, "B 4"]:
+        """The world's up in camera axes (3), and the logarithm of the camera's height in metres."""
         return self.view(features.scene)
 
 
 def create(config: ConfigDict, volume: Volume) -> CompactPredictor:
-    """The network of a config. Raises ValueError for sizes that cannot be."""
+    """The network of a config. Raises ValueError for impossible sizes."""
     c, m = config.predictor, config.model
     if min(c.width, c.blocks) < 1:
         raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
@@ -120,7 +115,7 @@ def create(config: ConfigDict, volume: Volume) -> CompactPredictor:
 
 
 class Trunk(nn.Module):
-    """Stages from cells of 4 pixels to the coarsest; each sees the rays of its cells. Then top-down to cells of 8.
+    """Stages from cells of 4 pixels to the coarsest, each given the rays of its cells; then top-down to cells of 8.
 
     Attributes:
       cell: pixels a cell of the code is high and wide.
@@ -131,17 +126,17 @@ class Trunk(nn.Module):
     width: int
     blocks: int
     coarsest: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, image: jax.Array, camera: Camera) -> Features:
+    def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Features:
         _, height, width, _ = image.shape
         x = image.astype(self.dtype) / 127.5 - 1
         x = jnp.pad(x, ((0, 0), (0, -height % self.coarsest), (0, -width % self.coarsest), (0, 0)))
         stem = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
         x = nn.gelu(nn.Conv(self.width // 2, **stem)(x))
         x = nn.Conv(self.width, **stem)(x)
-        x = fast_block.apply(PixelBlock(self.width, self.dtype), x)
+        x = PixelBlock(self.width, self.dtype)(x)
         stages, size, channels = {}, _FINEST, self.width
         while size < self.coarsest:
             size, channels = 2 * size, min(2 * channels, _BROADEST)
@@ -149,7 +144,7 @@ class Trunk(nn.Module):
             x = jnp.concatenate([x, _rays(camera, x.shape, size).astype(self.dtype)], axis=-1)
             x = nn.Dense(channels, dtype=self.dtype)(x)
             for _ in range(self.blocks):
-                x = fast_block.apply(PixelBlock(channels, self.dtype), x)
+                x = PixelBlock(channels, self.dtype)(x)
             stages[size] = x
         scene = jnp.mean(nn.RMSNorm(dtype=self.dtype)(x), axis=(1, 2))
         known = nn.Dense(_FINE_CHANNELS, dtype=self.dtype)(scene)[:, None, None]
@@ -161,10 +156,10 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """From features to a code: the fine ones of each cell, side by side, and the cell's own.
+    """From features to a code: a cell's fine features side by side, and the cell's own features.
 
     Attributes:
-      fine: fine features a cell is high and wide.
+      fine: how many fine features a cell is high and wide.
       depth: channels of the code.
       blocks, dtype: see `CompactPredictor`.
     """
@@ -172,28 +167,28 @@ class Head(nn.Module):
     fine: int
     depth: int
     blocks: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, features: Features) -> jax.Array:
+    def __call__(self, features: Features) -> Float[jax.Array, "B h w d"]:
         parts = [features.cells, space_to_depth(features.fine, self.fine)]
         x = jnp.concatenate([nn.RMSNorm(dtype=self.dtype)(part) for part in parts], axis=-1)
         x = nn.Dense(_BROADEST, dtype=self.dtype)(x)
         for _ in range(self.blocks):
-            x = fast_block.apply(PixelBlock(_BROADEST, self.dtype), x)
+            x = PixelBlock(_BROADEST, self.dtype)(x)
         return nn.Dense(self.depth, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
 
 
 class Readout(nn.Module):
-    """A linear layer on normalised features `[..., C]`, with a hidden one before it if `hidden`; float32 results."""
+    """A linear layer on normalised features, after a hidden layer if `hidden`, with float32 results."""
 
     size: int
     hidden: int = 0
     bias: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*places C"]) -> Float[jax.Array, "*places N"]:
         x = nn.RMSNorm(dtype=self.dtype)(x)
         if self.hidden:
             x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(x))
@@ -206,26 +201,26 @@ class PixelBlock(nn.Module):
     """Two pre-normalised residuals over `[B, h, w, width]`: one mixes neighbours, one the channels."""
 
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
         x = x + nn.Conv(self.width, (3, 3), dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))
 
 
-def space_to_depth(x: jax.Array, cell: int) -> jax.Array:
-    """`[B, h, w, C]` to `[B, h / cell, w / cell, cell^2 * C]`."""
+def space_to_depth(x: Shaped[Array, "B h w C"], cell: int) -> Shaped[Array, "B h//{cell} w//{cell} C*{cell}**2"]:
+    """Cells of `cell` x `cell` vectors, side by side in one vector."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // cell, cell, width // cell, cell, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // cell, width // cell, cell * cell * channels)
 
 
-def sample(features: jax.Array, places: jax.Array) -> jax.Array:
-    """Bilinear values `[B, P, C]` of `features[B, h, w, C]` at `places[B, P, 2]`, (column, row) in cells.
+def sample(features: Float[Array, "B h w C"], places: Float[Array, "B P 2"]) -> Float[jax.Array, "B P C"]:
+    """Bilinear interpolation at `places` (column, row) in cells, whose whole numbers are the cells' middles.
 
-    A cell's own value is at its whole numbers; outside, the border's counts.
+    Outside the grid, the border counts.
     """
     _, rows, columns, _ = features.shape
     column, row = jnp.clip(places[..., 0], 0, columns - 1), jnp.clip(places[..., 1], 0, rows - 1)
@@ -242,10 +237,6 @@ def _rays(camera: Camera, shape: tuple[int, ...], size: int) -> jax.Array:
     """Slopes (x / z, y / z) `[B, h, w, 2]` of the rays through the middles of cells of `size` pixels."""
     batch, rows, columns, _ = shape
     u, v = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * size for n in (columns, rows))
-    fx, fy, cx, cy = (jnp.broadcast_to(jnp.asarray(f, jnp.float32), (batch,)) for f in camera)
-    x, y = (u - cx[:, None]) / fx[:, None], (v - cy[:, None]) / fy[:, None]
-    along = (
-        jnp.broadcast_to(x[:, None, :], (batch, rows, columns)),
-        jnp.broadcast_to(y[:, :, None], (batch, rows, columns)),
-    )
-    return jnp.stack(along, axis=-1)
+    fx, fy, cx, cy = (jnp.broadcast_to(jnp.asarray(f, jnp.float32), (batch,))[:, None] for f in camera)
+    x, y = ((u - cx) / fx)[:, None], ((v - cy) / fy)[:, :, None]
+    return jnp.stack([jnp.broadcast_to(slope, (batch, rows, columns)) for slope in (x, y)], axis=-1)

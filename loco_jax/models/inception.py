@@ -1,13 +1,15 @@
 """Inception v3 without its classifiers: the trunk of the published Code Predictor (method section 4).
 
-Layers carry the names that torchvision gave them, so that a file of ImageNet weights can be told what it lacks.
+Layers carry the names that torchvision gave them, so that files of ImageNet weights fit.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Shaped
 
-from loco_jax.ops.cpu import matmul_conv
+from loco_jax.geometry.arrays import Array
 
 STRIDE = 32  # pixels from one cell of the features to the next
 MARGIN = 43  # n cells need 32 n + 43 pixels: the stem does not pad
@@ -23,109 +25,71 @@ class Inception(nn.Module):
       dtype: of the arithmetic; parameters stay float32.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Features `[B, (H - 43) // 32, (W - 43) // 32, 2048]` of pictures `[B, H, W, 3]` in 0 to 255.
+    def __call__(self, image: Shaped[Array, "*B H W C"]) -> Float[jax.Array, "B h w 2048"]:
+        """Features `[B, (H - 43) // 32, (W - 43) // 32, 2048]` of pictures in 0 to 255.
 
-        Raises ValueError for pictures that have no features: those smaller than 75 x 75.
+        Raises ValueError for pictures smaller than 75 x 75, which have no features.
         """
         if image.ndim != 4 or image.shape[-1] != 3 or min(image.shape[1:3]) < STRIDE + MARGIN:
             least = STRIDE + MARGIN
             raise ValueError(f"Inception wants pictures [B, H, W, 3] of at least {least} x {least}; have {image.shape}")
-        # ImageNet's mean and standard deviation go in, and torchvision's transform_input takes them out again in favour
-        # of 0.5 and 0.5, which is what these weights were trained with: together they come to this.
+        # torchvision normalises with ImageNet's mean and deviation, and its transform_input then changes to 0.5 and
+        # 0.5, with which these weights were trained. The two together are this line.
         x = image.astype(self.dtype) / 127.5 - 1
         x = ConvNorm(32, (3, 3), 2, "VALID", self.dtype, name="Conv2d_1a_3x3")(x)
         x = ConvNorm(32, (3, 3), 1, "VALID", self.dtype, name="Conv2d_2a_3x3")(x)
         x = ConvNorm(64, (3, 3), 1, "SAME", self.dtype, name="Conv2d_2b_3x3")(x)
-        x = matmul_conv.max_pool(x)
+        x = nn.max_pool(x, (3, 3), (2, 2))
         x = ConvNorm(80, (1, 1), 1, "VALID", self.dtype, name="Conv2d_3b_1x1")(x)
         x = ConvNorm(192, (3, 3), 1, "VALID", self.dtype, name="Conv2d_4a_3x3")(x)
-        x = matmul_conv.max_pool(x)
-        for name, branches, pool in BLOCKS:
-            x = Mixed(branches, pool, self.dtype, name=name)(x)
+        x = nn.max_pool(x, (3, 3), (2, 2))
+        for name, (pool, *branches) in BLOCKS.items():
+            x = Mixed(tuple(branches), pool, self.dtype, name=name)(x)
         return x
 
 
 # A mixed block runs branches beside each other and joins their channels. A layer is (name, channels, kernel, stride);
-# a tuple of layers in the last place of a branch is a fork, whose results are joined. The last branch pools: over 3 x 3
-# cells, the mean followed by a 1 x 1 convolution of so many channels, or the maximum with stride 2 if that is 0.
-def _block_a(pool: int):
-    branches = (
-        (("branch1x1", 64, (1, 1), 1),),
-        (("branch5x5_1", 48, (1, 1), 1), ("branch5x5_2", 64, (5, 5), 1)),
-        (("branch3x3dbl_1", 64, (1, 1), 1), ("branch3x3dbl_2", 96, (3, 3), 1), ("branch3x3dbl_3", 96, (3, 3), 1)),
-    )
-    return branches, pool
+# a tuple of layers in the last place of a branch is a fork, whose results are joined. A further branch pools over 3 x 3
+# cells: the mean, followed by a 1 x 1 convolution to `pool` channels; or, if `pool` is 0, the maximum with stride 2.
+def _layers(name: str, *layers: tuple[int, ...]) -> tuple:
+    """Layers of (channels, rows and columns of the kernel, stride if it is not 1), called name_1, name_2, ..."""
+    return tuple((f"{name}_{i}", n, (h, w), *(stride or [1])) for i, (n, h, w, *stride) in enumerate(layers, 1))
 
 
-def _block_b():
-    branches = (
-        (("branch3x3", 384, (3, 3), 2),),
-        (("branch3x3dbl_1", 64, (1, 1), 1), ("branch3x3dbl_2", 96, (3, 3), 1), ("branch3x3dbl_3", 96, (3, 3), 2)),
-    )
-    return branches, 0
+def _fork(name: str) -> tuple:
+    return (f"{name}a", 384, (1, 3), 1), (f"{name}b", 384, (3, 1), 1)
 
 
-def _block_c(width: int):
-    branches = (
-        (("branch1x1", 192, (1, 1), 1),),
-        (("branch7x7_1", width, (1, 1), 1), ("branch7x7_2", width, (1, 7), 1), ("branch7x7_3", 192, (7, 1), 1)),
-        (
-            ("branch7x7dbl_1", width, (1, 1), 1),
-            ("branch7x7dbl_2", width, (7, 1), 1),
-            ("branch7x7dbl_3", width, (1, 7), 1),
-            ("branch7x7dbl_4", width, (7, 1), 1),
-            ("branch7x7dbl_5", 192, (1, 7), 1),
-        ),
-    )
-    return branches, 192
+def _a(pool: int) -> tuple:
+    double = _layers("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3))
+    return pool, (("branch1x1", 64, (1, 1), 1),), _layers("branch5x5", (48, 1, 1), (64, 5, 5)), double
 
 
-def _block_d():
-    branches = (
-        (("branch3x3_1", 192, (1, 1), 1), ("branch3x3_2", 320, (3, 3), 2)),
-        (
-            ("branch7x7x3_1", 192, (1, 1), 1),
-            ("branch7x7x3_2", 192, (1, 7), 1),
-            ("branch7x7x3_3", 192, (7, 1), 1),
-            ("branch7x7x3_4", 192, (3, 3), 2),
-        ),
-    )
-    return branches, 0
+def _c(width: int) -> tuple:
+    single = _layers("branch7x7", (width, 1, 1), (width, 1, 7), (192, 7, 1))
+    double = _layers("branch7x7dbl", (width, 1, 1), (width, 7, 1), (width, 1, 7), (width, 7, 1), (192, 1, 7))
+    return 192, (("branch1x1", 192, (1, 1), 1),), single, double
 
 
-def _block_e():
-    branches = (
-        (("branch1x1", 320, (1, 1), 1),),
-        (
-            ("branch3x3_1", 384, (1, 1), 1),
-            (("branch3x3_2a", 384, (1, 3), 1), ("branch3x3_2b", 384, (3, 1), 1)),
-        ),
-        (
-            ("branch3x3dbl_1", 448, (1, 1), 1),
-            ("branch3x3dbl_2", 384, (3, 3), 1),
-            (("branch3x3dbl_3a", 384, (1, 3), 1), ("branch3x3dbl_3b", 384, (3, 1), 1)),
-        ),
-    )
-    return branches, 192
-
-
-BLOCKS = (
-    ("Mixed_5b", *_block_a(32)),
-    ("Mixed_5c", *_block_a(64)),
-    ("Mixed_5d", *_block_a(64)),
-    ("Mixed_6a", *_block_b()),
-    ("Mixed_6b", *_block_c(128)),
-    ("Mixed_6c", *_block_c(160)),
-    ("Mixed_6d", *_block_c(160)),
-    ("Mixed_6e", *_block_c(192)),
-    ("Mixed_7a", *_block_d()),
-    ("Mixed_7b", *_block_e()),
-    ("Mixed_7c", *_block_e()),
+_B = 0, (("branch3x3", 384, (3, 3), 2),), _layers("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3, 2))
+_D = (
+    0,
+    _layers("branch3x3", (192, 1, 1), (320, 3, 3, 2)),
+    _layers("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
 )
+_E = (
+    192,
+    (("branch1x1", 320, (1, 1), 1),),
+    (*_layers("branch3x3", (384, 1, 1)), _fork("branch3x3_2")),
+    (*_layers("branch3x3dbl", (448, 1, 1), (384, 3, 3)), _fork("branch3x3dbl_3")),
+)
+BLOCKS = {
+    **{"Mixed_5b": _a(32), "Mixed_5c": _a(64), "Mixed_5d": _a(64), "Mixed_6a": _B, "Mixed_6b": _c(128)},
+    **{"Mixed_6c": _c(160), "Mixed_6d": _c(160), "Mixed_6e": _c(192), "Mixed_7a": _D, "Mixed_7b": _E, "Mixed_7c": _E},
+}
 
 
 class Mixed(nn.Module):
@@ -133,10 +97,10 @@ class Mixed(nn.Module):
 
     branches: tuple
     pool: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B k l F"]:
         def layer(x, name, features, kernel, stride):
             return ConvNorm(features, kernel, stride, "SAME" if stride == 1 else "VALID", self.dtype, name=name)(x)
 
@@ -147,31 +111,27 @@ class Mixed(nn.Module):
                 fork = isinstance(step[0], tuple)
                 y = jnp.concatenate([layer(y, *s) for s in step], axis=-1) if fork else layer(y, *step)
             results.append(y)
-        if self.pool:
-            results.append(ConvNorm(self.pool, (1, 1), 1, "SAME", self.dtype, mean=True, name="branch_pool")(x))
-        else:
-            results.append(matmul_conv.max_pool(x))
+        mean = ConvNorm(self.pool, (1, 1), 1, "SAME", self.dtype, mean=True, name="branch_pool")
+        results.append(mean(x) if self.pool else nn.max_pool(x, (3, 3), (2, 2)))
         return jnp.concatenate(results, axis=-1)
 
 
 class ConvNorm(nn.Module):
     """A convolution without bias, normalisation with given statistics, ReLU.
 
-    XLA makes one pass of the last two, so that folding the statistics into the kernel would save nothing.
-
-    With `mean`, the convolution, 1 x 1, is of the mean over 3 x 3 cells, zeros around counted in. Both are linear, so
-    the mean comes second: it has fewer channels to go over.
+    With `mean`, the 1 x 1 convolution is of the mean over 3 x 3 cells, zeros around counted in. Both are linear, so the
+    mean comes second, where it has fewer channels to go over.
     """
 
     features: int
     kernel: tuple[int, int]
     stride: int
     padding: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
     mean: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B k l F"]:
         x = nn.Conv(
             self.features,
             self.kernel,
@@ -180,7 +140,6 @@ class ConvNorm(nn.Module):
             use_bias=False,
             kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
-            conv_general_dilated=matmul_conv.convolve,
             name="conv",
         )(x)
         if self.mean:

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from loco_jax.geometry.arrays import Array
 
 
 def cube_side(sigma: float) -> int:
@@ -16,20 +20,20 @@ def cube_side(sigma: float) -> int:
 
 
 def render(
-    voxels: jax.Array,
-    present: jax.Array,
+    voxels: Float[Array, "*P J 3"],
+    present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     sigma: float = 2.0,
     subvoxel: bool = False,
-    dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
-    """Heatmaps `[J, H, W, D]` with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
+    dtype: DTypeLike = jnp.float32,
+) -> Float[jax.Array, "J H W D"]:
+    """Heatmaps with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
 
     One windowed scatter: only the voxels of the joints' cubes are computed and written, whatever the volume's size.
 
     Args:
-      voxels: `[P, J, 3]` continuous (row, column, bin), inside the volume or not. P may be 0.
-      present: `[P, J]` bool. Absent joints, and joints whose voxel is not finite, leave no trace.
+      voxels: continuous (row, column, bin), inside the volume or not. P may be 0.
+      present: which joints there are. A joint whose voxel is not finite counts as absent.
       shape: the volume's rows, columns, bins (H, W, D).
       sigma: of the Gaussian, in voxels; a number known when tracing, since it sizes the cubes.
       subvoxel: centre the Gaussian on the continuous voxel instead of the rounded one.
@@ -39,12 +43,23 @@ def render(
     heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
     if num_people == 0:
         return heatmaps_JxHxWxD
-    start_PxJx3, cubes_PxJxRxCxB = _cubes(voxels, present, shape, sigma, subvoxel)
+    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
+    # A box as large as a cube, or as the volume if that is smaller, that lies inside the volume.
+    half = cube_side(sigma) // 2
+    box = tuple(min(2 * half + 1, size) for size in shape)
+    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
+    exponents = []
+    for axis, side in enumerate(box):
+        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
+        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
+    rows, columns, bins = exponents
+    exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
+    values_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
     joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[None, :, None], (num_people, num_joints, 1))
     return lax.scatter_max(
         heatmaps_JxHxWxD,
         jnp.concatenate([joint_PxJx1, start_PxJx3], axis=-1),
-        cubes_PxJxRxCxB.astype(dtype),
+        values_PxJxRxCxB.astype(dtype),
         lax.ScatterDimensionNumbers(
             update_window_dims=(2, 3, 4), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2, 3)
         ),
@@ -53,18 +68,18 @@ def render(
 
 
 def render_cells(
-    voxels: jax.Array,
-    present: jax.Array,
+    voxels: Float[Array, "*P J 3"],
+    present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     cell: int,
     sigma: float = 2.0,
     subvoxel: bool = False,
-    dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
-    """The heatmaps of `render`, laid out in cells of `cell` voxels a side: `[d, h, w, J * cell^3]`.
+    dtype: DTypeLike = jnp.float32,
+) -> Float[jax.Array, "d h w V"]:
+    """The heatmaps of `render` in cells of `cell` voxels a side, V = J * cell^3.
 
-    A cell's channels are its joints' voxels, in the order joint, row, column, bin; cells that the volume's end cuts are
-    filled up with zeros. Written where they belong at once: turning the finished volume costs far more.
+    A cell's channels are its voxels in the order joint, row, column, bin. Zeros fill up cells that the volume's end
+    cuts. Voxels are written to their cells directly: to transpose the finished volume costs far more.
     """
     num_people, num_joints = _check(voxels, present, sigma)
     h, w, d = grid = [-(-size // cell) for size in shape]
@@ -98,32 +113,36 @@ def render_cells(
 
 
 def cells_of(sigma: float, cell: int) -> int:
-    """How many cells along an axis a joint's cube can meet."""
+    """How many cells along an axis a joint's cube can touch."""
     return (cube_side(sigma) + cell - 2) // cell + 1
 
 
 class Cubes(NamedTuple):
-    """Where one joint type's cubes are, for those who want their voxels without the volume.
+    """Where one joint type's cubes are.
 
     Attributes:
-      count: `[]` int32, cubes that touch the volume.
-      order: `[P]` int32, people, those with such cubes first.
-      touch: `[P]` bool, who has one.
-      centre: `[P, 3]` of the Gaussians.
-      rounded: `[P, 3]` int32, the middles of the cubes.
-      rivals: `[P, P]` bool, whose cubes meet a person's, which is one of them.
+      count: how many cubes touch the volume.
+      order: people, those with such cubes first.
+      touch: who has one.
+      centre: of the Gaussians.
+      rounded: the middles of the cubes.
+      rivals: whose cubes meet a person's cube, which is one of them.
     """
 
-    count: jax.Array
-    order: jax.Array
-    touch: jax.Array
-    centre: jax.Array
-    rounded: jax.Array
-    rivals: jax.Array
+    count: Int[Array, "*J"]
+    order: Int[Array, "*J P"]
+    touch: Bool[Array, "*J P"]
+    centre: Float[Array, "*J P 3"]
+    rounded: Int[Array, "*J P 3"]
+    rivals: Bool[Array, "*J P P"]
 
 
 def find_cubes(
-    voxels: jax.Array, present: jax.Array, shape: tuple[int, int, int], sigma: float = 2.0, subvoxel: bool = False
+    voxels: Float[Array, "P J 3"],
+    present: Bool[Array, "P J"],
+    shape: tuple[int, int, int],
+    sigma: float = 2.0,
+    subvoxel: bool = False,
 ) -> Cubes:
     """The cubes of `render` with the same arguments, with a leading axis J."""
     _check(voxels, present, sigma)
@@ -139,24 +158,24 @@ def find_cubes(
 
 def owned_values(
     cubes: Cubes,
-    people: jax.Array,
-    starts: jax.Array,
+    people: Int[Array, " n"],
+    starts: Int[Array, "n 3"],
     sides: tuple[int, int, int],
     shape: tuple[int, int, int],
     sigma: float,
-) -> jax.Array:
-    """Of `people[n]`, one joint type's heatmap `[n, R, C, B]` in those voxels of a window that they own.
+) -> Float[jax.Array, "n R C B"]:
+    """One joint type's heatmap in those voxels of windows, one for each of `people`, that the person owns.
 
-    A voxel belongs to the person whose Gaussian is the greatest there, to the first of equals, so that `render`'s
-    maximum is the sum over people of what they own. Windows begin at `starts[n, 3]`, have `sides`, and may leave the
-    volume; out there, and for a person beyond the last, all is zero.
+    A voxel belongs to the person whose Gaussian is the greatest there, or to the first of equals. So `render`'s maximum
+    is the sum over people of what they own. Windows begin at `starts`, have `sides`, and may leave the volume. Outside
+    the volume, and for numbers that no person has, all is zero.
     """
     at = [starts[:, axis, None] + jnp.arange(side, dtype=jnp.int32) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
     rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
 
     def contend(i, best):
-        # All exponents come from this one place: in every window of a voxel they are the same, bit for bit.
+        # Exponents are computed only here, so that a voxel's are the same in every window, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
         rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
         exponents = []
@@ -188,27 +207,9 @@ def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, in
     return present.shape
 
 
-def _cubes(voxels, present, shape, sigma, subvoxel):
-    """Of each joint, the first voxel `[P, J, 3]` and the values `[P, J, R, C, B]` of a box that lies inside the volume.
-
-    The box is as large as the cube, or as the volume if that is smaller; what of it is not in the cube is zero.
-    """
-    present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
-    half = cube_side(sigma) // 2
-    box = tuple(min(2 * half + 1, size) for size in shape)
-    start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
-    exponents = []
-    for axis, side in enumerate(box):
-        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
-    rows, columns, bins = exponents
-    exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
-    return start_PxJx3, jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
-
-
 def _centres(voxels, present, shape, sigma, subvoxel):
-    """Which joints are anywhere `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
-    # Far coordinates are brought near enough to be integers; out there no cube touches the volume anyway.
+    """Which joints exist `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
+    # Far coordinates are clipped so that they fit integers; no cube there touches the volume.
     present = present & jnp.isfinite(voxels).all(axis=-1)
     far = max(shape) + 2.0 * cube_side(sigma)
     voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
@@ -217,6 +218,6 @@ def _centres(voxels, present, shape, sigma, subvoxel):
 
 
 def _exponent(at, centre, rounded, sigma):
-    """One axis's part of a Gaussian's exponent at voxels `at`; beyond the cube -inf, which makes an exact zero."""
+    """One axis's part of a Gaussian's exponent at voxels `at`; outside the cube -inf, which makes an exact zero."""
     within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
     return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)

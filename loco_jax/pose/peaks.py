@@ -1,12 +1,12 @@
 """Heatmaps to joints: the local maxima of volumes of voxels, on the device (method section 5).
 
-A peak is a voxel above the threshold and strictly greater than its 26 neighbours (what lies outside the volume counts
-as 0). Where neighbours are equal, the plateau is taken as one: it is a peak if everything around it is lower, and
-its first voxel (in row, column, bin order) stands for it. A NaN is never a peak and hides no neighbour.
+A peak is a voxel above the threshold and strictly greater than its 26 neighbours; voxels outside the volume count as 0.
+Equal neighbours form a plateau. It is one peak if everything around it is lower, and its first voxel (in row, column,
+bin order) stands for it. A NaN is never a peak and hides no neighbour.
 
-The volume is read once, for the maxima of blocks. Only blocks that reach the threshold are looked into, so a crowd of
-joints in 144 million voxels costs little more than that one read. Frames too full for that take a dense way to the same
-answer. A `Source` is searched likewise, without its volume ever being written.
+The volume is read once, for the maxima of blocks. Only blocks that reach the threshold are searched, so a crowd of
+joints in 144 million voxels costs little more than that one read. Frames with too many such blocks take a dense way to
+the same answer. A `Source` is searched in the same way, and its volume need not be written.
 """
 
 import functools
@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Int
+
+from loco_jax.geometry.arrays import Array
 
 BLOCK = 8  # voxels a side
-# How many blocks of a joint type are looked into, and how many candidates they may have for each of `max_peaks`. The
-# least that is enough is taken: about 20 people, whose Gaussians each touch up to 8 blocks, or 64.
+# How many blocks of a joint type are searched, and how many candidates they may have for each of `max_peaks`. The first
+# that suffices is taken: the first for about 20 people, whose Gaussians each touch up to 8 blocks, the second for 64.
 CAPACITIES = ((128, 2), (512, 4))
 _NOWHERE = np.iinfo(np.int32).max  # no voxel's number
 
@@ -29,14 +32,14 @@ class Peaks(NamedTuple):
     """Peaks of each joint type, best first.
 
     Attributes:
-      voxels: `[J, K, 3]` float32 (row, column, bin).
-      scores: `[J, K]` float32, the heatmap's value; 0 in empty places.
-      count: `[J]` int32, how many there are; above K, only the K best are listed.
+      voxels: (row, column, bin).
+      scores: the heatmap's values; 0 in empty places.
+      count: how many peaks there are; if there are more than K, the K best are listed.
     """
 
-    voxels: jax.Array
-    scores: jax.Array
-    count: jax.Array
+    voxels: Float[Array, "*B J K 3"]
+    scores: Float[Array, "*B J K"]
+    count: Int[Array, "*B J"]
 
 
 class Source(NamedTuple):
@@ -44,36 +47,44 @@ class Source(NamedTuple):
 
     Attributes:
       shape: (J, H, W, D).
-      highest: `[J, *grid]` float32, the greatest value of each block, or something greater; below the threshold,
-        anything that is not above it.
+      highest: the greatest value of each block, or a greater number. For blocks below the threshold, any number that is
+        not above the threshold.
       take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume. In blocks that
-        do not reach the threshold, anything below it will do.
-      exact: values at a few places `[J, K]` likewise, right everywhere.
-      origin: what `whole` works on.
-      whole: all values `[J, H, W, D]`, from `origin`; called if there is too much in them to be looked at in parts.
+        do not reach the threshold, any number below it.
+      exact: values at a few places `[J, K]`, given likewise, right everywhere.
+      origin: the argument of `whole`.
+      whole: all values `[J, H, W, D]`, for volumes with too many peaks to be searched in parts.
     """
 
     shape: tuple[int, int, int, int]
-    highest: jax.Array
-    take: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-    exact: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    highest: Float[Array, "J h w d"]
+    take: Callable[..., jax.Array]
+    exact: Callable[..., jax.Array]
     origin: Any
     whole: Callable[[Any], jax.Array]
 
 
 @functools.partial(jax.jit, static_argnames=("max_peaks", "subvoxel"))
-def find_peaks(heatmaps: jax.Array, threshold: float = 0.1, max_peaks: int = 128, subvoxel: bool = False) -> Peaks:
-    """The best `max_peaks` (K) local maxima of each of `heatmaps[J, H, W, D]` (any float type).
+def find_peaks(
+    heatmaps: Float[Array, "*J H W D"],
+    threshold: float | Float[Array, ""] = 0.1,
+    max_peaks: int = 128,
+    subvoxel: bool = False,
+) -> Peaks:
+    """The best `max_peaks` (K) local maxima of each heatmap.
 
     The threshold is 0 or more. Equal scores are ordered by row, column, bin. With `subvoxel`, each coordinate moves to
-    the top of the parabola through the logarithms of the voxel and its two neighbours: exact for an isolated Gaussian.
-    It moves at most one voxel, and not at all on the volume's border or beside a value that is not positive.
+    the top of the parabola through the logarithms of the voxel and its two neighbours, which is exact for an isolated
+    Gaussian. It moves by at most one voxel. It does not move on the volume's border, nor beside a value that is not
+    positive.
     """
-    return search(of_volume(heatmaps), threshold, max_peaks, subvoxel)
+    source = of_volume(heatmaps)
+    found = search(source, threshold, max_peaks)
+    return found._replace(voxels=found.voxels + subvoxel_offsets(source, found)) if subvoxel else found
 
 
-def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxel: bool = False) -> Peaks:
-    """As `find_peaks`, of a `source`'s heatmaps."""
+def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks: int = 128) -> Peaks:
+    """As `find_peaks` of a source's heatmaps, at whole voxels."""
     if max_peaks < 1:
         raise ValueError(f"max_peaks={max_peaks} must be at least 1")
     threshold = jnp.asarray(threshold, jnp.float32)
@@ -82,8 +93,8 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
     nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
     state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
-    # Loops of at most one turn: branches that stay branches under vmap. A turn uses up what it works on, or XLA
-    # would see that it does not depend on the loop and do it beforehand, needed or not.
+    # Loops of at most one turn are branches that stay branches under vmap. A turn changes what it works on: otherwise
+    # XLA would see that the work does not depend on the loop, and do it beforehand, needed or not.
     for num_blocks, candidates in CAPACITIES:
 
         def sparse(_, state, num_blocks=num_blocks, max_candidates=candidates * max_peaks):
@@ -102,12 +113,11 @@ def search(source: Source, threshold: float = 0.1, max_peaks: int = 128, subvoxe
         lambda state: ~state[3], dense, (*state, threshold, source.origin)
     )
     voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, tuple(shape)), axis=-1)
-    found = Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
-    return found._replace(voxels=found.voxels + subvoxel_offsets(source, found)) if subvoxel else found
+    return Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
 
 
-def of_volume(heatmaps: jax.Array) -> Source:
-    """`heatmaps[J, H, W, D]` as a source. Under jit, what is not asked of it is not computed."""
+def of_volume(heatmaps: Float[Array, "*J H W D"]) -> Source:
+    """Heatmaps as a source."""
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
 
@@ -117,11 +127,8 @@ def of_volume(heatmaps: jax.Array) -> Source:
     return Source(heatmaps.shape, block_maxima(heatmaps), take, take, (), lambda _: heatmaps)
 
 
-def subvoxel_offsets(source: Source, peaks: Peaks) -> jax.Array:
-    """How far `[J, K, 3]`, in voxels, the tops of log-parabolas are from whole-voxel `peaks` of a `source`'s heatmaps.
-
-    What `find_peaks` adds with `subvoxel`; 0 in empty places.
-    """
+def subvoxel_offsets(source: Source, peaks: Peaks) -> Float[jax.Array, "J K 3"]:
+    """What `find_peaks` adds to whole-voxel peaks with `subvoxel`, in voxels; 0 in empty places."""
     shape = jnp.asarray(source.shape[1:], jnp.int32)
     joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None]
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
@@ -182,18 +189,14 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     return ids_JxK, scores_JxK, jnp.sum(first_JxC, axis=1, dtype=jnp.int32), complete
 
 
-def block_maxima(heatmaps: jax.Array) -> jax.Array:
-    """The greatest value of each block, `[J, *grid]` float32; NaN is passed over, and -inf where there is nothing else.
-
-    Blocks cut by the border keep what is inside.
-    """
+def block_maxima(heatmaps: Float[Array, "J H W D"]) -> Float[jax.Array, "J h w d"]:
+    """The greatest value of each block, NaN ignored; -inf for blocks of nothing but NaN."""
     num_joints, *shape = heatmaps.shape
     padding = [(0, -size % BLOCK) for size in shape]
     h, w, d = ((size + rest) // BLOCK for size, (_, rest) in zip(shape, padding))
     padded = jnp.pad(heatmaps, [(0, 0), *padding[:2], (0, 0)], constant_values=-jnp.inf)
     x = padded.reshape(num_joints, h, BLOCK, w, BLOCK, shape[2])
-    # Not `jnp.max`: on CPUs, that over rows and columns forgets at a NaN what it has seen. A comparison with NaN is
-    # false everywhere.
+    # `jnp.max` over rows and columns would, on CPUs, forget at a NaN what it has seen. Comparisons with NaN are false.
     rows_and_columns = (x[:, :, i, :, j] for i in range(BLOCK) for j in range(BLOCK))
     x = functools.reduce(lambda most, new: jnp.where(new > most, new, most), rows_and_columns, -jnp.inf)
     x = jnp.pad(x, [(0, 0)] * 3 + [padding[2]], constant_values=-jnp.inf)
@@ -263,13 +266,13 @@ def _best(ids_JxN, scores_JxN, max_peaks):
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
-    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling the whole volume: for those with too much in it."""
-    # One joint type at a time, for the memory it takes.
-    ids, scores, counts = lax.map(lambda h: _dense_peaks_of_some(h[None], threshold, max_peaks), heatmaps)
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling whole volumes: for those with too many peaks."""
+    # One joint type at a time, to save memory.
+    ids, scores, counts = lax.map(lambda h: _dense_peaks_of_one(h[None], threshold, max_peaks), heatmaps)
     return ids[:, 0], scores[:, 0], counts[:, 0]
 
 
-def _dense_peaks_of_some(heatmaps, threshold, max_peaks):
+def _dense_peaks_of_one(heatmaps, threshold, max_peaks):
     shape = heatmaps.shape[1:]
     values = heatmaps.astype(jnp.float32)
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
@@ -279,7 +282,7 @@ def _dense_peaks_of_some(heatmaps, threshold, max_peaks):
     def settle(step, start):
         return lax.while_loop(lambda s: jnp.any(s[0] != s[1]), lambda s: (step(s[0]), s[0]), (step(start), start))[0]
 
-    # A plateau dies from its edge: a voxel goes when it is not above all that has already gone.
+    # A plateau is removed from its edge: a voxel goes when it is not above all voxels that have gone before.
     alive = settle(
         lambda alive: alive & (values > _pool(jnp.where(alive, -jnp.inf, values), jnp.maximum, outside)),
         (values > threshold) & (values >= _pool(values, jnp.maximum, outside)),

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from loco_jax import ops
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
@@ -25,7 +26,6 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.models import code_predictor, compact, vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
-from loco_jax.ops.cpu import fast_vha
 from loco_jax.pose import metrics, people, people_metrics, reading, refinement, suppression
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points
@@ -218,7 +218,7 @@ class LocoTask(Task):
         errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
         loss = self.code_weight * errors["code_error"] + self.teaching_weight * sum(taught.values())
         if self.heatmap_weight:
-            features = self.vha.network.apply(params["vha"], code, method="decode_features")
+            features = ops.apply(self.vha.network, params["vha"], code, method="decode_features")
             targets = voxels_BxPxJx3, present_BxPxJ
             errors["heatmap_error"] = self.vha.entropy_of_features(params["vha"], features, *targets)
             loss = loss + self.heatmap_weight * errors["heatmap_error"]
@@ -245,7 +245,7 @@ class LocoTask(Task):
             voxels_PxJx3 = jnp.where(present_PxJ[..., None], inside, 0).astype(jnp.int32)
             at_2xPx6x3 = jnp.moveaxis(voxels_PxJx3[:, sides_2x6], 1, 0)
             at_2x2xPx6x3 = jnp.broadcast_to(at_2xPx6x3, (2, *at_2xPx6x3.shape))
-            found = fast_vha.logits_at(
+            found = ops.logits_at(
                 self.vha.network, params, features, joints_2x2xPx6.reshape(-1), at_2x2xPx6x3.reshape(-1, 3)
             ).reshape(joints_2x2xPx6.shape)
             own, other = jnp.stack([found[0, 0], found[1, 1]]), jnp.stack([found[0, 1], found[1, 0]])
@@ -262,9 +262,9 @@ class LocoTask(Task):
         """
         variables = _together(params)
         if not self.teaching_weight:
-            return self.network.apply(variables, image, camera).astype(jnp.float32), None
-        features = self.network.apply(variables, image, camera, method="features")
-        code = self.network.apply(variables, features, image.shape[1:3], method="code")
+            return ops.apply(self.network, variables, image, camera).astype(jnp.float32), None
+        features = ops.apply(self.network, variables, image, camera, method="features")
+        code = ops.apply(self.network, variables, features, image.shape[1:3], method="code")
         return code.astype(jnp.float32), features
 
     def look_at(self, params: Any, image: jax.Array, camera: Camera) -> tuple[jax.Array, compact.Features | None]:
@@ -281,13 +281,13 @@ class LocoTask(Task):
         if self.refiner_weights != PICTURE:
             return None
         places = reading.places(found, camera, self.vha.volume.image_size)
-        numbers = self.network.apply(_together(params), features, places[None], method="read_poses")[0]
+        numbers = ops.apply(self.network, _together(params), features, places[None], method="read_poses")[0]
         return reading.settle(found, reading.unpack(numbers).offsets)
 
     def points_of_code(self, params: Any, code: jax.Array, camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of one code `[h, w, d]`."""
         options = {"max_peaks": self.vha.max_peaks, "subvoxel": subvoxel, "volume_dtype": self.vha.volume_dtype}
-        found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
+        found = ops.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
         return people.in_metres(found, camera, self.vha.volume)
 
     def people_of_picture(self, params: Any, image: jax.Array, camera: Camera) -> People:
@@ -349,7 +349,7 @@ class LocoTask(Task):
         voxels_PxJx3 = jnp.where(present_PxJ[..., None], jnp.round(voxels_PxJx3), 0)
         at_SxPx2x4x3 = jnp.stack([voxels_PxJx3[:, own_2x4], voxels_PxJx3[:, own_2x4[::-1]]])
         joints_SxPx2x4 = jnp.broadcast_to(own_2x4, at_SxPx2x4x3.shape[:-1])
-        values = fast_vha.decode_at(
+        values = ops.decode_at(
             self.vha.network,
             params["vha"],
             code,

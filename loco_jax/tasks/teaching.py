@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from loco_jax import ops
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
@@ -60,7 +61,7 @@ def losses(
     """The means of a batch: of the joints' cross-entropy, the poses' errors, and the camera's where it is known."""
 
     def read(method, *arguments):
-        return network.apply(variables, features, *arguments, method=method)
+        return ops.apply(network, variables, features, *arguments, method=method)
 
     found = {"joints_error": _JOINTS * _joints_error(read("read_joints"), frames, volume)}
     # Everybody is read at several places of the trunk: what is learnt is to hold all over it.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from loco_jax import ops
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
@@ -68,19 +69,19 @@ class TrunkTask(Task):
 
     def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The sum of what `teaching.losses` gives."""
-        features = self.network.apply(params, frames.image, frames.camera, method="features")
+        features = ops.apply(self.network, params, frames.image, frames.camera, method="features")
         found = teaching.losses(self.network, params, features, frames, self.volume, key)
         return sum(found.values()), found
 
     def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
         """Reads the poses in the middle of everybody who is there."""
         del key, thorough
-        features = self.network.apply(params, frames.image, frames.camera, method="features")
+        features = ops.apply(self.network, params, frames.image, frames.camera, method="features")
         there = teaching.readable(frames, self.volume)
         camera = jax.tree.map(lambda f: f[:, None], frames.camera)
         places = jnp.where(there[..., None], teaching.places(frames.joints, camera), 0)
-        numbers = self.network.apply(params, features, places, method="read_poses")
-        view = self.network.apply(params, features, method="read_view")
+        numbers = ops.apply(self.network, params, features, places, method="read_poses")
+        view = ops.apply(self.network, params, features, method="read_view")
         return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
     def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
+from loco_jax import ops
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import vha
-from loco_jax.ops.cpu import by_rows, cell_entropy, fast_encode, fast_vha
+from loco_jax.models import patch_vha, vha
 from loco_jax.pose import heatmaps, metrics, peaks
 from loco_jax.report import tables as report
 from loco_jax.tasks import Task
@@ -124,13 +123,13 @@ class VhaTask(Task):
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
         code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
-        if isinstance(self.network, vha.PatchVHA):
+        if isinstance(self.network, patch_vha.PatchVHA):
             loss = self.entropy(params, noisy, voxels_BxPxJx3, present_BxPxJ, stage)
             # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
-        target = self._render_batch(voxels_BxPxJx3, present_BxPxJ, self.sigmas[stage]).astype(jnp.float32)
-        found = self.network.apply(params, noisy, target.shape[2:4], method="decode")
+        target = ops.render(self.network, voxels_BxPxJx3, present_BxPxJ, **self._options(stage)).astype(jnp.float32)
+        found = ops.apply(self.network, params, noisy, target.shape[2:4], method="decode")
         error = jnp.square(found.astype(jnp.float32) - target)
         if self.positive_weight:
             error = error * (1 + self.positive_weight * target)
@@ -140,40 +139,27 @@ class VhaTask(Task):
         self, params: Any, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
     ) -> jax.Array:
         """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
-        options = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
-        if by_rows.count() > 1:
-            return by_rows.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **options)
-        encode = functools.partial(fast_encode.encode_joints, self.network, **options)
-        return _on_each_device(encode, params, voxels_BxPxJx3, present_BxPxJ)
+        return ops.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **self._options(stage))
+
+    def _options(self, stage: int) -> dict[str, Any]:
+        return {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
 
     def entropy(
         self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
     ) -> jax.Array:
         """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
-        features = self.network.apply(params, code, method="decode_features")
+        features = ops.apply(self.network, params, code, method="decode_features")
         return self.entropy_of_features(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
 
     def entropy_of_features(
         self, params: Any, x: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
     ) -> jax.Array:
         """The same of a PatchVHA's features `x[B, d, h, w, C]`, see `PatchVHA.decode_features`."""
-        options = {
-            "shape": self.volume.shape,
-            "sigma": self.sigmas[stage],
-            "subvoxel": self.subvoxel,
-            "positive_weight": self.positive_weight,
-        }
-
-        def sums(*arguments):
-            return cell_entropy.sum_entropy(self.network, *arguments, **options)[None]
-
-        if by_rows.count() > 1:
-            entropy = by_rows.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
-        else:
-            entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
+        options = {**self._options(stage), "positive_weight": self.positive_weight}
+        entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
         # A batch of empty frames counts as one person, or its loss would be out of all proportion.
         number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
-        return jnp.sum(entropy) / jnp.maximum(number, skeleton.NUM_JOINTS)
+        return entropy / jnp.maximum(number, skeleton.NUM_JOINTS)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:
@@ -191,7 +177,7 @@ class VhaTask(Task):
             voxels, present = self.targets(frame)
             code = self.encode(params, frame)[None].astype(jnp.float32)
             options = {"max_peaks": self.max_peaks, "volume_dtype": self.volume_dtype}
-            find = functools.partial(fast_vha.decode_peaks_and_offsets, self.network, params, **options)
+            find = functools.partial(ops.decode_peaks_and_offsets, self.network, params, **options)
 
             def back(noise):
                 return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])
@@ -217,12 +203,6 @@ class VhaTask(Task):
         subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
         return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
-
-    def _render_batch(self, voxels_BxPxJx3, present_BxPxJ, sigma):
-        if by_rows.count() == 1:
-            return jax.vmap(functools.partial(self.render, sigma=sigma))(voxels_BxPxJx3, present_BxPxJ)
-        options = {"sigma": sigma, "subvoxel": self.subvoxel, "dtype": self.network.dtype}
-        return by_rows.render(self.network, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
         """A record for each frame; NumPy arrays in."""
@@ -316,9 +296,10 @@ def create(config: ConfigDict) -> VhaTask:
     if pad_channels and m.variant != "published":
         raise ValueError(f"config.model.pad_channels=True is for config.model.variant=published; have {m.variant}")
     if m.variant == "published":
-        network = vha.VHA(m.level, volume.depth_bins, dtypes[m.dtype], pad_channels)
+        kind = ops.PaddedVHA if pad_channels else vha.VHA
+        network = kind(m.level, volume.depth_bins, dtypes[m.dtype])
     elif m.variant == "patch":
-        network = vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
+        network = patch_vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
     else:
         raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
     return VhaTask(
@@ -376,19 +357,6 @@ def stated_by(whose: Any) -> Iterator[None]:
 def band_edges(volume: Volume) -> list[float]:
     """Metres between the bands of distance that scores are told apart by: those of `metrics` that the volume has."""
     return [e for e in metrics.BAND_EDGES if e < volume.max_distance] + [volume.max_distance]
-
-
-def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: jax.Array) -> jax.Array:
-    """`function(params, *batches)`, by each of the devices that share the batch for its own frames.
-
-    Left to the compiler, loops over frames or joints gather the whole batch and run in full on every device.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size == 1 or "batch" not in mesh.auto_axes:  # nothing to share, or already each for itself
-        return function(params, *batches)
-    whole, batch = PartitionSpec(), PartitionSpec("batch")
-    in_specs = (whole, *(batch for _ in batches))
-    return jax.shard_map(function, in_specs=in_specs, out_specs=batch, check_vma=False)(params, *batches)
 
 
 def _with_noise(code_Bxhxwxd, part_B, key):

@@ -8,23 +8,23 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from loco_jax import train
+from loco_jax import ops, train
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import vha
-from loco_jax.ops.cpu import cell_entropy, fast_encode, fast_vha
+from loco_jax.models import patch_vha, vha
+from loco_jax.ops.cpu import encoding
 from loco_jax.pose import peaks
 from loco_jax.tasks.vha import VhaTask
 from tests.data.test_streams import noise
-from tests.ops.test_fast_encode import random_crowd
-from tests.tasks.test_vha import random_params
+from tests.models.test_vha import random_params
+from tests.ops.test_encoding import random_crowd
 from tests.test_train import python
 
 VOLUME = Volume(image_size=(512, 480), stride=32, depth_bins=18, max_distance=25.0)  # 16 x 15 x 18
-NETWORKS = [vha.PatchVHA(1, 18, width=8, blocks=0), vha.VHA(1, 18)]
+NETWORKS = [patch_vha.PatchVHA(1, 18, width=8, blocks=0), vha.VHA(1, 18)]
 BATCH = 4
 RATE = 1e6
 
@@ -41,8 +41,8 @@ def test_two_devices_are_as_one():
 def check():
     """What is asserted in a process of two devices."""
     # The ways of large volumes, for a small one.
-    fast_encode.is_sparse = lambda *arguments: True
-    cell_entropy._LARGE = 0
+    encoding.pays = lambda *arguments: True
+    ops._LEAST_TO_SUM = ops._LEAST_TO_SEARCH = 0
     peaks.CAPACITIES = ((512, 4),)  # sooner compiled
     for network in NETWORKS:
         task = VhaTask(VOLUME, network, (1.0,), True, 3.0, 0.1, 8)
@@ -87,7 +87,7 @@ def check_peaks():
     codes = np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
     def find(params, codes):
-        decode = functools.partial(fast_vha.decode_peaks, network, params, size=VOLUME.shape[:2], fast=True)
+        decode = functools.partial(ops.decode_peaks, network, params, size=VOLUME.shape[:2])
         return jax.lax.map(functools.partial(decode, max_peaks=16), codes)
 
     whole, batch = PartitionSpec(), PartitionSpec("batch")

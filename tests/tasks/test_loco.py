@@ -17,7 +17,7 @@ from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import project
-from loco_jax.models import vha
+from loco_jax.models import patch_vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
 from loco_jax.pose import association, metrics, refinement
@@ -144,7 +144,7 @@ def test_the_error_of_sides_is_that_of_whole_heatmaps():
         features = network.apply(params, code, method="decode_features")
         found = float(jax.jit(task.side_error)(params, features, voxels[None], present[None]))
         cells = network.apply(params, code, method="decode_cells")
-        logits = np.asarray(vha.unfold(cells, 2**network.level))[0]
+        logits = np.asarray(patch_vha.unfold(cells, 2**network.level))[0]
         want = []
         for right, left in ((j, k) for j, k in enumerate(skeleton.MIRROR) if j < k):
             for p in range(len(present)):

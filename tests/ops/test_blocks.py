@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from loco_jax import ops
 from loco_jax.geometry.camera import Camera
-from loco_jax.models import compact, vha
-from loco_jax.ops.cpu import fast_block
+from loco_jax.models import compact, patch_vha
+from loco_jax.ops.cpu import blocks
 from tests.test_train import python
 
 
 def _block(dims, channels):
-    return vha.Block(channels, jnp.float32) if dims == 5 else compact.PixelBlock(channels, jnp.float32)
+    return patch_vha.Block(channels, jnp.float32) if dims == 5 else compact.PixelBlock(channels, jnp.float32)
 
 
 def _params(block, x, seed=0):
@@ -32,7 +33,7 @@ def _params(block, x, seed=0):
 
 
 def _apply(block, params, x, fast):
-    return block.apply(params, x, method=functools.partial(fast_block.apply, fast=fast))
+    return blocks.compute(block.apply, params, x) if fast else block.apply(params, x)
 
 
 def _close(found, want, tolerance=1e-5):
@@ -54,8 +55,8 @@ def test_blocks_are_the_modules(shape, tiles, whole):
     block = _block(len(shape), shape[-1])
     params = _params(block, x)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(fast_block, "_WHOLE", 2**30 if whole else 0)
-        m.setattr(fast_block, "_SLAB", tiles * 4 * int(np.prod(shape[2:])))
+        m.setattr(blocks, "_WHOLE", 2**30 if whole else 0)
+        m.setattr(blocks, "_SLAB", tiles * 4 * int(np.prod(shape[2:])))
         found = jax.jit(functools.partial(_apply, block, fast=True))(params, x)
     with jax.enable_x64(True):
         exact = block.clone(dtype=jnp.float64)
@@ -105,13 +106,13 @@ def _uses(function, *args):
 
 
 def test_large_float32_blocks_take_it_by_themselves_and_names_stay():
-    network = vha.PatchVHA(2, 64, 64)
+    network = patch_vha.PatchVHA(2, 64, 64)
     params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 14, 8, 8, 64), jnp.float32))
     large, small = (jax.ShapeDtypeStruct((1, n, n, 16), jnp.float32) for n in (20, 4))
-    decode = functools.partial(network.apply, method="decode_features")
+    decode = functools.partial(ops.apply, network, method="decode_features")
     assert set(params["params"]["decoder_0"]) == {"RMSNorm_0", "RMSNorm_1", "CellConv_0", "Dense_0", "Dense_1"}
     assert _uses(decode, params, large) and not _uses(decode, params, small)
-    rounded = functools.partial(network.clone(dtype=jnp.bfloat16).apply, method="decode_features")
+    rounded = functools.partial(ops.apply, network.clone(dtype=jnp.bfloat16), method="decode_features")
     assert not _uses(rounded, params, large)
     trunk = compact.CompactPredictor(2, 80)
     image = jax.ShapeDtypeStruct((1, 540, 960, 3), jnp.uint8)
@@ -119,13 +120,13 @@ def test_large_float32_blocks_take_it_by_themselves_and_names_stay():
     params = jax.eval_shape(trunk.init, jax.random.key(0), image, camera)
     names = {"RMSNorm_0", "RMSNorm_1", "Conv_0", "Dense_0", "Dense_1"}
     assert set(params["params"]["trunk"]["PixelBlock_0"]) == names
-    assert _uses(functools.partial(trunk.apply, camera=camera), params, image)
+    assert _uses(functools.partial(ops.apply, trunk, camera=camera), params, image)
 
 
 @pytest.mark.parametrize("kind", ["patch", "compact"])
 def test_networks_are_the_same_with_it(kind, monkeypatch):
     if kind == "patch":
-        network, method = vha.PatchVHA(2, 34, 16, blocks=1), "decode_features"
+        network, method = patch_vha.PatchVHA(2, 34, 16, blocks=1), "decode_features"
         like = jnp.zeros((1, 14, 8, 8, 34))
         x = np.random.default_rng(0).normal(size=(2, 7, 6, 8)).astype(np.float32)
     else:
@@ -133,9 +134,9 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
         x = like = np.random.default_rng(0).integers(0, 256, (2, 100, 130, 3)).astype(np.uint8)
     camera = {} if kind == "patch" else {"camera": Camera(100.0, 100.0, 65.0, 50.0)}
     params = jax.jit(network.init)(jax.random.key(0), like, **camera)
-    run = functools.partial(network.apply, method=method, **camera)
-    want = jax.jit(lambda p, x: run(p, x))(params, x)
-    monkeypatch.setattr(fast_block, "_LEAST", 0)
+    run = functools.partial(ops.apply, network, method=method, **camera)
+    want = jax.jit(functools.partial(network.apply, method=method, **camera))(params, x)
+    monkeypatch.setattr(blocks, "_LEAST", 0)
     found = jax.jit(lambda p, x: run(p, x))(params, x)
     assert _uses(run, params, x)
     _close(found, want)
@@ -145,7 +146,7 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
 def test_a_batch_over_eight_devices():
     # What is compiled runs but once.
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    command = "from tests.ops import test_fast_block; test_fast_block.check_devices()"
+    command = "from tests.ops import test_blocks; test_blocks.check_devices()"
     process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said
@@ -153,7 +154,7 @@ def test_a_batch_over_eight_devices():
 
 def check_devices():
     """Value and gradients of a batch shared by 8 devices are the module's on one, and no image goes to another."""
-    fast_block._WHOLE = fast_block._SLAB = 0  # several slabs, of one tile each
+    blocks._WHOLE = blocks._SLAB = 0  # several slabs, of one tile each
     for shape in ((8, 10, 5, 4), (16, 6, 4, 5, 4)):
         x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
         block = _block(len(shape), shape[-1])

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from loco_jax.models import vha
-from loco_jax.ops.cpu import fast_encode
-from tests.tasks.test_vha import random_params
+from loco_jax import ops
+from loco_jax.models import patch_vha, vha
+from loco_jax.ops.cpu import encoding
+from loco_jax.pose import heatmaps
+from tests.models.test_vha import random_params
 
 PEOPLE = 5
 SHAPE = (20, 26, 30)  # two cubes of sigma 2 long; neither halves evenly thrice
 NETWORKS = [vha.VHA(level, SHAPE[2]) for level in (1, 2, 3)]
-NETWORKS += [vha.PatchVHA(level, SHAPE[2], width=8, blocks=1) for level in (1, 2, 3)]
-LARGE = (90, 101, 17)  # so that borders, middle and joints are apart even in the code of level 3
+NETWORKS += [patch_vha.PatchVHA(level, SHAPE[2], width=8, blocks=1) for level in (1, 2, 3)]
 
 _inside = st.tuples(*(st.integers(-2 * size, 6 * size).map(lambda i: i / 4) for size in SHAPE))
 _near = st.tuples(*(st.integers(2 * size - 16, 2 * size + 16).map(lambda i: i / 4) for size in SHAPE))  # overlap
@@ -41,8 +42,7 @@ def _crowds(draw):
 def several_turns():
     """Loops that a few people in a small volume would leave after one turn."""
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(fast_encode, "_PEOPLE", 2)
-        m.setattr(fast_encode, "_PLACES", 16)
+        m.setattr(encoding, "_PEOPLE", 2)
         yield
 
 
@@ -57,10 +57,16 @@ def _encoder(encode, network, shape, sigma=2.0, subvoxel=False):
     return functools.partial(encode, network, shape=shape, sigma=sigma, subvoxel=subvoxel)
 
 
+def _encode_densely(network, params, voxels, present, **options):
+    """By the plain network, of whole heatmaps."""
+    render = functools.partial(heatmaps.render, dtype=network.dtype, **options)
+    return network.apply(params, jax.vmap(render)(voxels, present), method="encode")
+
+
 @functools.cache
 def _both(network, shape=SHAPE, sigma=2.0, subvoxel=False):
     """The sparse and the dense encoder, compiled."""
-    encoders = fast_encode.encode_sparsely, fast_encode.encode_densely
+    encoders = encoding.encode_joints, _encode_densely
     return [jax.jit(_encoder(encode, network, shape, sigma, subvoxel)) for encode in encoders]
 
 
@@ -97,19 +103,6 @@ def test_codes_show_the_joints(network):
     assert np.abs(full - empty).max() > 0.2 * np.abs(full).max()
 
 
-@pytest.mark.parametrize("network", [vha.VHA(level, LARGE[2]) for level in (1, 2, 3)], ids=_name)
-def test_empty_places_are_known(network):
-    """One joint in a corner, in the middle, nowhere: all the rest is border and middle of an empty frame."""
-    voxels = np.zeros((3, PEOPLE, 14, 3), np.float32)
-    voxels[1] = np.array(LARGE) // 2
-    present = np.zeros((3, PEOPLE, 14), bool)
-    present[:2, 0, 5] = True
-    sparse, dense = (np.asarray(encode(_params(network), voxels, present)) for encode in _both(network, LARGE))
-    _assert_equal(sparse, dense)
-    assert (np.abs(dense[0] - dense[2]) > 0).any() and (np.abs(dense[1] - dense[2]) > 0).any()
-    assert np.std(dense[2]) > 0  # borders differ
-
-
 @pytest.mark.parametrize("sigma", [0.3, 4.0, 8.0])
 @pytest.mark.parametrize("network", [NETWORKS[1], NETWORKS[4]], ids=_name)
 def test_other_sigmas(network, sigma):
@@ -140,7 +133,7 @@ def test_gradients_are_the_dense_ones(network):
     got, want = (jax.jit(jax.grad(functools.partial(loss, e)))(_params(network)) for e in _both(network, subvoxel=True))
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         _assert_equal(one, other, 1e-4)
-    first = want["params"]["embed" if isinstance(network, vha.PatchVHA) else "encoder_2d_0"]
+    first = want["params"]["embed" if isinstance(network, patch_vha.PatchVHA) else "encoder_2d_0"]
     assert all(np.abs(x).max() > 0 for x in first.values())
 
 
@@ -148,14 +141,14 @@ def test_gradients_are_the_dense_ones(network):
 def test_many_gradients_add_up_in_bfloat16(network):
     """Of a frame 37 times, 37 times that of the frame: next to the sum, one is lost in bfloat16's rounding."""
     crowd = [np.repeat(x, 37, axis=0) for x in random_crowd(6, SHAPE, 1)]
-    encode = _encoder(fast_encode.encode_sparsely, network.clone(dtype=jnp.bfloat16), SHAPE)
+    encode = _encoder(encoding.encode_joints, network.clone(dtype=jnp.bfloat16), SHAPE)
 
     @jax.jit
     @jax.grad
     def gradient(params, frames):
         return jnp.sum(frames[:, None, None, None] * encode(params, *crowd).astype(jnp.float32))
 
-    layer = "embed" if isinstance(network, vha.PatchVHA) else "encoder_2d_0"
+    layer = "embed" if isinstance(network, patch_vha.PatchVHA) else "encoder_2d_0"
     found = (gradient(_params(network), np.arange(37) < count)["params"][layer].values() for count in (37, 1))
     for many, one in zip(*found, strict=True):
         assert np.abs(one).max() > 0
@@ -167,13 +160,10 @@ def test_chosen_by_size(network):
     """Many people in a small volume, large cubes, and nobody go the dense way; few people the sparse one."""
     for people, sigma, sparse in ((PEOPLE, 4.0, False), (0, 2.0, False), (1, 0.3, True)):
         crowd = [x[:, :people] for x in random_crowd(5, SHAPE, 1)]
-        encoders = [
-            _encoder(encode, network, SHAPE, sigma)
-            for encode in (fast_encode.encode_joints, fast_encode.encode_densely)
-        ]
+        encoders = [_encoder(encode, network, SHAPE, sigma) for encode in (ops.encode_joints, _encode_densely)]
         chosen = str(jax.make_jaxpr(encoders[0])(_params(network), *crowd))
         assert ("while" in chosen) == sparse
-        assert fast_encode.is_sparse(network, people, SHAPE, sigma) == sparse
+        assert encoding.pays(network, people, SHAPE, sigma) == sparse
         if sparse:
             _assert_equal(*(jax.jit(encode)(_params(network), *crowd) for encode in encoders))
         elif people == 0:
@@ -181,5 +171,5 @@ def test_chosen_by_size(network):
 
 
 def test_the_papers_frames_are_sparse():
-    for network in (vha.VHA(2, 316), vha.PatchVHA(2, 316)):
-        assert fast_encode.is_sparse(network, 64, (136, 240, 316), 2.0)
+    for network in (vha.VHA(2, 316), patch_vha.PatchVHA(2, 316)):
+        assert encoding.pays(network, 64, (136, 240, 316), 2.0)

@@ -1,28 +1,34 @@
 """The residual blocks of PatchVHA and of the compact trunk on CPUs: the same numbers in half the time.
 
 Two things make them fast. The 3 x 3 x 3 and 3 x 3 convolutions take half as many multiplications: along their first
-axis, four results at a time come from six products in place of twelve (Winograd's F(4, 3), after Lavin and Gray,
-"Fast Algorithms for Convolutional Neural Networks", 2015), each of which is a convolution over the other axes. And
-where the cells are many, a block's layers are all done for some slices before the next ones, so that what is in between
-stays in the cache. The results are those of the modules to about 3e-6 of the greatest.
+axis, six products give four results, in place of twelve (Winograd's F(4, 3), after Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2015). Each product is a convolution over the other axes. And where there are many
+cells, all layers of a block are computed for a few slices before the next slices, so that what lies between the layers
+stays in the cache. The results differ from those of the modules by about 3e-6 of the greatest.
 
-Gradients are those of the modules, and what has gradients is computed as the modules do: inside loops, those of
-convolutions are slow. They go backwards only: `jax.jvp` raises TypeError. A number that is not finite spreads as far as
-its tile, three slices further than in the modules.
+Gradients are those of the modules, and a block that has gradients is computed as the modules do: convolutions have slow
+gradients inside loops. Forward-mode differentiation (`jax.jvp`) raises TypeError. A number that is not finite spreads
+over its whole tile, at most three slices further than in the modules.
 
-Axes: x[B, L, *, w, C] are cells, L being what is cut into slices, depths or rows; T tiles of 4 slices.
+Axes: x[B, L, *, w, C] are cells; L is the axis that is cut into slices, depths or rows; T tiles of 4 slices.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
-_TILE = 4  # slices that come out of the products together
-_LEAST = 2**18  # numbers: fewer, and there is little to win
-_WHOLE = 2**21  # numbers, 8 MB: fewer are done at once
-_SLAB = 2**18  # numbers, 1 MB: otherwise about as many at a time
+from loco_jax.geometry.arrays import Array
+
+_TILE = 4  # slices that a set of products gives
+_LEAST = 2**18  # numbers; with fewer there is little to gain
+_WHOLE = 2**21  # numbers, 8 MB: up to here all slices at once
+_SLAB = 2**18  # numbers, 1 MB: above, about as many at a time
 
 # Interpolation at 0, 1, -1, 2, -2 and infinity: from six slices to the factors, from a kernel's three taps to the
 # factors, and from the six products to four slices.
@@ -40,28 +46,26 @@ _OF_TAPS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4]
 _TO_RESULTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def apply(block: nn.Module, x: jax.Array, fast: bool | None = None) -> jax.Array:
-    """`block(x)` of a `vha.Block` or a `compact.PixelBlock`, bound to its parameters.
+def pays(block: nn.Module, x: Array) -> bool:
+    """Whether the fast way is for blocks of this type and size."""
+    return x.size >= _LEAST and block.dtype == jnp.float32
 
-    `fast` asks for this module's way on CPUs, or for the plain one; None goes by the size and the type.
-    """
-    pays = x.size >= _LEAST and block.dtype == jnp.float32
-    if block.is_initializing() or not (pays if fast is None else fast):
-        return block(x)
-    unbound = block.clone(parent=None)
 
-    def plain(params, x):
-        return unbound.apply({"params": params}, x)
+def compute(
+    plain: Callable[..., jax.Array], variables: Any, x: Float[Array, "B L *cells C"]
+) -> Float[jax.Array, "B L *cells C"]:
+    """`plain(variables, x)` of a `patch_vha.Block` or a `compact.PixelBlock`, on CPUs in the fast way."""
 
     @jax.custom_vjp
-    def either(params, x):
-        return lax.platform_dependent(params, x, cpu=_in_slabs, default=plain)
+    def either(variables, x):
+        return lax.platform_dependent(variables, x, cpu=_in_slabs, default=plain)
 
-    either.defvjp(lambda params, x: jax.vjp(plain, params, x), lambda pull_back, change: pull_back(change))
-    return either(block.variables["params"], x)
+    either.defvjp(lambda variables, x: jax.vjp(plain, variables, x), lambda pull_back, change: pull_back(change))
+    return either(variables, x)
 
 
-def _in_slabs(params, x):
+def _in_slabs(variables, x):
+    params = variables["params"]
     batch, length, *_ = x.shape
     tiles = -(-length // _TILE)
     each = x.size // length * _TILE
@@ -81,7 +85,7 @@ def _in_slabs(params, x):
         return jnp.dot(x, layer["kernel"]) + layer["bias"]
 
     def finish(around):
-        # RMSNorm makes zeros of zeros: padding before it is padding after it.
+        # RMSNorm leaves zeros as they are, so the input can be padded in place of its result.
         x = around[1:-1] + _convolve(norm(0, around), kernels) + conv["bias"]
         return x + dense(1, nn.gelu(dense(0, norm(1, x))))
 
@@ -107,10 +111,8 @@ def _convolve(x, kernels):
     def convolve(x, kernel):
         images = x if x.ndim == 4 else x[None]
         padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
-        layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=layout).reshape(
-            *x.shape[:-1], -1
-        )
+        y = lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y.reshape(*x.shape[:-1], -1)
 
     products = [convolve(_combine(row, parts), kernel) for row, kernel in zip(_OF_SLICES, kernels)]
     y = jnp.stack([_combine(row, products) for row in _TO_RESULTS], axis=1)

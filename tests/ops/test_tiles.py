@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 from scipy import signal
 
-from loco_jax.ops.cpu import fast_conv
+from loco_jax.ops.cpu import tiles as fast
 
 
 def _plain(x, kernel, padding):
@@ -28,11 +28,11 @@ def _plain(x, kernel, padding):
     return np.stack(images)
 
 
-def _conv(x, kernel, padding=((2, 2), (2, 2)), tile=fast_conv.TILE):
+def _conv(x, kernel, padding=((2, 2), (2, 2)), tile=fast.TILE):
     """Of images `[B, H, W, C]`, with zeros around."""
-    products = fast_conv.transform_kernel(jnp.asarray(kernel), tile)
+    products = fast.transform_kernel(jnp.asarray(kernel), tile)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return jax.jit(jax.vmap(lambda image: fast_conv.conv(image, products, kernel.shape[:2], tile)))(padded)
+    return jax.jit(jax.vmap(lambda image: fast.convolve(image, products, kernel.shape[:2], tile)))(padded)
 
 
 def _close(found, want):
@@ -78,22 +78,6 @@ def test_large_values_elsewhere_do_not_spoil_small_ones_in_other_tiles():
     _close(found[:, 16:, 16:], want[:, 16:, 16:])
 
 
-def test_what_is_done_to_bands_is_done_to_results():
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(13, 15, 2)).astype(np.float32)
-    weights = rng.normal(size=(3, 3, 2, 5)).astype(np.float32)
-    tile, shapes = (6, 8), []
-    products = fast_conv.transform_kernel(jnp.asarray(weights), tile)
-
-    def then(band):
-        shapes.append(band.shape)
-        return jnp.square(band)[..., :4]
-
-    found = fast_conv.conv(x, products, (3, 3), tile, then)
-    assert shapes[0] == (4, 13, 5)  # rows of a tile, columns of the image
-    _close(found, np.square(_plain(x[None], weights, ((0, 0), (0, 0)))[0])[..., :4])
-
-
 kernels_and_tiles = st.sampled_from([((5, 5), (12, 12)), ((3, 5), (8, 10)), ((5, 1), (6, 2)), ((4, 2), (4, 6))])
 
 
@@ -109,7 +93,7 @@ def test_single_tiles_are_parts_of_the_plain_convolution(sizes, seed):
     corners = [(0, 0), last, (0, last[1]), (last[0], 0), *rng.integers(0, np.add(last, 1), (3, 2)).tolist()]
     corners = rng.permutation(corners)
     tiles = np.stack([x[r : r + T, c : c + U] for r, c in corners])
-    found = fast_conv.conv_tiles(tiles, fast_conv.transform_kernel(jnp.asarray(weights), (T, U)), (k, l))
+    found = fast.convolve_tiles(tiles, fast.transform_kernel(jnp.asarray(weights), (T, U)), (k, l))
     with jax.enable_x64(True):
         whole = lax.conv_general_dilated(
             x[None].astype(np.float64),
@@ -123,9 +107,3 @@ def test_single_tiles_are_parts_of_the_plain_convolution(sizes, seed):
     p, q = T - k + 1, U - l + 1
     _close(found, np.stack([whole[r : r + p, c : c + q] for r, c in corners]))
     assert not found[np.all(corners == last, axis=1)].any()  # nothing but zeros there
-
-
-@pytest.mark.parametrize("tile", [(4, 12), (12, 4), (11, 12), (12, 13)])
-def test_tiles_that_cannot_be_are_refused(tile):
-    with pytest.raises(ValueError, match=r"tile=.* must have even sides"):
-        fast_conv.transform_kernel(jnp.zeros((5, 5, 1, 1)), tile)

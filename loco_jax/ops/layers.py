@@ -1,0 +1,91 @@
+"""Networks whose layers are computed in faster ways. The networks themselves do not know of it."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from loco_jax.models import compact, patch_vha, vha
+from loco_jax.ops.cpu import blocks, convolutions
+
+
+def apply(network: nn.Module, variables: Any, *arguments: Any, method: Any = None, **keywords: Any) -> Any:
+    """`network.apply`, with some layers computed in faster ways. The results are the same but for rounding.
+
+    It replaces layers inside the network only. A layer that is applied by itself is computed plainly.
+    """
+    with nn.intercept_methods(_replace):
+        return network.apply(variables, *arguments, method=method, **keywords)
+
+
+def _replace(call, arguments, keywords, context):
+    layer = context.module
+    if context.method_name == "__call__" and layer.path and not layer.is_initializing():
+        way = _faster(layer, *arguments)
+        if way is not None:
+            return way(*arguments)
+    return call(*arguments, **keywords)
+
+
+def _faster(layer: nn.Module, x: Any, *_: Any):
+    """The function that computes a layer's result from its input; None for the layer's own."""
+    if isinstance(layer, patch_vha.Block | compact.PixelBlock) and blocks.pays(layer, x):
+        plain = functools.partial(apply, layer.clone(parent=None))
+        return functools.partial(blocks.compute, plain, layer.variables)
+    if isinstance(layer, patch_vha.CellConv):
+        return functools.partial(_convolve_cells, layer)
+    if isinstance(layer, nn.Conv) and layer.conv_general_dilated is None:
+        convolve = _convolution(layer)
+        if convolve is not None:
+            return functools.partial(layer.clone(parent=None, conv_general_dilated=convolve).apply, layer.variables)
+    return None
+
+
+def _convolution(conv: nn.Conv):
+    if len(conv.kernel_size) == 3:
+        return convolutions.in_bands
+    if conv.input_dilation != 1:
+        return convolutions.transposed
+    if tuple(conv.kernel_size) == (1, 1):
+        return convolutions.as_product
+    return convolutions.unpadded if conv.padding == "VALID" else None
+
+
+def _convolve_cells(layer: patch_vha.CellConv, x: jax.Array) -> jax.Array:
+    """A 3D convolution as 2D ones over three neighbouring depths at once.
+
+    Several times faster than XLA's 3D convolution on CPUs, and 1.3 times on an H100.
+    """
+    kernel, bias = (layer.variables["params"]["Conv_0"][name].astype(layer.dtype) for name in ("kernel", "bias"))
+    x = jnp.pad(x.astype(layer.dtype), ((0, 0), layer.depth_padding, (0, 0), (0, 0), (0, 0)))
+    depth = x.shape[1] - 2
+    x = jnp.concatenate([x[:, i : i + depth] for i in range(3)], axis=-1)
+    images = x.reshape(-1, *x.shape[2:])
+    y = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+    return y.reshape(-1, depth, *y.shape[1:])
+
+
+class PaddedVHA(vha.VHA):
+    """The published autoencoder whose 2D layers compute with multiples of 8 channels, as GPUs' matrix units want them.
+
+    Parameters and results are those of `VHA`.
+    """
+
+    def _conv(self, features: int, dims: int, stride: int = 1) -> nn.Conv:
+        convolve = _convolve_padded if dims == 2 else None
+        size, reach = (vha.KERNEL,) * dims, vha.REACH
+        return nn.Conv(features, size, stride, padding=reach, dtype=self.dtype, conv_general_dilated=convolve)
+
+
+PaddedVHA.__name__ = vha.VHA.__name__
+
+
+def _convolve_padded(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+    def padded(x, axes):
+        return jnp.pad(x, [(0, 0)] * (x.ndim - axes) + [(0, -size % 8) for size in x.shape[-axes:]])
+
+    y = lax.conv_general_dilated(padded(x, 1), padded(kernel, 2), *arguments, **options)
+    return y[..., : kernel.shape[-1]]
