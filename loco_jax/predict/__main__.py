@@ -31,8 +31,9 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays as overlay
 from loco_jax.media import pictures
 from loco_jax.media import videos as video
+from loco_jax.media.canvas import Canvas, fill, plan, to_user
+from loco_jax.media.lens import Focal
 from loco_jax.media.overlays import Person
-from loco_jax.media.pictures import Canvas, Focal
 from loco_jax.predict import page as view3d
 from loco_jax.predict.follow import Follower
 
@@ -169,10 +170,10 @@ def find(image: np.ndarray, camera: Camera, predictor: Predictor) -> tuple[np.nd
     """Joints `[N, 14, 3]` in metres, NaN for holes, and scores `[N, 14]` of the people in a picture by any camera.
 
     The picture `[H, W, 3]`, uint8, is resampled so that a pixel is as wide an angle as in training, see
-    `pictures.plan`. Whose head would be beside the picture, in what pads it, is left out.
+    `plan`. Whose head would be beside the picture, in what pads it, is left out.
     """
     size = image.shape[:2]
-    canvas = pictures.plan(size, camera, predictor.camera, predictor.image_size)
+    canvas = plan(size, camera, predictor.camera, predictor.image_size)
     return _find_on(canvas, image, size, camera, predictor)
 
 
@@ -180,11 +181,11 @@ def _find_on(
     canvas: Canvas, image: np.ndarray, size: tuple[int, int], camera: Camera, predictor: Predictor
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `find`, on a canvas for pictures of `size` (height, width), also where `image` has fewer pixels."""
-    joints, scores = predictor(pictures.fill(canvas, image), canvas.camera)
+    joints, scores = predictor(fill(canvas, image), canvas.camera)
     joints, scores = np.asarray(joints, np.float64).reshape(-1, 14, 3), np.asarray(scores, np.float64).reshape(-1, 14)
     scores = np.where(np.isfinite(scores), scores, 0.0)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
-    joints = pictures.to_user(canvas, np.where(known[..., None], joints, 0.0), known)
+    joints = to_user(canvas, np.where(known[..., None], joints, 0.0), known)
     joints = np.where(known[..., None], joints, np.nan)
     size = np.array(size[::-1])
     edge = _EDGE * size / canvas.picture_size[::-1]
@@ -384,7 +385,7 @@ def _prepare(
         camera, source = camera_of(size, lens, focal, predictor, pixel_aspect)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    canvas = pictures.plan(size, camera, predictor.camera, predictor.image_size)
+    canvas = plan(size, camera, predictor.camera, predictor.image_size)
     warned = []
     if canvas.shrink < 1:
         warned.append(
