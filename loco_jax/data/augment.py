@@ -15,7 +15,7 @@ _GREY_SHARES = (0.299, 0.587, 0.114)  # of the channels in grey
 def augment(frames: Frames, rng: np.random.Generator) -> Frames:
     """A frame with random colours and a random scale, mirrored half of the time."""
     image = change_colours(
-        frames.image,
+        np.asarray(frames.image),
         brightness=rng.uniform(0.7, 1.35),
         contrast=rng.uniform(0.75, 1.3),
         saturation=rng.uniform(0.6, 1.4),
@@ -28,7 +28,11 @@ def augment(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def change_colours(
-    image: UInt8[np.ndarray, "H W 3"], brightness: float, contrast: float, saturation: float, balance: np.ndarray
+    image: UInt8[np.ndarray, "H W 3"],
+    brightness: float | int,
+    contrast: float | int,
+    saturation: float | int,
+    balance: np.ndarray,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A picture with changed colours. All arguments are factors, 1 for no change; `balance` has one per channel."""
     gains = brightness * np.asarray(balance, np.float64)
@@ -42,11 +46,11 @@ def change_colours(
 
 def flip(frames: Frames) -> Frames:
     """The mirrored frame: left joints become right ones, and the camera's centre moves with the picture."""
-    width = frames.image.shape[1]
-    joints = frames.joints[..., MIRROR, :] * np.float32([-1, 1, 1])
-    camera = frames.camera._replace(cx=np.float32(width - frames.camera.cx))
-    image = Image.fromarray(frames.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
-    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(image))
+    image = np.asarray(frames.image)
+    joints = frames.joints[..., MIRROR, :] * np.array([-1, 1, 1], np.float32)
+    camera = frames.camera._replace(cx=np.float32(image.shape[1] - frames.camera.cx))
+    mirrored = Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
+    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(mirrored))
 
 
 def scale(frames: Frames, factor: float) -> Frames:
@@ -56,7 +60,7 @@ def scale(frames: Frames, factor: float) -> Frames:
     People keep their height and breadth, but become thinner from front to back. Joints outside the old picture become
     absent, because a picture that was made smaller is grey there.
     """
-    camera, image = frames.camera, frames.image
+    camera, image = frames.camera, np.asarray(frames.image)
     height, width = image.shape[:2]
     # Output pixel p shows input pixel c + (p - c) / factor. These are the output pixels that lie in the input:
     inverse = 1 / factor
@@ -69,10 +73,10 @@ def scale(frames: Frames, factor: float) -> Frames:
     )
     moved = Image.new("RGB", (width, height), (_GREY,) * 3)
     moved.paste(part, tuple(first.astype(int).tolist()))
-    x, y, z = np.moveaxis(frames.joints, -1, 0)
+    x, y, z = np.moveaxis(np.asarray(frames.joints), -1, 0)
     in_front = z > 0
     z = np.where(in_front, z, 1)
     u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
     seen = in_front & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-    joints = frames.joints * np.float32([1, 1, inverse])
+    joints = frames.joints * np.array([1, 1, inverse], np.float32)
     return Frames(joints, frames.present & seen, camera, np.asarray(moved))

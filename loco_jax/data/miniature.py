@@ -228,8 +228,9 @@ def main(argv: Sequence[str]) -> None:
     compilation.use_cache()
     values = flags.FLAGS
     crowd = SCALES[values.scale]
-    sequences = {split: values[split].value for split in NUMBERS}
-    options = {name: values[name].value for name in ("seed", "overwrite", "videos", "frames", "num_frames")}
+    given: dict[str, Any] = values.flag_values_dict()
+    sequences = {split: given[split] for split in NUMBERS}
+    options = {name: given[name] for name in ("seed", "overwrite", "videos", "frames", "num_frames")}
     start = time.time()
     try:
         cli.check_devices()

@@ -130,7 +130,7 @@ class Batches:
     def get_state(self) -> dict[str, int]:
         return {"batches": self._done}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a position. Raises ValueError if `state` is not one."""
         done = state.get("batches")
         if type(done) is not int or done < 0:

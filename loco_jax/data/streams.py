@@ -89,7 +89,8 @@ class CrowdStream:
         if render_batch < 1:
             raise ValueError(f"config.data.render_batch={render_batch} must be at least 1")
         self._batch_size, self._first, self._batches = batch_size, first, 0
-        self._together, self._group, self._made = render_batch if pictures else 1, None, []
+        self._together, self._group = render_batch if pictures else 1, -1  # the group in `_made`; none yet
+        self._made: list[Frames] = []
         self._place = NamedSharding(sharding.mesh, PartitionSpec())
         self._make, self._like = _compile_crowd(crowd, split, batch_size, self._together, sharding, pictures)
 
@@ -126,12 +127,9 @@ class JtaStream:
 
     def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
-        _, parts = distributed.share(sharding.mesh)
-
-        def like(x):
-            return jax.ShapeDtypeStruct((parts * x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding)
-
-        self._like = jax.tree.map(like, reader.first())
+        _, n = distributed.share(sharding.mesh)  # type: ignore[arg-type]
+        struct = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+        self._like = jax.tree.map(lambda x: struct((n * x.shape[0], *x.shape[1:]), x.dtype), reader.first())
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
@@ -160,7 +158,7 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     if render_batch != 1:
         raise ValueError(f"config.data.render_batch={render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
-    part, parts = distributed.share(sharding.mesh)
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     reader = pipeline.read_jta(
         c.dir,
         c.train_split,
@@ -182,7 +180,7 @@ def evaluation_batches(
     There are fewer if JTA's split has fewer. Yields batches and, for this process's share of a batch, which frames
     count (bool): the last batch may have more than needed.
     """
-    part, parts = distributed.share(sharding.mesh)
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     mine = batch_size // parts
     if _source(config) == "crowd":
         stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Num
 
 from loco_jax.geometry.arrays import Array
@@ -16,12 +17,12 @@ from loco_jax.geometry.arrays import Array
 class Camera(NamedTuple):
     """Intrinsics in pixels: numbers, or arrays that broadcast against the points' leading axes."""
 
-    fx: float | Array
-    fy: float | Array
-    cx: float | Array
-    cy: float | Array
+    fx: float | np.floating | Array
+    fy: float | np.floating | Array
+    cx: float | np.floating | Array
+    cy: float | np.floating | Array
 
-    def scaled(self, factor: float | Array) -> "Camera":
+    def scaled(self, factor: float | int | Array) -> "Camera":
         """The camera of the picture after resizing by `factor`."""
         return Camera(*(factor * f for f in self))
 

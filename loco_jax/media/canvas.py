@@ -52,7 +52,7 @@ def plan(size: tuple[int, int], camera: Camera, trained: Camera, trained_size: t
     rows, columns = (max(1, round(n * shrink)) for n in full)
     canvas = [t if n <= t else CELL * math.ceil(n / CELL) for n, t in zip((rows, columns), trained_size)]
     x, y = columns / size[1], rows / size[0]
-    wanted = float(trained.cy) - camera.cy * y, float(trained.cx) - camera.cx * x
+    wanted = float(trained.cy) - float(camera.cy) * y, float(trained.cx) - float(camera.cx) * x
     top, left = (min(max(round(w), 0), c - n) for w, c, n in zip(wanted, canvas, (rows, columns)))
     # Focal lengths are the trained ones, except for the rounding to whole pixels.
     pretended = Camera(camera.fx * x / shrink, camera.fy * y / shrink, camera.cx * x + left, camera.cy * y + top)

@@ -81,7 +81,7 @@ def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) ->
 
 def _frames_told(stream: av.VideoStream) -> float:
     """How many frames the header promises; 0 if it does not say."""
-    seconds = tagged_end(stream) or float((stream.duration or 0) * stream.time_base)
+    seconds = tagged_end(stream) or float((stream.duration or 0) * (stream.time_base or 0))
     return float(stream.frames or seconds * rate(stream))
 
 
@@ -100,7 +100,7 @@ def _open_container(path: os.PathLike | str) -> av.container.InputContainer:
         raise VideoError(f"{path}: is not a file")
     try:
         # An absolute path, because FFmpeg takes the part of a name before a colon for a protocol.
-        return av.open(os.path.abspath(path), options=_OPTIONS, **_METADATA)
+        return av.open(os.path.abspath(path), options=_OPTIONS, **_METADATA)  # type: ignore[call-overload]
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
     except (av.FFmpegError, OSError, ValueError) as error:

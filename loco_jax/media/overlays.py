@@ -70,7 +70,7 @@ def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
 
     A small picture is enlarged by a whole number, because lines need room. One that no file can hold is shrunk.
     """
-    times = min(max(1, math.ceil(_READABLE / max(size))), 8)
+    times: float = min(max(1, math.ceil(_READABLE / max(size))), 8)
     if max(size) > _LONGEST:
         times = _LONGEST / max(size)
     return max(1, round(size[0] * times)), max(1, round(size[1] * times))
@@ -134,7 +134,7 @@ def _label_size(id: int, text_height: float) -> tuple[float, float]:
 
 def _reachable(person: Person, size: np.ndarray) -> np.ndarray:
     """Which joints `[14]` are so near to the picture that lines are drawn to them."""
-    return ((person.pixels > -size) & (person.pixels < 2 * size)).all(axis=-1)  # NaN compares false
+    return np.all((person.pixels > -size) & (person.pixels < 2 * size), axis=-1)  # NaN compares false
 
 
 def _limb_width(person: Person, size: np.ndarray) -> float:

@@ -9,12 +9,12 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pillow_heif
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageChops, ImageOps, JpegImagePlugin
+from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, JpegImagePlugin
 
 from loco_jax.media import lens
 from loco_jax.media.lens import Focal
@@ -95,7 +95,7 @@ def read(path: os.PathLike | str) -> Picture:
 def is_picture(path: os.PathLike | str) -> bool:
     """Whether the content of a file begins like a picture that can be read."""
     try:
-        with _open(path):
+        with _open(pathlib.Path(path)):
             return True
     except Image.UnidentifiedImageError:
         return False
@@ -113,7 +113,7 @@ def is_deep(path: os.PathLike | str) -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: pathlib.Path) -> Iterator[Image.Image]:
+def _open(path: pathlib.Path) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture of a kind in SUFFIXES, whatever its name. Pillow knows more kinds, and runs PostScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large pictures and odd metadata; errors are raised all the same
@@ -121,7 +121,7 @@ def _open(path: pathlib.Path) -> Iterator[Image.Image]:
             yield picture
 
 
-def _open_image(path: pathlib.Path) -> Image.Image:
+def _open_image(path: pathlib.Path) -> ImageFile.ImageFile:
     try:
         return Image.open(path, formats=_formats())
     except Image.DecompressionBombError:
@@ -174,7 +174,7 @@ def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
             raise PictureError(f"{path}: has {scans:,} scans, which would take too long; save it again as another file")
 
 
-def _read(path: pathlib.Path, picture: Image.Image) -> Picture:
+def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
     check_scans(path, picture)
     (width, height), focal, notes = picture.size, None, []
     if 0 in picture.size:
@@ -202,7 +202,7 @@ def _is_jpeg(picture: Image.Image) -> bool:
     return picture.format in ("JPEG", "MPO")
 
 
-def _load(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> Image.Image:
+def _load(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> ImageFile.ImageFile:
     """The decoded picture. A JPEG without its last bytes is decoded as far as possible, with a note."""
     try:
         picture.load()
@@ -223,7 +223,7 @@ def _load(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> Image.I
         return mended
 
 
-def _decode_jpeg(content: bytes, size: tuple[int, int]) -> Image.Image:
+def _decode_jpeg(content: bytes, size: tuple[int, int]) -> ImageFile.ImageFile:
     picture = JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     if picture.size != size:
         picture.draft(None, size)
@@ -235,7 +235,7 @@ def _is_deep_grey(picture: Image.Image) -> bool:
     return picture.mode == "F" or picture.mode.startswith("I")
 
 
-def _packed(picture: Image.Image) -> bool:
+def _packed(picture: ImageFile.ImageFile) -> bool:
     """Whether it has colours of 16 bits, of which Pillow reads only the high bytes."""
     return any(_packing(tile[3]).startswith("RGB") and ";16" in _packing(tile[3]) for tile in picture.tile)
 
@@ -245,20 +245,20 @@ def _packing(arguments: object) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _use_low_bytes(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> None:
+def _use_low_bytes(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> None:
     """Adds the low bytes to a picture of 16 bits, if the high ones show that its camera has fewer bits."""
-    highest = max(high for _, high in picture.getextrema())
+    highest = np.max(picture.getextrema())
     if highest >= 2**6:
         return
     with _open(path) as low:
         low.tile = [tile._replace(args=_other_byte(tile.args)) for tile in low.tile]
         low.load()
     values = np.asarray(picture, np.uint16) << 8 | np.asarray(low, np.uint16)
-    white = _white(int(values.max()), notes)
+    white = int(_white(int(values.max()), notes))
     picture.paste(Image.fromarray((np.arange(white + 1) * (255 / white)).round().astype(np.uint8)[values]))
 
 
-def _other_byte(arguments: object) -> object:
+def _other_byte(arguments: Any) -> Any:
     packing, *others = arguments if isinstance(arguments, tuple) else (arguments,)
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[packing[-1]]
     return (packing[:-1] + other, *others) if others else packing[:-1] + other
@@ -268,7 +268,9 @@ def _white(largest: float | int, notes: list[str]) -> float | int:
     """The value of white in a picture whose largest value is `largest`."""
     white = next((white for white in _WHITE if largest <= white), largest)
     if white in _WHITE[1:-1]:
-        notes.append(f"its values go up to {largest:g}, so {white}, of {white.bit_length()} bits, was taken for white")
+        notes.append(
+            f"its values go up to {largest:g}, so {white}, of {int(white).bit_length()} bits, was taken for white"
+        )
     return white
 
 
@@ -283,9 +285,9 @@ def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
             rgb[rows] = np.clip(_values(strip) * (255 / top), 0, 255).round()[..., None]
         elif strip.has_transparency_data:
             behind = Image.new("RGBA", strip.size, (GREY, GREY, GREY, 255))
-            rgb[rows] = Image.alpha_composite(behind, strip.convert("RGBA")).convert("RGB")
+            rgb[rows] = np.asarray(Image.alpha_composite(behind, strip.convert("RGBA")).convert("RGB"))
         else:
-            rgb[rows] = strip.convert("RGB")
+            rgb[rows] = np.asarray(strip.convert("RGB"))
     return rgb
 
 

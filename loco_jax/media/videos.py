@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -119,14 +119,14 @@ def _display(frame: av.VideoFrame) -> tuple[bool, int, int]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, 1, 1
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # type: ignore[call-overload]
     turned = abs(a) + abs(d) < abs(b) + abs(c)
     if turned:
         a, d = c, b
     return turned, -1 if a < 0 else 1, -1 if d < 0 else 1
 
 
-def frames(path: os.PathLike | str, strict: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
+def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int, av.VideoFrame]]:
     """As `read`, but decoded frames without conversion to RGB, for callers that need only some of them.
 
     DamageWarning reports the first damaged frame when it comes, and their number at the end. With `strict`, any damage
@@ -179,7 +179,7 @@ class _Times:
         if self._last is not None:
             self._longest = max(self._longest, frame.time - self._last)
         self._last = frame.time
-        self.end = max(self.end, frame.time + float((frame.duration or 0) * frame.time_base))
+        self.end = max(self.end, frame.time + float((frame.duration or 0) * (frame.time_base or 0)))
 
 
 def _promised(stream: av.VideoStream) -> float | None:
@@ -190,7 +190,7 @@ def _promised(stream: av.VideoStream) -> float | None:
     """
     tagged = tagged_end(stream)  # first, because FFmpeg gives some tracks in Matroska the container's duration
     if tagged is None and stream.duration:
-        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        return float((stream.duration + (stream.start_time or 0)) * (stream.time_base or 0))
     return tagged
 
 

@@ -144,6 +144,6 @@ def bodies(
         jnp.where(present[:, None], radius, 0.0).reshape(n),
         colour.reshape(n, 3),
         owner.reshape(n),
-        (is_top * c.stripes[:, None]).reshape(n),
+        (c.stripes[:, None] * is_top).reshape(n),
         jnp.broadcast_to(c.stripe_colour[:, None], colour.shape).reshape(n, 3),
     )

@@ -49,9 +49,9 @@ def _sample_distance(uniform, low, high, typical: float, longest: float):
 
     The area of the ground grows with r, and a street ends.
     """
-    r = np.linspace(0.0, longest, 1024)
-    below = 1 - (1 + r / typical) * np.exp(-r / typical)  # the cumulative distribution
-    r, below = jnp.asarray(r, jnp.float32), jnp.asarray(below, jnp.float32)
+    radius = np.linspace(0.0, longest, 1024)
+    cumulative = 1 - (1 + radius / typical) * np.exp(-radius / typical)
+    r, below = jnp.asarray(radius, jnp.float32), jnp.asarray(cumulative, jnp.float32)
     start, end = jnp.interp(low, r, below), jnp.interp(high, r, below)
     return jnp.clip(jnp.interp(start + (end - start) * uniform, below, r), low, high)
 

@@ -4,6 +4,7 @@ Leg angles over a stride: walking after Winter (1991) and Perry (1992), running 
 degree.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -91,25 +92,18 @@ def _basis(phase):
     return jnp.concatenate([jnp.ones_like(waves[..., :1]), waves], axis=-1)
 
 
-def about_x(angle, v):
-    """Turns vectors `v[..., 3]` by `angle[...]` about the x axis: what points down swings forward."""
+def _turn(axes: tuple[int, int], angle, v):
+    """Turns vectors `v[..., 3]` by `angle[...]` from the first of two axes to the second."""
     c, s = jnp.cos(angle), jnp.sin(angle)
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    return jnp.stack(jnp.broadcast_arrays(x, c * y - s * z, s * y + c * z), axis=-1)
+    turned = [v[..., i] for i in range(3)]
+    a, b = (turned[i] for i in axes)
+    turned[axes[0]], turned[axes[1]] = c * a - s * b, s * a + c * b
+    return jnp.stack(jnp.broadcast_arrays(*turned), axis=-1)
 
 
-def about_y(angle, v):
-    """Turns vectors `v[..., 3]` by `angle[...]` about the y axis: what points down swings to the left."""
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    return jnp.stack(jnp.broadcast_arrays(c * x + s * z, y, c * z - s * x), axis=-1)
-
-
-def about_z(angle, v):
-    """Turns vectors `v[..., 3]` by `angle[...]` about the z axis: what points ahead swings to the left."""
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    return jnp.stack(jnp.broadcast_arrays(c * x - s * y, s * x + c * y, z), axis=-1)
+about_x = functools.partial(_turn, (1, 2))  # what points down swings forward
+about_y = functools.partial(_turn, (2, 0))  # what points down swings to the left
+about_z = functools.partial(_turn, (0, 1))  # what points ahead swings to the left
 
 
 def vector(x=0.0, y=0.0, z=0.0):

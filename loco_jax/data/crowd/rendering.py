@@ -14,21 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from loco_jax.data.crowd import shading
+from loco_jax.data.crowd import shading, shapes
 from loco_jax.data.crowd.figures import DEPTH_IN_BODY, INDEX, bodies
 from loco_jax.data.crowd.scenes import Scene
 from loco_jax.data.crowd.settings import Crowd
 from loco_jax.data.crowd.shading import World
-from loco_jax.data.crowd.shapes import (
-    NEAREST,
-    Capsules,
-    box_outlines,
-    capsule_outlines,
-    concatenate,
-    hit_boxes,
-    hit_capsules,
-    rotate,
-)
+from loco_jax.data.crowd.shapes import NEAREST, Capsules, concatenate, rotate
 from loco_jax.data.crowd.stage import Light, Stage, sample_stage
 from loco_jax.geometry.camera import Camera
 
@@ -86,9 +77,9 @@ def render(stage: Stage, scene: Scene, crowd: Crowd, key: PRNGKeyArray, tiles_at
     corners = (jnp.arange(n, dtype=jnp.int32) * side for n, side in zip((rows, columns), tile))
     corner_Tx2 = jnp.stack(jnp.meshgrid(*corners, indexing="ij"), axis=-1).reshape(-1, 2)
     outlines = (
-        capsule_outlines(capsules.ends, capsules.radius, camera),
-        capsule_outlines(shadow_ends, shadow_radius, camera),
-        box_outlines(stage.boxes, scene, camera),
+        shapes.capsule_outlines(capsules.ends, capsules.radius, camera),
+        shapes.capsule_outlines(shadow_ends, shadow_radius, camera),
+        shapes.box_outlines(stage.boxes, scene, camera),
     )
     lists = jax.lax.optimization_barrier(tuple(_touching(outline, corner_Tx2, tile) for outline in outlines))
     world = World(capsules, shadow_ends, shadow_radius, stage.boxes, stage.light, scene.rotation, scene.height)
@@ -167,10 +158,10 @@ def _see_tile(args, world: World, camera: Camera, tile):
 
     def look_at_capsules(state, numbers, there):
         ends, radius = world.capsules.ends[numbers], jnp.where(there, world.capsules.radius[numbers], 0.0)
-        return nearer(state, hit_capsules(ray_Qx3, ends, radius), numbers)
+        return nearer(state, shapes.hit_capsules(ray_Qx3, ends, radius), numbers)
 
     def look_at_boxes(state, numbers, there):
-        distance = hit_boxes(world_Qx3, world.height, jax.tree.map(lambda x: x[numbers], world.boxes))
+        distance = shapes.hit_boxes(world_Qx3, world.height, jax.tree.map(lambda x: x[numbers], world.boxes))
         return nearer(state, jnp.where(there[:, None], distance, jnp.inf), numbers)
 
     capsule_distance, capsule = _over(near_capsules, look_at_capsules, nothing)

@@ -14,13 +14,10 @@ _CAMERA = ("fx", "fy", "cx", "cy")
 
 def _define_flags() -> None:
     flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Folder for the prepared data set. Full-HD pictures of all of JTA need about 80 GB there, and with --overwrite "
-        "as much again until they are complete.",
-        required=True,
+    room = (
+        "Full-HD pictures of all of JTA need about 80 GB, and with --overwrite as much again until they are complete."
     )
+    flags.DEFINE_string("data_dir", None, f"Folder for the prepared data set. {room}", required=True)
     flags.DEFINE_bool("pictures", False, "With pictures, from JTA's frames/ or videos/.")
     flags.DEFINE_integer("picture_height", 0, "Resize pictures to this height in pixels; 0 leaves them as they are.", 0)
     flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and report them.")
@@ -52,11 +49,11 @@ def main(argv: Sequence[str]) -> None:
     if prepared.picture_size:
         print("pictures: {} pixels high, {} wide".format(*prepared.picture_size))
     columns = ("sequences", "frames", "people", "joints")
-    print(f"{'split':12}" + "".join(f"{column:>12}" for column in columns))
+    print(f"{'split':12}", *(f"{column:>11}" for column in columns))
     for split, counts in prepared.splits.items():
-        print(f"{split:12}" + "".join(f"{counts[column]:12,}" for column in columns))
+        print(f"{split:12}", *(f"{counts[column]:11,}" for column in columns))
     if prepared.left_out:
-        print("\n  ".join([f"Left out {len(prepared.left_out)} bad file(s):", *prepared.left_out]))
+        print(f"Left out {len(prepared.left_out)} bad file(s):", *prepared.left_out, sep="\n  ")
     if prepared.reused:
         print("Prepare it again with --overwrite.")
 

@@ -143,7 +143,7 @@ def read_text(path: pathlib.Path, most_bytes: int) -> str:
         raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
 
 
-def as_float(value: float) -> float:
+def as_float(value: float | int) -> float:
     """A float; infinite for an integer that is too large for one, which no check accepts."""
     try:
         return float(value)
@@ -241,7 +241,9 @@ def _check_crowding(path: pathlib.Path, frame: np.ndarray, rows: np.ndarray, max
         raise _bad_row(path, rows[firsts[i] + max_people], "person_id", f"{what}; {remedy}", others=crowded.size - 1)
 
 
-def _bad_row(path: pathlib.Path, row: int, field: str | None, problem: str, others: int = 0) -> AnnotationError:
+def _bad_row(
+    path: pathlib.Path, row: int | np.integer, field: str | None, problem: str, others: int | np.integer = 0
+) -> AnnotationError:
     where = f"row {row} (the first is 0)" + (f", {field}:" if field else "")
     more = f" (and {others} more like it)" if others else ""
     return AnnotationError(f"{path}: {where} {problem}{more}")

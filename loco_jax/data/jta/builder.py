@@ -14,17 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from loco_jax.data import scratch
-from loco_jax.data.jta import pictures, reading
-from loco_jax.data.jta.annotations import (
-    MAX_PEOPLE,
-    MINIATURE_FILE,
-    NUM_FRAMES,
-    SPLITS,
-    VERSION,
-    AnnotationError,
-    find_sequences,
-    frames_of,
-)
+from loco_jax.data.jta import annotations, pictures, reading
+from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS, AnnotationError, find_sequences, frames_of
 from loco_jax.data.jta.camera_file import CAMERA_FILE, check_camera, read_camera, read_num_frames
 from loco_jax.data.jta.reading import Files, Read, Wanted
 from loco_jax.geometry import camera as cameras
@@ -47,7 +38,7 @@ class Jta(tfds.core.ShardBasedBuilder):
     Each file of a split holds about 200 MB of consecutive frames.
     """
 
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version(annotations.VERSION)
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="poses", description="People's joints and the camera."),
         tfds.core.BuilderConfig(name="frames", description="The same, and the pictures."),
@@ -105,7 +96,7 @@ class Jta(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, Any]:
         jta_dir, root = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir_root)
         files = find_sequences(jta_dir)
         asked = resolve_camera(jta_dir, self._camera)
@@ -123,7 +114,7 @@ class Jta(tfds.core.ShardBasedBuilder):
         factor = stored.factor if stored else 1.0
         camera = Camera(*asked.scaled(factor))
         counts = {split: [r.counts[split] for r in read[s.folder].values()] for split, s in SPLITS.items()}
-        is_miniature = (jta_dir / MINIATURE_FILE).exists()
+        is_miniature = (jta_dir / annotations.MINIATURE_FILE).exists()
         self.info.metadata.update(
             source=describe_source(files, wanted),
             name="miniature of the crowd in JTA's format" if is_miniature else "JTA",
@@ -155,11 +146,11 @@ def describe_source(files: Files, wanted: Wanted) -> dict[str, str]:
     """Tells, without reading them, whether annotations and pictures are the same as in an earlier run."""
     digest = hashlib.sha256(f"{wanted.num_frames} frames\n".encode())
     for folder, numbered in files.items():
-        for number, annotations in numbered.items():
+        for number, path in numbered.items():
             of_pictures = wanted.picture_files(folder, number) if wanted.pictures else []
-            for path in (path for path in (annotations, *of_pictures) if path.exists()):
-                status = path.stat()
-                digest.update(f"{folder}/{number}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            for file in (file for file in (path, *of_pictures) if file.exists()):
+                status = file.stat()
+                digest.update(f"{folder}/{number}/{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return {"jta_dir": str(wanted.jta_dir), "files": digest.hexdigest()}
 
 
@@ -177,7 +168,7 @@ def _check_middle(camera: Camera, size: tuple[int, int]) -> None:
     height, width = size
     # JTA's camera looks at the exact middle. If it is only assumed, this shows that pictures were made smaller.
     allowed = 0.02 if camera == cameras.JTA else 0.25
-    if abs(camera.cx / width - 0.5) > allowed or abs(camera.cy / height - 0.5) > allowed:
+    if max(abs(float(camera.cx) / width - 0.5), abs(float(camera.cy) / height - 0.5)) > allowed:
         raise AnnotationError(
             f"the pictures are {width} x {height} pixels, but the camera looks at pixel ({camera.cx:g}, "
             f"{camera.cy:g}), not at their middle. Give the camera of these very pictures with --fx --fy --cx --cy or "
@@ -222,7 +213,8 @@ def _total(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 def _shards(sequences: Mapping[int, Read], frames: Sequence[int]) -> list[list[tuple[int, int]]]:
     """All (sequence, frame) in order, in lists of at most `_SHARD_BYTES`."""
-    shards, filled = [[]], 0
+    shards: list[list[tuple[int, int]]] = [[]]
+    filled = 0
     for number, sequence in sequences.items():
         people = sequence.path.stat().st_size // len(frames)
         for frame in frames:
@@ -258,5 +250,5 @@ def _examples(
                 example["image"] = path.read_bytes()
                 if path.is_relative_to(work):
                     path.unlink()
-            yield number * (NUM_FRAMES + 1) + frame, example
+            yield number * (annotations.NUM_FRAMES + 1) + frame, example
             done()

@@ -48,7 +48,7 @@ def read_num_frames(jta_dir: os.PathLike | str) -> int:
 
 def check_camera(camera: Camera) -> Camera:
     """`camera` as Python floats. Raises ValueError unless all are finite and fx and fy are positive."""
-    camera = Camera(*map(as_float, camera))
+    camera = Camera(*(as_float(value) for value in camera))  # type: ignore[arg-type]
     for field, value in camera._asdict().items():
         if not math.isfinite(value) or (field in ("fx", "fy") and value <= 0):
             raise ValueError(f"{field}: {value} is not a {'positive ' if field in ('fx', 'fy') else ''}finite number")

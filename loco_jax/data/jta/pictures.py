@@ -48,7 +48,8 @@ def collect_pictures(
         found, source = _from_video(movie, frames), movie
     else:
         raise AnnotationError(f"{movie}: no such video, nor extracted frames in {extracted}; get one of them")
-    files, size = {}, (0, 0)
+    files: dict[int, pathlib.Path] = {}
+    size = (0, 0)
     for frame, picture, path in found:
         if files and size != picture.size:
             raise AnnotationError(

@@ -51,15 +51,11 @@ def prepare(
       skip_bad: leave out sequences with bad files instead of refusing all.
       overwrite: replace existing data. Without it, data from the same source is reused, and other data is an error.
       num_workers: most processes that read; with fewer than two, this process reads.
-      pictures: with them, see `collect_pictures`. The disk must have room for all of them.
+      pictures: with them, see `collect_pictures`.
       picture_height: resize pictures, and with them the camera, to this height in pixels; 0 leaves them as they are.
 
-    Raises:
-      ValueError: `picture_height` is negative, or given without `pictures`.
-      AnnotationError: folders are missing, files are bad (all of them are listed), pictures differ in size, or the
-        camera does not look at their middle.
-      FileExistsError: `data_dir` holds a JTA prepared from something else.
-      OSError: the disk is too small, or cannot be written to.
+    Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if the disk is
+    too small or not writable, and ValueError for a `picture_height` that is negative or without `pictures`.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
@@ -147,11 +143,11 @@ class _Examples(Sequence):
         return (self[index] for index in range(len(self)))
 
 
-def _folder(data_dir: pathlib.Path, config: str) -> pathlib.Path:
+def _folder(data_dir: Any, config: str) -> Any:
     return data_dir / "jta" / config / VERSION
 
 
-def _find(data_dir: os.PathLike | str, pictures: bool) -> pathlib.Path:
+def _find(data_dir: os.PathLike | str, pictures: bool) -> Any:
     root = epath.Path(data_dir).expanduser()
     targets = [_folder(root, config) for config in (("frames",) if pictures else ("poses", "frames"))]
     for target in targets:
@@ -161,18 +157,18 @@ def _find(data_dir: os.PathLike | str, pictures: bool) -> pathlib.Path:
     raise FileNotFoundError(f"no prepared JTA in {targets[0]}; prepare it with\n  {command}")
 
 
-def _is_prepared(target: pathlib.Path) -> bool:
+def _is_prepared(target: Any) -> bool:
     return (target / "dataset_info.json").exists()  # TFDS writes it last
 
 
-def _metadata(target: pathlib.Path) -> dict[str, Any]:
+def _metadata(target: Any) -> dict[str, Any]:
     with _quiet_tfds():
         import tensorflow_datasets as tfds
 
         return dict(tfds.builder_from_directory(target).info.metadata)
 
 
-def _difference(target: pathlib.Path, source: dict, asked: dict, max_people: int, skip_bad: bool) -> str | None:
+def _difference(target: Any, source: dict, asked: dict, max_people: int, skip_bad: bool) -> str | None:
     """Why a new run would not give the data in `target`; None if it would."""
     old = _metadata(target)
     most_people = max(split["most_people"] for split in old["splits"].values())
@@ -194,7 +190,7 @@ def _difference(target: pathlib.Path, source: dict, asked: dict, max_people: int
     return None
 
 
-def _describe(target: pathlib.Path, reused: bool) -> Prepared:
+def _describe(target: Any, reused: bool) -> Prepared:
     metadata = _metadata(target)
     size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # the oldest data lacks it
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)

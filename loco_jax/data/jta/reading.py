@@ -93,18 +93,18 @@ def bar(what: str, total: int, unit: str):
 def _read_to_file(name: tuple[str, int], path: pathlib.Path, *, work: pathlib.Path, wanted: Wanted) -> Read | str:
     """Writes the frames that the splits take of a sequence into `work`. Returns the message if a file is bad."""
     folder, number = name
-    frames, found, size = frames_of(folder, wanted.num_frames), {}, None
-    out = work / f"{folder}_{number}"
+    frames, out = frames_of(folder, wanted.num_frames), work / f"{folder}_{number}"
+    collected: tuple[dict[int, pathlib.Path], PictureSize | None] = {}, None
     try:
         people = annotations.read_sequence(path, frames, wanted.max_people)
         if wanted.pictures:
-            found, size = pictures.collect_pictures(wanted.jta_dir, folder, number, frames, out, wanted.picture_height)
+            collected = pictures.collect_pictures(wanted.jta_dir, folder, number, frames, out, wanted.picture_height)
     except AnnotationError as error:
         shutil.rmtree(out, ignore_errors=True)  # it would stay until the end
         return str(error)
     np.savez(out.with_suffix(".npz"), **people._asdict())
     counts = {name: _count(people, s.up_to(wanted.num_frames)) for name, s in SPLITS.items() if s.folder == folder}
-    return Read(out.with_suffix(".npz"), counts, found, size)
+    return Read(out.with_suffix(".npz"), counts, *collected)
 
 
 def _count(people: People, frames: Sequence[int]) -> dict[str, int]:
