@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import app, flags, logging
-from jaxtyping import Bool, PRNGKeyArray
+from jaxtyping import Bool, Int, PRNGKeyArray
 from PIL import Image
 
 from loco_jax import cli
@@ -147,7 +147,9 @@ def _set_up(key: PRNGKeyArray, scene: Scene, crowd: Crowd) -> crowds.Stage:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _shoot(stage: crowds.Stage, scene: Scene, crowd: Crowd, key: PRNGKeyArray, t: int) -> crowds.Picture:
+def _shoot(
+    stage: crowds.Stage, scene: Scene, crowd: Crowd, key: PRNGKeyArray, t: int | Int[jax.Array, ""]
+) -> crowds.Picture:
     instant = scene._replace(joints=scene.joints[t], present=scene.present[t])
     return crowds.render(stage, instant, crowd, jax.random.fold_in(key, t))
 

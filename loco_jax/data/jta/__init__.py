@@ -18,7 +18,7 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "annotations": ("AnnotationError", "FIELDS", "SPLITS", "VERSION", "find_sequences", "read_sequence"),
+    "annotations": ("AnnotationError", "FIELDS", "MAX_PEOPLE", "SPLITS", "VERSION", "find_sequences", "read_sequence"),
     "camera_file": ("read_camera", "read_num_frames"),
     "pictures": ("collect_pictures",),
     "prepared": ("load", "name_of", "prepare"),
