@@ -22,6 +22,7 @@ _LIMB = 0.03  # width of a limb as a share of the person's height in the picture
 _READABLE = 960  # pixels of the longer side; smaller pictures are enlarged by a whole number
 _LONGEST = 16_384  # pixels of the longer side; larger pictures are shrunk, because JPEG and H.264 have limits
 _LARGE = 12_000_000  # pixels; smaller parts of pictures are drawn at twice their size, for smooth edges
+_LABEL_HEIGHT = 1.15  # times the height of its text
 # Where a label may be: offsets from its first place in its own widths and heights, nearest first.
 _OFFSETS = np.array([(x, y) for x in np.arange(-4, 4.5, 0.5) for y in np.arange(-8, 8.5, 0.5)])
 _OFFSETS = _OFFSETS[np.argsort(np.hypot(*_OFFSETS.T), kind="stable")]
@@ -60,8 +61,11 @@ def draw(image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> UInt8[n
         people = [person._replace(pixels=person.pixels * times) for person in people]
     for person in sorted(people, key=_distance, reverse=True):
         _draw_skeleton(picture, person)
-    for person, box in zip(people, label_boxes(people, drawn_size(image.shape[:2]))):
-        _draw_label(picture, person, box)  # on top of all skeletons
+    boxes = label_boxes(people, drawn_size(image.shape[:2]))
+    labelled = [(person, box) for person, box in zip(people, boxes) if not np.isnan(box).any()]
+    for draw_part in (_draw_leader, _draw_label):  # on top of all skeletons, and no line over a label
+        for person, box in labelled:
+            draw_part(picture, person, box)
     return np.array(picture)
 
 
@@ -89,7 +93,9 @@ def label_boxes(people: Sequence[Person], size: tuple[int, int]) -> Float[np.nda
         if not ((uv >= 0) & (uv <= limit)).all(axis=-1).any():
             continue
         width = _limb_width(people[i], limit)
-        w, h = _label_size(people[i].id, _text_height(width, limit))
+        text_height = float(np.clip(4.5 * width, 11, max(11.0, np.hypot(*limit) / 45)))
+        w = _font(text_height).getlength(str(people[i].id)) + 0.6 * text_height
+        h = _LABEL_HEIGHT * text_height
         x, y = uv[np.argmin(uv[:, 1])]
         corners = np.clip([x - w / 2, y - 1.8 * width - h] + _OFFSETS * [w, h], 0, np.maximum(limit - [w, h], 0))
         places = np.concatenate([corners, corners + [w, h]], axis=1)
@@ -119,17 +125,9 @@ def _distance(person: Person) -> float:
     return float(np.nanmean(metres)) if np.isfinite(metres).any() else math.inf
 
 
-def _text_height(limb_width: float, size: np.ndarray) -> float:
-    return float(np.clip(4.5 * limb_width, 11, max(11.0, np.hypot(*size) / 45)))
-
-
 @functools.lru_cache(maxsize=64)
 def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(height)
-
-
-def _label_size(id: int, text_height: float) -> tuple[float, float]:
-    return _font(text_height).getlength(str(id)) + 0.6 * text_height, 1.15 * text_height
 
 
 def _reachable(person: Person, size: np.ndarray) -> np.ndarray:
@@ -193,16 +191,19 @@ def _dot(pen: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, fill: str)
     pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
 
 
-def _draw_label(picture: Image.Image, person: Person, box: np.ndarray) -> None:
-    """A person's id in a box; a line leads to the topmost joint if the box is not just above it."""
-    if np.isnan(box).any():
-        return
-    size = np.array(picture.size)
+def _draw_leader(picture: Image.Image, person: Person, box: np.ndarray) -> None:
+    """A line from the label's place to the person's topmost joint, if they are not next to each other."""
+    size, height = np.array(picture.size), (box[3] - box[1]) / _LABEL_HEIGHT
     uv = person.pixels[_reachable(person, size)]
-    top, middle = uv[np.argmin(uv[:, 1])], (box[:2] + box[2:]) / 2
-    height = _text_height(_limb_width(person, size), size)
-    pen = ImageDraw.Draw(picture)
+    top = uv[np.argmin(uv[:, 1])]
     if np.linalg.norm(np.clip(top, box[:2], box[2:]) - top) > height:
-        _line(pen, top, middle, 0.12 * height, colour(person.id))
+        pen = ImageDraw.Draw(picture)
+        _line(pen, top, (box[:2] + box[2:]) / 2, 0.12 * height, colour(person.id))
+
+
+def _draw_label(picture: Image.Image, person: Person, box: np.ndarray) -> None:
+    """A person's id in a box."""
+    height = (box[3] - box[1]) / _LABEL_HEIGHT
+    pen, middle = ImageDraw.Draw(picture), (box[:2] + box[2:]) / 2
     pen.rounded_rectangle(box.tolist(), radius=0.3 * height, fill=colour(person.id), outline="white")
     pen.text(tuple(middle.tolist()), str(person.id), fill="white", font=_font(height), anchor="mm")
