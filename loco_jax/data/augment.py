@@ -1,20 +1,21 @@
-"""More pictures from the same ones: other colours, mirrored, nearer or farther. NumPy, on one frame at a time."""
+"""Augmentation of one frame at a time, with NumPy: other colours, mirrored, nearer or farther."""
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.skeleton import MIRROR
 
 SCALES = (0.8, 1.25)
-_GREY = 128  # where a shrunken picture ends
-_GREY_SHARES = (0.299, 0.587, 0.114)  # of the channels in a picture's grey
+_GREY = 128  # around a picture that was made smaller
+_GREY_SHARES = (0.299, 0.587, 0.114)  # of the channels in grey
 
 
 def augment(frames: Frames, rng: np.random.Generator) -> Frames:
-    """One frame with its picture `[H, W, 3]` in random colours, mirrored half of the time, and scaled."""
+    """A frame with random colours and a random scale, mirrored half of the time."""
     image = change_colours(
-        frames.image,
+        np.asarray(frames.image),
         brightness=rng.uniform(0.7, 1.35),
         contrast=rng.uniform(0.75, 1.3),
         saturation=rng.uniform(0.6, 1.4),
@@ -27,37 +28,41 @@ def augment(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 def change_colours(
-    image: np.ndarray, brightness: float, contrast: float, saturation: float, balance: np.ndarray
-) -> np.ndarray:
-    """A picture `[H, W, 3]` uint8 with its colours changed: factors, 1 for no change; `balance` has one a channel."""
+    image: UInt8[np.ndarray, "H W 3"],
+    brightness: float | int,
+    contrast: float | int,
+    saturation: float | int,
+    balance: np.ndarray,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture with changed colours. All arguments are factors, 1 for no change; `balance` has one per channel."""
     gains = brightness * np.asarray(balance, np.float64)
-    # The mean grey, that contrast turns about; every eighth pixel will do, and is several times faster.
+    # Contrast leaves the mean grey as it is. Every eighth pixel is enough for the mean, and several times faster.
     grey = float(gains * image[::8, ::8].reshape(-1, 3).mean(axis=0) @ _GREY_SHARES)
     saturate = saturation * np.eye(3) + (1 - saturation) * np.array([_GREY_SHARES] * 3)
-    # One matrix for everything, whose fourth column is added.
+    # One matrix does everything; its fourth column is an offset.
     matrix = np.column_stack([saturate * (contrast * gains), np.full(3, (1 - contrast) * grey)])
     return np.asarray(Image.fromarray(image).convert("RGB", matrix.ravel().tolist()))
 
 
 def flip(frames: Frames) -> Frames:
-    """The scene in a mirror: left joints become right ones, and the camera's centre moves with the picture."""
-    width = frames.image.shape[1]
-    joints = frames.joints[..., MIRROR, :] * np.float32([-1, 1, 1])
-    camera = frames.camera._replace(cx=np.float32(width - frames.camera.cx))
-    image = Image.fromarray(frames.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
-    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(image))
+    """The mirrored frame: left joints become right ones, and the camera's centre moves with the picture."""
+    image = np.asarray(frames.image)
+    joints = frames.joints[..., MIRROR, :] * np.array([-1, 1, 1], np.float32)
+    camera = frames.camera._replace(cx=np.float32(image.shape[1] - frames.camera.cx))
+    mirrored = Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
+    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(mirrored))
 
 
 def scale(frames: Frames, factor: float) -> Frames:
-    """The picture enlarged `factor` times about the camera's centre, and everybody so many times nearer.
+    """The picture enlarged `factor` times about the camera's centre, and everybody `factor` times nearer.
 
-    The camera stays, so a joint at (x, y, z) goes to (x, y, z / factor): just where it is seen now. People keep their
-    height and breadth, but become thinner from front to back: the price of labels that fit the picture exactly.
-    Joints outside the picture as it was are absent afterwards: a shrunken one shows grey there.
+    The camera stays the same, so a joint at (x, y, z) moves to (x, y, z / factor), where the new picture shows it.
+    People keep their height and breadth, but become thinner from front to back. Joints outside the old picture become
+    absent, because a picture that was made smaller is grey there.
     """
-    camera, image = frames.camera, frames.image
+    camera, image = frames.camera, np.asarray(frames.image)
     height, width = image.shape[:2]
-    # Output pixel p shows input pixel c + (p - c) / factor. Of the output, the whole pixels that show some picture:
+    # Output pixel p shows input pixel c + (p - c) / factor. These are the output pixels that lie in the input:
     inverse = 1 / factor
     centre, size = np.array([camera.cx, camera.cy], float), np.array([width, height], float)
     first = np.ceil(np.maximum(centre - centre * factor, 0))
@@ -68,10 +73,10 @@ def scale(frames: Frames, factor: float) -> Frames:
     )
     moved = Image.new("RGB", (width, height), (_GREY,) * 3)
     moved.paste(part, tuple(first.astype(int).tolist()))
-    x, y, z = np.moveaxis(frames.joints, -1, 0)
+    x, y, z = np.moveaxis(np.asarray(frames.joints), -1, 0)
     in_front = z > 0
     z = np.where(in_front, z, 1)
     u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
     seen = in_front & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-    joints = frames.joints * np.float32([1, 1, inverse])
+    joints = frames.joints * np.array([1, 1, inverse], np.float32)
     return Frames(joints, frames.present & seen, camera, np.asarray(moved))

@@ -1,26 +1,18 @@
-"""What every data source gives: the people of a frame (or of a batch of frames) and the camera that saw them."""
+"""What every data source gives: the people in a frame, or in a batch of frames, and the camera that saw them."""
 
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Bool, Float32, UInt8
 
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 
 
 class Frames(NamedTuple):
-    """One frame, or a batch of them along a leading axis B.
+    """One frame, or a batch of frames along a leading axis B; P is padded."""
 
-    Attributes:
-      joints: `[..., P, J, 3]` metres in camera coordinates, float32; P is padded, J are LoCO's 14 joints.
-      present: `[..., P, J]` bool: whether the joint exists. In the picture or not is the volume's business (`in_view`).
-      camera: intrinsics, each a float32 of shape `[...]`.
-      image: `[..., height, width, 3]` uint8, or None.
-      ground: `[..., 4]` float32, the world's up in camera axes and the camera's height above the ground in metres; None
-        where nobody knows.
-    """
-
-    joints: jax.Array
-    present: jax.Array
-    camera: Camera
-    image: jax.Array | None = None
-    ground: jax.Array | None = None
+    joints: Float32[Array, "*B P 14 3"]  # metres in camera coordinates
+    present: Bool[Array, "*B P 14"]  # whether the joint exists, in the picture or not (see `Volume.in_view`)
+    camera: Camera  # each intrinsic a float32 `[*B]`
+    image: UInt8[Array, "*B height width 3"] | None = None
+    ground: Float32[Array, "*B 4"] | None = None  # up in camera axes, metres of the camera above the ground; if known

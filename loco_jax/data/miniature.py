@@ -1,13 +1,13 @@
-"""A miniature JTA: sequences of the crowd, written as JTA's annotation files, to try everything that reads JTA.
+"""A miniature JTA: sequences of the crowd in JTA's format, to try everything that reads JTA.
 
     python -m loco_jax.data.miniature --output=DIR [--train=8 --validation=2 --test=2] [--scale=demo] [--seed=0]
         [--videos] [--frames] [--num_frames=900]
 
 writes `DIR/annotations/{train,val,test}/seq_N.json`, numbered as JTA's, and `DIR/camera.json`, the intrinsics (and the
-number of frames, if it is not JTA's 900), which `loco_jax.data.jta` picks up. With `--videos` also
-`DIR/videos/{train,val,test}/seq_N.mp4`, with `--frames` also `DIR/frames/{train,val,test}/seq_N/F.jpg`; the annotations
-then have the occlusion flags, which without pictures are all 0. `DIR/miniature.json` marks it as one: `--overwrite`
-replaces nothing else.
+number of frames, if it is not JTA's 900), which `loco_jax.data.jta` reads. `--videos` adds
+`DIR/videos/{train,val,test}/seq_N.mp4`, `--frames` adds `DIR/frames/{train,val,test}/seq_N/F.jpg`. With either, the
+annotations have the occlusion flags, which are all 0 otherwise. `DIR/miniature.json` marks the folder: `--overwrite`
+replaces only folders with this mark.
 """
 
 import contextlib
@@ -17,22 +17,24 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from jaxtyping import Bool, Int, PRNGKeyArray
 from PIL import Image
 
 from loco_jax import cli
 from loco_jax.cli import compilation, progress
 from loco_jax.data import crowd as crowds
-from loco_jax.data import render, scratch
+from loco_jax.data import scratch
 from loco_jax.data.crowd import Crowd, Scene
-from loco_jax.data.jta import CAMERA_FILE, JPEG_QUALITY, MINIATURE_FILE, NUM_FRAMES, check_camera, replace_folder
-from loco_jax.geometry.camera import Camera
-from loco_jax.media import videos as video
+from loco_jax.data.jta.annotations import MINIATURE_FILE, NUM_FRAMES
+from loco_jax.data.jta.camera_file import CAMERA_FILE, check_camera
+from loco_jax.data.jta.pictures import JPEG_QUALITY
+from loco_jax.media import videos
 
 SCALES = {"demo": crowds.DEMO, "full": crowds.FULL}
 
@@ -58,7 +60,7 @@ _FPS = 30
 
 
 def write(
-    output: os.PathLike,
+    output: os.PathLike | str,
     sequences: dict[str, int],
     crowd: Crowd,
     *,
@@ -72,22 +74,19 @@ def write(
 
     Args:
       output: a new or empty folder, or with `overwrite` one that holds an earlier miniature.
-      sequences: how many of `train`, `validation` and `test`.
-      crowd: the kind of scenes; the same as elsewhere for a split, so that train stays apart from test.
-      seed: other scenes for another seed.
-      overwrite: replace an earlier miniature. Anything else is never replaced.
-      videos: write them; and the occlusion flags that pictures give.
-      frames: write each frame as a picture; and the same flags.
+      sequences: how many of `train`, `validation` and `test`. Splits of the crowd stay apart.
+      crowd: the kind of scenes.
+      seed: selects other scenes.
+      overwrite: replace an earlier miniature, and nothing else.
+      videos, frames: write videos, or each frame as a picture; with either, annotations have the occlusion flags.
       num_frames: of a sequence, 10 to 900.
 
     Raises:
-      ValueError: no such split, a number of sequences that JTA's numbering has no room for, a negative seed, or a
-        number of frames that cannot be.
+      ValueError: a split is missing or unknown, JTA's numbering has no room for so many sequences, the seed is
+        negative, or `num_frames` is out of range.
       FileExistsError: `output` is in use.
     """
-    _check_arguments(sequences, seed)
-    if not 10 <= num_frames <= NUM_FRAMES:
-        raise ValueError(f"num_frames={num_frames} is not one of 10 to {NUM_FRAMES}")
+    _check_arguments(sequences, seed, num_frames)
     output = pathlib.Path(output).expanduser().resolve()
     _check_free(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -102,92 +101,88 @@ def write(
         with progress.bar(len(jobs) * num_frames, " frames", desc="Writing", leave=False, dynamic_ncols=True) as bar:
             for split, i in jobs:
                 folder, first, step, most = NUMBERS[split]
-                key = crowds.scene_key(split, seed * most + i)
-                scene, name, flags = _sample(key, crowd, num_frames), f"{folder}/seq_{first + step * i}", None
+                key, name = crowds.scene_key(split, seed * most + i), f"{folder}/seq_{first + step * i}"
+                scene, flags = _sample(key, crowd, num_frames), None
                 if videos or frames:
-                    places = (
-                        new / "videos" / f"{name}.mp4" if videos else None,
-                        new / "frames" / name if frames else None,
-                    )
-                    flags = _write_pictures(scene, crowd, jax.random.fold_in(key, 1), *places, bar)
+                    movie = new / "videos" / f"{name}.mp4" if videos else None
+                    pictures = new / "frames" / name if frames else None
+                    flags = _write_pictures(scene, crowd, jax.random.fold_in(key, 1), movie, pictures, bar.update)
                 else:
                     bar.update(num_frames)
                 path = new / "annotations" / f"{name}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(sequence_text(scene, crowd, flags))
-        replace_folder(output, new, work / "old")
+        scratch.replace_folder(output, new, work / "old")
 
 
 def _write_pictures(
-    scene: Scene, crowd: Crowd, key: jax.Array, movie: pathlib.Path | None, folder: pathlib.Path | None, bar
-) -> tuple[np.ndarray, np.ndarray]:
-    """Writes a sequence as a video, as pictures, or both; returns the two occlusion flags `[T, P, 22]`."""
+    scene: Scene,
+    crowd: Crowd,
+    key: PRNGKeyArray,
+    movie: pathlib.Path | None,
+    folder: pathlib.Path | None,
+    done: Callable[[], Any],
+) -> Bool[np.ndarray, "2 T P 22"]:
+    """Writes a sequence as a video, as pictures, or both; returns `occluded` and `self_occluded`."""
     stage_key, noise_key = jax.random.split(key)
     stage, flags = _set_up(stage_key, scene, crowd), []
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if movie is not None:
-            movie.parent.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(video.Writer(movie, _FPS, crowd.volume.image_size))
-        if folder is not None:
-            folder.mkdir(parents=True)
+    for path in filter(None, (movie and movie.parent, folder)):
+        path.mkdir(parents=True, exist_ok=True)
+    with videos.Writer(movie, _FPS, crowd.volume.image_size) if movie else contextlib.nullcontext() as writer:
         for t in range(len(scene.joints)):
             picture = _shoot(stage, scene, crowd, noise_key, t)
             image, *hidden = jax.device_get((picture.image, picture.occluded, picture.self_occluded))
             flags.append(hidden)
-            if writer is not None:
+            if writer:
                 writer.write(image)
-            if folder is not None:
+            if folder:
                 Image.fromarray(image).save(folder / f"{t + 1}.jpg", quality=JPEG_QUALITY)
-            bar.update()
-    occluded, self_occluded = (np.stack(flag) for flag in zip(*flags))
-    return occluded, self_occluded
+            done()
+    return np.stack(flags, axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _set_up(key: jax.Array, scene: Scene, crowd: Crowd) -> render.Stage:
-    return render.sample_stage(key, scene, crowd)
+def _set_up(key: PRNGKeyArray, scene: Scene, crowd: Crowd) -> crowds.Stage:
+    return crowds.sample_stage(key, scene, crowd)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _shoot(stage: render.Stage, scene: Scene, crowd: Crowd, key: jax.Array, t: int) -> render.Picture:
+def _shoot(
+    stage: crowds.Stage, scene: Scene, crowd: Crowd, key: PRNGKeyArray, t: int | Int[jax.Array, ""]
+) -> crowds.Picture:
     instant = scene._replace(joints=scene.joints[t], present=scene.present[t])
-    return render.render(stage, instant, crowd, jax.random.fold_in(key, t))
+    return crowds.render(stage, instant, crowd, jax.random.fold_in(key, t))
 
 
-def sequence_text(scene: Scene, crowd: Crowd, flags: tuple[np.ndarray, np.ndarray] | None = None) -> str:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _sample(key: PRNGKeyArray, crowd: Crowd, num_frames: int) -> Scene:
+    return crowds.sample_sequence(key, crowd, num_frames)
+
+
+def sequence_text(scene: Scene, crowd: Crowd, flags: Bool[np.ndarray, "2 T P 22"] | None = None) -> str:
     """A sequence of T frames as the text of an annotation file, its rows sorted by frame, person and joint.
 
-    A person is in a frame if one of its joints is in view there, and then with all of them, also those off the picture.
-    Only joints beside or behind the camera are left out: they have no pixel. `flags` are `occluded` and
-    `self_occluded`, `[T, P, 22]`; 0 for all if absent.
+    A person is in a frame if one of its joints is in view there, and then with all of its joints, also those outside
+    the picture. Only joints beside or behind the camera are left out, because they have no pixel. `flags` are
+    `occluded` and `self_occluded`; without them all are 0.
     """
+    camera = check_camera(crowd.camera)
     joints = np.asarray(scene.joints, np.float64).round(4)  # as written, so that the pixels fit
-    pixels, in_front = _project(check_camera(crowd.camera), joints)
+    in_front = joints[..., 2] > 0
+    rays = joints[..., :2] / np.where(in_front, joints[..., 2], 1)[..., None]
+    pixels = rays * [camera.fx, camera.fy] + [camera.cx, camera.cy]  # `camera.project` has too few digits
     in_view = np.asarray(crowd.volume.in_view(crowd.camera, joints.astype(np.float32)))
     written = (np.asarray(scene.present) & in_view.any(axis=-1))[..., None] & in_front
     frame, person, joint = np.nonzero(written)
     ids = np.asarray(scene.person_id)[person]
-    hidden = np.zeros((2, *written.shape)) if flags is None else np.stack(flags)
+    hidden = np.zeros((2, *written.shape)) if flags is None else flags
     rows = np.column_stack([frame + 1, ids, joint, pixels[written], joints[written], hidden[:, written].T])
     rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
     template = "[" + ",\n".join([_ROW] * len(rows)) + "]\n"
     return template % tuple(rows.ravel().tolist())
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _sample(key: jax.Array, crowd: Crowd, num_frames: int) -> Scene:
-    return crowds.sample_sequence(key, crowd, num_frames)
-
-
-def _project(camera: Camera, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `[..., 2]` in float64, and whether there are any `[...]`; `camera.project` has float32, too few digits."""
-    in_front = joints[..., 2] > 0
-    rays = joints[..., :2] / np.where(in_front, joints[..., 2], 1)[..., None]
-    return rays * [camera.fx, camera.fy] + [camera.cx, camera.cy], in_front
-
-
-def _check_arguments(sequences: dict[str, int], seed: int) -> None:
+def _check_arguments(sequences: dict[str, int], seed: int, num_frames: int) -> None:
     for split, count in sequences.items():
         if split not in NUMBERS:
             raise ValueError(f"no split {split!r}; there are {', '.join(NUMBERS)}")
@@ -197,15 +192,15 @@ def _check_arguments(sequences: dict[str, int], seed: int) -> None:
         raise ValueError(f"sequences lacks {', '.join(sorted(missing))}: a JTA has all splits")
     if seed < 0:
         raise ValueError(f"seed={seed} must not be negative")
+    if not 10 <= num_frames <= NUM_FRAMES:
+        raise ValueError(f"num_frames={num_frames} is not one of 10 to {NUM_FRAMES}")
 
 
 def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     """Raises FileExistsError unless `output` is new or empty, or a miniature that may be replaced."""
-    if not output.exists():
-        return
-    if not output.is_dir():
+    if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file; choose another --output")
-    names = {path.name for path in output.iterdir()}
+    names = {path.name for path in output.iterdir()} if output.exists() else set()
     if not names:
         return
     if not {"annotations", MINIATURE_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE, MINIATURE_FILE}:
@@ -221,9 +216,9 @@ def _define_flags() -> None:
     for split, count in {"train": 8, "validation": 2, "test": 2}.items():
         flags.DEFINE_integer(split, count, f"Number of {split} sequences.")
     flags.DEFINE_enum("scale", "demo", list(SCALES), "The kind of scenes.")
-    flags.DEFINE_integer("seed", 0, "Other scenes for another seed.")
-    flags.DEFINE_bool("videos", False, "Write videos too, and the occlusion flags that pictures give.")
-    flags.DEFINE_bool("frames", False, "Write every frame as a picture too.")
+    flags.DEFINE_integer("seed", 0, "Selects other scenes.")
+    flags.DEFINE_bool("videos", False, "Write videos too, and occlusion flags.")
+    flags.DEFINE_bool("frames", False, "Write each frame as a picture too, and occlusion flags.")
     flags.DEFINE_integer("num_frames", NUM_FRAMES, "Frames of a sequence, 10 to 900.")
     flags.DEFINE_bool("overwrite", False, "Replace an earlier miniature.")
 
@@ -231,32 +226,25 @@ def _define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
-    logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators it did not find
+    logging.set_verbosity(logging.WARNING)  # JAX reports accelerators that it does not find
     compilation.use_cache()
     values = flags.FLAGS
     crowd = SCALES[values.scale]
-    sequences = {split: values[split].value for split in NUMBERS}
+    given: dict[str, Any] = values.flag_values_dict()
+    sequences = {split: given[split] for split in NUMBERS}
+    options = {name: given[name] for name in ("seed", "overwrite", "videos", "frames", "num_frames")}
     start = time.time()
     try:
         cli.check_devices()
-        write(
-            values.output,
-            sequences,
-            crowd,
-            seed=values.seed,
-            overwrite=values.overwrite,
-            videos=values.videos,
-            frames=values.frames,
-            num_frames=values.num_frames,
-        )
+        write(values.output, sequences, crowd, **options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     camera = ", ".join(f"{field} {value:g}" for field, value in check_camera(crowd.camera)._asdict().items())
     counts = ", ".join(f"{split} {count}" for split, count in sequences.items())
+    pictures = " --pictures" if values.videos or values.frames else ""
     print(f"Wrote a miniature JTA in {time.time() - start:.1f} s: {values.output}")
     print(f"{sum(sequences.values())} sequences ({counts}) of {values.num_frames} frames")
     print(f"camera: {camera} (in {CAMERA_FILE}, which loco_jax.data.jta reads)")
-    pictures = " --pictures" if values.videos or values.frames else ""
     print(f"Prepare it with\n  python -m loco_jax.data.jta --jta_dir={values.output} --data_dir=DATA{pictures}")
 
 

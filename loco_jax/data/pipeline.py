@@ -1,23 +1,20 @@
-"""From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored.
-
-python -m loco_jax.data.pipeline --data_dir=DATA [--split=train] [--workers=2]     # how fast that goes
-"""
+"""From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored."""
 
 import contextlib
 import io
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import app, flags
+from absl import flags
+from jaxtyping import UInt8
 from PIL import Image
 
-from loco_jax import cli
 from loco_jax.data import augment as augmentation
+from loco_jax.data import jta
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA, NUM_JOINTS
@@ -26,7 +23,7 @@ _AHEAD_BYTES = 512_000_000
 
 
 def read_jta(
-    data_dir: os.PathLike,
+    data_dir: os.PathLike | str,
     split: str,
     batch_size: int,
     max_people: int,
@@ -43,12 +40,12 @@ def read_jta(
 ) -> "Batches":
     """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B.
 
-    With `repeat` it never ends, for training: every epoch has another order and leaves out what does not fill a batch
-    on every process. Without, for evaluation, each frame comes exactly once; the last batches are padded, and
-    `is_real(frames)` tells the frames from the padding. All processes get the same number of batches.
+    With `repeat`, for training, it never ends. Every epoch has another order, and drops the frames that do not fill a
+    batch on every process. Without `repeat`, for evaluation, each frame comes exactly once. The last batches are
+    padded, and `is_real(frames)` tells frames from padding. All processes get the same number of batches.
 
-    `get_state()` of the iterator is a dict that JSON can hold; after `set_state()` an iterator made with the same
-    arguments, but perhaps another `num_workers`, goes on with the very same batches.
+    `get_state()` of the iterator is a dict that JSON can hold. After `set_state()`, an iterator with the same
+    arguments, except perhaps `num_workers`, continues with exactly the same batches.
 
     Args:
       data_dir: where `python -m loco_jax.data.jta` put it.
@@ -56,29 +53,27 @@ def read_jta(
       batch_size: B, of this process.
       max_people: P; a frame with more is an error.
       seed: of the shuffling, 0 to 2^32 - 1.
-      shuffle: otherwise by sequence and frame.
-      repeat: for training; otherwise one pass.
+      shuffle: without it, frames come by sequence and frame number.
+      repeat: without it, there is one pass.
       max_frames: take only this many frames, evenly spread over the split.
-      process_index, process_count: which part of each epoch is for this process. The parts are disjoint; those of
-        all processes behind each other are the batch of a single one, whatever their number.
-      num_workers: processes that read ahead; with 0, threads of this one do.
+      process_index, process_count: select this process's part of each epoch. The parts are disjoint; concatenated over
+        the processes, batches are those that a single process would get.
+      num_workers: processes that read ahead; with 0, threads of this process do.
       pictures: with them, decoded to `[B, height, width, 3]` uint8.
-      augment: change them, see `augment`; the same element of the same epoch always in the same way.
+      augment: change pictures with `augment`; a frame of an epoch always changes in the same way.
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, too few frames for a batch, or arguments that make no sense; while iterating (or
-        at once) a damaged picture, and a frame with more than `max_people` people, named by sequence and frame.
+      ValueError: no such split, too few frames for a batch, or impossible arguments. Also, at once or while iterating,
+        for a damaged picture or more than `max_people` people, with sequence and frame.
     """
-    from loco_jax.data import jta  # takes half a second, which those who only want the crowd need not wait
-
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} is not one of 0 to process_count - 1 = {process_count - 1}")
     for name, value, least in (("batch_size", batch_size, 1), ("max_people", max_people, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
     if augment and not pictures:
-        raise ValueError("augment=True needs pictures=True: it is pictures that are changed")
+        raise ValueError("augment=True needs pictures=True: it changes pictures")
     records = jta.load(data_dir, split, pictures)
     count = len(records) if max_frames is None else min(max_frames, len(records))
     global_batch = batch_size * process_count
@@ -95,44 +90,50 @@ def read_jta(
     if augment:
         dataset = dataset.random_map(augmentation.augment)
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    # The same number for everyone, so that no process is an epoch ahead of another. And in turns: together they have
-    # the batches that one process would have.
+    # All processes get the same number of batches, so that none is an epoch ahead of another. They take turns, so that
+    # together they have the batches of a single process.
     dataset = dataset[process_index : len(dataset) - len(dataset) % process_count : process_count]
     if repeat:
-        dataset = dataset.repeat()  # every epoch with another seed, for the order and for the pictures' changes
+        dataset = dataset.repeat()  # with another seed for each epoch
     picture = decode(records[0]).nbytes if pictures else 0
     return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
 
 
 class Batches:
-    """Iterates over a Grain data set, in this process or in others; its position is how many batches came.
+    """Iterates over a Grain data set, in this process or in workers.
 
-    Grain's own position depends on the number of workers.
+    Its position is the number of batches so far, because Grain's own position depends on the number of workers.
     """
 
     def __init__(self, dataset: grain.MapDataset, options: grain.ReadOptions, num_workers: int):
         self._dataset, self._options, self._num_workers = dataset, options, num_workers
-        self._done, self._iterator = 0, None
+        self._done = 0
+        self._iterator: Iterator[Frames] | None = None
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Frames:
         if self._iterator is None:
-            self._iterator = self._begin()
+            stream = self._dataset[self._done :].to_iter_dataset(self._options)
+            if self._num_workers:
+                if not flags.FLAGS.is_parsed():  # as in a notebook; Grain defines flags
+                    flags.FLAGS.mark_as_parsed()
+                stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
+            self._iterator = iter(stream)
         batch = next(self._iterator)
         self._done += 1
         return batch
 
     def first(self) -> Frames:
-        """The first of all batches, read here and now; the position stays."""
+        """The first of all batches; the position stays."""
         return self._dataset[0]
 
     def get_state(self) -> dict[str, int]:
         return {"batches": self._done}
 
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a position. Raises ValueError for what is none."""
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position. Raises ValueError if `state` is not one."""
         done = state.get("batches")
         if type(done) is not int or done < 0:
             raise ValueError(
@@ -143,25 +144,17 @@ class Batches:
         self._done = done
 
     def close(self) -> None:
-        """Ends threads and workers; the next batch starts them again."""
+        """Stops threads and workers; the next batch starts them again."""
         if self._iterator is not None:
-            self._iterator.close()
+            self._iterator.close()  # type: ignore[attr-defined]
         self._iterator = None
-
-    def _begin(self) -> Iterator[Frames]:
-        stream = self._dataset[self._done :].to_iter_dataset(self._options)
-        if self._num_workers:
-            if not flags.FLAGS.is_parsed():  # as in a notebook; Grain asks for flags of its own
-                flags.FLAGS.mark_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
-        return iter(stream)
 
 
 def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOptions:
-    """Threads and batches ahead of each process; `batch_bytes` are those of a batch's pictures, 0 without.
+    """How many threads and how many batches ahead each process has; `batch_bytes` are those of a batch's pictures.
 
-    Batches without pictures are small: a few of each are enough. With pictures all processes together keep at most
-    512 MB of batches, or one batch each if that is more; and the one or two that each is handing over.
+    Batches without pictures are small. With pictures, all processes together keep at most 512 MB of batches, or one
+    batch each if that is more, and the one or two that each is handing over.
     """
     if not batch_bytes:
         return grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -171,10 +164,10 @@ def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOpti
 
 
 def is_real(frames: Frames) -> Any:
-    """Which frames of a batch `[B]` are frames, bool; the others fill the last batch of an evaluation.
+    """Which frames of a batch are real, bool `[B]`; the others fill the last batch of an evaluation.
 
-    Padding has nobody in it, and the camera of the last frame with its focal lengths negated: impossible, yet finite
-    whatever is computed from it.
+    Padding has no people. Its camera is that of the last frame with negated focal lengths: that is impossible, but
+    everything computed from it is finite.
     """
     return frames.camera.fx > 0
 
@@ -182,14 +175,9 @@ def is_real(frames: Frames) -> Any:
 class _JtaFrames:
     """A random access source of `Frames` without batch axis: `count` of the records, then frames of padding."""
 
-    def __init__(
-        self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int, pictures: bool = False
-    ):
-        self._records = records
-        self._count = count
-        self._max_people = max_people
-        self._length = length
-        self._pictures = pictures
+    def __init__(self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int, pictures: bool):
+        self._records, self._count, self._length = records, count, length
+        self._max_people, self._pictures = max_people, pictures
 
     def __len__(self) -> int:
         return self._length
@@ -200,7 +188,10 @@ class _JtaFrames:
         frames = _to_frames(example, self._max_people)
         if self._pictures:
             frames = frames._replace(image=decode(example))
-        return frames if index < self._count else _as_padding(frames)
+        if index < self._count:
+            return frames
+        camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
+        return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
 
     def __repr__(self) -> str:  # a name in Grain's messages
         return f"JTA({self._length} frames)"
@@ -221,13 +212,8 @@ def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
     return Frames(joints, present, Camera(*(np.float32(example["camera"][field]) for field in Camera._fields)))
 
 
-def _as_padding(frames: Frames) -> Frames:
-    camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
-    return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
-
-
-def decode(example: dict[str, Any]) -> np.ndarray:
-    """The picture `[height, width, 3]` uint8 of a record. Raises ValueError naming sequence and frame if damaged."""
+def decode(example: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture of a record. Raises ValueError with sequence and frame if it is damaged."""
     try:
         with Image.open(io.BytesIO(example["image"]), formats=("JPEG",)) as picture:
             return np.asarray(picture.convert("RGB"))
@@ -238,42 +224,17 @@ def decode(example: dict[str, Any]) -> np.ndarray:
         ) from error
 
 
-# ---- The command
-
-
-def throughput(data_dir: os.PathLike, split: str, workers: int, seconds: float = 10.0) -> dict[str, float]:
+def throughput(data_dir: os.PathLike | str, split: str, num_workers: int, seconds: float | int) -> dict[str, float]:
     """Frames a second that come out of a prepared JTA with pictures: as they are, and augmented."""
-    from loco_jax.data import jta
-
-    counts = jta.describe(data_dir, pictures=True).splits
-    most_people = max(1, *(count["most_people"] for count in counts.values()))
     rates = {}
     for name, augment in (("decoded", False), ("decoded and augmented", True)):
-        reader = read_jta(data_dir, split, 1, most_people, num_workers=workers, pictures=True, augment=augment)
+        reader = read_jta(data_dir, split, 1, jta.MAX_PEOPLE, num_workers=num_workers, pictures=True, augment=augment)
         with contextlib.closing(reader):
-            for _ in range(8):  # what is read ahead at the start would flatter
+            for _ in range(8):  # the first ones were read ahead
                 next(reader)
             count, start = 0, time.perf_counter()
-            while time.perf_counter() - start < seconds:
+            while (passed := time.perf_counter() - start) < seconds:
                 next(reader)
                 count += 1
-            rates[name] = count / (time.perf_counter() - start)
+        rates[name] = count / passed
     return rates
-
-
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; all options start with --")
-    values = flags.FLAGS
-    try:
-        for name, rate in throughput(values.data_dir, values.split, values.workers).items():
-            print(f"{name}: {rate:.1f} frames/s with {values.workers or 'no'} workers beside this process")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Where python -m loco_jax.data.jta --pictures put it.", required=True)
-    flags.DEFINE_string("split", "train", "A split of it.")
-    flags.DEFINE_integer("workers", 0, "Processes that decode; 0 for threads of this one.", lower_bound=0)
-    cli.start(main)

@@ -1,4 +1,4 @@
-"""Folders for work in progress, which are gone when the work ends, however it ends."""
+"""Folders for work in progress: removed when the work ends, or moved to their place when it is complete."""
 
 import contextlib
 import os
@@ -14,10 +14,10 @@ _LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A new folder in `parent`, called `prefix` and some letters; it is removed when this is left.
+    """A new folder in `parent`, named `prefix` and some letters. It is removed on exit.
 
-    First it removes such folders of processes that were killed. Those of processes that still run have a lock. On a
-    disk without locks nothing tells them apart, so all of them stay.
+    On entry, such folders of processes that were killed are removed. Folders of running processes are locked. On a disk
+    without locks the two cannot be told apart, so all stay.
     """
     with contextlib.ExitStack() as stack:
         with _alone(parent) as can_lock:
@@ -33,7 +33,7 @@ def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _alone(parent: pathlib.Path) -> Iterator[bool]:
-    """While entered, no other process makes or removes such folders in `parent`; whether there are locks at all."""
+    """While entered, no other process makes or removes such folders in `parent`. Yields whether the disk has locks."""
     number = os.open(parent, os.O_RDONLY)
     try:
         yield disk.lock(number, wait=True)
@@ -55,3 +55,18 @@ def _is_in_use(path: pathlib.Path) -> bool:
         return False
     except OSError:
         return True
+
+
+def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
+    """Moves `new` to `target`. What was there moves to `old`, and back if this fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        new.rename(target)
+        return
+    try:
+        target.rename(old)
+        new.rename(target)
+    except BaseException:  # also a signal, which comes as soon as a system call is over
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise

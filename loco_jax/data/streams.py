@@ -1,6 +1,6 @@
-"""Batches of `Frames` on the devices: the crowd, made there, or JTA, read by the pipeline and sent there.
+"""Batches of `Frames` on the devices: the crowd, which is made there, or JTA, which is read by the pipeline.
 
-A stream is an endless iterator with a position that JSON can hold. Frames are split over the batch axis.
+A stream is an endless iterator with a position that JSON can hold. Batches are split over the devices.
 """
 
 import contextlib
@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import pipeline, render
+from loco_jax.data import jta, pipeline
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
@@ -24,15 +25,15 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.ops import distributed
 
-_PICTURES_AT_ONCE = 4  # for each batch of the crowd, off the CPU
+_PICTURES_AT_ONCE = 4  # for each batch of the crowd, except on a CPU
 
 
-def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
-    """One frame of the crowd, without batch axis: LoCO's 14 joints, and the picture if asked for."""
+def crowd_frame(key: PRNGKeyArray, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
+    """One frame of the crowd, without batch axis: LoCO's 14 joints, and on request the picture."""
     scene = crowds.sample_scene(key, crowd)
     joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]
     present_PxJ = jnp.broadcast_to(scene.present[:, None], joints_PxJx3.shape[:2])
-    image = render.take_picture(jax.random.fold_in(key, 1), scene, crowd).image if pictures else None
+    image = crowds.take_picture(jax.random.fold_in(key, 1), scene, crowd).image if pictures else None
     ground = jnp.concatenate([scene.rotation[:, 2], scene.height[None]])
     return Frames(joints_PxJx3, present_PxJ, Camera(*(jnp.float32(f) for f in crowd.camera)), image, ground)
 
@@ -41,8 +42,7 @@ def crowd_frame(key: jax.Array, crowd: crowds.Crowd, pictures: bool = False) -> 
 def _compile_crowd(
     crowd: crowds.Crowd, split: str, batch_size: int, batches: int, sharding: NamedSharding, pictures: bool
 ):
-    """The compiled function from the first index of so many batches to a list of them, and the shapes of one."""
-
+    """The compiled function from the first index of some `batches` to a list of them, and the shapes of a batch."""
     frame = functools.partial(crowd_frame, crowd=crowd, pictures=pictures)
 
     def make_some(indices: jax.Array) -> list[Frames]:
@@ -53,7 +53,7 @@ def _compile_crowd(
         keys = jax.vmap(functools.partial(crowds.scene_key, split))(indices)
         if not pictures:
             return jax.vmap(frame)(keys)
-        # Side by side they take more memory, and on a CPU no less time.
+        # In parallel they take more memory, and on a CPU no less time.
         together = None if jax.default_backend() == "cpu" else _PICTURES_AT_ONCE * batches
         return jax.lax.map(frame, keys, batch_size=together)
 
@@ -70,10 +70,10 @@ def _compile_crowd(
 
 
 class CrowdStream:
-    """Endless batches of one of the crowd's splits, in order, starting at scene `first`; with `pictures` or without.
+    """Endless batches of one of the crowd's splits, in order, starting at scene `first`.
 
-    With pictures, `render_batch` of them are made at once; that changes neither the batches, but for rounding,
-    nor what the position counts.
+    With pictures, `render_batch` batches are made at once. This changes batches by rounding only, and the position
+    counts them as before.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class CrowdStream:
         if render_batch < 1:
             raise ValueError(f"config.data.render_batch={render_batch} must be at least 1")
         self._batch_size, self._first, self._batches = batch_size, first, 0
-        self._together, self._group, self._made = render_batch if pictures else 1, None, []
+        self._together, self._group = render_batch if pictures else 1, -1  # the group in `_made`; none yet
+        self._made: list[Frames] = []
         self._place = NamedSharding(sharding.mesh, PartitionSpec())
         self._make, self._like = _compile_crowd(crowd, split, batch_size, self._together, sharding, pictures)
 
@@ -99,7 +100,7 @@ class CrowdStream:
 
     @property
     def temporary_bytes(self) -> int:
-        """What making batches takes beside them, on each device."""
+        """Memory that making batches takes in addition to them, on each device."""
         return self._make.memory_analysis().temp_size_in_bytes
 
     def __iter__(self) -> "CrowdStream":
@@ -122,16 +123,13 @@ class CrowdStream:
 
 
 class JtaStream:
-    """Endless batches of a prepared JTA, shuffled; each process reads its share of them."""
+    """Endless batches of a prepared JTA, shuffled. Each process reads its share of them."""
 
     def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
-        _, parts = distributed.share(sharding.mesh)
-
-        def like(x):
-            return jax.ShapeDtypeStruct((parts * x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding)
-
-        self._like = jax.tree.map(like, reader.first())
+        _, n = distributed.share(sharding.mesh)  # type: ignore[arg-type]
+        struct = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+        self._like = jax.tree.map(lambda x: struct((n * x.shape[0], *x.shape[1:]), x.dtype), reader.first())
 
     def like(self) -> Frames:
         """Shapes, types and shardings of a batch."""
@@ -160,7 +158,7 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
     if render_batch != 1:
         raise ValueError(f"config.data.render_batch={render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
-    part, parts = distributed.share(sharding.mesh)
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     reader = pipeline.read_jta(
         c.dir,
         c.train_split,
@@ -177,12 +175,12 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
 def evaluation_batches(
     config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
 ) -> Iterator[tuple[Frames, np.ndarray]]:
-    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first, JTA's evenly spread, at most all.
+    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or JTA's evenly spread.
 
-    Yields batches and which of their frames count, bool, of this process's share of a batch: the last batch may be
-    longer than needed.
+    There are fewer if JTA's split has fewer. Yields batches and, for this process's share of a batch, which frames
+    count (bool): the last batch may have more than needed.
     """
-    part, parts = distributed.share(sharding.mesh)
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     mine = batch_size // parts
     if _source(config) == "crowd":
         stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
@@ -217,7 +215,7 @@ def crowd_of(config: ConfigDict) -> crowds.Crowd:
 
 
 def training_crowd(config: ConfigDict) -> crowds.Crowd:
-    """The crowd of training scenes: with as many people as `config.data.crowd` says, 0 for the scale's own number.
+    """The crowd of training scenes, with the numbers of people in `config.data.crowd`; 0 keeps the scale's number.
 
     Raises ValueError for numbers that contradict each other.
     """
@@ -236,22 +234,19 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 
 
 def name_of(config: ConfigDict) -> str:
-    """What the data of a config is called in tables: "JTA" for the real one only."""
+    """The name of a config's data in tables: "JTA" only for the real one."""
     if config.data.source == "jta":
-        from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
-
         return jta.name_of(config.data.dir, config.data.pictures)
     return f"{config.data.source}, {config.scale} scale"
 
 
 def camera_of(config: ConfigDict) -> Camera:
-    """The camera of the config's pictures: the crowd's or the prepared JTA's, or the real JTA's if that is not here."""
-    if config.data.source == "jta" and config.data.dir:
-        with contextlib.suppress(OSError, ValueError):
-            return _jta_camera(config, config.data.train_split)
-    if config.data.source == "jta":
-        return cameras.JTA.scaled(volume_of(config).image_size[1] / 1920)
-    return crowd_of(config).camera
+    """The camera of the config's pictures: the crowd's, the prepared JTA's, or the real JTA's if none is prepared."""
+    if config.data.source != "jta":
+        return crowd_of(config).camera
+    with contextlib.suppress(OSError, ValueError):
+        return _jta_camera(_first_record(config, config.data.train_split))
+    return cameras.JTA.scaled(volume_of(config).image_size[1] / 1920)
 
 
 def volume_of(config: ConfigDict) -> Volume:
@@ -261,12 +256,11 @@ def volume_of(config: ConfigDict) -> Volume:
 
 
 def _check_jta_camera(config: ConfigDict, split: str) -> None:
-    """Raises ValueError if the prepared JTA was seen by a camera of another picture size than the config's."""
-    volume, size = volume_of(config), None
-    check_camera(_jta_camera(config, split), volume, config.data.dir)
-    if config.data.pictures:
-        size = pipeline.decode(_first_record(config, split)).shape[:2]
-    if size not in (None, volume.image_size):
+    """Raises ValueError if the prepared JTA has pictures of another size than the config."""
+    volume, record = volume_of(config), _first_record(config, split)
+    check_camera(_jta_camera(record), volume, config.data.dir)
+    size = pipeline.decode(record).shape[:2] if config.data.pictures else volume.image_size
+    if size != volume.image_size:
         raise ValueError(
             f"{config.data.dir}: its pictures are {size[0]} x {size[1]} pixels high and wide, not "
             f"config.volume.image_size={volume.image_size}: set that, or prepare with --picture_height"
@@ -274,25 +268,22 @@ def _check_jta_camera(config: ConfigDict, split: str) -> None:
 
 
 def _first_record(config: ConfigDict, split: str) -> dict[str, Any]:
-    from loco_jax.data import jta  # as in the pipeline: only those who read it wait for its import
-
     return jta.load(config.data.dir, split, config.data.pictures)[0]
 
 
-def _jta_camera(config: ConfigDict, split: str) -> Camera:
-    record = _first_record(config, split)
+def _jta_camera(record: dict[str, Any]) -> Camera:
     return Camera(*(float(record["camera"][field]) for field in Camera._fields))
 
 
 def _reading(config: ConfigDict, augment: bool = False) -> dict[str, Any]:
-    """How the pipeline is to read: pictures only where the task looks at them."""
+    """Options of the pipeline. Pictures are only read if the task needs them."""
     if not config.data.pictures:
         return {}
     return {"pictures": True, "augment": augment, "num_workers": config.data.workers}
 
 
 def check_camera(camera: Camera, volume: Volume, whose: str) -> None:
-    """Raises ValueError for a camera that does not look at about the middle of the volume's pictures."""
+    """Raises ValueError if the camera does not look at about the middle of the volume's pictures."""
     height, width = volume.image_size
     if not (0.25 < camera.cx / width < 0.75 and 0.25 < camera.cy / height < 0.75):
         raise ValueError(

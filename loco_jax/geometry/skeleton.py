@@ -1,4 +1,4 @@
-"""The joints of JTA, the 14 of them that LoCO uses, and the limbs between those."""
+"""The joints of JTA, the 14 joints that LoCO uses, and the limbs between those."""
 
 JTA_JOINTS = (
     "head_top", "head_center", "neck",
@@ -22,10 +22,10 @@ def _other_side(name: str) -> str:
     return {"left": "right_", "right": "left_"}[side] + rest if side in ("left", "right") else name
 
 
-# For each joint, the same one on the body's other side.
+# For each joint, its counterpart on the other side of the body.
 MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)
 
-# Right and left joint of those pairs that tell how wide a person is, and which way it is turned.
+# Right and left joint of the pairs that show how wide a person is, and in which direction it faces.
 PAIRS = {
     name: (JOINTS.index(f"right_{name[:-1]}"), JOINTS.index(f"left_{name[:-1]}"))
     for name in ("shoulders", "hips", "wrists", "ankles")

@@ -1,6 +1,6 @@
 """The voxel grid in front of the camera: rows and columns of the picture, bins of distance.
 
-Geometry only. A voxel is (row, column, bin); its coordinates are continuous until somebody rounds them.
+A voxel is (row, column, bin). Its coordinates are continuous here; callers round them if they need to.
 """
 
 import dataclasses
@@ -8,8 +8,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Num
 
 from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 
 
@@ -19,9 +21,11 @@ class Volume:
 
     Attributes:
       image_size: height and width of the picture in pixels.
-      stride: pixels a voxel is high and wide.
+      stride: height and width of a voxel in pixels.
       depth_bins: number of bins of distance.
       max_distance: metres from the camera's centre to the last bin.
+
+    Raises ValueError for impossible numbers.
     """
 
     image_size: tuple[int, int] = (1080, 1920)
@@ -46,22 +50,22 @@ class Volume:
 
     @property
     def bin_size(self) -> float:
-        """Metres a bin."""
+        """Metres per bin."""
         return self.max_distance / (self.depth_bins - 1)
 
-    def to_voxels(self, camera: Camera, xyz: jax.Array) -> jax.Array:
-        """Continuous voxels `[..., 3]` of points `xyz[..., 3]` in metres; NaN for points at or behind the camera."""
+    def to_voxels(self, camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
+        """Continuous voxels of points in metres; NaN for points at or behind the camera."""
         uv = cameras.project(camera, xyz)
         bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size + 0 * uv[..., 0]  # NaN where there is no picture
         return jnp.stack([uv[..., 1] / self.stride, uv[..., 0] / self.stride, bins], axis=-1)
 
-    def to_camera(self, camera: Camera, voxels: jax.Array) -> jax.Array:
-        """Points `[..., 3]` in metres at continuous `voxels[..., 3]`: the inverse of `to_voxels`."""
+    def to_camera(self, camera: Camera, voxels: Num[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
+        """Points in metres at continuous voxels: the inverse of `to_voxels`."""
         uv = jnp.stack([voxels[..., 1], voxels[..., 0]], axis=-1) * self.stride
         return cameras.back_project(camera, uv, voxels[..., 2] * self.bin_size)
 
-    def in_view(self, camera: Camera, xyz: jax.Array) -> jax.Array:
-        """Whether points `xyz[..., 3]` are targets `[...]`: in the picture, its border included, and near enough."""
+    def in_view(self, camera: Camera, xyz: Float[Array, "... 3"]) -> Bool[jax.Array, "..."]:
+        """Whether points are targets: in the picture, including its border, and not beyond `max_distance`."""
         uv = cameras.project(camera, xyz)
         height, width = self.image_size
         u, v = uv[..., 0], uv[..., 1]

@@ -11,9 +11,12 @@ from PIL import Image, ImageOps
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
+from loco_jax.media import canvas as canvases
 from loco_jax.media import overlays, pictures
+from loco_jax.media.canvas import Canvas
+from loco_jax.media.lens import Focal
 from loco_jax.media.overlays import Person
-from loco_jax.media.pictures import Canvas, Focal, Picture
+from loco_jax.media.pictures import Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
 from loco_jax.tasks.loco import load_predictor
@@ -127,7 +130,7 @@ def view_of(
     """How to look at pictures of `size` (height, width); the other arguments and errors are as for `camera_of`."""
     trained, trained_size = predictor.camera, predictor.image_size
     camera, source = camera_of(size, lens, focal, trained, trained_size, pixel_aspect)
-    canvas = pictures.plan(size, camera, trained, trained_size)
+    canvas = canvases.plan(size, camera, trained, trained_size)
     warnings = []
     if canvas.shrink < 1:
         warnings.append(
@@ -147,15 +150,15 @@ def find(
 ) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
     """Joints in metres, NaN for unknown ones, and their scores, of the people in a picture.
 
-    The picture is resampled so that a pixel covers the same angle as in training, see `pictures.plan`. People whose
+    The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
     heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
     """
-    joints, scores = predictor(pictures.fill(view.canvas, image), view.canvas.camera)
+    joints, scores = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
     shape = -1, skeleton.NUM_JOINTS
     joints, scores = np.asarray(joints, np.float64).reshape(*shape, 3), np.asarray(scores, np.float64).reshape(shape)
     scores = np.where(np.isfinite(scores), scores, 0.0)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
-    joints = pictures.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)
+    joints = canvases.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)
     joints = np.where(known[..., None], joints, np.nan)
     size = np.array(view.size[::-1])
     edge = _EDGE * size / view.canvas.picture_size[::-1]

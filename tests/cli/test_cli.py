@@ -21,8 +21,7 @@ from loco_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
-    "main", "predict", "report", "export", "torch_weights", "benchmark",
-    "data.jta", "data.miniature", "data.pipeline", "data.render",
+    "main", "predict", "report", "export", "torch_weights", "benchmark", "data.jta", "data.miniature",
 ]  # fmt: skip
 
 
@@ -215,7 +214,6 @@ def test_a_device_that_is_not_there_is_told_in_a_line(tmp_path, platform):
         ("main", ["--config=configs/vha2.py:scale=demo", "--workdir={}/run"]),
         ("predict", ["docs/vha2_demo.png", "--output={}/out"]),
         ("benchmark", ["--steps"]),
-        ("data.render", ["--output={}/x.jpg"]),
     ],
 )
 def test_no_command_shows_the_insides_of_jax(tmp_path, module, arguments):

@@ -5,6 +5,7 @@ import pytest
 
 from loco_jax.data import crowd
 from loco_jax.data.crowd import DEMO, FULL, Crowd
+from loco_jax.data.crowd.people import people_shares
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.skeleton import JTA_JOINTS
 
@@ -134,7 +135,7 @@ def test_number_of_people(scenes, sequences, kind):
 @pytest.mark.parametrize("bounds", [(1, 22.0, 60), (2, 5.0, 8), (2, 7.5, 8), (3, 3.5, 60), (1, 1.0, 1)])
 def test_law_of_the_number_of_people_has_the_stated_mean(bounds):
     fewest, mean, most = bounds
-    shares = crowd._people_shares(fewest, mean, most)
+    shares = people_shares(fewest, mean, most)
     assert shares.shape == (most - fewest + 1,) and (shares >= 0).all()
     np.testing.assert_allclose([shares.sum(), shares @ np.arange(fewest, most + 1)], [1, mean], rtol=1e-4)
 

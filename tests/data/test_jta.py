@@ -15,6 +15,8 @@ import tensorflow_datasets as tfds
 from loco_jax import cli
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import jta, streams
+from loco_jax.data.jta import annotations, reading
+from loco_jax.data.jta.builder import Jta
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 
@@ -59,7 +61,7 @@ def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[li
 
 def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, monkeypatch, capsys, own_sigterm):
     write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
-    read_sequence, calls = jta.read_sequence, []
+    read_sequence, calls = annotations.read_sequence, []
 
     def stopped(*arguments):
         calls.append(arguments)
@@ -67,7 +69,7 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
             os.kill(os.getpid(), signal.SIGTERM)
         return read_sequence(*arguments)
 
-    monkeypatch.setattr(jta, "read_sequence", stopped)
+    monkeypatch.setattr(annotations, "read_sequence", stopped)
     assert cli.call(jta.prepare, tmp_path / "jta", tmp_path / "data") == 130
     assert capsys.readouterr().err == "loco_jax: stopped\n" and len(calls) == 2
     assert os.listdir(tmp_path / "data") == []
@@ -82,7 +84,7 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
 def test_the_builder_alone_removes_what_killed_ones_left_and_its_own(tmp_path):
     write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
     (tmp_path / "data" / ".jta_scratch_of_a_process_that_was_killed" / "train_0").mkdir(parents=True)
-    builder = jta.Jta(config="poses", data_dir=tmp_path / "data")
+    builder = Jta(config="poses", data_dir=tmp_path / "data")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "jta"))
     assert not list((tmp_path / "data").glob(".jta_*")) and len(jta.load(tmp_path / "data", "test")) == 90
 
@@ -92,44 +94,9 @@ def test_where_nothing_can_be_written_nothing_is_read(tmp_path, monkeypatch, wha
     write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
     (tmp_path / what).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / what).write_text("a file in the way")
-    monkeypatch.setattr(jta, "read_sequence", pytest.fail)
+    monkeypatch.setattr(annotations, "read_sequence", pytest.fail)
     with pytest.raises(OSError, match=rf"{what}: cannot be written to \(Not a directory\); choose another --data_dir"):
         jta.prepare(tmp_path / "jta", tmp_path / "data")
-
-
-def test_a_signal_right_after_the_old_data_has_moved_brings_it_back(tmp_path, monkeypatch):
-    for name in ("target", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"of_{name}").touch()
-    rename = pathlib.Path.rename
-
-    def moves_and_stops(self, to):
-        rename(self, to)
-        if self.name == "target":
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(pathlib.Path, "rename", moves_and_stops)
-    with pytest.raises(KeyboardInterrupt):
-        jta.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
-    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()
-
-
-@pytest.mark.parametrize("how", ["it fails", "a signal"])
-def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch, how):
-    for name in ("target", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"of_{name}").touch()
-    rename, error = pathlib.Path.rename, {"it fails": OSError, "a signal": KeyboardInterrupt}[how]
-
-    def stops(self, to):
-        if self.name == "new":
-            raise error
-        return rename(self, to)
-
-    monkeypatch.setattr(pathlib.Path, "rename", stops)
-    with pytest.raises(error):
-        jta.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
-    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()
 
 
 def read_plainly(rows: list[list]) -> dict:
@@ -196,7 +163,7 @@ def test_examples_are_what_the_files_say(good, split):
 
 def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
     _, folder, prepared = good
-    monkeypatch.setattr(jta, "_BYTES_PER_WORKER", 1)
+    monkeypatch.setattr(reading, "_BYTES_PER_WORKER", 1)
     again = jta.prepare(folder, tmp_path, num_workers=2)
     assert again.splits == prepared.splits
     for split in jta.SPLITS:
@@ -367,7 +334,7 @@ def test_a_failure_while_writing_keeps_what_was_there(tmp_path, monkeypatch):
     folder = write_jta(tmp_path / "jta", {0: random_rows(0)})
     jta.prepare(folder, tmp_path / "data")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(jta, "load_people", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(reading, "load_people", lambda path: (_ for _ in ()).throw(OSError("disk full")))
         jta.prepare(folder, tmp_path / "data", overwrite=True)
     assert names(tmp_path / "data") == ["jta"]
     assert jta.prepare(folder, tmp_path / "data").reused

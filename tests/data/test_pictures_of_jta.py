@@ -17,10 +17,11 @@ from tensorflow_datasets.core import shuffle
 from loco_jax.data import augment, jta, miniature, pipeline
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
+from loco_jax.data.jta import builder, reading
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
-from loco_jax.media import videos as video
+from loco_jax.media import videos
 from tests.data.test_jta import random_rows, write_jta
 from tests.media.test_videos import film, tell_to_turn
 
@@ -35,11 +36,11 @@ def _moving(count=12, size=(64, 96)):
 
 def test_a_video_comes_back_frame_by_frame(tmp_path):
     path = tmp_path / "v.mp4"
-    with video.Writer(path, 25, (64, 96), quality=5) as writer:
+    with videos.Writer(path, 25, (64, 96), quality=5) as writer:
         for image in _moving():
             writer.write(image)
-    assert video.info(path) == (64, 96, 25.0, 12, 1.0)
-    back = list(video.read(path))
+    assert videos.info(path) == (64, 96, 25.0, 12, 1.0)
+    back = list(videos.read(path))
     assert [number for number, *_ in back] == list(range(12))
     for (_, found, _), wanted in zip(back, _moving()):
         assert found.shape == (64, 96, 3) and np.abs(found.astype(int) - wanted).mean() < 6
@@ -47,7 +48,7 @@ def test_a_video_comes_back_frame_by_frame(tmp_path):
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(video.VideoError, match="shape"), video.Writer(tmp_path / "v.mp4", 25, (64, 96)) as writer:
+    with pytest.raises(videos.VideoError, match="shape"), videos.Writer(tmp_path / "v.mp4", 25, (64, 96)) as writer:
         writer.write(np.zeros((10, 10, 3), np.uint8))
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +67,7 @@ def test_a_writer_whose_last_frames_fail_leaves_what_was_there(tmp_path):
 
     path = tmp_path / "v.mp4"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="no space left"), video.Writer(path, 25, (64, 96)) as writer:
+    with pytest.raises(OSError, match="no space left"), videos.Writer(path, 25, (64, 96)) as writer:
         for image in 10 * list(_moving()):
             writer.write(image)
         assert len(os.listdir(tmp_path)) == 2  # some are on disk
@@ -76,8 +77,8 @@ def test_a_writer_whose_last_frames_fail_leaves_what_was_there(tmp_path):
 
 def test_a_video_needs_a_frame(tmp_path):
     with (
-        pytest.raises(video.VideoError, match=r"v\.mp4.*none was written"),
-        video.Writer(tmp_path / "v.mp4", 25, (64, 96)),
+        pytest.raises(videos.VideoError, match=r"v\.mp4.*none was written"),
+        videos.Writer(tmp_path / "v.mp4", 25, (64, 96)),
     ):
         pass
     assert not os.listdir(tmp_path)
@@ -96,41 +97,41 @@ def test_sound_longer_than_the_pictures_is_no_damage(tmp_path):
             frame.sample_rate, frame.pts = 48000, round(48000 * second)
             container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
-    assert video.info(path).frames > 20  # what the container says: the sound's length
-    assert len(list(video.read(path))) == 12
+    assert videos.info(path).frames > 20  # what the container says: the sound's length
+    assert len(list(videos.read(path))) == 12
 
 
 def test_damage_inside_a_video_is_a_warning_or_with_strict_an_error(tmp_path):
     path = tmp_path / "v.mp4"
     noise = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-    with video.Writer(path, 30, noise.shape[:2]) as writer:
+    with videos.Writer(path, 30, noise.shape[:2]) as writer:
         for t in range(100):
             writer.write(np.roll(noise, 3 * t, 1))
     good, seen = path.read_bytes(), 0
-    assert len(list(video.frames(path, strict=True))) == 100
+    assert len(list(videos.frames(path, strict=True))) == 100
     for place in np.linspace(0.2, 0.8, 13):
         start = int(place * len(good))
         path.write_bytes(good[:start] + bytes(16) + good[start + 16 :])
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             try:
-                count = len(list(video.read(path)))
-            except video.VideoError:
+                count = len(list(videos.read(path)))
+            except videos.VideoError:
                 continue  # too much for the decoder: an error either way
         if told:
             seen += 1
-            assert count == 100 and told[0].category is video.DamageWarning and "v.mp4: frame " in str(told[0].message)
-            with pytest.raises(video.VideoError, match=r"v\.mp4.*frame \d+"):
-                list(video.frames(path, strict=True))
+            assert count == 100 and told[0].category is videos.DamageWarning and "v.mp4: frame " in str(told[0].message)
+            with pytest.raises(videos.VideoError, match=r"v\.mp4.*frame \d+"):
+                list(videos.frames(path, strict=True))
     assert seen > 2
 
 
 def test_videos_that_are_none(tmp_path):
-    with pytest.raises(video.VideoError, match="no such file"):
-        video.info(tmp_path / "nothing.mp4")
+    with pytest.raises(videos.VideoError, match="no such file"):
+        videos.info(tmp_path / "nothing.mp4")
     (tmp_path / "text.mp4").write_text("this is no video")
-    with pytest.raises(video.VideoError, match="text.mp4: cannot be opened"):
-        list(video.read(tmp_path / "text.mp4"))
+    with pytest.raises(videos.VideoError, match="text.mp4: cannot be opened"):
+        list(videos.read(tmp_path / "text.mp4"))
 
 
 def test_the_builder_takes_videos_and_extracted_frames(jta_with_pictures):
@@ -152,16 +153,16 @@ def test_the_builder_takes_videos_and_extracted_frames(jta_with_pictures):
 # ---- Preparing
 
 
-def _small_jta(folder, videos=()):
+def _small_jta(folder, with_videos=()):
     """A JTA of 11 frames a sequence, 64 x 96 pixels: 0 and 1 for training, 257, 256; extracted, or a video if named."""
     write_jta(folder, {n: random_rows(n, range(1, 12)) for n in (0, 1)})
     camera = {"fx": 60.0, "fy": 60.0, "cx": 48.0, "cy": 32.0, "num_frames": 11}
     (folder / "camera.json").write_text(json.dumps(camera))
     for split, number in (("train", 0), ("train", 1), ("val", 257), ("test", 256)):
-        if number in videos:
+        if number in with_videos:
             movie = folder / "videos" / split / f"seq_{number}.mp4"
             movie.parent.mkdir(parents=True, exist_ok=True)
-            with video.Writer(movie, 30, (64, 96)) as writer:
+            with videos.Writer(movie, 30, (64, 96)) as writer:
                 for image in _moving(11):
                     writer.write(image)
             continue
@@ -174,18 +175,18 @@ def _small_jta(folder, videos=()):
 
 def test_large_data_goes_through_in_small_files(tmp_path, monkeypatch):
     """However little TFDS may hold in memory; what is written leaves the scratch, and what is not ours stays."""
-    folder = _small_jta(tmp_path / "jta", videos=(0, 257))
+    folder = _small_jta(tmp_path / "jta", with_videos=(0, 257))
     whole = jta.prepare(folder, tmp_path / "whole", pictures=True)
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
-    monkeypatch.setattr(jta, "_SHARD_BYTES", 5000)
-    scratch, close = [], jta.Jta._post_download_and_prepare_hook
+    monkeypatch.setattr(builder, "_SHARD_BYTES", 5000)
+    scratch, close = [], builder.Jta._post_download_and_prepare_hook
 
-    def look(builder):
+    def look(jta_builder):
         assert list((tmp_path / "parts").glob(".jta_preparing_*/.jta_scratch_*"))
         scratch.extend((tmp_path / "parts").glob(".jta_preparing_*/.jta_scratch_*/**/*.jpg"))
-        close(builder)
+        close(jta_builder)
 
-    monkeypatch.setattr(jta.Jta, "_post_download_and_prepare_hook", look)
+    monkeypatch.setattr(builder.Jta, "_post_download_and_prepare_hook", look)
     parts = jta.prepare(folder, tmp_path / "parts", pictures=True)
     assert parts.splits == whole.splits and not scratch
     assert len(list(parts.folder.glob("jta-train.*"))) > len(list(whole.folder.glob("jta-train.*"))) == 1
@@ -200,13 +201,13 @@ def test_large_data_goes_through_in_small_files(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
-    folder = _small_jta(tmp_path / "jta", videos=(0,))
+    folder = _small_jta(tmp_path / "jta", with_videos=(0,))
     used = ["train/seq_1/1", "train/seq_1/6", "train/seq_1/10", "train/seq_1/11", "val/seq_257/10", "test/seq_256/10"]
     needed = sum((folder / "frames" / f"{name}.jpg").stat().st_size for name in used)
     needed += 4 * 64 * 96 * 0.4  # the video's
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 5))
-    monkeypatch.setattr(jta, "_read_all", None)  # it does not come to that
+    monkeypatch.setattr(reading, "read_all", None)  # it does not come to that
     with pytest.raises(OSError, match="GB are free.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True)
     assert not os.listdir(tmp_path / "data")
@@ -216,7 +217,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
 
 
 def test_bad_pictures_are_all_named_and_can_be_skipped(tmp_path):
-    folder = _small_jta(tmp_path / "jta", videos=(1, 257))
+    folder = _small_jta(tmp_path / "jta", with_videos=(1, 257))
     movie = folder / "videos" / "train" / "seq_1.mp4"
     movie.write_bytes(movie.read_bytes()[:500])
     with pytest.raises(jta.AnnotationError, match=r"1 of 4 sequences are bad[^$]*train/seq_1\.mp4") as error:
@@ -269,8 +270,8 @@ def test_what_would_be_prepared_otherwise_is_not_reused(tmp_path):
 
 @pytest.mark.parametrize("middle", [(48.0, 60.0), (80.0, 32.0)])
 def test_a_camera_of_other_pictures_is_told(tmp_path, middle, monkeypatch):
-    folder = _small_jta(tmp_path / "jta", videos=(0,))
-    monkeypatch.setattr(jta, "_read_all", None)  # it does not come to that
+    folder = _small_jta(tmp_path / "jta", with_videos=(0,))
+    monkeypatch.setattr(reading, "read_all", None)  # it does not come to that
     with pytest.raises(jta.AnnotationError, match="96 x 64 pixels.*--fx.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True, picture_height=32, camera=Camera(60.0, 60.0, *middle))
     assert not os.listdir(tmp_path / "data")
@@ -278,10 +279,10 @@ def test_a_camera_of_other_pictures_is_told(tmp_path, middle, monkeypatch):
 
 def test_the_camera_of_jta_is_for_pictures_of_its_size():
     """Assumed without being given, so even a little less is told: 1600 x 900 came from somewhere else."""
-    jta._check_middle(cameras.JTA, (1080, 1920))
-    jta._check_middle(Camera(900.0, 900.0, 790.0, 460.0), (900, 1600))
+    builder._check_middle(cameras.JTA, (1080, 1920))
+    builder._check_middle(Camera(900.0, 900.0, 790.0, 460.0), (900, 1600))
     with pytest.raises(jta.AnnotationError, match="1600 x 900"):
-        jta._check_middle(cameras.JTA, (900, 1600))
+        builder._check_middle(cameras.JTA, (900, 1600))
 
 
 @pytest.mark.parametrize("frame", [1, 10])
@@ -346,7 +347,7 @@ def test_changed_videos_are_noticed(jta_with_pictures, tmp_path):
 
 
 def test_throughput_is_counted(jta_with_pictures):
-    rates = pipeline.throughput(jta_with_pictures[0] / "data", "train", workers=0, seconds=0.2)
+    rates = pipeline.throughput(jta_with_pictures[0] / "data", "train", num_workers=0, seconds=0.2)
     assert len(rates) == 2 and all(1 < rate < 1e5 for rate in rates.values())
 
 
@@ -355,7 +356,7 @@ def test_bad_videos_are_named(tmp_path, damage):
     movie = tmp_path / "videos" / "train" / "seq_0.mp4"
     movie.parent.mkdir(parents=True)
     if damage == "short":
-        with video.Writer(movie, 30, (64, 96)) as writer:
+        with videos.Writer(movie, 30, (64, 96)) as writer:
             for image in _moving(7):
                 writer.write(image)
     elif damage == "garbage":
@@ -442,7 +443,7 @@ def test_videos_of_jta_are_read_as_a_player_shows_them(tmp_path):
     """Turned as the header says, and without taking a preview for the video."""
     folder = tmp_path / "videos" / "train"
     folder.mkdir(parents=True)
-    with video.Writer(folder / "seq_0.mp4", 30, (64, 96), quality=5) as writer:
+    with videos.Writer(folder / "seq_0.mp4", 30, (64, 96), quality=5) as writer:
         for image in _moving(11):
             writer.write(image)
     tell_to_turn(folder / "seq_0.mp4", -1, 0, 0, -1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import render
 from loco_jax.data.crowd import Crowd
+from loco_jax.data.crowd.figures import bodies
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.skeleton import JTA_JOINTS
 from loco_jax.geometry.volume import Volume
@@ -35,7 +35,7 @@ def sample(index):
     """A sequence, half a second a frame, and its stage."""
     key = crowds.scene_key("train", index)
     scene = crowds.sample_sequence(key, SMALL, FRAMES, fps=2.0)
-    return scene, render.sample_stage(jax.random.fold_in(key, 1), scene, SMALL)
+    return scene, crowds.sample_stage(jax.random.fold_in(key, 1), scene, SMALL)
 
 
 def instant(scene, t=0):
@@ -44,7 +44,7 @@ def instant(scene, t=0):
 
 @jax.jit
 def shoot(stage, scene, seed):
-    return render.render(stage, scene, SMALL, jax.random.key(seed))
+    return crowds.render(stage, scene, SMALL, jax.random.key(seed))
 
 
 class Shot:
@@ -57,7 +57,7 @@ class Shot:
         scene = self.scene
         self.rotation, self.height = np.asarray(scene.rotation, np.float64), float(scene.height)
         self.present = np.asarray(scene.present)
-        people = render.bodies(scene.joints, scene.present, scene.rotation[:, 2], scene.height, self.stage.clothes)
+        people = bodies(scene.joints, scene.present, scene.rotation[:, 2], scene.height, self.stage.clothes)
         things, boxes = self.stage.things, self.stage.boxes
         ends = np.concatenate([self.to_world(people.ends), np.asarray(things.ends, np.float64)])
         owner = np.concatenate([people.owner, things.owner])
@@ -334,7 +334,7 @@ def test_several_at_once_are_the_same(shots):
     """Pictures and tiles side by side, as on a GPU; 40 tiles in batches of 16, so that the last one is not full."""
 
     def shoot(stage, scene, seed):
-        return render.render(stage, scene, SMALL, jax.random.key(seed), tiles_at_once=16)
+        return crowds.render(stage, scene, SMALL, jax.random.key(seed), tiles_at_once=16)
 
     some = jax.tree.map(lambda *x: jnp.stack(x), *[(shot.stage, shot.scene, 0) for shot in shots[:2]])
     side_by_side = jax.vmap(shoot)
@@ -352,7 +352,7 @@ def test_several_at_once_are_the_same(shots):
 def test_shapes_at_both_scales(crowd):
     key = jax.random.key(0)
     scene = jax.eval_shape(functools.partial(crowds.sample_scene, crowd=crowd), key)
-    picture = jax.eval_shape(functools.partial(render.take_picture, crowd=crowd), key, scene)
+    picture = jax.eval_shape(functools.partial(crowds.take_picture, crowd=crowd), key, scene)
     height, width = crowd.volume.image_size
     like = {name: (x.shape, x.dtype) for name, x in picture._asdict().items()}
     assert like == {

@@ -1,6 +1,7 @@
-"""Folders for work in progress: gone when they are left, or after a process that was killed; others are left alone."""
+"""Folders for work in progress are removed on exit or after a process was killed; others are left alone."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -60,3 +61,38 @@ def test_without_locks_nothing_is_taken_for_stale(tmp_path, monkeypatch):
     with scratch.folder(tmp_path, ".work_") as mine:
         assert set(os.listdir(tmp_path)) == {".work_of_somebody", mine.name}
     assert os.listdir(tmp_path) == [".work_of_somebody"]
+
+
+def test_a_signal_right_after_the_old_data_has_moved_brings_it_back(tmp_path, monkeypatch):
+    for name in ("target", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of_{name}").touch()
+    rename = pathlib.Path.rename
+
+    def moves_and_stops(self, to):
+        rename(self, to)
+        if self.name == "target":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "rename", moves_and_stops)
+    with pytest.raises(KeyboardInterrupt):
+        scratch.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()
+
+
+@pytest.mark.parametrize("how", ["it fails", "a signal"])
+def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch, how):
+    for name in ("target", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of_{name}").touch()
+    rename, error = pathlib.Path.rename, {"it fails": OSError, "a signal": KeyboardInterrupt}[how]
+
+    def stops(self, to):
+        if self.name == "new":
+            raise error
+        return rename(self, to)
+
+    monkeypatch.setattr(pathlib.Path, "rename", stops)
+    with pytest.raises(error):
+        scratch.replace_folder(tmp_path / "target", tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path / "target") == ["of_target"] and not (tmp_path / "old").exists()

@@ -8,14 +8,14 @@ import av
 import numpy as np
 import pytest
 
-from loco_jax.media import videos as video
+from loco_jax.media import videos
 
 EVEN = [i / 25 for i in range(50)]
 UNEVEN = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.2, 50)).round(3).tolist()
 
 
 def timed(times):
-    """Small black frames as `video.frames` gives them, at these times in seconds, or None."""
+    """Small black frames as `videos.frames` gives them, at these times in seconds, or None."""
     for number, time in enumerate(times):
         frame = av.VideoFrame.from_ndarray(np.zeros((2, 2, 3), np.uint8), format="rgb24")
         frame.time_base = Fraction(1, 1000)
@@ -51,11 +51,11 @@ def record(path, times, sound=0.0, codec="libx264"):
 @pytest.mark.parametrize(("name", "codec"), [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx")])
 def test_whole_videos_are_whole_and_cut_ones_are_not(tmp_path, name, codec, times, sound):
     path = record(tmp_path / name, times, sound, codec)
-    assert [time for *_, time in video.read(path)] == pytest.approx(np.subtract(times, times[0]), abs=2e-3)
+    assert [time for *_, time in videos.read(path)] == pytest.approx(np.subtract(times, times[0]), abs=2e-3)
     path.write_bytes(path.read_bytes()[: round(0.6 * path.stat().st_size)])
     count = 0
-    with pytest.raises(video.VideoError, match=rf"{name}.*frame \d+ \(counted from 0\)"):
-        for _ in video.read(path):
+    with pytest.raises(videos.VideoError, match=rf"{name}.*frame \d+ \(counted from 0\)"):
+        for _ in videos.read(path):
             count += 1
     assert 10 < count < 45
 
@@ -73,7 +73,7 @@ def test_a_video_of_which_the_header_shows_a_part(tmp_path):
                 target.mux(packet)
     with av.open(str(part)) as container:
         assert container.streams.video[0].frames == 50
-    assert len(list(video.read(part))) in (24, 25)  # FFmpeg 7 writes the second as one frame longer
+    assert len(list(videos.read(part))) in (24, 25)  # FFmpeg 7 writes the second as one frame longer
 
 
 def test_times_rise_whatever_the_clock_does(tmp_path, monkeypatch):
@@ -81,18 +81,18 @@ def test_times_rise_whatever_the_clock_does(tmp_path, monkeypatch):
 
     path = record(tmp_path / "v.mp4", EVEN[:3])
     given = [7.0, 7.1, 7.1, 7.2, None, 0.0, 0.5, None]
-    monkeypatch.setattr(video, "frames", lambda path: timed(given))
-    times = [time for *_, time in video.read(path)]
+    monkeypatch.setattr(videos, "frames", lambda path: timed(given))
+    times = [time for *_, time in videos.read(path)]
     assert times == pytest.approx([0, 0.1, 0.1, 0.2, 0.24, 0.28, 0.78, 0.82], abs=1e-4) and (np.diff(times) > 0).all()
 
 
 def test_a_writer_keeps_times_and_shows_the_last_frame_as_long_as_the_others(tmp_path):
     image = np.zeros((48, 64, 3), np.uint8)
     for times, duration in (([0, 0.1, 0.2, 1.1], 1.1 * 4 / 3), ([0.0], 0.2)):
-        with video.Writer(tmp_path / "v.mp4", 5, (48, 64)) as writer:
+        with videos.Writer(tmp_path / "v.mp4", 5, (48, 64)) as writer:
             for time in times:
                 writer.write(image, time)
-        assert [time for *_, time in video.read(tmp_path / "v.mp4")] == pytest.approx(times, abs=1e-4)
+        assert [time for *_, time in videos.read(tmp_path / "v.mp4")] == pytest.approx(times, abs=1e-4)
         with av.open(str(tmp_path / "v.mp4")) as container:
             assert container.duration / av.time_base == pytest.approx(duration, abs=2e-3)
 
@@ -101,7 +101,7 @@ def test_a_rate_that_is_a_clocks_is_not_believed(tmp_path):
     record(tmp_path / "v.ts", UNEVEN)
     with av.open(str(tmp_path / "v.ts")) as container:
         assert container.streams.video[0].guessed_rate > 500
-    assert video.info(tmp_path / "v.ts").fps == 30
+    assert videos.info(tmp_path / "v.ts").fps == 30
 
 
 @pytest.mark.parametrize("name", ["v.mkv", "notes.txt", "cover.mp3", "p.png", "none"])
@@ -125,7 +125,7 @@ def test_what_moves_is_a_video(tmp_path, name):
             frame.sample_rate = 48000
             for packets in (sound.encode(frame), sound.encode(), cover.encode()):
                 container.mux(packets)
-    assert video.is_video(path) == (name == "v.mkv")
+    assert videos.is_video(path) == (name == "v.mkv")
 
 
 # ---- Orientation, colours, and which video it is
@@ -156,10 +156,10 @@ def test_the_header_turns_and_mirrors_videos(tmp_path, matrix, turn):
     stored = np.zeros((48, 64, 3), np.uint8)
     stored[:24, :32], stored[:24, 32:], stored[24:, :32] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
     path = tmp_path / "v.mp4"
-    with video.Writer(path, 10, (48, 64), quality=2) as writer:
+    with videos.Writer(path, 10, (48, 64), quality=2) as writer:
         writer.write(stored)
     tell_to_turn(path, *matrix)
-    ((_, image, _),) = video.read(path)
+    ((_, image, _),) = videos.read(path)
     wanted = turn(stored).astype(int)
     assert image.shape == wanted.shape and image.flags.c_contiguous
     assert np.median(np.abs(image - wanted)) < 8
@@ -205,7 +205,7 @@ def test_colours_are_those_that_the_file_tells(tmp_path, pixels, matrix, full, w
             told.colorspace, told.color_range = matrix, 1 + full
         for packets in (stream.encode(frame), stream.encode()):
             container.mux(packets)
-    ((_, image, _),) = video.read(tmp_path / "v.mp4")
+    ((_, image, _),) = videos.read(tmp_path / "v.mp4")
     np.testing.assert_allclose(image[4::8, 4::8], rgb_of(values, *weights, full), atol=4)
 
 
@@ -219,13 +219,13 @@ def test_pixels_without_a_matrix_stay_as_they_are(pixels):
         rows = np.zeros((48, plane.line_size // (2 if bits > 8 else 1)), np.uint16 if bits > 8 else np.uint8)
         rows[:, : values.shape[1]] = values
         plane.update(rows.tobytes())
-    image = video.colours("v.mkv", 0, frame)
+    image = videos.colours("v.mkv", 0, frame)
     np.testing.assert_allclose(image, ramp[..., None].repeat(3, axis=2), atol=2)
 
 
 def test_what_is_written_is_tagged_bt709_and_has_its_colours(tmp_path):
     colours = [(220, 20, 20), (20, 200, 20), (20, 20, 230), (250, 250, 250)]
-    with video.Writer(tmp_path / "v.mp4", 10, (64, 256), quality=1) as writer:
+    with videos.Writer(tmp_path / "v.mp4", 10, (64, 256), quality=1) as writer:
         writer.write(np.repeat(np.array(colours, np.uint8), 64, axis=0)[None].repeat(64, axis=0))
     with av.open(str(tmp_path / "v.mp4")) as container:
         told = container.streams.video[0].codec_context
@@ -235,7 +235,7 @@ def test_what_is_written_is_tagged_bt709_and_has_its_colours(tmp_path):
     planes = [np.frombuffer(bytes(p), np.uint8).reshape(p.height, -1)[:, : p.width] for p in frame.planes]
     middle = [plane[plane.shape[0] // 2, plane.shape[1] // 8 :: plane.shape[1] // 4] for plane in planes]
     np.testing.assert_allclose(rgb_of(middle, 0.2126, 0.0722, full=False), colours, atol=4)
-    ((_, image, _),) = video.read(tmp_path / "v.mp4")
+    ((_, image, _),) = videos.read(tmp_path / "v.mp4")
     np.testing.assert_allclose(image[32, 32::64], colours, atol=4)
 
 
@@ -268,10 +268,10 @@ def film(path, *tracks, cover=False, **options):
 )
 def test_the_real_video_is_read_and_no_preview(tmp_path, suffix, preview, real):
     path = film(tmp_path / f"v.{suffix}", preview, real)
-    images = [image for _, image, _ in video.read(path)]
+    images = [image for _, image, _ in videos.read(path)]
     assert [image.shape for image in images] == [(*real[1:], 3)] * 6
     assert images[0][20, 20, 1] > 200 and images[0][20, 20, 0] < 60  # the second, which is green
-    assert video.info(path)[:2] == real[1:] and video.is_video(path)
+    assert videos.info(path)[:2] == real[1:] and videos.is_video(path)
 
 
 @pytest.mark.parametrize(
@@ -283,18 +283,18 @@ def test_frames_are_counted_once_and_only_if_no_header_tells(tmp_path, monkeypat
     opened, av_open = [], av.open
     monkeypatch.setattr(av, "open", lambda *given, **more: opened.append(given[0]) or av_open(*given, **more))
     for path in (one, two):
-        assert [image.shape for _, image, _ in video.read(path)] == [(96, 128, 3)] * 9
-        assert video.info(path)[:2] == (96, 128)
+        assert [image.shape for _, image, _ in videos.read(path)] == [(96, 128, 3)] * 9
+        assert videos.info(path)[:2] == (96, 128)
     assert opened.count(str(two)) == opened.count(str(one)) + counted
 
 
 def test_a_cover_is_no_video(tmp_path):
     path = film(tmp_path / "v.mp4", (3, 48, 64), cover=True)
-    assert len(list(video.read(path))) == 3 and video.info(path)[:2] == (48, 64)
+    assert len(list(videos.read(path))) == 3 and videos.info(path)[:2] == (48, 64)
     film(path, cover=True)
-    assert not video.is_video(path)
-    with pytest.raises(video.VideoError, match=r"v\.mp4: has no pictures in it but a cover"):
-        video.info(path)
+    assert not videos.is_video(path)
+    with pytest.raises(videos.VideoError, match=r"v\.mp4: has no pictures in it but a cover"):
+        videos.info(path)
 
 
 def test_a_preview_is_not_taken_for_a_video_that_cannot_be_decoded(tmp_path):
@@ -302,8 +302,8 @@ def test_a_preview_is_not_taken_for_a_video_that_cannot_be_decoded(tmp_path):
     content = path.read_bytes()
     real = content.rindex(b"avc1")
     path.write_bytes(content[:real] + b"what" + content[real + 4 :])
-    with pytest.raises(video.VideoError, match=r"v\.mp4: its pictures are compressed in a way that is not known"):
-        video.info(path)
+    with pytest.raises(videos.VideoError, match=r"v\.mp4: its pictures are compressed in a way that is not known"):
+        videos.info(path)
 
 
 @pytest.mark.parametrize("name", ["run-12:30", "file:x", "pipe:1"])
@@ -311,7 +311,7 @@ def test_a_colon_is_a_part_of_a_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for folder in (name, "x"):
         (tmp_path / folder).mkdir()
-    with video.Writer(f"{name}/v.mp4", 5, (48, 64)) as writer:
+    with videos.Writer(f"{name}/v.mp4", 5, (48, 64)) as writer:
         writer.write(np.zeros((48, 64, 3), np.uint8))
     assert [p.name for p in (tmp_path / name).iterdir()] == ["v.mp4"] and not list((tmp_path / "x").iterdir())
-    assert len(list(video.read(f"{name}/v.mp4"))) == 1
+    assert len(list(videos.read(f"{name}/v.mp4"))) == 1

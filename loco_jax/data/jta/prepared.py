@@ -1,0 +1,212 @@
+"""Prepared JTA: made once by the builder, then loaded as often as wanted."""
+
+import contextlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from absl import logging
+from etils import epath
+
+from loco_jax.cli import accounts, disk
+from loco_jax.data import scratch
+from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS, VERSION, find_sequences
+from loco_jax.data.jta.camera_file import read_num_frames
+from loco_jax.data.jta.reading import Wanted
+from loco_jax.geometry.camera import Camera
+
+
+class Prepared(NamedTuple):
+    """A data set on disk."""
+
+    folder: pathlib.Path
+    splits: dict[str, dict[str, int]]  # counts of sequences, frames, people, joints, and most_people in one frame
+    camera: Camera  # in pixels
+    left_out: list[str]  # what is wrong with each bad file that was skipped
+    reused: bool  # whether it existed before
+    picture_size: tuple[int, int] | None = None  # height and width; None without pictures
+
+
+def prepare(
+    jta_dir: os.PathLike | str,
+    data_dir: os.PathLike | str,
+    *,
+    camera: Camera | None = None,
+    max_people: int = MAX_PEOPLE,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    num_workers: int = 0,
+    pictures: bool = False,
+    picture_height: int = 0,
+) -> Prepared:
+    """Turns JTA's files into ArrayRecord files under `data_dir`. Existing data stays until the new data is complete.
+
+    Args:
+      jta_dir: holds `annotations/{train,val,test}/seq_N.json`.
+      data_dir: created if missing; the data set goes into its `jta/poses`, or with pictures into `jta/frames`.
+      camera: intrinsics in pixels; None for those of `read_camera`.
+      max_people: more people in a frame are an error.
+      skip_bad: leave out sequences with bad files instead of refusing all.
+      overwrite: replace existing data. Without it, data from the same source is reused, and other data is an error.
+      num_workers: most processes that read; with fewer than two, this process reads.
+      pictures: with them, see `collect_pictures`.
+      picture_height: resize pictures, and with them the camera, to this height in pixels; 0 leaves them as they are.
+
+    Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if the disk is
+    too small or not writable, and ValueError for a `picture_height` that is negative or without `pictures`.
+    """
+    jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
+    if picture_height < 0 or (picture_height and not pictures):
+        raise ValueError(f"picture_height={picture_height} must not be negative, and needs pictures")
+    import tensorflow_datasets as tfds
+
+    from loco_jax.data.jta import builder
+
+    files = find_sequences(jta_dir)
+    camera = builder.resolve_camera(jta_dir, camera)
+    config = "frames" if pictures else "poses"
+    target = _folder(data_dir, config)
+    if _is_prepared(target) and not overwrite:
+        wanted = Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
+        asked = {"camera": camera._asdict(), "picture_height": picture_height}
+        if difference := _difference(target, builder.describe_source(files, wanted), asked, max_people, skip_bad):
+            raise FileExistsError(f"{target} {difference}; replace it with --overwrite, or choose another --data_dir")
+        return _describe(target, reused=True)
+    try:
+        disk.check_writable(target.parent)  # before the work
+    except OSError as error:
+        problem = f"cannot be written to ({error.strerror})"
+        raise OSError(f"{error.filename}: {problem}; choose another --data_dir") from error
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
+        options: Any = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
+        new = builder.Jta(config=config, data_dir=work, picture_height=picture_height, **options)
+        new.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
+        scratch.replace_folder(target, pathlib.Path(new.data_dir), work / "old")
+    return _describe(target, reused=False)
+
+
+def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:
+    """The examples of a prepared split as a random access source of NumPy arrays (see `Jta` for the features).
+
+    Args:
+      data_dir: as in `prepare`.
+      split: a name in `SPLITS`, or a part of one as TFDS writes it, such as `train[:10%]`.
+      pictures: load the config `frames`, with `image`, a JPEG file's bytes. Without it, either config is loaded.
+
+    Raises:
+      FileNotFoundError: nothing is prepared there; the message has the command that does it.
+      ValueError: there is no such split, or no example in it. Reading an example raises it for a damaged file.
+    """
+    target = _find(data_dir, pictures)
+    if split.partition("[")[0] not in SPLITS:
+        raise ValueError(f"JTA has no split {split!r}, only {', '.join(SPLITS)} and parts of them such as train[:10%]")
+    with _quiet_tfds():
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(target)
+        if not builder.info.splits[split].num_examples:
+            raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
+        decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
+        return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
+
+
+def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
+    """The name of the prepared data: "JTA", or what else has its format. Raises FileNotFoundError as `load`."""
+    return _metadata(_find(data_dir, pictures)).get("name", "JTA")  # older versions noted no name
+
+
+class _Examples(Sequence):
+    """A data source whose errors name the data and the remedy."""
+
+    def __init__(self, source: Sequence[dict[str, Any]], where: str):
+        self._source, self._where = source, where
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index):
+        try:
+            example = self._source[index]
+            if example["frame"] is None:  # ArrayRecord gives this for a file that was cut off after it was opened
+                raise OSError("it is empty")
+            return example
+        except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
+            raise ValueError(
+                f"{self._where}: example {index} cannot be read ({error}); a file there is damaged or gone: put it "
+                "back, or prepare the data again with --overwrite"
+            ) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+def _folder(data_dir: Any, config: str) -> Any:
+    return data_dir / "jta" / config / VERSION
+
+
+def _find(data_dir: os.PathLike | str, pictures: bool) -> Any:
+    root = epath.Path(data_dir).expanduser()
+    targets = [_folder(root, config) for config in (("frames",) if pictures else ("poses", "frames"))]
+    for target in targets:
+        if _is_prepared(target):
+            return target
+    command = f"python -m loco_jax.data.jta --jta_dir=JTA --data_dir={data_dir}{' --pictures' * pictures}"
+    raise FileNotFoundError(f"no prepared JTA in {targets[0]}; prepare it with\n  {command}")
+
+
+def _is_prepared(target: Any) -> bool:
+    return (target / "dataset_info.json").exists()  # TFDS writes it last
+
+
+def _metadata(target: Any) -> dict[str, Any]:
+    with _quiet_tfds():
+        import tensorflow_datasets as tfds
+
+        return dict(tfds.builder_from_directory(target).info.metadata)
+
+
+def _difference(target: Any, source: dict, asked: dict, max_people: int, skip_bad: bool) -> str | None:
+    """Why a new run would not give the data in `target`; None if it would."""
+    old = _metadata(target)
+    most_people = max(split["most_people"] for split in old["splits"].values())
+    if "asked" not in old:
+        return "was prepared by an earlier version, which did not note what it was asked for"
+    if old["source"]["jta_dir"] != source["jta_dir"]:
+        return f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
+    if old["source"]["files"] != source["files"]:
+        return "was prepared before its files changed"
+    heights = [what["picture_height"] for what in (old["asked"], asked)]
+    if heights[0] != heights[1]:
+        return "has pictures {}, not {}".format(*(f"{h} pixels high" if h else "as they came" for h in heights))
+    if old["asked"] != asked:
+        return f"was prepared with the camera {old['asked']['camera']}, not {asked['camera']}"
+    if old["left_out"] and not skip_bad:
+        return f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
+    if most_people > max_people:
+        return f"has up to {most_people} people in a frame, more than max_people={max_people}"
+    return None
+
+
+def _describe(target: Any, reused: bool) -> Prepared:
+    metadata = _metadata(target)
+    size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # the oldest data lacks it
+    return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """While entered, TFDS prints and logs nothing, draws no bars, and accepts users without a name."""
+    import tensorflow_datasets as tfds
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
