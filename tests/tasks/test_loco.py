@@ -22,6 +22,7 @@ from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
 from loco_jax.pose import association, metrics, refinement
 from loco_jax.pose.people import find_people
+from loco_jax.step import train_step
 from loco_jax.tasks import loco
 from loco_jax.weights import files as weights
 
@@ -300,7 +301,7 @@ def _training():
     config = _config().copy_and_resolve_references()
     config.ema = 0.5
     task, optimizer = tasks.create(config), train.make_optimizer(config)
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
+    step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     return task, train.init_state(task, optimizer, config, _batch()), jax.jit(step)
 
 
