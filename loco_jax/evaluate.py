@@ -51,7 +51,7 @@ class Evaluator:
             key = jax.random.fold_in(jax.random.key(0), number * mesh.size + jax.lax.axis_index("batch"))
             return task.predict(params, frames, key, thorough)
 
-        self._compiled = None
+        self._compiled: jax.stages.Compiled | None = None
         self.example: Any = None
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
@@ -70,7 +70,7 @@ class Evaluator:
         Pictures go into the folder `pictures`, if given. They show the frames of `STANDINGS` if the task ranks frames,
         and else the first `config.pictures` frames.
         """
-        records = []
+        found: list[tuple[int, Any]] = []
         quiet = self._config.quiet or not distributed.is_first()
         bar = progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False)
         with bar:
@@ -80,9 +80,9 @@ class Evaluator:
                 predicted, frames = self._find(params, frames, number)
                 self.example = frames if self.example is None else self.example
                 scored = zip(self._numbers(number, real), self._task.score(predicted, frames), real)
-                records += [(frame, record) for frame, record, counts in scored if counts]
+                found += [(frame, record) for frame, record, counts in scored if counts]
                 bar.update(int(real.sum()) * self._parts)
-        records = dict(sorted(distributed.gather(records), key=lambda numbered: numbered[0]))
+        records = dict(sorted(distributed.gather(found), key=lambda numbered: numbered[0]))
         if pictures is not None:
             self._draw(params, num_frames, self._to_draw(records), pictures)
         return self._task.summary(list(records.values()))
@@ -137,8 +137,8 @@ class Evaluator:
                     drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
-            for name, png in drawn:
-                (folder / name).write_bytes(png)
+            for name, picture in drawn:
+                (folder / name).write_bytes(picture)
 
 
 def evaluate(
@@ -172,7 +172,8 @@ def evaluate(
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), tasks.create(config)
         params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        name, value = "weights", source
+        name: str = "weights"
+        value: str | int = source
         if source:
             task.check_weights(source, "--weights")
             task = task.with_parts_of(source, given)
@@ -191,7 +192,7 @@ def evaluate(
         if distributed.is_first():
             out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
-    summary = evaluator.run(params, config.test_frames, out)
+    summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it on the way
     summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
     if not distributed.is_first():
         return summary

@@ -1,5 +1,6 @@
 """One training step: the state, the optimiser, the loss and its gradient, and the stages of training."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -36,13 +37,13 @@ class TrainState:
       watch: the odd steps so far.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
     ema: Any
-    sums: dict[str, jax.Array]
-    bad_step: jax.Array
-    watch: watches.Watch = flax.struct.field(default_factory=watches.start)
+    sums: dict[str, Any]
+    bad_step: Any
+    watch: Any = flax.struct.field(default_factory=watches.start)
 
     @property
     def best_params(self) -> Any:
@@ -50,47 +51,39 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-class Plateau:
-    """Detects that the loss has stopped falling, so that the next stage may begin (method section 3)."""
-
-    def __init__(self, patience: int, least_gain: float):
-        self._patience, self._least_gain = patience, least_gain
-        self.state: dict[str, Any] = {"best": None, "waited": 0}
-
-    def reached(self, loss: float) -> bool:
-        """Whether `patience` losses in a row did not improve the best by `least_gain` of it; then starts again."""
-        best = self.state["best"]
-        if best is None or loss < best * (1 - self._least_gain):
-            self.state = {"best": loss, "waited": 0}
-        else:
-            self.state = {**self.state, "waited": self.state["waited"] + 1}
-        if self.state["waited"] < self._patience:
-            return False
-        self.state = {"best": None, "waited": 0}
-        return True
-
-
 class Stages:
-    """The stage of training, from 0. The next one begins at a log line where the loss no longer falls."""
+    """The stages of training: the next one begins when the loss no longer falls (method section 3).
+
+    Attributes:
+      now: the present stage, from 0.
+    """
 
     def __init__(self, config: ConfigDict, task: Task):
-        self.now, self._count = 0, task.stages
-        self._plateau = Plateau(config.plateau.patience, config.plateau.least_gain)
+        self.now, self._last, self._config = 0, task.stages - 1, config.plateau
+        self._plateau: dict[str, Any] = {"best": None, "waited": 0}
 
     @property
     def state(self) -> dict[str, Any]:
         """What a checkpoint saves, as JSON."""
-        return {"stage": self.now, "plateau": self._plateau.state}
+        return {"stage": self.now, "plateau": self._plateau}
 
     @state.setter
     def state(self, saved: dict[str, Any]) -> None:
-        self.now, self._plateau.state = saved["stage"], saved["plateau"]
+        self.now, self._plateau = saved["stage"], saved["plateau"]
 
     def move_on(self, means: dict[str, float]) -> bool:
-        """Whether the next stage begins, given the means of a log line."""
-        if self.now + 1 == self._count or "loss" not in means or not self._plateau.reached(means["loss"]):
+        """Whether the next stage begins, given the means of a log line.
+
+        It does after `patience` losses in a row that do not improve the best by `least_gain` of it.
+        """
+        if self.now == self._last or "loss" not in means:
             return False
-        self.now += 1
+        loss, best, waited = means["loss"], self._plateau["best"], self._plateau["waited"]
+        better = best is None or loss < best * (1 - self._config.least_gain)
+        self._plateau = {"best": loss, "waited": 0} if better else {"best": best, "waited": waited + 1}
+        if self._plateau["waited"] < self._config.patience:
+            return False
+        self.now, self._plateau = self.now + 1, {"best": None, "waited": 0}
         return True
 
 
@@ -213,7 +206,8 @@ def train_step(
     old = (state.params, state.opt_state, state.ema, state.sums)
     params, opt_state, averages, sums = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
     watch = watches.observe(state.watch, step, loss, skipped, spike, stage)
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         step=step,
         params=params,
         opt_state=opt_state,
@@ -278,7 +272,7 @@ def compile_drain(state: TrainState, sharding: NamedSharding) -> jax.stages.Comp
     def drain(state):
         means = {name: total / state.sums["count"] for name, total in state.sums.items() if name != "count"}
         sums, cleared = jax.tree.map(jnp.zeros_like, state.sums), watches.cleared(state.watch)
-        return state.replace(sums=sums, watch=cleared), means, state.watch
+        return dataclasses.replace(state, sums=sums, watch=cleared), means, state.watch
 
     return jax.jit(drain, donate_argnums=0, out_shardings=sharding).lower(state).compile()
 

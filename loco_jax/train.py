@@ -125,7 +125,8 @@ class _Training:
         quiet = config.quiet or not distributed.is_first()
         self._bar = progress.bar(steps, "step", quiet, initial=self._step, dynamic_ncols=True)
         self._logged_step, self._waited, self._is_told = self._step, 0.0, False
-        self._ahead, self._loss = collections.deque(), None
+        self._ahead: collections.deque[jax.Array] = collections.deque()
+        self._loss: Any = None
 
     def run(self) -> dict[str, Any]:
         """Does the steps; see `train`."""

@@ -1,4 +1,7 @@
-"""What tests share: a toy task on toy frames, small configs, and what a run leaves behind."""
+"""What tests share: a toy task on toy frames, small configs, and the files of a run.
+
+What takes long to import is imported where it is used, because every test session imports this module.
+"""
 
 import contextlib
 import dataclasses
@@ -13,11 +16,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from matplotlib.figure import Figure
 
-from loco_jax import tasks, train
+from loco_jax import tasks
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
@@ -66,6 +67,8 @@ class Mean(tasks.Task):
         return f"| {len(summary['marks'])} |"
 
     def picture(self, predicted, frames, index, title):
+        from matplotlib.figure import Figure
+
         return Figure()
 
 
@@ -111,6 +114,8 @@ def logged(workdir) -> list[dict]:
 
 def saved_state(workdir, step: int) -> dict:
     """The state of a checkpoint as Orbax finds it, without our reader; keys are paths."""
+    import orbax.checkpoint as ocp
+
     state = ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(step) / "state")
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
@@ -121,6 +126,8 @@ def saved_steps(workdir) -> list[int]:
 
 def quietly(config, workdir):
     """The summary of a training, {} if a signal stopped it, and what it said."""
+    from loco_jax import train
+
     said, summary = [], {}
     try:
         summary = train.train(config, str(workdir), said.append)

@@ -8,7 +8,7 @@ import pytest
 
 from loco_jax import tasks
 from loco_jax.configs import vha as vha_config
-from loco_jax.step import Plateau, init_state, make_optimizer, step_of, train_step
+from loco_jax.step import Stages, init_state, make_optimizer, step_of, train_step
 from tests.support import Mean, scenes, tiny
 
 pytestmark = pytest.mark.usefixtures("toy_frames")
@@ -54,16 +54,21 @@ def test_unknown_optimisers_are_told():
             make_optimizer(config)
 
 
-def test_plateau_by_hand():
-    plateau = Plateau(patience=2, least_gain=0.1)
+def test_stages_by_hand():
+    config = tiny(plateau={"patience": 2, "least_gain": 0.1})
+    stages = Stages(config, Mean(stages=4))
+
+    def moves(*losses):
+        return [stages.move_on({"loss": loss}) for loss in losses]
+
     # Best 10; 9.5 is no gain of a tenth, 8.9 is; then 8.9 twice without.
-    assert [plateau.reached(x) for x in (10, 9.5, 8.9, 8.5, 8.1)] == [False] * 4 + [True]
+    assert moves(10, 9.5, 8.9, 8.5, 8.1) == [False] * 4 + [True] and stages.now == 1
     # It starts over, and any loss is a gain at first.
-    assert [plateau.reached(x) for x in (50, 49, 44, 43, 41)] == [False] * 4 + [True]
-    other = Plateau(patience=2, least_gain=0.1)
-    plateau.reached(7.0), plateau.reached(6.9)
-    other.state = json.loads(json.dumps(plateau.state))
-    assert other.reached(6.8)
+    assert moves(50, 49, 44, 43, 41) == [False] * 4 + [True] and stages.now == 2
+    assert moves(7.0, 6.9) == [False, False] and not stages.move_on({})
+    saved, stages = json.loads(json.dumps(stages.state)), Stages(config, Mean(stages=4))
+    stages.state = saved
+    assert moves(6.8, 6.7, 6.6, 6.5) == [True, False, False, False] and stages.now == 3  # the last
 
 
 def test_what_a_batch_does_not_log_stays_as_it_was(toy):

@@ -33,7 +33,7 @@ def rate_at(config: ConfigDict, step: int, used: float) -> float:
 
 def logged_rates(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     """The learning rates in the records of a log, by the number of the step, from 1; see `Budget.take`."""
-    rates = {}
+    rates: dict[int, float] = {}
     for record in records:
         given = record.get("rates", ())
         rates.update(zip(range(record["step"] - len(given) + 1, record["step"] + 1), given))
@@ -53,7 +53,8 @@ class Budget:
     def __init__(self, config: ConfigDict, mesh: Mesh, split: observation.Split, delay: int):
         self._config, self._split, self._seconds = config, split, 60 * config.budget_minutes
         self._place, self._agree = NamedSharding(mesh, PartitionSpec()), distributed.Agreement(mesh, delay)
-        self._before, self.used, self._rates = 0.0, 0.0, []
+        self._before, self.used = 0.0, 0.0
+        self._rates: list[float] = []
 
     @property
     def state(self) -> dict[str, float]:
@@ -90,7 +91,7 @@ class Budget:
         self._rates.append(float(str(rate)))  # the shortest decimal that rounds to it in float32
         return (self.place(rate),)
 
-    def place(self, rate: float) -> jax.Array:
+    def place(self, rate: float | np.floating) -> jax.Array:
         """A rate on the devices."""
         return distributed.put(np.float32(rate), self._place)
 

@@ -44,9 +44,11 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder, self._read_only, self._left_out = _folder(workdir), read_only, {}
-        options = {"read_only": True} if read_only else {"max_to_keep": keep, "cleanup_tmp_directories": True}
+        self.folder, self._read_only = _folder(workdir), read_only
+        self._left_out: dict[int, CheckpointError] = {}
+        options: dict[str, Any] = {"read_only": True}
         if not read_only:
+            options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._manager = self._open(**options)
@@ -247,7 +249,7 @@ class SharedCheckpoints:
     def __init__(self, workdir: str, keep: int):
         with distributed.together():
             self._own = Checkpoints(workdir, keep) if distributed.is_first() else None
-        self._latest = distributed.from_first(lambda: self._own.latest)
+        self._latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
 
     def __enter__(self) -> "SharedCheckpoints":
         return self

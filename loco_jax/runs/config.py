@@ -115,7 +115,9 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
     """A config as JSON, with the LATER_FIELDS that its sections lack."""
     for field, value in LATER_FIELDS.items():
         *above, last = field.split(".")
-        section = functools.reduce(lambda c, name: c.get(name) if isinstance(c, dict) else None, above, content)
+        section: Any = content
+        for name in above:
+            section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict):
             section.setdefault(last, value)
     return content

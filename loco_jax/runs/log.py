@@ -29,6 +29,8 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
 class NoLog(contextlib.nullcontext):
     """The log of a process that writes none."""
 
+    has_scores = False
+
     def write(self, step: int, scalars: dict[str, Any]) -> None:
         pass
 

@@ -87,8 +87,8 @@ def _process_peak() -> int:
     """Peak resident memory in bytes."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # getrusage would report the parent process if that was larger
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(peak.split()[1])
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,13 +4,15 @@ The record of them is part of the training state on the devices. So the host doe
 and a resumed run has the same record.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 _PLACES = 16  # odd steps that are remembered between two log lines; further ones are only counted
 _YOUNG = 20  # after so many losses there is a usual one
@@ -45,27 +47,33 @@ class Watch:
       steps, losses, means, were_skipped: `[_PLACES]` the first of those steps.
     """
 
-    skipped: jax.Array
-    in_a_row: jax.Array
-    seen: jax.Array
-    usual: jax.Array
-    stage: jax.Array
-    count: jax.Array
-    steps: jax.Array
-    losses: jax.Array
-    means: jax.Array
-    were_skipped: jax.Array
+    skipped: Any
+    in_a_row: Any
+    seen: Any
+    usual: Any
+    stage: Any
+    count: Any
+    steps: Any
+    losses: Any
+    means: Any
+    were_skipped: Any
 
 
 def start() -> Watch:
     """The record before the first step."""
-    zero, places = np.int32(0), np.zeros(_PLACES, np.float32)
-    return Watch(
-        zero, zero, zero, np.float32(0), zero, zero, places.astype(np.int32), places, places, places.astype(bool)
-    )
+    zero, places = np.zeros((), np.int32), np.zeros(_PLACES, np.float32)
+    usual = np.zeros((), np.float32)
+    return Watch(zero, zero, zero, usual, zero, zero, places.astype(np.int32), places, places, places.astype(bool))
 
 
-def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, spike: float, stage: int = 0) -> Watch:
+def observe(
+    watch: Watch,
+    step: Int[jax.Array, ""],
+    loss: Float[jax.Array, ""],
+    skipped: Bool[jax.Array, ""],
+    spike: float,
+    stage: int = 0,
+) -> Watch:
     """The record with one more step. Its loss is odd above `spike` times the usual one; 0 for no limit.
 
     Each stage has its own usual loss.
@@ -96,7 +104,7 @@ def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, 
 
 def cleared(watch: Watch) -> Watch:
     """The record without the odd steps that were reported."""
-    return watch.replace(count=jnp.zeros_like(watch.count))
+    return dataclasses.replace(watch, count=jnp.zeros_like(watch.count))
 
 
 def odd_steps(watch: Watch) -> list[OddStep]:
