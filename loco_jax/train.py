@@ -82,9 +82,9 @@ class _Training:
         with distributed.together():
             new = saved.latest is None
             read_weights = new and distributed.is_first()
-            state = init_state(task, self._optimizer, config, self._frames_like, pretrained=read_weights)
+            self._state = init_state(task, self._optimizer, config, self._frames_like, pretrained=read_weights)
         if not new:
-            step, state, position = saved.restore(state, self._say)
+            step, self._state, position = saved.restore(self._state, self._say)
             self._say(f"{self._folder}: going on from step {step}")
         with distributed.together():
             if not new:
@@ -93,9 +93,9 @@ class _Training:
                 self._budget.state = position
             if distributed.is_first():
                 configs.claim(self._workdir, config)
-                overview = parameter_overview.get_parameter_overview(state.params)
+                overview = parameter_overview.get_parameter_overview(self._state.params)
                 (self._folder / "parameters.txt").write_text(overview + "\n")
-        self._state = distributed.put_first(state, self._replicated)
+        self._state = distributed.put_first(self._state, self._replicated)
         self._step = int(self._state.step)
 
         self._say(task.describe())
