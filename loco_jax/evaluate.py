@@ -199,16 +199,12 @@ def evaluate(
     device = jax.local_devices()[0]
     if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
-    write_results(out, summary, task.table(summary))
-    say(task.table(summary))
-    say(f"Table, results.json and pictures: {out}")
-    return summary
-
-
-def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
-    """Writes results.json and table.md into the folder `out`."""
+    table = task.table(summary)
     files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
     files.write_text(out / "table.md", table + "\n")
+    say(table)
+    say(f"Table, results.json and pictures: {out}")
+    return summary
 
 
 def check_config(config: ConfigDict) -> None:
