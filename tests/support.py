@@ -200,6 +200,8 @@ def ask_to_stop():
 
 def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:
     """A prepared JTA seen by the demo's camera: two people in each used frame, 90 frames a split."""
+    from tests.data.test_jta import write_jta
+
     rng = np.random.default_rng(0)
 
     def rows(x):
@@ -211,8 +213,6 @@ def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:
             for p in range(2)
             for j in range(22)
         ]
-
-    from tests.data.test_jta import write_jta
 
     write_jta(folder, {0: rows(0)}, {257: rows(1)}, {256: rows(2)})
     (folder / "camera.json").write_text(json.dumps(crowds.DEMO.camera._asdict()))

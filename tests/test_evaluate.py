@@ -13,8 +13,6 @@ from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
 from tests.support import Mean, quietly, saved_state, scenes, tiny
 
-pytestmark = pytest.mark.usefixtures("toy_frames")
-
 
 def test_evaluation_of_a_run(toy, tmp_path):
     config = tiny(steps=3, ema=0.5)

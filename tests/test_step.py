@@ -11,8 +11,6 @@ from loco_jax.configs import vha as vha_config
 from loco_jax.step import Stages, init_state, make_optimizer, step_of, train_step
 from tests.support import Mean, scenes, tiny
 
-pytestmark = pytest.mark.usefixtures("toy_frames")
-
 
 def test_randomness_is_of_the_seed_and_the_step(toy):
     task, config = Mean(noise=1.0), tiny()

@@ -3,7 +3,6 @@
 import functools
 import importlib
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -19,8 +18,7 @@ from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.ops import distributed
 from loco_jax.step import compile_step, init_state, make_optimizer, step_of
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support import ROOT
 
 
 def example() -> dict[str, np.ndarray]:

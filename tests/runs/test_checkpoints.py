@@ -20,8 +20,6 @@ from tests.support import (
     tiny,
 )
 
-pytestmark = pytest.mark.usefixtures("toy_frames")
-
 
 def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     config = tiny(steps=8, checkpoint_every=4)

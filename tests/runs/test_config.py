@@ -13,8 +13,6 @@ from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
 from tests.support import quietly, saved_state, saved_steps, tiny
 
-pytestmark = pytest.mark.usefixtures("toy_frames")
-
 
 def test_checkpoints_without_their_config_are_refused(toy, tmp_path):
     quietly(tiny(steps=2), tmp_path)

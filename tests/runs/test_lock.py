@@ -7,8 +7,6 @@ import pytest
 from loco_jax.runs import checkpoints, lock
 from tests.support import quietly, tiny
 
-pytestmark = pytest.mark.usefixtures("toy_frames")
-
 
 def test_a_workdir_is_of_one_run_at_a_time(toy, tmp_path):
     with lock.owned(str(tmp_path)):

@@ -2,17 +2,10 @@
 
 import json
 
-import pytest
 from etils import epath
 
 from loco_jax.runs import log
-from tests.support import (
-    logged,
-    quietly,
-    tiny,
-)
-
-pytestmark = pytest.mark.usefixtures("toy_frames")
+from tests.support import logged, quietly, tiny
 
 
 def test_half_a_log_line_is_no_obstacle(toy, tmp_path):
