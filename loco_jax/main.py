@@ -1,4 +1,4 @@
-"""Trains, scores, or repeats a step of, an experiment.
+"""Trains an experiment, scores it, or does one of its training steps again.
 
 python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
 

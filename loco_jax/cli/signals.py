@@ -28,7 +28,7 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
             raise KeyboardInterrupt
 
     def hear(number: int) -> None:
-        if stuck and number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
+        if number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
             stuck()
 
     signal.signal(signal.SIGTERM, stop)
