@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from loco_jax import tasks
@@ -91,9 +91,10 @@ class Evaluator:
         config, split = self._config, self._split_name
         return streams.evaluation_batches(config, split, self._batch_size, num_frames, self._sharding)
 
-    def _numbers(self, number: int, real: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+    def _numbers(self, number: int, real: Bool[np.ndarray, " B"]) -> list[int]:
         """The numbers of this process's frames in a batch."""
-        return number * self._batch_size + self._part * len(real) + np.arange(len(real))
+        first = number * self._batch_size + self._part * len(real)
+        return list(range(first, first + len(real)))
 
     def _find(self, params: Any, frames: Frames, number: int) -> tuple[Any, Frames]:
         """This process's share of the predictions for a batch and of the batch itself."""

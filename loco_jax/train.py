@@ -300,7 +300,7 @@ def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: Con
     )
 
 
-def _cost(step: jax.stages.Compiled, config: ConfigDict, seconds: float) -> list[str]:
+def _cost(step: Any, config: ConfigDict, seconds: float) -> list[str]:
     """Lines about what a step costs; on a CPU, where it takes long, also how to train faster."""
     flops = (step.cost_analysis() or {}).get("flops", 0.0)
     minutes = config.budget_minutes
@@ -313,7 +313,7 @@ def _cost(step: jax.stages.Compiled, config: ConfigDict, seconds: float) -> list
     return lines
 
 
-def _least_seconds(step: jax.stages.Compiled) -> float:
+def _least_seconds(step: Any) -> float:
     """The time that the arithmetic of a step takes at least on a CPU; 0 on other devices."""
     flops = (step.cost_analysis() or {}).get("flops", 0.0)
     return flops / _matmul_rate() if flops and jax.default_backend() == "cpu" else 0.0

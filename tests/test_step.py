@@ -57,7 +57,7 @@ def test_stages_by_hand():
     stages = Stages(config, Mean(stages=4))
 
     def moves(*losses):
-        return [stages.move_on({"loss": loss}) for loss in losses]
+        return [stages.move_on({"loss": float(loss)}) for loss in losses]
 
     # Best 10; 9.5 is no gain of a tenth, 8.9 is; then 8.9 twice without.
     assert moves(10, 9.5, 8.9, 8.5, 8.1) == [False] * 4 + [True] and stages.now == 1

@@ -62,7 +62,7 @@ class Budget:
         return {"budget_used": self.used, "budget_minutes": self._seconds / 60} if self._seconds else {}
 
     @state.setter
-    def state(self, saved: Mapping[str, float]) -> None:
+    def state(self, saved: Mapping[str, Any]) -> None:
         if self._seconds:  # the budget may have changed since, and the share with it
             longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
             self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
