@@ -18,7 +18,8 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support import ROOT
+
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 STOPPED = os.EX_TEMPFAIL  # what loco_jax.main ends with after a signal and a checkpoint
 TRAINS = "for _ in {1..400}; do sleep 0.05; done; exit 9"  # until a signal comes

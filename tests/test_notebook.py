@@ -1,13 +1,13 @@
 """The notebook for Colab runs from its first cell to its last, at demo scale, and is kept without what it made."""
 
-import pathlib
 import re
 
 import nbclient
 import nbformat
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support import ROOT
+
 NOTEBOOK = ROOT / "launch" / "colab_evaluate.ipynb"
 
 

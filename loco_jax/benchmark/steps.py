@@ -9,7 +9,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import tasks, train
+from loco_jax import step as training
+from loco_jax import tasks
 from loco_jax.benchmark import inputs
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.inputs import Setting, config_of
@@ -25,18 +26,18 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     sharded, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
     frames = jax.device_put(inputs.batch(setting, config.data.pictures), sharded)
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
-    step = functools.partial(train.step_of(config, task, optimizer), stage=task.stages - 1)
+    task, optimizer = tasks.create(config), training.make_optimizer(config)
+    step = functools.partial(training.step_of(config, task, optimizer), stage=task.stages - 1)
 
     def start():
-        return train.init_state(task, optimizer, config, frames, pretrained=False)
+        return training.init_state(task, optimizer, config, frames, pretrained=False)
 
     def placed(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
 
     state: list[Any] = []  # every step replaces it
     like = jax.tree.map(placed, jax.eval_shape(start))
-    compiled = train.compile_step(step, mesh, like, frames)
+    compiled = training.compile_step(step, mesh, like, frames)
 
     def run():
         if not state:

@@ -14,7 +14,7 @@ from loco_jax import ops
 from loco_jax.geometry.camera import Camera
 from loco_jax.models import compact, patch_vha
 from loco_jax.ops.cpu import blocks
-from tests.test_train import python
+from tests.support import python
 
 
 def _block(dims, channels):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from loco_jax import step as training
 from loco_jax import tasks, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
@@ -22,6 +23,7 @@ from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
 from loco_jax.pose import association, metrics, refinement
 from loco_jax.pose.people import find_people
+from loco_jax.step import train_step
 from loco_jax.tasks import loco
 from loco_jax.weights import files as weights
 
@@ -299,9 +301,9 @@ def test_a_picture_is_drawn(scored):
 def _training():
     config = _config().copy_and_resolve_references()
     config.ema = 0.5
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
-    return task, train.init_state(task, optimizer, config, _batch()), jax.jit(step)
+    task, optimizer = tasks.create(config), training.make_optimizer(config)
+    step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
+    return task, training.init_state(task, optimizer, config, _batch()), jax.jit(step)
 
 
 def _jta(folder):

@@ -9,12 +9,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from loco_jax import evaluate, tasks, train
+from loco_jax import step as training
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import refiner as network
 from loco_jax.ops import distributed
 from loco_jax.pose import association, refinement
+from loco_jax.step import train_step
 from loco_jax.tasks import refiner
 from loco_jax.weights import files as weights
 
@@ -76,9 +78,9 @@ def test_errors_are_summed_by_what_happened():
 
 def test_it_learns_to_fill_holes():
     config, task, frames = _setting()
-    optimizer = train.make_optimizer(config)
-    state = train.init_state(task, optimizer, config, frames)
-    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    optimizer = training.make_optimizer(config)
+    state = training.init_state(task, optimizer, config, frames)
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     predict = jax.jit(functools.partial(task.predict, thorough=False))
 
     def errors(params):
@@ -129,9 +131,9 @@ def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
     """Joints are wanted where they truly are, from where the head was found."""
     config, task, toy = _of_a_toy(monkeypatch)
     frames = _setting()[2]
-    optimizer = train.make_optimizer(config)
-    state = train.init_state(task, optimizer, config, frames)
-    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    optimizer = training.make_optimizer(config)
+    state = training.init_state(task, optimizer, config, frames)
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     for _ in range(config.steps):
         state, _ = step(state, frames)
     jax.tree.map(np.testing.assert_array_equal, state.params["found"], toy)
@@ -166,7 +168,7 @@ def test_a_refiner_that_starts_from_weights_has_people_found_all_the_same(monkey
     config, task, toy = _of_a_toy(monkeypatch)
     released = weights.load(weights.path_of("released-refiner"))[0]
     config.init, config.quiet, config.test_frames, config.pictures = "released-refiner", True, 1, 0
-    params = train.init_state(task, train.make_optimizer(config), config, _setting()[2]).params
+    params = training.init_state(task, training.make_optimizer(config), config, _setting()[2]).params
     jax.tree.map(np.testing.assert_array_equal, params, {**released, "found": toy})
     # To score weights nobody need be found, and weights hold nobody.
     monkeypatch.setattr(refiner.RefinerTask, "find_people", None)
