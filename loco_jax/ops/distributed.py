@@ -1,7 +1,7 @@
-"""Several processes, on one machine or many, that compute as one: JAX's own runtime, and what the loops need of it.
+"""Several processes, on one machine or many, that compute as one, with JAX's distributed runtime.
 
-Every process runs the same program on its own devices. What lies on all devices together is one global array; only the
-first process writes. In a run of one process all of this does nothing.
+Every process runs the same program on its own devices. A global array is spread over the devices of all processes. Only
+the first process writes files. In a run of one process these functions do nothing.
 """
 
 import collections
@@ -23,10 +23,10 @@ from loco_jax.cli import signals
 AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
 T = TypeVar("T")
 
-_SILENT_SECONDS = 30  # without a heartbeat, and a process counts as dead
-# What the runtime's errors begin with; not all of them are of its own type.
+_SILENT_SECONDS = 30  # without a heartbeat, until a process counts as dead
+# How the runtime's errors begin; not all of them are JaxRuntimeErrors.
 _RUNTIME_ERROR = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
-# Of launchers that start several processes: how many, and what else JAX looks at.
+# For each launcher that starts several processes: the variable with their number, and others that JAX reads.
 _LAUNCHERS = {
     "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
     "OMPI_COMM_WORLD_SIZE": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -38,12 +38,12 @@ class OtherProcessError(RuntimeError):
 
 
 def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> bool:
-    """Joins the other processes, before anything is computed; returns whether there may be some.
+    """Joins the other processes, before anything is computed; returns whether there may be any.
 
-    With `coordinator`, HOST:PORT of the first process, the other two are needed as well. Without, several tasks of one
-    step of SLURM or Open MPI, and workers that Google's environment variables tell of, find each other; elsewhere
-    there is but this process, and nothing is done. With `coordinator="auto"` JAX looks for itself (`jax.distributed`:
-    Cloud TPU's metadata, and Kubernetes' server if its package is installed), which takes a while where there is none.
+    With `coordinator`, HOST:PORT of the first process, the other two arguments are needed too. Without it, the tasks of
+    a step of SLURM or Open MPI, and workers listed in Google's environment variables, find each other; otherwise this
+    is the only process, and nothing is done. With `coordinator="auto"`, JAX asks Cloud TPU's metadata, and Kubernetes'
+    server if its package is installed, which takes a while if there is none.
 
     Raises ValueError for arguments that do not go together.
     """
@@ -71,7 +71,7 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
             "coordinator_address": coordinator,
             "num_processes": num_processes,
             "process_id": process_id,
-            "cluster_detection_method": "deactivate",  # what the launcher says does not count
+            "cluster_detection_method": "deactivate",  # ignore the launcher
         }
     elif not (coordinator or _is_launched(os.environ)):
         return False
@@ -82,7 +82,7 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
 
 
 def _is_launched(environment) -> bool:
-    """Whether a launcher has set what JAX finds several processes by, without asking any server."""
+    """Whether a launcher has set the variables by which JAX finds several processes, without asking a server."""
     for count, others in _LAUNCHERS.items():
         if environment.get(count, "1") != "1" and all(name in environment for name in others):
             return True
@@ -90,7 +90,7 @@ def _is_launched(environment) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this is the process that writes files."""
     return jax.process_index() == 0
 
 
@@ -100,10 +100,10 @@ def only_first(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def make_mesh(batch_size: int, rows: int = 1) -> Mesh:
-    """Devices as ("batch",), or as ("batch", "rows") where `rows` of them share each frame's rows.
+    """Devices as ("batch",), or as ("batch", "rows") if `rows` of them share each frame's rows.
 
-    All devices, or as many of each process as can share the batch evenly. A process's devices are neighbours. Raises
-    ValueError if no number of devices will do.
+    As many devices of each process as can share the batch evenly, those of a process beside each other. Raises
+    ValueError if no number of devices fits.
     """
     devices = sorted(jax.devices(), key=lambda device: device.process_index)
     processes = jax.process_count()
@@ -131,14 +131,14 @@ def in_a_row(mesh: Mesh) -> Mesh:
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
-    """Which part of a batch this process's devices hold, and of how many: (0, 1) is all of it."""
+    """The number of the part of a batch that this process's devices hold, and how many parts: (0, 1) is all of it."""
     places = mesh.devices.reshape(mesh.shape["batch"], -1)
     mine = [i for i, some in enumerate(places) if any(d.process_index == jax.process_index() for d in some)]
     return mine[0] // len(mine), len(places) // len(mine)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Global arrays: of what is replicated each process gives all, of what is split over the batch its `share`."""
+    """Global arrays, of which each process gives everything, or its `share` if they are split over the batch."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1
@@ -151,12 +151,12 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _from_local(sharding, x, shape):
-    with jax.transfer_guard("allow"):  # it was asked for, whatever guard the training loop is under
+    with jax.transfer_guard("allow"):  # this transfer is intended, whatever the training loop's guard
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
 
 def put_first(tree: Any, sharding: NamedSharding) -> Any:
-    """What the first process has, replicated to all; of the others' trees only shapes and types matter."""
+    """The first process's arrays, replicated to all; the other processes' trees give only shapes and types."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     mine = jax.device_get(tree) if is_first() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
@@ -187,15 +187,15 @@ def gather(items: list[Any]) -> list[Any]:
 
 
 def may_mean_that_one_is_lost(error: Exception) -> bool:
-    """Whether an error in one of several processes may come of another that is no more."""
+    """Whether an error in one of several processes may mean that another process has ended."""
     return isinstance(error, jax.errors.JaxRuntimeError) or bool(_RUNTIME_ERROR.match(str(error)))
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What any process raises in here raises in all of them, at its end, so that none waits for those that failed.
+    """If any process fails in this context, all of them raise at its end, so that none waits for those that failed.
 
-    In between, processes must not talk to each other. In the others it is an OtherProcessError.
+    The other processes raise OtherProcessError. Within the context, processes must not communicate.
     """
     failure = None
     try:
@@ -210,7 +210,7 @@ def together() -> Iterator[None]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make()` gives in the first process, in all of them; an error of it as well, see `together`."""
+    """In all processes, the result of `make()` in the first one. An error is raised in all of them, see `together`."""
     made = []
     with together():
         if is_first():
@@ -219,9 +219,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 class Agreement:
-    """Tells every process, at the same call, the greatest number that any process gave `delay` calls before; 0 first.
+    """Gives every process, at the same call, the greatest number that any process gave `delay` calls before.
 
-    With a delay nobody waits: the devices compare the numbers meanwhile.
+    The first `delay` calls give 0. With a delay no process waits, since the devices compare the numbers meanwhile.
     """
 
     def __init__(self, mesh: Mesh, delay: int = 0):
