@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures training steps, and the options of docs/performance.md off and on, on this machine's GPU in at most 9 minutes.
+# Measures training steps on this GPU, with the options of docs/performance.md off and on, in at most 9 minutes.
 #
 #   launch/gpu_check.sh [NAME ...] [--scale=full|demo] [--batch=N] [--repeats=N] [--json=FILE]
 #
