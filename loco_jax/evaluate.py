@@ -1,9 +1,7 @@
 """The one evaluation loop, and what it leaves behind: results.json, a table, pictures."""
 
-import functools
 import io
 import json
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -13,10 +11,11 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import tasks
+from loco_jax import experiment, tasks
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.ops import distributed
+from loco_jax.report import tables
 from loco_jax.runs import checkpoints
 from loco_jax.tasks import Task
 from loco_jax.weights import files as weights
@@ -115,6 +114,8 @@ class Evaluator:
         """Pictures of some frames. They are made and looked at once more: to keep all frames takes too much memory."""
         if not wanted:
             return
+        from loco_jax.report import drawings  # matplotlib, which training does without until here
+
         drawn, last = [], max(frame for frame, _ in wanted.values())
         for number, (frames, real) in enumerate(self._batches(num_frames)):
             first = number * self._batch_size
@@ -127,7 +128,7 @@ class Evaluator:
             for name, (frame, title) in wanted.items():
                 if frame in mine:
                     png = io.BytesIO()
-                    self._task.picture(predicted, frames, mine[frame], title).savefig(png, format="png")
+                    drawings.picture(self._task, predicted, frames, mine[frame], title).savefig(png, format="png")
                     drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
@@ -159,15 +160,15 @@ def evaluate(
         config = distributed.from_first(lambda: checkpoints.as_trained(workdir, config))
         config.data.update(own)
     with distributed.together():
-        check_config(config)
+        experiment.check(config)
         # One process uses as many devices as in training; of several, each has something to do whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
-        mesh, task = distributed.make_mesh(most), tasks.create(config)
+        mesh, task = distributed.make_mesh(most), experiment.create_task(config)
         params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
         name, value = "weights", source
         if source:
-            task.check_weights(source, "--weights")
-            task = task.with_parts_of(source, given)
+            experiment.check_weights(task, source, "--weights")
+            task = experiment.with_parts_of(task, source, given)
             params = weights.read(config.task, source, tasks.network_shapes(task))
         elif distributed.is_first():
             with checkpoints.Checkpoints(workdir, read_only=True) as saved:
@@ -190,8 +191,9 @@ def evaluate(
     device = jax.local_devices()[0]
     if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
-    write_results(out, summary, task.table(summary))
-    say(task.table(summary))
+    table = tables.table_of(config.task, summary)
+    write_results(out, summary, table)
+    say(table)
     say(f"Table, results.json and pictures: {out}")
     return summary
 
@@ -200,19 +202,3 @@ def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> No
     """results.json and table.md into the folder `out`."""
     checkpoints.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
     checkpoints.write_text(out / "table.md", table + "\n")
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises ValueError for the first field whose value cannot work, before anything is computed or written."""
-    counts = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "eval_frames", "test_frames")
-    peaks = ("max_peaks",) if "max_peaks" in config else ()
-    for name in (*counts, *peaks, "data.batch_size", "data.max_people"):
-        value = functools.reduce(getattr, name.split("."), config)
-        if value < 1:
-            raise ValueError(f"config.{name}={value} must be at least 1")
-    if not 0 <= config.budget_minutes < math.inf:
-        raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
-    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk")):
-        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
-    if config.data.validation_split not in ("validation", "test"):
-        raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")

@@ -14,12 +14,12 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, tasks, train
+from loco_jax import experiment, train
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
-from loco_jax.report import tables as report
+from loco_jax.report import drawings, tables
 from loco_jax.runs import budget as budgets
 from loco_jax.runs import checkpoints
 from loco_jax.runs import observation as observe
@@ -51,9 +51,9 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     checkpoints.check(workdir, config)
     if number > config.steps:
         raise ValueError(f"--step={number}: this run has config.steps={config.steps}")
-    evaluate.check_config(config)
+    experiment.check(config)
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     source = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
     rate_of = _rates(config, workdir, number, mesh)
     state, stage, do_step = _go_to(number - 1, config, workdir, mesh, task, optimizer, source, rate_of, say)
@@ -176,7 +176,7 @@ def _in_words(found: dict[str, Any]) -> str:
         of_kind.sort(key=lambda item: (-item[1]["not_finite"], -item[1]["greatest"]))
         left_out += len(of_kind[_MOST_ROWS:])
         rows += [[name, f"{x['not_finite']:,}", f"{x['greatest']:.4g}"] for name, x in of_kind[:_MOST_ROWS]]
-    lines += ["", report.table(["array", "numbers not finite", "greatest magnitude"], rows)]
+    lines += ["", tables.table(["array", "numbers not finite", "greatest magnitude"], rows)]
     return "\n".join(lines) + (f"\nand {left_out} arrays more" if left_out else "")
 
 
@@ -195,10 +195,9 @@ def _draw(
     predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
     for index in range(min(config.pictures, len(frames.present))):
         try:
-            figure = task.picture(predicted, frames, index, f"step {number}, frame {index}")
+            figure = drawings.picture(task, predicted, frames, index, f"step {number}, frame {index}")
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # where the batch is not finite
             say(f"Frame {index} cannot be drawn: {error}")
             continue
-        if figure is not None:
-            with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
-                figure.savefig(file, format="png")
+        with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
+            figure.savefig(file, format="png")

@@ -22,7 +22,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, muon, tasks
+from loco_jax import evaluate, experiment, muon, tasks
 from loco_jax.cli import progress, signals
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -184,7 +184,7 @@ def read_init(task: Task, config: ConfigDict) -> Any:
     Raises WeightsError, naming that field, if they will not do.
     """
     try:
-        task.check_weights(config.init, "config.init")
+        experiment.check_weights(task, config.init, "config.init")
         like = tasks.network_shapes(task)
         params = weights.read(config.task, config.init, like, config.init_missing)
         given = traverse_util.flatten_dict(params)
@@ -292,15 +292,15 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     folder = epath.Path(workdir).expanduser()
     checkpoints.check_same(config)
     with distributed.together():
-        evaluate.check_config(config)
+        experiment.check(config)
         mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
         replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
-        task, optimizer = tasks.create(config), make_optimizer(config)
+        task, optimizer = experiment.create_task(config), make_optimizer(config)
         step_fn, stages = step_of(config, task, optimizer), Stages(config, task)
         if distributed.is_first():
             checkpoints.check(workdir, config)
             if not checkpoints.exist(workdir):
-                task.check_sources(initialised=bool(config.init))
+                experiment.check_sources(config, task)
                 if config.init:
                     read_init(task, config)  # once more below: what will not do is told before anything is written
         source = streams.training_stream(config, sharded)

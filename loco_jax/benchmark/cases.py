@@ -708,10 +708,10 @@ def train_code_predictor(setting: Setting) -> Case:
     with_patch = dataclasses.replace(with_patch, floor=(patch.bytes, patch.operations))
 
     def torch(reference, runner):
-        from loco_jax import tasks
+        from loco_jax import experiment
 
         # The task's own start, as `train.init_state` has it: then the first losses are the same.
-        task = tasks.create(_training_config(config, setting))
+        task = experiment.create_task(_training_config(config, setting))
         start = jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))
         variables = {**start["predictor"], "batch_stats": start["batch_stats"]}
         one, whole = dataclasses.replace(setting, batch=1), reference.Runner()  # parameters stay in float32
@@ -761,13 +761,13 @@ def _training_config(config: Any, setting: Setting) -> Any:
 
 
 def _training(name: str, setting: Setting, config: Any, way: str = "ours", comparable: bool = False) -> Case:
-    from loco_jax import tasks, train  # here, since checkpoints take seconds to import
+    from loco_jax import experiment, train  # here, since checkpoints take seconds to import
 
     config = _training_config(config, setting)
     frame = _frame(setting)[0]
     image = _picture(dataclasses.replace(setting, batch=1))[0] if config.data.pictures else None
     frames = jax.tree.map(lambda x: np.stack([x] * setting.batch), frame._replace(image=image))
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     step = functools.partial(
         train.train_step, task=task, optimizer=optimizer, stage=task.stages - 1, seed=0, ema=config.ema
     )

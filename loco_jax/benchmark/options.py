@@ -68,11 +68,11 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> int:
     import jax
 
+    import loco_jax.experiment  # noqa: F401
     from loco_jax.benchmark import measure
 
     # Some are for the threads below, which would find each other's half imported.
     from loco_jax.cli import compilation
-    from loco_jax.tasks import loco, refiner, trunk, vha  # noqa: F401
     from loco_jax.weights import files as weights  # noqa: F401
 
     compilation.use_cache()
@@ -201,10 +201,10 @@ def training_step(config: Any) -> Program:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from loco_jax import tasks, train
+    from loco_jax import experiment, train
 
     mesh, stream = _mesh_and_stream(config)
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     frames = next(stream)
     state = train.init_state(task, optimizer, config, stream.like(), pretrained=False)
     states = [jax.device_put(state, NamedSharding(mesh, PartitionSpec()))]  # every step replaces it
@@ -234,13 +234,13 @@ def decoding_to_peaks(config: Any) -> Program:
     """From the code of a frame to the peaks of its heatmaps, with the released weights."""
     import jax
 
-    from loco_jax import tasks
+    from loco_jax import experiment
     from loco_jax.data import crowd as crowds
     from loco_jax.data import streams
     from loco_jax.ops.cpu import fast_vha
     from loco_jax.weights import files as weights
 
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     params = jax.device_put(weights.load(weights.path_of(weights.RELEASED))[0]["vha"])
     crowd = streams.crowd_of(config)
 

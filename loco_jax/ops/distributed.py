@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from loco_jax import signals
+from loco_jax.cli import signals
 
 AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
 T = TypeVar("T")

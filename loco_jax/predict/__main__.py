@@ -52,7 +52,7 @@ _FOLLOWED = "ids follow people by their places; two who meet may swap, and who i
 
 
 class Predictor(Protocol):
-    """A trained LoCO, see `tasks.loco.Predictor`.
+    """A trained LoCO, see `predictor.Predictor`.
 
     Attributes:
       camera: the one it was trained with, for pictures of `image_size` (height, width).
@@ -613,12 +613,12 @@ def _main(arguments: argparse.Namespace, lens: Lens) -> int:
         output = _make_folder(arguments.output)
         from absl import logging
 
-        from loco_jax.tasks import loco  # after the arguments, so that --help is quick
+        from loco_jax.predict import predictor as predictors  # after the arguments, so that --help is quick
 
         logging.set_verbosity(logging.ERROR)
         compilation.use_cache()
         cli.check_devices()
-        predictor = loco.load_predictor(arguments.weights, arguments.min_score)
+        predictor = predictors.load_predictor(arguments.weights, arguments.min_score)
         print(f"Using {predictor.description}", flush=True)
         failures += run(paths, output, lens, predictor, arguments.quiet)
     return 1 if failures else 0

@@ -12,8 +12,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from loco_jax.report import figure
-from loco_jax.report import tables as report
+from loco_jax.report import figure, tables
 from loco_jax.report.runs import Run, RunError, flat
 from loco_jax.runs import observation as observe
 
@@ -84,7 +83,7 @@ def to_markdown(all_sections: Sequence[Section], picture: str = "") -> str:
     if picture:
         parts.append(f"![Curves of the runs](<{picture}>)")
     for section in all_sections:
-        table = report.table(cells(section.header), [cells(row) for row in section.rows])
+        table = tables.table(cells(section.header), [cells(row) for row in section.rows])
         parts += [f"## {section.heading}", table, *([section.note] if section.note else [])]
     return "\n\n".join(parts) + "\n"
 
@@ -197,33 +196,33 @@ def _scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _vha_scores(runs: Sequence[Run]) -> list[Section]:
-    rows = _of_results(runs, report.vha_rows)
-    rows += [["poster", *_posters(report.vha_poster_row(n))] for n in sorted({run.results["level"] for run in runs})]
+    rows = _of_results(runs, tables.vha_rows)
+    rows += [["poster", *tables.vha_poster_row(n)] for n in sorted({run.results["level"] for run in runs})]
     metres = _of_results(runs, _in_metres)
-    header = ["run", *(f"F1 @{t}" for t in report.LOCO_THRESHOLDS), "error (cm)"]
+    header = ["run", *(f"F1 @{t}" for t in tables.LOCO_THRESHOLDS), "error (cm)"]
     note = "At sub-voxel positions, `hungarian` matching; error: mean distance of joints found within 2 voxels."
     return [
-        Section("Scores: VHA", ["run", *report.VHA_HEADER], rows, _percent_of(runs)),
+        Section("Scores: VHA", ["run", *tables.VHA_HEADER], rows, _percent_of(runs)),
         Section("Scores: VHA, in metres", header, metres, note),
     ]
 
 
 def _loco_scores(runs: Sequence[Run]) -> list[Section]:
     """As published, beside the poster; and with the project's own matching."""
-    rows = _of_results(runs, report.loco_rows)
-    posters = [["poster", *_posters(row)] for row in report.loco_poster_rows()]
-    run, system, _, *columns = ["run", *report.LOCO_HEADER]
+    rows = _of_results(runs, tables.loco_rows)
+    posters = [["poster", *row] for row in tables.loco_poster_rows()]
+    run, system, _, *columns = ["run", *tables.LOCO_HEADER]
 
     def pick(some, matching):
         return [[run, system, *cells] for run, system, name, *cells in some if name == f"`{matching}`"]
 
     published = [row[:-1] for row in pick([*rows, *posters], "nearest")]  # which has no errors
     header = [run, system, *columns]
-    people = _of_results(runs, report.people_rows)
+    people = _of_results(runs, tables.people_rows)
     return [
         Section("Scores: LoCO, matched as published (`nearest`)", header[:-1], published, _percent_of(runs)),
         Section("Scores: LoCO, best matching (`hungarian`)", header, pick(rows, "hungarian")),
-        Section("Scores: LoCO, people", [run, *report.PEOPLE_HEADER], people, report.PEOPLE_NOTE),
+        Section("Scores: LoCO, people", [run, *tables.PEOPLE_HEADER], people, tables.PEOPLE_NOTE),
     ]
 
 
@@ -232,7 +231,7 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
     def row(summary):
         errors = [summary[when].get(kind) for kind in kinds for when in ("before_cm", "after_cm")]
-        return [[_centimetres(error) for error in (*errors, summary["clean_cm"])]]
+        return [[tables.number(error) for error in (*errors, summary["clean_cm"])]]
 
     header = ["run", *(f"{kind}, {when}" for kind in kinds for when in ("before", "after")), "clean, after"]
     note = f"Mean errors of joints in cm, by what was done to them. {_tested(runs)}"
@@ -253,19 +252,10 @@ def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[
     return rows
 
 
-def _posters(row: Sequence[str]) -> list[str]:
-    """A row whose label says no more that it is the poster's."""
-    return [row[0].removeprefix("poster, JTA: ").removeprefix("poster: "), *row[1:]]
-
-
 def _in_metres(summary: dict[str, Any]) -> list[list[str]]:
     scores = summary["scores"]["hungarian"]["noise 0"]
-    f1s = [f"{100 * scores[t]['f1']:.1f}" if t in scores else "" for t in report.LOCO_THRESHOLDS]
-    return [[*f1s, _centimetres(summary["error_cm"])]]
-
-
-def _centimetres(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    f1s = [f"{100 * scores[t]['f1']:.1f}" if t in scores else "" for t in tables.LOCO_THRESHOLDS]
+    return [[*f1s, tables.number(summary["error_cm"])]]
 
 
 def _percent_of(runs: Sequence[Run]) -> str:

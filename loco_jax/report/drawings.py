@@ -1,6 +1,6 @@
-"""Pictures of what a network found and of how it trained.
+"""Pictures of what a network found, and of how it trained.
 
-Figures are made without pyplot, so they need no display and leave no global state: save them with `figure.savefig`.
+Figures are made without pyplot, so they need no display and leave no global state. `figure.savefig` saves them.
 """
 
 import math
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,13 +16,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera, project
 from loco_jax.geometry.volume import Volume
-from loco_jax.media import overlays as overlay
+from loco_jax.media import overlays
 from loco_jax.pose import metrics
+from loco_jax.tasks import Task, refiner
+from loco_jax.tasks.loco import LocoTask
+from loco_jax.tasks.trunk import TrunkTask
+from loco_jax.tasks.vha import VhaTask
 
-# Okabe and Ito's colours, which the colour-blind tell apart too.
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
 _BLUE, _VERMILLION, _BLACK = "#0072B2", "#D55E00", "#000000"
 CYCLE = (_BLUE, _VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _BLACK)
 DASHES = ("-", "--", "-.", ":")
@@ -29,6 +35,30 @@ MARKERS = "osD^vPX"
 
 WIDTH = 16.0  # inches, at 100 dots an inch
 _ROW, _COLUMN, _BIN = range(3)
+
+
+def picture(task: Task, predicted: Any, frames: Frames, index: int, title: str) -> Figure:
+    """What a task found in frame `index` of a batch, with `title` in the heading. Arrays are NumPy's."""
+    found, frame = jax.tree.map(lambda x: np.asarray(x[index]), (predicted, frames))
+    if isinstance(task, VhaTask):
+        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
+        true_rows = metrics.people_rows(found.true_voxels, found.true_present)
+        return projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
+    if isinstance(task, LocoTask):
+        name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
+        joints, known = found.people[name]
+        exist, true = known[:, 0], (frame.joints, found.true_present)
+        return people(frame.image, frame.camera, (joints[exist], known[exist]), true, f"{name}, {title}")
+    if isinstance(task, refiner.RefinerTask):
+        there = frame.present.all(axis=-1)
+        given = found.spoilt[there], found.kind[there] != refiner.KINDS.index("missing")
+        refined = found.refined[there], np.ones_like(given[1])
+        return poses(frame.joints[there], {"given": given, "refined": refined}, f"Refiner, {title}")
+    if isinstance(task, TrunkTask):
+        offsets = found.poses.offsets[found.there]
+        read = offsets, np.ones(offsets.shape[:2], bool)
+        return poses(found.true.offsets[found.there], {"read": read}, f"Trunk, {title}")
+    raise TypeError(f"{type(task).__name__} has no picture")
 
 
 def projections(
@@ -133,10 +163,10 @@ def people(
         uv = np.asarray(project(camera, joints))
         hole = ~known[:, None]
         holes = (np.where(hole, np.nan, x) for x in (joints, uv))
-        persons.append(overlay.Person(number, 1.0, *holes, known.astype(float)))
-        _draw_from_above(right, joints, known, {"color": overlay.colour(number), "linewidth": 2.0})
-        _mark_from_above(right, joints, known, {"color": overlay.colour(number), "marker": "o", "markersize": 7})
-    left.imshow(overlay.draw(image, persons), extent=(0, width, height, 0))
+        persons.append(overlays.Person(number, 1.0, *holes, known.astype(float)))
+        _draw_from_above(right, joints, known, {"color": overlays.colour(number), "linewidth": 2.0})
+        _mark_from_above(right, joints, known, {"color": overlays.colour(number), "marker": "o", "markersize": 7})
+    left.imshow(overlays.draw(image, persons), extent=(0, width, height, 0))
     for joints, known in zip(*map(np.asarray, true)):
         _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4})
         _mark_from_above(right, joints, known, _hollow("o", "0.2", 14, 1.6))

@@ -1,10 +1,9 @@
 """Training and scoring of the Volumetric Heatmap Autoencoders (method section 3)."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,21 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from ml_collections import ConfigDict
 
-from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
 from loco_jax.ops.cpu import by_rows, cell_entropy, fast_encode, fast_vha
 from loco_jax.pose import heatmaps, metrics, peaks
-from loco_jax.report import tables as report
 from loco_jax.tasks import Task
-from loco_jax.weights import files as weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 THRESHOLDS = (0, 1, 2)  # voxels
 METRES = (0.4, 0.8, 1.2)
@@ -95,9 +87,6 @@ class VhaTask(Task):
     @property
     def stages(self) -> int:
         return len(self.sigmas)
-
-    def check_weights(self, source: str, field: str) -> None:
-        check_same(self, source, field)
 
     @property
     def name(self) -> str:
@@ -285,92 +274,6 @@ class VhaTask(Task):
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         clean = summary["scores"]["hungarian"]["noise 0"]
         return {f"f1_{t}vx": clean[f"{t} vx"]["f1"] for t in THRESHOLDS}
-
-    def table(self, summary: Mapping[str, Any]) -> str:
-        return report.vha_table(summary)
-
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
-
-        found, _ = _frame(predicted, frames, index)
-        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
-        name = self.name
-        true = metrics.people_rows(found.true_voxels, found.true_present)
-        return draw.projections(self.volume, true, rows, found.code, title=f"{name}, {title}")
-
-
-def create(config: ConfigDict) -> VhaTask:
-    """The task of a config. Raises ValueError for an unknown variant or type, or a number that cannot be."""
-    m = config.model
-    if m.level not in report.POSTER_VHA or min(m.width, m.blocks) < 1:
-        raise ValueError(f"config.model: want level 1, 2 or 3, and width and blocks of at least 1; have {m.to_dict()}")
-    if not config.sigmas or min(config.sigmas) <= 0:
-        raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
-    volume = streams.volume_of(config)
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    # Weights of before these options come with configs that lack them.
-    volume_dtype, pad_channels = m.get("volume_dtype", "float32"), m.get("pad_channels", False)
-    for field, value in (("dtype", m.dtype), ("volume_dtype", volume_dtype)):
-        if value not in dtypes:
-            raise ValueError(f"config.model.{field}={value!r}; there are {', '.join(dtypes)}")
-    if pad_channels and m.variant != "published":
-        raise ValueError(f"config.model.pad_channels=True is for config.model.variant=published; have {m.variant}")
-    if m.variant == "published":
-        network = vha.VHA(m.level, volume.depth_bins, dtypes[m.dtype], pad_channels)
-    elif m.variant == "patch":
-        network = vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
-    else:
-        raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
-    return VhaTask(
-        volume,
-        network,
-        tuple(config.sigmas),
-        config.subvoxel,
-        m.positive_weight,
-        m.code_noise,
-        config.max_peaks,
-        volume_dtype=jnp.bfloat16 if volume_dtype == "bfloat16" else None,
-    )
-
-
-def check_same(task: VhaTask, source: str, field: str) -> None:
-    """Raises WeightsError if the autoencoder of a run or file was trained for another grid or other heatmaps.
-
-    Shapes do not tell: a network fits any grid. What a file does not say is not checked.
-    """
-    config = weights.config_of(source)
-    if config is None or config.get("task") not in ("vha", "loco"):
-        return
-    with stated_by(f"{field}={source}"):
-        theirs = create(config)
-    pairs = {
-        "model.level": (theirs.network.level, task.network.level),
-        "model.variant": (type(theirs.network).__name__, type(task.network).__name__),
-        "volume.depth_bins": (theirs.volume.depth_bins, task.volume.depth_bins),
-        "volume.max_distance": (theirs.volume.max_distance, task.volume.max_distance),
-        "volume.stride": (theirs.volume.stride, task.volume.stride),
-        "subvoxel": (theirs.subvoxel, task.subvoxel),
-        "the last of sigmas": (theirs.sigmas[-1], task.sigmas[-1]),
-    }
-    wrong = [
-        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
-    ]
-    if wrong:
-        raise weights.WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
-
-
-@contextlib.contextmanager
-def stated_by(whose: Any) -> Iterator[None]:
-    """What fails within, fails for what a config says that came with weights: then WeightsError names those."""
-    try:
-        yield
-    except weights.WeightsError:
-        raise
-    except (KeyError, AttributeError) as error:
-        lacks = weights.brief(error)
-        raise weights.WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise weights.WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
 
 
 def band_edges(volume: Volume) -> list[float]:
