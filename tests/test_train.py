@@ -27,7 +27,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
-from loco_jax import evaluate, tasks, train
+from loco_jax import evaluate, experiment, tasks, train
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.configs import vha as vha_config
@@ -37,6 +37,7 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA
 from loco_jax.ops import distributed
+from loco_jax.report import drawings, tables
 from loco_jax.runs import checkpoints
 from loco_jax.runs import observation as observe
 from tests.data.test_jta import write_jta
@@ -79,11 +80,19 @@ class Mean(tasks.Task):
     def headline(self, summary):
         return {"w": summary["w"][0]}
 
-    def table(self, summary):
-        return f"| {len(summary['marks'])} |"
-
     def picture(self, predicted, frames, index, title):
         return Figure()
+
+
+def report_toys(draw=drawings.picture, tell=tables.table_of):
+    """Toys have a table of their own, and draw themselves."""
+    drawings.picture = lambda task, *rest: task.picture(*rest) if isinstance(task, Mean) else draw(task, *rest)
+    tables.table_of = lambda kind, summary: (
+        f"| {len(summary['marks'])} |" if "marks" in summary else tell(kind, summary)
+    )
+
+
+report_toys()
 
 
 def toy_frame(key, crowd, pictures=False) -> Frames:
@@ -105,7 +114,7 @@ def toy(monkeypatch):
     """Makes every config's task the toy."""
 
     def use(**arguments):
-        monkeypatch.setattr(tasks, "create", lambda config: Mean(**arguments))
+        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
 
     use()
     return use
@@ -610,7 +619,7 @@ def test_what_may_pass_is_no_damage(toy, tmp_path, monkeypatch, error, at):
 def test_runs_of_before_the_watch_go_on(toy, tmp_path, age):
     config = tiny(steps=4, checkpoint_every=2, log_every=2)
     quietly(config, tmp_path / "run")
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     like = train.init_state(task, optimizer, config, scenes("train", (0, 1)))
     with checkpoints.Checkpoints(str(tmp_path / "run")) as saved:
         _, state, position = saved.restore(like, last=2)
@@ -760,7 +769,7 @@ def test_half_a_log_line_is_no_obstacle(toy, tmp_path):
 
 def test_what_a_batch_does_not_log_stays_as_it_was(toy):
     config = tiny()
-    task, optimizer = tasks.create(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     state = train.init_state(task, optimizer, config, scenes("train", (0, 1)))
     state = state.replace(sums={**state.sums, "seldom": jnp.float32(3)})
     after, loss = train.step_of(config, task, optimizer)(state, scenes("train", (0, 1)), stage=0)
@@ -1085,7 +1094,7 @@ DEVICES = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh
-from loco_jax import tasks, train
+from loco_jax import experiment, train
 from loco_jax.ops import distributed
 from loco_jax.data import streams
 from tests import test_train
@@ -1093,11 +1102,11 @@ from tests.test_train import Mean, pathlib, saved_state, several_devices
 
 folder = pathlib.Path(sys.argv[1])
 streams.crowd_frame = test_train.toy_frame
-create = tasks.create
-tasks.create = lambda config: Mean(noise=1.0)
+create = experiment.create_task
+experiment.create_task = lambda config: Mean(noise=1.0)
 train.train(several_devices(6, max_minutes=1e-6), folder / "begun", print)
 train.train(several_devices(6), folder / "six", print)
-tasks.create = create
+experiment.create_task = create
 for count in (8, 1):
     if count == 1:
         distributed.make_mesh = lambda size, rows=1: Mesh(np.array(jax.devices()[:1]), ("batch",))

@@ -43,8 +43,8 @@ def best_rules(
     wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
 
     def f1(frames):
-        scores = (metrics.batch_scores(frames, wanted, metres) for metres in thresholds)
-        return np.array([metrics.mean_scores(frames).f1 for frames in scores])
+        scores = [[metrics.joint_scores(*both, metres) for both in zip(frames, wanted)] for metres in thresholds]
+        return np.array([metrics.mean_scores(of_all).f1 for of_all in scores])
 
     plain = f1([metrics.peak_rows(*frame) for frame in zip(points.xyz, points.scores)])
 

@@ -64,9 +64,9 @@ def picture(task: Task, predicted: Any, frames: Frames, index: int, title: str) 
 def projections(
     volume: Volume, true: ArrayLike, predicted: ArrayLike, code: ArrayLike, title: str = "", threshold: float = 2.0
 ) -> Figure:
-    """The true and the found peaks of one scene seen from three sides, and the code between them.
+    """The true and the found peaks of one scene from three sides, and the code.
 
-    A found joint is a blue dot in or near a blue ring, where it should be; a missed one an empty vermillion diamond; a
+    A found joint is a blue dot in or near a blue ring, its true place. A missed one is an empty vermillion diamond, a
     spurious one a black cross. The pairs are those of the "hungarian" matching.
 
     Args:
@@ -105,11 +105,11 @@ def projections(
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training curves: every number whose name has "loss" in it on a logarithmic axis, every "f1" from 0 to 1.
+    """Training curves: numbers whose name contains "loss" on a logarithmic axis, those with "f1" from 0 to 1.
 
     Args:
-      records: one dictionary a log step, with "step" and anything else; a name may be missing in some of them. Values
-        that are not finite numbers, and losses that are not positive, are left out.
+      records: one dictionary a log step, with "step" and any other names. Values that are not finite numbers, and
+        losses that are not positive, are left out.
 
     Returns:
       A figure 1600 pixels wide at 100 dots an inch.
@@ -139,14 +139,14 @@ def people(
     true: tuple[ArrayLike, ArrayLike],
     title: str = "",
 ) -> Figure:
-    """The people found in one picture, drawn over it, and from above beside the true ones.
+    """The people found in one picture, drawn over it; beside it, found and true people on the ground from above.
 
-    From above, a dot is the mean of a found person's known joints, and a ring that of a true one's.
+    From above, dots and rings are at the means of people's known joints. Both axes have the same scale.
 
     Args:
       image: `[H, W, 3]` uint8.
       camera: that took it.
-      found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them there are `[N, 14]`.
+      found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them are known `[N, 14]`.
       true: the same of the true people.
       title: a line above it all.
 
@@ -175,7 +175,7 @@ def people(
     half = [(0 - camera.cx) / camera.fx * far, (width - camera.cx) / camera.fx * far]
     right.fill([0, *half], [0, far, far], color="0.95", zorder=0)
     right.set(xlabel="right (m)", ylabel="ahead (m)", xlim=half, ylim=(0, far), aspect="equal")
-    right.set_title("from above; dark rings: the true people", fontsize=11)
+    right.set_title("from above: found people (dots), true ones (rings), the camera's view (grey)", fontsize=11)
     right.grid(color="0.88", linewidth=0.6)
     if title:
         figure.suptitle(title, fontsize=15)
@@ -183,11 +183,12 @@ def people(
 
 
 def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Figure:
-    """Up to five people side by side from the front, over their true poses in grey; what was found last in blue.
+    """Up to five people side by side from the front, over their true poses in grey.
 
     Args:
       true: `[N, 14, 3]` metres in camera coordinates.
-      found: a row each, by its name: joints as the true ones, and which of them are known `[N, 14]`.
+      found: a row of the figure each, by name: joints like `true`, and which of them are known `[N, 14]`. The last row
+        is blue.
       title: a line above it all.
     """
     count = min(len(true), 5)
@@ -225,7 +226,7 @@ def _mark_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: di
 
 
 def smooth(points: np.ndarray, window: int) -> np.ndarray:
-    """Means of points `[K, 2]` over a window of steps, only where the window is full."""
+    """Means of points `[K, 2]` over a window of points, where the window is full."""
     weights = np.full(window, 1 / window)
     return np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)
 
@@ -240,11 +241,11 @@ class _Peaks:
         self.missed = np.delete(true, pairs[:, 1], axis=0)
         self.spurious = np.delete(predicted, pairs[:, 0], axis=0)
         self._threshold = threshold
-        # Sixty people are 840 joints: the more there are, the smaller, down to what the eye still tells apart.
+        # Sixty people have 840 joints: the more marks there are, the smaller they must be.
         self._size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(self.spurious)), 4.0, 7.0))
 
     def draw(self, axes: Axes, x: int, y: int):
-        """All of them by two of their three coordinates; what went wrong lies on top."""
+        """Draws all marks by two of their three coordinates; missed and spurious ones on top."""
         for points, look in (
             (self.found_true, self._ring()),
             (self.found, self._dot()),
@@ -289,7 +290,7 @@ def _hollow(marker: str, colour: str, size: float, width: float) -> dict[str, An
 
 
 def _draw_view(axes: Axes, volume: Volume, peaks: _Peaks, title: str, x: int, y: int):
-    """All peaks by two of their coordinates: rows downwards as in the picture, bins with their metres opposite."""
+    """All peaks by two of their coordinates. Rows go down as in the picture; bins have a second axis in metres."""
     names = (f"row ({volume.stride} px)", f"column ({volume.stride} px)", f"bin ({volume.bin_size:.3g} m)")
     axes.set(title=title, xlabel=names[x], ylabel=names[y])
     axes.set(xlim=_limits(volume.shape[x]), ylim=_limits(volume.shape[y]))
@@ -306,13 +307,13 @@ def _draw_view(axes: Axes, volume: Volume, peaks: _Peaks, title: str, x: int, y:
 
 
 def _limits(voxels: int) -> tuple[float, float]:
-    """All voxels and a margin, so that marks on the border are whole."""
+    """The limits of an axis: all voxels, and a margin for marks on the border."""
     margin = 0.5 + 0.015 * voxels
     return -margin, voxels - 1 + margin
 
 
 def _draw_code(figure: Figure, cell, code: np.ndarray):
-    """The three maxima of the code, laid out as the three views are, in one scale of colours."""
+    """Maxima of the code along each axis, arranged like the three views, with one scale of colours."""
     h, w, d = code.shape
     views = (
         ("code from the front", code.max(2), "w", "h", "upper"),
@@ -338,7 +339,7 @@ def _draw_code(figure: Figure, cell, code: np.ndarray):
 
 
 def _spread(a: int, b: int) -> tuple[float, float]:
-    """Ratios of two sides' lengths, kept within a factor in which both stay legible."""
+    """Ratios of two sides' lengths, limited so that both stay legible."""
     ratio = float(np.clip(a / b, 0.6, 1.7))
     return ratio, 1.0
 

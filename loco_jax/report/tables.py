@@ -33,7 +33,7 @@ PEOPLE_NOTE = (
 )
 VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
 LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
-VHA_HEADER = ["network", "data", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+VHA_HEADER = ["network", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
 PEOPLE_MEASURES = (
     "there", "named", "found", "PR", "RE", "F1", "twice", "MPJPE", "PA-MPJPE", "shoulders", "hips", "wrists",
     "along", "along, mean", "across", "across, mean",
@@ -66,10 +66,10 @@ def number(value: float | None, digits: int = 1, times: float = 1.0) -> str:
 
 def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows under `VHA_HEADER`: a VHA's scores, by noise on the code and by matching."""
-    name, data = summary["network"], summary.get("data", "")
+    name = summary["network"]
 
     def row(label, scores):
-        return [label, data, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
+        return [label, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
 
     rows = []
     for noise, scores in summary["scores"]["hungarian"].items():
@@ -82,7 +82,7 @@ def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def vha_poster_row(level: int) -> list[str]:
     """The poster's row under `VHA_HEADER`."""
-    return [f"VHA({level})", "JTA, test split", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
+    return [f"VHA({level})", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
 
 
 def vha_table(summary: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def vha_table(summary: Mapping[str, Any]) -> str:
     lines = [
         table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        f"Mean over {summary['frames']:,} frames, in percent."
+        f"{data}: mean over {summary['frames']:,} frames, in percent."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
         "In metres, at sub-voxel positions: F1 "
         + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))

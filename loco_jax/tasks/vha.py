@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
 from loco_jax.ops.cpu import by_rows, cell_entropy, fast_encode, fast_vha
@@ -26,29 +28,29 @@ NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
 class Found(NamedTuple):
-    """What comes back from the code, a batch of it.
+    """What is found in the heatmaps that the network makes of codes; a batch, or one frame of it.
 
     Attributes:
-      code: `[B, h, w, d]` without noise.
-      peaks: `[B, N, J, K, ...]` whole voxels, for N levels of noise on the code.
-      points: `[B, J, K, 3]` metres: the sub-voxel positions of the peaks without noise.
-      true_voxels: `[B, P, J, 3]` rounded voxels of the true joints.
-      true_present: `[B, P, J]` which of those are targets.
+      code: without noise.
+      peaks: whole voxels `[B, N, J, K, ...]`, for N levels of noise on the code.
+      points: metres, the sub-voxel positions of the peaks without noise.
+      true_voxels: rounded voxels of the true joints.
+      true_present: which of those are targets.
     """
 
-    code: jax.Array
+    code: Float[Array, "*batch h w d"]
     peaks: peaks.Peaks
-    points: jax.Array
-    true_voxels: jax.Array
-    true_present: jax.Array
+    points: Float[Array, "*batch J K 3"]
+    true_voxels: Float[Array, "*batch P J 3"]
+    true_present: Bool[Array, "*batch P J"]
 
 
 class Record(NamedTuple):
     """One frame's scores.
 
     Attributes:
-      scores: by (matching, part of noise, threshold in words); in metres only without noise, at sub-voxel positions.
-      bands: of the joints found within 2 voxels, by distance from the camera, errors in metres.
+      scores: by (matching, part of noise, threshold in words). Those in metres are of sub-voxel positions, no noise.
+      bands: of the joints found within 2 voxels, by distance from the camera; errors in metres.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
     """
@@ -62,17 +64,18 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VhaTask(Task):
-    """Heatmaps from joints, through a code, to heatmaps again.
+    """The autoencoder learns to make heatmaps of joints from a code that it has made of them.
 
     Attributes:
       volume: the voxel grid.
       network: `VHA` or `PatchVHA`.
-      sigmas: of the target's Gaussians in voxels, one a stage of training.
-      subvoxel: whether those are centred on the joints, or on the nearest voxels as published.
+      sigmas: of the target's Gaussians in voxels, one for each stage of training.
+      subvoxel: whether Gaussians are centred on the joints, or on the nearest voxels as published.
       positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
-      code_noise: in training, each frame's code gets Gaussian noise of a random part, up to this, of its deviation.
+      code_noise: in training, each frame's code gets Gaussian noise. Its deviation is a random share of the code's, up
+        to this one.
       max_peaks: K.
-      volume_dtype: of the volumes in which peaks are searched, off the CPU; None for the network's.
+      volume_dtype: of the volumes in which peaks are searched, except on CPUs; None for the network's.
     """
 
     volume: Volume
@@ -92,8 +95,8 @@ class VhaTask(Task):
     def name(self) -> str:
         return f"{type(self.network).__name__}({self.network.level})"
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters; their shapes do not depend on the grid, so a small one does."""
+    def init(self, key: PRNGKeyArray) -> Any:
+        """New parameters. A small grid suffices, as their shapes do not depend on it."""
         cells = 2 ** (self.network.level + 1)
         heatmaps_1xJxHxWxD = jnp.zeros((1, skeleton.NUM_JOINTS, cells, cells, self.volume.depth_bins), jnp.float32)
         return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
@@ -108,14 +111,16 @@ class VhaTask(Task):
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
-    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
+    def loss(
+        self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
+    ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
+        """The error of a batch's heatmaps: the published mean squared error, or for a PatchVHA `entropy`."""
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
         code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
         if isinstance(self.network, vha.PatchVHA):
             loss = self.entropy(params, noisy, voxels_BxPxJx3, present_BxPxJ, stage)
-            # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
+            # Noise is relative to the code, so this term must hold the code's mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
         target = self._render_batch(voxels_BxPxJx3, present_BxPxJ, self.sigmas[stage]).astype(jnp.float32)
@@ -126,9 +131,9 @@ class VhaTask(Task):
         return jnp.mean(error), _code_statistics(code)
 
     def encode_targets(
-        self, params: Any, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
+        self, params: Any, voxels_BxPxJx3: Float[Array, "B P J 3"], present_BxPxJ: Bool[Array, "B P J"], stage: int = -1
+    ) -> Float[jax.Array, "B h w d"]:
+        """Codes of the true heatmaps of a batch's `targets`."""
         options = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
         if by_rows.count() > 1:
             return by_rows.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **options)
@@ -136,16 +141,26 @@ class VhaTask(Task):
         return _on_each_device(encode, params, voxels_BxPxJx3, present_BxPxJ)
 
     def entropy(
-        self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
+        self,
+        params: Any,
+        code: Float[Array, "B h w d"],
+        voxels_BxPxJx3: Float[Array, "B P J 3"],
+        present_BxPxJ: Bool[Array, "B P J"],
+        stage: int = -1,
+    ) -> Float[jax.Array, ""]:
+        """Cross-entropy of the heatmaps that a PatchVHA makes of codes with the true ones, a true joint."""
         features = self.network.apply(params, code, method="decode_features")
         return self.entropy_of_features(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
 
     def entropy_of_features(
-        self, params: Any, x: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """The same of a PatchVHA's features `x[B, d, h, w, C]`, see `PatchVHA.decode_features`."""
+        self,
+        params: Any,
+        x: Float[Array, "B d h w C"],
+        voxels_BxPxJx3: Float[Array, "B P J 3"],
+        present_BxPxJ: Bool[Array, "B P J"],
+        stage: int = -1,
+    ) -> Float[jax.Array, ""]:
+        """The same of the features `x` that `PatchVHA.decode_features` makes of codes."""
         options = {
             "shape": self.volume.shape,
             "sigma": self.sigmas[stage],
@@ -160,7 +175,7 @@ class VhaTask(Task):
             entropy = by_rows.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
         else:
             entropy = _on_each_device(sums, params, x, voxels_BxPxJx3, present_BxPxJ)
-        # A batch of empty frames counts as one person, or its loss would be out of all proportion.
+        # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
         number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
         return jnp.sum(entropy) / jnp.maximum(number, skeleton.NUM_JOINTS)
 
@@ -171,8 +186,8 @@ class VhaTask(Task):
         part = self.code_noise * jax.random.uniform(part_key, (code_Bxhxwxd.shape[0],), jnp.float32)
         return _with_noise(code_Bxhxwxd, part, noise_key)
 
-    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
-        """Encodes, decodes and finds peaks; if `thorough`, also with noise on the code. Frames go one by one."""
+    def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
+        """Encodes, decodes and finds peaks; if `thorough`, also with noise on the code. One frame after the other."""
         noises = NOISES if thorough else NOISES[:1]
 
         def one(args):
@@ -191,18 +206,24 @@ class VhaTask(Task):
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
 
-    def encode(self, params: Any, frame: Frames) -> jax.Array:
-        """The code `[h, w, d]` of a frame's true heatmaps: what the Code Predictor is to predict (method section 4)."""
+    def encode(self, params: Any, frame: Frames) -> Float[jax.Array, "h w d"]:
+        """The code of a frame's true heatmaps: the target of the Code Predictor (method section 4)."""
         voxels_PxJx3, present_PxJ = self.targets(frame)
         return self.encode_targets(params, voxels_PxJx3[None], present_PxJ[None])[0]
 
-    def targets(self, frame):
-        """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
+    def targets(self, frame: Frames) -> tuple[Float[jax.Array, "P J 3"], Bool[jax.Array, "P J"]]:
+        """Continuous voxels of a frame's joints, and which of them are targets."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
-    def render(self, voxels_PxJx3, present_PxJ, sigma, subvoxel=None):
-        """A frame's heatmaps `[J, H, W, D]` in the network's type."""
+    def render(
+        self,
+        voxels_PxJx3: Float[Array, "P J 3"],
+        present_PxJ: Bool[Array, "P J"],
+        sigma: float,
+        subvoxel: bool | None = None,
+    ) -> Float[jax.Array, "J H W D"]:
+        """A frame's heatmaps in the network's type; centred as the task says if `subvoxel` is None."""
         subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
         return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
@@ -214,8 +235,9 @@ class VhaTask(Task):
         return by_rows.render(self.network, voxels_BxPxJx3, present_BxPxJ, self.volume.shape, **options)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame; NumPy arrays in."""
-        return [self._score(*_frame(predicted, frames, i)) for i in range(len(frames.present))]
+        """A record for each frame. Arguments are NumPy arrays."""
+        both = predicted, frames._replace(image=None)
+        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
 
     def _score(self, found: Found, frame: Frames) -> Record:
         true = metrics.people_rows(found.true_voxels, found.true_present)
@@ -239,8 +261,8 @@ class VhaTask(Task):
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """Mean scores over frames, localisation errors in cm, recall and error by distance, the code's statistics."""
-        scores = {}
+        """Means over frames of scores and of the code's statistics; errors in cm and recall, in all and by distance."""
+        scores: dict[str, dict[str, Any]] = {}
         for key in records[0].scores:
             matching, noise, threshold = key
             mean = metrics.mean_scores([r.scores[key] for r in records])
@@ -277,7 +299,7 @@ class VhaTask(Task):
 
 
 def band_edges(volume: Volume) -> list[float]:
-    """Metres between the bands of distance that scores are told apart by: those of `metrics` that the volume has."""
+    """Metres that separate the bands of distance: those of `metrics.BAND_EDGES` within the volume."""
     return [e for e in metrics.BAND_EDGES if e < volume.max_distance] + [volume.max_distance]
 
 
@@ -295,7 +317,7 @@ def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: j
 
 
 def _with_noise(code_Bxhxwxd, part_B, key):
-    """Gaussian noise of a part of each frame's standard deviation; no gradient, or a larger code would be its cure."""
+    """Adds Gaussian noise, its deviation a part of each frame's. No gradient: a larger code must not reduce it."""
     deviation = lax.stop_gradient(jnp.std(code_Bxhxwxd.astype(jnp.float32), axis=(1, 2, 3)))
     noise = jax.random.normal(key, code_Bxhxwxd.shape, jnp.float32) * (part_B * deviation)[:, None, None, None]
     return code_Bxhxwxd + noise.astype(code_Bxhxwxd.dtype)
@@ -304,10 +326,6 @@ def _with_noise(code_Bxhxwxd, part_B, key):
 def _code_statistics(code):
     code = code.astype(jnp.float32)
     return {"code_mean": jnp.mean(code), "code_std": jnp.mean(jnp.std(code, axis=(1, 2, 3)))}
-
-
-def _frame(predicted, frames, index):
-    return jax.tree.map(lambda x: x[index], (predicted, frames))
 
 
 def _by(shape: tuple[int, ...]) -> str:

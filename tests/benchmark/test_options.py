@@ -7,7 +7,7 @@ import pytest
 from loco_jax import train
 from loco_jax.benchmark import options
 from loco_jax.data import streams
-from loco_jax.tasks import create
+from loco_jax.experiment import create_task
 
 
 def rows(path) -> list[list[str]]:
@@ -48,7 +48,7 @@ def test_options_are_off_by_default_and_on_makes_sense(name, scale):
     changed = on.copy_and_resolve_references()
     changed.update_from_flattened_dict({name: options.value_of(off, name)})
     assert changed == off
-    create(on)
+    create_task(on)
     train.make_optimizer(on)
     streams.crowd_of(on)
 

@@ -525,21 +525,21 @@ def test_a_telephones_video_is_turned(tmp_path, size):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """The command with the finder of discs, in an empty folder."""
-    from loco_jax.tasks import loco
+    from loco_jax.predict import predictor
 
     sources = []
-    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: sources.append(source) or Discs())
+    monkeypatch.setattr(predictor, "load_predictor", lambda source, min_score: sources.append(source) or Discs())
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: predict.main([*map(str, arguments)]), sources
 
 
 def test_the_least_score_goes_to_the_predictor_if_it_can_be_one(command, tmp_path, capsys, monkeypatch):
-    from loco_jax.tasks import loco
+    from loco_jax.predict import predictor
 
     main, _ = command
     save(tmp_path / "p.png")
     given = []
-    monkeypatch.setattr(loco, "load_predictor", lambda source, min_score: given.append(min_score) or Discs())
+    monkeypatch.setattr(predictor, "load_predictor", lambda source, min_score: given.append(min_score) or Discs())
     assert main("p.png", "--min_score=0.25", "--quiet") == 0 and given == [0.25]
     capsys.readouterr()
     for value in ("1.5", "-0.1", "nan"):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import evaluate, replay, tasks, train
+from loco_jax import evaluate, experiment, replay, train
 from loco_jax.data import streams
 from loco_jax.runs import budget, checkpoints
 from loco_jax.runs import observation as observe
@@ -37,7 +37,7 @@ def toy(monkeypatch):
 
     def use(**arguments):
         monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-        monkeypatch.setattr(tasks, "create", lambda config: Mean(**arguments))
+        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
 
     use()
     return use
