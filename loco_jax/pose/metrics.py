@@ -127,7 +127,7 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray,
 
 
 def bands(
-    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float] = BAND_EDGES
+    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float | int] = BAND_EDGES
 ) -> Bands:
     """One frame's true joints, those found and the sum of their errors, by distance of the true joint from the camera.
 

@@ -112,7 +112,7 @@ def vha_table(summary: Mapping[str, Any]) -> str:
 
 
 def _by_poster(row: Sequence[str]) -> list[str]:
-    return [f"poster: {row[0]}", *row[1:]]
+    return [f"poster, JTA: {row[0]}", *row[1:]]
 
 
 def _too_many(summary: Mapping[str, Any]) -> list[str]:

@@ -163,7 +163,7 @@ def test_rows_have_the_right_numbers():
 def test_the_posters_figures_stand_beside(level):
     rows, _ = read(tables.vha_table({**SUMMARY, "network": f"VHA({level})", "level": level}))
     figures = dict(zip(rows[0], rows[-1]))
-    assert rows[-1][0] == f"poster: VHA({level})"
+    assert rows[-1][0] == f"poster, JTA: VHA({level})"
     assert " / ".join(figures[f"F1 @{t} vx"] for t in (0, 1, 2)) == POSTER[level]
     assert all(figures[f"{m} @{t} vx"] == "" for m in ("PR", "RE") for t in (0, 1, 2))
 

@@ -123,7 +123,7 @@ def test_scores_stand_beside_the_posters(markdown):
     rows = found["Scores: VHA"]
     assert rows[0][:4] == ["run", "network", "PR @0 vx", "RE @0 vx"] and rows[0][-1] == "F1 @2 vx"
     assert rows[1][:2] == ["vha", "PatchVHA(2)"]
-    assert rows[1][3:] == [f"{50 + i:.1f}" for i in range(9)]
+    assert rows[1][2:] == [f"{50 + i:.1f}" for i in range(9)]
     assert rows[-1][:2] == ["poster", "VHA(2)"] and [rows[-1][i] for i in (5, 8, 11)] == ["92.5", "97.0", "97.1"]
     assert found["Scores: VHA, in metres"][1] == ["vha", "61.2", "73.4", "85.6", "12.3"]
     published = found["Scores: LoCO, matched as published (`nearest`)"]
