@@ -191,7 +191,9 @@ def check_weights(task: Task, source: str, field: str) -> None:
     Shapes do not tell: a network fits any volume. What a file does not say is not checked.
     """
     ours = task.vha if isinstance(task, LocoTask) else task
-    config = weights.config_of(source) if isinstance(ours, VhaTask) else None
+    if not isinstance(ours, VhaTask):
+        return
+    config = weights.config_of(source)
     if config is None or config.get("task") not in ("vha", "loco"):
         return
     with stated_by(f"{field}={source}"):

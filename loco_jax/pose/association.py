@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from loco_jax.geometry.arrays import Array
 
 # Metres from the head within which a joint may belong to it, in the order of `skeleton.JOINTS`.
-REACH = np.float32([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3])
+REACH = np.array([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3], np.float32)
 
 
 class People(NamedTuple):

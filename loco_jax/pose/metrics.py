@@ -61,6 +61,7 @@ def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float | int, 
     Raises:
       ValueError: as `match` does.
     """
+    predicted, true = _points(predicted, "predicted"), _points(true, "true")
     tp = len(match(predicted, true, threshold, matching))
     return _scores(tp, fp=len(predicted) - tp, fn=len(true) - tp)
 
@@ -108,11 +109,11 @@ def match(
         raise ValueError(f"threshold={threshold} must be finite and not negative")
     if matching not in _MATCHINGS:
         raise ValueError(f"matching={matching!r} must be one of {', '.join(_MATCHINGS)}")
-    pairs = [np.zeros((0, 2), np.intp)]
+    found = [np.zeros((0, 2), np.intp)]
     for p, t in _same_type(predicted, true):
         rows, columns = _MATCHINGS[matching](cdist(predicted[p, 1:], true[t, 1:]), float(threshold))
-        pairs.append(np.stack([p[rows], t[columns]], axis=-1))
-    pairs = np.concatenate(pairs)
+        found.append(np.stack([p[rows], t[columns]], axis=-1))
+    pairs = np.concatenate(found)
     return pairs[np.argsort(pairs[:, 1])]
 
 
@@ -180,7 +181,7 @@ def peak_rows(values: ArrayLike, scores: ArrayLike) -> Float[np.ndarray, "N 4"]:
 
 def people_rows(values: ArrayLike, present: ArrayLike) -> Float[np.ndarray, "N 4"]:
     """Rows (joint type, three coordinates) of people's joints `values[P, J, 3]` that are `present[P, J]`."""
-    people, types = np.nonzero(present)
+    people, types = np.nonzero(np.asarray(present))
     return np.concatenate([types[:, None], np.asarray(values)[people, types]], axis=1).astype(np.float64)
 
 

@@ -24,7 +24,7 @@ class Points(NamedTuple):
 
     xyz: Float[Array, "*batch J K 3"]
     scores: Float[Array, "*batch J K"]
-    count: Int[Array, "*batch J"] | None
+    count: Int[Array, "*batch J"] | None  # type: ignore[assignment]  # the name is that of a method of tuples
 
 
 def find_points(

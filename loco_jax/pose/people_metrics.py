@@ -152,7 +152,7 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
 
     distance, crowding = everybody.distance, np.minimum(everybody.crowding, len(CROWDING) - 1)
     return {
-        **_measures(everybody, np.full(len(distance), True), int(everybody.predicted.sum())),
+        **_measures(everybody, np.full(len(distance), True), int(np.sum(everybody.predicted))),
         "by_distance": [
             {"metres": [low, high if np.isfinite(high) else None], **part((low <= distance) & (distance < high))}
             for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:])
@@ -249,7 +249,7 @@ def pose_errors(
     """
     hips = list(skeleton.PAIRS["hips"])
     relative = [x - x[:, hips].mean(axis=1, keepdims=True) for x in (predicted, true)]
-    root = np.where(known[:, hips].all(axis=1), _mean_distance(*relative, known), np.nan)
+    root = np.where(known[:, hips].all(axis=1), _mean_distance(relative[0], relative[1], known), np.nan)
     count = known.sum(axis=1)
     weights = known[..., None] / np.maximum(count, 1)[:, None, None]
     p, t = (np.where(known[..., None], x - (x * weights).sum(axis=1, keepdims=True), 0.0) for x in (predicted, true))

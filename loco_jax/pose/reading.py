@@ -16,8 +16,8 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera, project
 from loco_jax.pose.association import People
 
-_TRUNK = np.int32([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]])
-_DOWN = np.float32([0, 0.5, 0])  # metres, from a head to its trunk
+_TRUNK = np.array([skeleton.JOINTS.index("neck"), *skeleton.PAIRS["shoulders"], *skeleton.PAIRS["hips"]], np.int32)
+_DOWN = np.array([0, 0.5, 0], np.float32)  # metres, from a head to its trunk
 
 
 class Pose(NamedTuple):
@@ -48,7 +48,7 @@ def axes(ray: Float[Array, "*batch 3"]) -> Float[jax.Array, "*batch 3 3"]:
     return jnp.stack([x, jnp.cross(z, x), z], axis=-2)
 
 
-def unit(v: Float[Array, "*batch n"]) -> Float[jax.Array, "*batch n"]:
+def unit(v: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """Vectors scaled to length 1. Those shorter than 1e-6 stay shorter than 1."""
     return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
 

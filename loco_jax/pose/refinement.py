@@ -14,7 +14,7 @@ from loco_jax.pose.association import People
 def refine(params: Any, people: People) -> People:
     """People whose holes are filled and whose joints are corrected. Heads, scores and empty places do not change."""
     sure = people.scores > refiner.LEAST_SCORE
-    better = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
+    better: Any = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
     joints = refiner.restore(better, people.joints[..., 0, :])
     return people._replace(joints=jnp.where((people.scores[..., 0] > 0)[..., None, None], joints, people.joints))
 
@@ -54,7 +54,7 @@ def all_joints(
 
 def match(
     people: People, true: Float[Array, "P 14 3"], present: Bool[Array, "P 14"], most: float = 1.0
-) -> tuple[Int[jax.Array, "N"], Bool[jax.Array, "N"]]:
+) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
     """For each found person, the index of the true person that it means, and whether it means any.
 
     It means the nearest of the true people who have all joints, by the mean distance over the joints that were found,

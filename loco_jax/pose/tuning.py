@@ -14,6 +14,8 @@ from loco_jax.pose import metrics, refinement, suppression
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points
 
+_MIN_SCORES = tuple(i / 50 for i in range(36))
+
 
 def best_rules(
     points: Points,
@@ -64,7 +66,7 @@ def best_people_options(
     true: Float[np.ndarray, "F P 14 3"],
     present: Bool[np.ndarray, "F P 14"],
     threshold: float,
-    min_scores: Sequence[float] = tuple(i / 50 for i in range(36)),
+    min_scores: Sequence[float] = _MIN_SCORES,
     overlaps: Sequence[float] = (0.1, 0.15, 0.2, 0.25, 0.3),
 ) -> tuple[suppression.Options, float]:
     """The options of suppression that give the highest F1 of people, and that F1. Of equals the first.

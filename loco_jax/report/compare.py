@@ -1,4 +1,4 @@
-"""Several runs beside each other and beside the poster, as one document: HTML, or Markdown with a picture."""
+"""A document that compares runs with each other and with the poster: HTML, or Markdown with a picture."""
 
 import base64
 import dataclasses
@@ -18,7 +18,7 @@ from loco_jax.runs import observation as observe
 
 SUFFIXES = (".html", ".md")
 _NOTHING = "–"
-_UNTOLD_FIELDS = ("demo",)  # of a config: what is suggested in its place
+_UNTOLD_FIELDS = ("demo",)  # of a config: a command that is suggested in its place
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2em auto; padding: 0 1em; }
 h1, h2 { font-weight: 600; line-height: 1.2; }
@@ -36,7 +36,7 @@ p.note { color: #555; max-width: 75em; }
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading, a table (its first column is text) and what is to be said of it."""
+    """A heading, a table whose first column is text, and a note."""
 
     heading: str
     header: Sequence[str]
@@ -45,7 +45,7 @@ class Section:
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """The tables that there is something to say in."""
+    """The tables that have rows."""
     made = [_facts(runs), *_scores(runs), _validation(runs), _time(runs), _differences(runs)]
     return [section for section in made if section is not None and section.rows]
 
@@ -108,7 +108,7 @@ def _kind(row: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text whose `parts` are code."""
+    """Text as HTML; what is between backticks is code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
@@ -121,19 +121,19 @@ def _png(drawing: Figure) -> bytes:
 def _by_run(
     heading: str, runs: Sequence[Run], facts: dict[str, Callable[[Run], str | None]], note: str = ""
 ) -> Section:
-    """A row a fact, a column a run; facts that no run has are left out."""
+    """A row for each fact, a column for each run. Facts that no run has are left out."""
     rows = [[name, *(fact(run) or "" for run in runs)] for name, fact in facts.items()]
     rows = [[row[0], *(cell or _NOTHING for cell in row[1:])] for row in rows if any(row[1:])]
     return Section(heading, ["", *(run.name for run in runs)], rows, note)
 
 
 def _facts(runs: Sequence[Run]) -> Section:
-    facts = {
+    facts: dict[str, Callable[[Run], str | None]] = {
         "task": lambda run: run.config.get("task"),
         "config": lambda run: run.config.get("name"),
         "data": _data,
         "batch": lambda run: _text(run.config.get("data", {}).get("batch_size")),
-        "parameters": lambda run: run.parameters and f"{run.parameters:,}",
+        "parameters": lambda run: f"{run.parameters:,}" if run.parameters else None,
         "steps": _steps,
         "loss at the end": lambda run: _last(run, "loss", "{:.4g}"),
         "time of training": lambda run: _duration(sum(run.seconds.get(part, 0.0) for part in observe.TRAINING)),
@@ -146,8 +146,8 @@ def _facts(runs: Sequence[Run]) -> Section:
 
 def _data(run: Run) -> str | None:
     source, scale = run.config.get("data", {}).get("source"), run.config.get("scale")
-    if source in (None, "jta"):  # whose data it is, JTA's or a miniature's, is known when it was read
-        return (run.results or {}).get("data")
+    if source in (None, "jta"):  # an evaluation knows whether it is the real JTA
+        return run.results.get("data")
     return f"{source}, {scale} scale"
 
 
@@ -187,10 +187,10 @@ def _memory(run: Run) -> str | None:
 
 
 def _scores(runs: Sequence[Run]) -> list[Section]:
-    """A table or two a task, from `--mode=eval`."""
+    """The tables of each task, from `--mode=eval`."""
     made = []
     for key, make in (("scores", _vha_scores), ("systems", _loco_scores), ("after_cm", _refiner_scores)):
-        some = [run for run in runs if key in (run.results or {})]
+        some = [run for run in runs if key in run.results]
         made += make(some) if some else []
     return made
 
@@ -208,7 +208,7 @@ def _vha_scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _loco_scores(runs: Sequence[Run]) -> list[Section]:
-    """As published, beside the poster; and with the project's own matching."""
+    """Scores with the published matching and the poster's; with the best matching; and of people."""
     rows = _of_results(runs, tables.loco_rows)
     posters = [["poster", *row] for row in tables.loco_poster_rows()]
     run, system, _, *columns = ["run", *tables.LOCO_HEADER]
@@ -239,7 +239,7 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[str]]]) -> list[list[str]]:
-    """Rows of each run's results, its name before them."""
+    """Rows of each run's results, after its name."""
     rows = []
     for run in runs:
         try:
@@ -264,7 +264,7 @@ def _percent_of(runs: Sequence[Run]) -> str:
 
 
 def _tested(runs: Sequence[Run]) -> str:
-    """What the scores are of."""
+    """A sentence about the frames and the weights of the scores."""
     of = [
         f"{run.name}: {run.results.get('frames', '?')} frames of {run.results.get('data') or 'unnamed data'}, "
         + (f"step {run.results['step']:,}" if "step" in run.results else f"weights {run.results.get('weights', '?')}")
@@ -315,7 +315,7 @@ def _mean_wait(run: Run) -> str | None:
 
 
 def _differences(runs: Sequence[Run]) -> Section | None:
-    """Fields in which configs differ."""
+    """The fields in which configs differ."""
     runs = [run for run in runs if run.config]
     if len(runs) < 2:
         return None

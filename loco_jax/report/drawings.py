@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -35,6 +36,11 @@ MARKERS = "osD^vPX"
 
 WIDTH = 16.0  # inches, at 100 dots an inch
 _ROW, _COLUMN, _BIN = range(3)
+
+
+def new_figure(height: float, w_pad: float) -> Figure:
+    """An empty figure 1600 pixels wide at 100 dots an inch; arguments in inches."""
+    return Figure(figsize=(WIDTH, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=w_pad, h_pad=0.1))
 
 
 def picture(task: Task, predicted: Any, frames: Frames, index: int, title: str) -> Figure:
@@ -77,9 +83,6 @@ def projections(
       title: a line above it all.
       threshold: the greatest distance of a pair in voxels.
 
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
-
     Raises:
       ValueError: for a code that is not `[h, w, d]`, or points or a threshold that `metrics.match` would not take.
     """
@@ -90,8 +93,7 @@ def projections(
     rows, columns, _ = volume.shape
     # Half the figure for the columns, half for the bins, and every row as high as a column is wide.
     picture_height = float(np.clip(0.42 * WIDTH * rows / columns, 2.5, 7.0))
-    figure = Figure(figsize=(WIDTH, picture_height + 5.6), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = new_figure(picture_height + 5.6, w_pad=0.1)
     grid = figure.add_gridspec(2, 2, height_ratios=(picture_height, 4.0))
     _draw_view(figure.add_subplot(grid[0, 0]), volume, peaks, "Picture plane", x=_COLUMN, y=_ROW)
     _draw_view(figure.add_subplot(grid[0, 1]), volume, peaks, "Side view", x=_BIN, y=_ROW)
@@ -111,9 +113,6 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
       records: one dictionary a log step, with "step" and any other names. Values that are not finite numbers, and
         losses that are not positive, are left out.
 
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
-
     Raises:
       ValueError: for a record without "step".
     """
@@ -121,8 +120,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError('a record has no "step"')
     losses = _series(records, "loss", smallest=np.finfo(float).tiny)
     f1s = _series(records, "f1", smallest=0.0)
-    figure = Figure(figsize=(WIDTH, 6.0), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+    figure = new_figure(6.0, w_pad=0.15)
     left, right = figure.subplots(1, 2, sharex=True)
     _draw_series(left, losses, "Loss")
     if losses:
@@ -149,9 +147,6 @@ def people(
       found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them are known `[N, 14]`.
       true: the same of the true people.
       title: a line above it all.
-
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
     """
     image = np.asarray(image)
     height, width = image.shape[:2]
@@ -161,9 +156,8 @@ def people(
     persons = []
     for number, (joints, known) in enumerate(zip(*map(np.asarray, found)), start=1):
         uv = np.asarray(project(camera, joints))
-        hole = ~known[:, None]
-        holes = (np.where(hole, np.nan, x) for x in (joints, uv))
-        persons.append(overlays.Person(number, 1.0, *holes, known.astype(float)))
+        with_holes = [np.where(known[:, None], x, np.nan) for x in (joints, uv)]
+        persons.append(overlays.Person(number, 1.0, with_holes[0], with_holes[1], known.astype(float)))
         _draw_from_above(right, joints, known, {"color": overlays.colour(number), "linewidth": 2.0})
         _mark_from_above(right, joints, known, {"color": overlays.colour(number), "marker": "o", "markersize": 7})
     left.imshow(overlays.draw(image, persons), extent=(0, width, height, 0))
@@ -256,7 +250,7 @@ class _Peaks:
 
     def legend(self) -> tuple[list, list[str]]:
         """Handles and labels, with the counts."""
-        handles = [tuple(Line2D([], [], **look) for look in (self._ring(), self._dot()))]
+        handles: list[Any] = [tuple(Line2D([], [], **look) for look in (self._ring(), self._dot()))]
         handles += [Line2D([], [], **look) for look in (self._diamond(), self._cross())]
         near = f"within {self._threshold:g} voxel{'s' * (self._threshold != 1)}"
         return handles, [
@@ -315,7 +309,7 @@ def _limits(voxels: int) -> tuple[float, float]:
 def _draw_code(figure: Figure, cell, code: np.ndarray):
     """Maxima of the code along each axis, arranged like the three views, with one scale of colours."""
     h, w, d = code.shape
-    views = (
+    views: tuple[tuple[Any, ...], ...] = (
         ("code from the front", code.max(2), "w", "h", "upper"),
         ("code from the side", code.max(1), "d", "h", "upper"),
         ("code from above", code.max(0).T, "w", "d", "lower"),
@@ -349,8 +343,8 @@ def _series(records: Sequence[Mapping[str, Any]], word: str, smallest: float) ->
     names = dict.fromkeys(name for record in records for name in record if word in name.lower())
     series = {}
     for name in names:
-        points = [(record["step"], record[name]) for record in records if isinstance(record.get(name), Real)]
-        points = np.asarray(sorted(points), float).reshape(-1, 2)
+        logged = [(record["step"], record[name]) for record in records if isinstance(record.get(name), Real)]
+        points = np.asarray(sorted(logged), float).reshape(-1, 2)
         points = points[np.isfinite(points[:, 1]) & (points[:, 1] >= smallest)]
         if len(points):
             series[name] = points
@@ -368,10 +362,10 @@ def _draw_series(axes: Axes, series: Mapping[str, np.ndarray], label: str):
         axes.text(0.5, 0.5, f"no {label} logged", ha="center", va="center", transform=axes.transAxes, color="0.4")
         return
     for i, (name, points) in enumerate(series.items()):
-        look = {"color": CYCLE[i % len(CYCLE)], "linestyle": DASHES[i % len(DASHES)]}
-        marker = {"marker": MARKERS[i % len(MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
-        if len(points) > 100:  # noisy: the running mean tells the course
+        look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linestyle": DASHES[i % len(DASHES)]}
+        look |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
+        if len(points) > 100:  # noisy: the running mean shows the trend
             axes.plot(*points.T, color=look["color"], alpha=0.25, linewidth=0.8)
             points = smooth(points, len(points) // 25)
-        axes.plot(*points.T, label=name, linewidth=1.8, **look, **marker)
+        axes.plot(*points.T, label=name, linewidth=1.8, **look)
     axes.legend(loc="best", fontsize=11, ncols=1 + len(series) // 6, handlelength=3.5)

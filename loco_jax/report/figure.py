@@ -52,9 +52,8 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     people = {title: names for title, names in people.items() if names}
     bars = max(2.6, 1.3 + 0.75 * len(runs))
     heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars), *[_SMALL_ROW] * small_rows]
-    figure = Figure(figsize=(drawings.WIDTH, sum(heights) + 0.6), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    rows = list(figure.subfigures(len(heights), 1, height_ratios=heights))
+    figure = drawings.new_figure(sum(heights) + 0.6, w_pad=0.12)
+    rows = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     top = list(np.atleast_1d(rows[0].subplots(1, 3 if f1 and losses else 2)))
     _draw_curves(top[0], runs, ["loss"], "Loss in training")
     if f1 or not losses:
@@ -158,12 +157,12 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _draw_one(axes: Axes, points: np.ndarray, colour: str, number: int | None) -> None:
-    look = {"color": colour, "linewidth": 1.8}
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.8}
     if number is not None:
         look |= _look(number) | {"markevery": max(1, len(points) // 12)}
     elif len(points) == 1:
         look |= {"marker": "o", "markersize": 6}
-    if len(points) > 60:  # noisy: the running mean tells the course
+    if len(points) > 60:  # noisy: the running mean shows the trend
         axes.plot(*points.T, color=colour, alpha=0.22, linewidth=0.8)
         points = drawings.smooth(points, len(points) // 25)
     axes.plot(*points.T, **look)
@@ -200,7 +199,7 @@ def _draw_steps(axes: Axes, run: Run, colour: str) -> None:
     steps, seconds = run.step_seconds()
     axes.stackplot(steps, [1000 * s for s in seconds.values()], colors=[_PART_COLOURS[part] for part in seconds])
     # A few slow steps must not make all the others look flat.
-    total = 1000 * sum(seconds.values())
+    total = 1000 * np.sum(list(seconds.values()), axis=0)
     top = min(1.05 * total.max(), 3 * np.median(total))
     axes.set_ylim(0, top)
     if total.max() > top:
@@ -219,7 +218,7 @@ def _say_missing(axes: Axes) -> None:
 
 def _legend_below(axes: Axes, handles: list, labels: list[str], columns: int, handlelength: float) -> None:
     """A legend below the axes, where it hides no curve."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
     axes.legend(handles, labels, fontsize=10, frameon=False, handlelength=handlelength, columnspacing=1.4, **place)
 
 

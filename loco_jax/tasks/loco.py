@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,14 +47,14 @@ class Found(NamedTuple):
       side_joints: `[B, 4]` how many joints of each pair `own_side` looks at.
     """
 
-    code_error: jax.Array
-    overflow: jax.Array
-    systems: dict[str, tuple[jax.Array, jax.Array, jax.Array]]
-    people: dict[str, tuple[jax.Array, jax.Array]]
-    true_present: jax.Array
-    touching: jax.Array
-    own_side: dict[str, jax.Array]
-    side_joints: jax.Array
+    code_error: Array
+    overflow: Array
+    systems: dict[str, tuple[Array, Array, Array]]
+    people: dict[str, tuple[Array, Array]]
+    true_present: Array
+    touching: Array
+    own_side: dict[str, Array]
+    side_joints: Array
 
 
 class Record(NamedTuple):
@@ -75,8 +74,8 @@ class Record(NamedTuple):
     code_error: float
     overflow: bool
     targets: tuple[int, int]
-    own_side: dict[str, np.ndarray]
-    side_joints: np.ndarray
+    own_side: dict[str, Array]
+    side_joints: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class LocoTask(Task):
     """
 
     vha: VhaTask
-    network: nn.Module
+    network: Any
     code_weight: float
     heatmap_weight: float
     vha_weights: str
@@ -160,8 +159,9 @@ class LocoTask(Task):
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
         """The code's mean squared error (method section 4), and the errors of the heatmaps that it stands for."""
+        assert frames.image is not None
         code, features = self.look(params, frames.image, frames.camera)
-        taught = {}
+        taught: dict[str, jax.Array] = {}
         if features is not None:
             volume = self.vha.volume
             taught = teaching.losses(self.network, pretrained.join_variables(params), features, frames, volume, key)
@@ -170,12 +170,12 @@ class LocoTask(Task):
         errors = {"code_error": jnp.mean(jnp.square(code - lax.stop_gradient(target).astype(jnp.float32)))}
         loss = self.code_weight * errors["code_error"] + self.teaching_weight * sum(taught.values())
         if self.heatmap_weight:
-            features = self.vha.network.apply(params["vha"], code, method="decode_features")
+            decoded = self.vha.network.apply(params["vha"], code, method="decode_features")
             targets = voxels_BxPxJx3, present_BxPxJ
-            errors["heatmap_error"] = self.vha.entropy_of_features(params["vha"], features, *targets)
+            errors["heatmap_error"] = self.vha.entropy_of_features(params["vha"], decoded, *targets)
             loss = loss + self.heatmap_weight * errors["heatmap_error"]
             if self.side_weight:
-                errors["side_error"] = sides.error(self.vha.network, params["vha"], self.vha.volume, features, *targets)
+                errors["side_error"] = sides.error(self.vha.network, params["vha"], self.vha.volume, decoded, *targets)
                 loss = loss + self.side_weight * errors["side_error"]
         return loss, errors | taught
 
@@ -209,9 +209,13 @@ class LocoTask(Task):
         numbers = self.network.apply(pretrained.join_variables(params), features, places[None], method="read_poses")[0]
         return reading.settle(found, reading.unpack(numbers).offsets)
 
-    def points_of_code(self, params: Any, code: Float[Array, "h w d"], camera: Camera, subvoxel: bool) -> Points:
+    def points_of_code(self, params: Any, code: Float[jax.Array, "h w d"], camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of a code."""
-        options = {"max_peaks": self.vha.max_peaks, "subvoxel": subvoxel, "volume_dtype": self.vha.volume_dtype}
+        options: dict[str, Any] = {
+            "max_peaks": self.vha.max_peaks,
+            "subvoxel": subvoxel,
+            "volume_dtype": self.vha.volume_dtype,
+        }
         found = fast_vha.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
         return people.in_metres(found, camera, self.vha.volume)
 
@@ -278,7 +282,7 @@ class LocoTask(Task):
         true = metrics.people_rows(seen.joints, seen.known)
         scores, errors, counts = {}, {}, {}
         for system, cloud in found.systems.items():
-            rows = metrics.cloud_rows(*cloud)
+            rows = metrics.cloud_rows(*map(np.asarray, cloud))
             for matching in MATCHINGS:
                 for threshold in METRES:
                     score = metrics.joint_scores(rows, true, threshold, matching)
@@ -288,8 +292,8 @@ class LocoTask(Task):
             errors[system] = (len(distances), float(distances.sum()))
             counts[system] = people_metrics.measure(seen, *found.people[system], frame.camera, rows, pairs)
         targets = int(found.true_present.sum()), int(found.touching.sum())
-        own_side = found.own_side, found.side_joints
-        return Record(scores, errors, counts, float(found.code_error), bool(found.overflow), targets, *own_side)
+        error, overflow = float(found.code_error), bool(found.overflow)
+        return Record(scores, errors, counts, error, overflow, targets, found.own_side, found.side_joints)
 
     def rank(self, record: Record) -> float:
         refined = f"{self.name}+"
@@ -376,7 +380,7 @@ def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
     return present_PxJ & ((apart_PxPxJ <= 1) & others_PxPx1 & present_PxJ[None]).any(axis=1)
 
 
-def _as_rows(points: Points) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _as_rows(points: Points) -> tuple[Array, Array, Array]:
     num_joints, num_peaks = points.scores.shape
     types = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[:, None], (num_joints, num_peaks))
     return points.xyz.reshape(-1, 3), types.reshape(-1), points.scores.reshape(-1) > 0

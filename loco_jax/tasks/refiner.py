@@ -108,9 +108,9 @@ class RefinerTask(Task):
         # Some people miss many joints, others none; and some are found less precisely than others.
         amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1), jnp.float32)
         u = jax.random.uniform(keys[1], shape, jnp.float32) / jnp.maximum(amount, 1e-3)
-        gone, changed = ((u < edge) & ~heads for edge in np.float32(np.cumsum([self.missing, self.swapped])))
+        gone, changed = ((u < edge) & ~heads for edge in np.cumsum([self.missing, self.swapped]).astype(np.float32))
         move = jax.random.uniform(keys[5], shape, jnp.float32) < self.moved
-        kind = jnp.select([gone, changed, move], np.int32([3, 2, 1]), 0)
+        kind = jnp.select([gone, changed, move], [np.int32(k) for k in (3, 2, 1)], 0)
         # Association reaches 1.5 m here, so joints of the next person are taken only if it stands close.
         other = jnp.roll(joints, 1, axis=1)
         close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
@@ -211,9 +211,9 @@ class RefinerTask(Task):
         return {**after, "clean_loss": summary["clean_cm"] / 100}
 
 
-def _error(params: Any, joints: jax.Array, known: jax.Array, true: jax.Array, there: jax.Array) -> jax.Array:
+def _error(params: Any, joints: Array, known: Array, true: jax.Array, there: jax.Array) -> jax.Array:
     """Mean squared error of the normalised offsets from the found head, over the people who are `there[...]`."""
-    found = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
+    found: Any = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
     true = refiner.normalise(true.at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
     count = jnp.maximum(there.sum(dtype=jnp.int32), 1)
     return jnp.sum(jnp.square(found - true) * there[..., None]) / (39 * count)

@@ -4,6 +4,8 @@ Both look at pairs of joints, such as the shoulders, that are at least `APART` v
 share a Gaussian.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,19 +13,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.ops.cpu import fast_vha
 
 APART = 1.5  # voxels
 # The right and the left joints of the six pairs: shoulders, elbows, wrists, hips, knees, ankles.
 RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
-MEASURED = np.int32(list(skeleton.PAIRS.values())).T  # `[2, 4]` right and left joints of the pairs that are scored
+MEASURED = np.array(
+    list(skeleton.PAIRS.values()), np.int32
+).T  # `[2, 4]` right and left joints of the pairs that are scored
 
 
 def far_apart(
-    voxels: Float[Array, "P J 3"], present: Bool[Array, "P J"], pairs: Int32[np.ndarray, "2 S"]
-) -> Bool[Array, "P S"]:
+    voxels: Float[jax.Array, "P J 3"], present: Bool[jax.Array, "P J"], pairs: Int32[np.ndarray, "2 S"]
+) -> Bool[jax.Array, "P S"]:
     """Whether both joints of a pair are present and at least `APART` voxels apart in the picture."""
     right, left = pairs
     away_PxS = jnp.linalg.norm(voxels[:, right, :2] - voxels[:, left, :2], axis=-1)
@@ -31,20 +34,20 @@ def far_apart(
 
 
 def error(
-    network: nn.Module,
-    params: dict,
+    network: Any,
+    params: Any,
     volume: Volume,
-    features: Float[Array, "B d h w C"],
-    voxels: Float[Array, "B P J 3"],
-    present: Bool[Array, "B P J"],
-) -> Float[Array, ""]:
+    features: Float[jax.Array, "B d h w C"],
+    voxels: Float[jax.Array, "B P J 3"],
+    present: Bool[jax.Array, "B P J"],
+) -> Float[jax.Array, ""]:
     """How badly the heatmaps of a PatchVHA's `features` tell right from left.
 
     The mean of softplus(-d) over four differences d of logits for each of the six pairs. At a joint's place its own
     heatmap is to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own place than
     at the other's. Where nothing tells the sides apart it is log 2.
     """
-    sides_2x6 = np.int32([RIGHT, LEFT])
+    sides_2x6 = np.array([RIGHT, LEFT], np.int32)
     joints_2x2xPx6 = np.broadcast_to(sides_2x6[:, None, None], (2, 2, voxels.shape[1], 6))
 
     def of_frame(features, voxels_PxJx3, present_PxJ):
@@ -65,13 +68,13 @@ def error(
 
 
 def own_side(
-    network: nn.Module,
-    params: dict,
+    network: Any,
+    params: Any,
     volume: Volume,
-    code: Float[Array, "h w d"],
-    voxels: Float[Array, "P J 3"],
-    present: Bool[Array, "P J"],
-) -> Float[Array, "4"]:
+    code: Float[jax.Array, "h w d"],
+    voxels: Float[jax.Array, "P J 3"],
+    present: Bool[jax.Array, "P J"],
+) -> Float[jax.Array, "4"]:
     """For how many joints of each pair a code's heatmap is higher at their own voxel than at the other joint's.
 
     Equal heights count half.

@@ -5,10 +5,11 @@ many people in the same time. It teaches the network to tell left from right, se
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,9 +72,9 @@ class TrunkTask(Task):
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
         """The sum of `teaching.losses`."""
-        features = self.network.apply(params, frames.image, frames.camera, method="features")
+        features: Any = self.network.apply(params, frames.image, frames.camera, method="features")
         found = teaching.losses(self.network, params, features, frames, self.volume, key)
-        return sum(found.values()), found
+        return functools.reduce(operator.add, found.values()), found
 
     def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
         """Reads a pose in the middle of every person."""
@@ -82,8 +83,8 @@ class TrunkTask(Task):
         there = teaching.readable(frames, self.volume)
         camera = jax.tree.map(lambda f: f[:, None], frames.camera)
         places = jnp.where(there[..., None], teaching.places(frames.joints, camera), 0)
-        numbers = self.network.apply(params, features, places, method="read_poses")
-        view = self.network.apply(params, features, method="read_view")
+        numbers: Any = self.network.apply(params, features, places, method="read_poses")
+        view: Any = self.network.apply(params, features, method="read_view")
         return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
     def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
@@ -140,7 +141,7 @@ class TrunkTask(Task):
         return {name: value for name, value in numbers.items() if isinstance(value, float)}
 
 
-def init(network: nn.Module, volume: Volume, key: PRNGKeyArray) -> Any:
+def init(network: Any, volume: Volume, key: PRNGKeyArray) -> Any:
     """New parameters of a code predictor. Their shapes do not depend on the picture's size."""
     image = jnp.zeros((1, *volume.image_size, 3), jnp.uint8)
     camera = Camera(*(jnp.ones(1, jnp.float32) for _ in Camera._fields))

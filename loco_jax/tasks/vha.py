@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +78,7 @@ class VhaTask(Task):
     """
 
     volume: Volume
-    network: nn.Module
+    network: Any
     sigmas: tuple[float, ...]
     subvoxel: bool
     positive_weight: float
@@ -88,7 +87,7 @@ class VhaTask(Task):
     volume_dtype: jnp.dtype | None = None
 
     @property
-    def stages(self) -> int:
+    def stages(self) -> int:  # type: ignore[override]
         return len(self.sigmas)
 
     @property
@@ -131,10 +130,14 @@ class VhaTask(Task):
         return jnp.mean(error), _code_statistics(code)
 
     def encode_targets(
-        self, params: Any, voxels_BxPxJx3: Float[Array, "B P J 3"], present_BxPxJ: Bool[Array, "B P J"], stage: int = -1
+        self,
+        params: Any,
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
+        stage: int = -1,
     ) -> Float[jax.Array, "B h w d"]:
         """Codes of the true heatmaps of a batch's `targets`."""
-        options = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
+        options: dict[str, Any] = {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
         if by_rows.count() > 1:
             return by_rows.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **options)
         encode = functools.partial(fast_encode.encode_joints, self.network, **options)
@@ -143,9 +146,9 @@ class VhaTask(Task):
     def entropy(
         self,
         params: Any,
-        code: Float[Array, "B h w d"],
-        voxels_BxPxJx3: Float[Array, "B P J 3"],
-        present_BxPxJ: Bool[Array, "B P J"],
+        code: Float[jax.Array, "B h w d"],
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, ""]:
         """Cross-entropy of the heatmaps that a PatchVHA makes of codes with the true ones, a true joint."""
@@ -155,13 +158,13 @@ class VhaTask(Task):
     def entropy_of_features(
         self,
         params: Any,
-        x: Float[Array, "B d h w C"],
-        voxels_BxPxJx3: Float[Array, "B P J 3"],
-        present_BxPxJ: Bool[Array, "B P J"],
+        x: Float[jax.Array, "B d h w C"],
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, ""]:
         """The same of the features `x` that `PatchVHA.decode_features` makes of codes."""
-        options = {
+        options: dict[str, Any] = {
             "shape": self.volume.shape,
             "sigma": self.sigmas[stage],
             "subvoxel": self.subvoxel,
@@ -218,8 +221,8 @@ class VhaTask(Task):
 
     def render(
         self,
-        voxels_PxJx3: Float[Array, "P J 3"],
-        present_PxJ: Bool[Array, "P J"],
+        voxels_PxJx3: Float[jax.Array, "P J 3"],
+        present_PxJ: Bool[jax.Array, "P J"],
         sigma: float,
         subvoxel: bool | None = None,
     ) -> Float[jax.Array, "J H W D"]:
@@ -253,9 +256,9 @@ class VhaTask(Task):
         points = metrics.peak_rows(found.points, found.peaks.scores[0])
         true_points = metrics.people_rows(frame.joints, found.true_present)
         for matching in ("hungarian", "nearest"):
-            for threshold in METRES:
-                score = metrics.joint_scores(points, true_points, threshold, matching)
-                scores[matching, NOISES[0], f"{threshold} m"] = score
+            for metres in METRES:
+                score = metrics.joint_scores(points, true_points, metres, matching)
+                scores[matching, NOISES[0], f"{metres} m"] = score
         bands = metrics.bands(points, true_points, pairs, band_edges(self.volume))
         overflow = bool((found.peaks.count[0] > found.peaks.scores.shape[-1]).any())
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)

@@ -70,27 +70,27 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
-    path = epath.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.part"
+    file = epath.Path(path).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.parent / f".{file.name}.part"
     try:
         part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
-        part.replace(path)
+        part.replace(file)
     finally:
         part.unlink(missing_ok=True)
 
 
 def check_output(path: os.PathLike | str) -> None:
     """Raises WeightsError if `save` cannot write there. Makes the folder. To be called before long work."""
-    path = epath.Path(path).expanduser()
+    file = epath.Path(path).expanduser()
     try:
-        if path.is_dir():
+        if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if "://" not in os.fspath(path):
-            disk.check_writable(path.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in os.fspath(file):
+            disk.check_writable(file.parent)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+        raise WeightsError(f"{file}: cannot be written ({error.strerror}); name another file") from error
 
 
 def portable(config: ConfigDict) -> dict[str, Any]:
@@ -109,29 +109,31 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises WeightsError if there is no such file, or if `save` did not write it.
     """
-    path = epath.Path(path).expanduser()
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise WeightsError(f"{path}: is not a file of weights")
+    where = epath.Path(path).expanduser()
+    if os.path.exists(where) and not os.path.isfile(where):  # a pipe would be waited for
+        raise WeightsError(f"{where}: is not a file of weights")
     try:
-        with _on_disk(path) as local, safetensors.safe_open(local, framework="numpy") as file:
+        with _on_disk(where) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
             tensors = {names.tensor_now(name): _cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file of weights") from error
+        raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-        if path.suffix in (".pth", ".pt", ".tar"):
+        if where.suffix in (".pth", ".pt", ".tar"):
             raise WeightsError(
-                f"{path}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {path.name} "
+                f"{where}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {where.name} "
                 "--kind=… --output=FILE.safetensors"
             ) from error
-        raise WeightsError(f"{path}: cannot be read as weights ({brief(error)}); get or make the file again") from error
+        raise WeightsError(
+            f"{where}: cannot be read as weights ({brief(error)}); get or make the file again"
+        ) from error
     if not isinstance(about, dict):
         raise WeightsError(
-            f"{path}: a safetensors file, but not of this project's; PyTorch's files are converted by "
+            f"{where}: a safetensors file, but not of this project's; PyTorch's files are converted by "
             "python -m loco_jax.torch_weights"
         )
-    _check_names(path, tensors)
+    _check_names(where, tensors)
     return traverse_util.unflatten_dict(tensors, sep="/"), about
 
 

@@ -36,5 +36,6 @@ def _section(content: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
     """The section of a config that a field is in, or an empty one; and the field's own name."""
     *above, last = field.split(".")
     for name in above:
-        content = content.get(name) if isinstance(content.get(name), dict) else {}
+        section = content.get(name)
+        content = section if isinstance(section, dict) else {}
     return content, last

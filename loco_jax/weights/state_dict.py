@@ -1,5 +1,6 @@
 """Tensors of PyTorch's files, by layer. Files come from anybody: nothing in them may run, or fill the memory."""
 
+import itertools
 import os
 import re
 import warnings
@@ -101,8 +102,8 @@ def _reason(error: Exception) -> str:
             f"is damaged, or holds more than tensors ({culprit[1]}), which could run code and is not loaded; where it "
             "comes from, write the state dict alone: torch.save(model.state_dict(), path)"
         )
-    detail = re.search(r"WeightsUnpickler error:\s*(.+)", text)
-    detail = detail[1] if detail else text.strip().split("\n")[0].split(". ")[0]
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    detail = found[1] if found else text.strip().split("\n")[0].split(". ")[0]
     return f"is damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
 
 
@@ -136,7 +137,8 @@ def _is_state_dict(value: Any, tensor: type) -> bool:
 
 def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
     torch = _import_torch()
-    layers, bad, numbers = {}, [], 0
+    layers: Tensors = {}
+    bad, numbers = [], 0
     if len(state) > _MOST_TENSORS:
         raise WeightsError(f"{path}: holds {len(state):,} tensors; no network here has so many")
     for name, tensor in state.items():

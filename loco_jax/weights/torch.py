@@ -9,6 +9,7 @@ published ones are assumed.
 
 import difflib
 import itertools
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,7 +221,7 @@ def _best_plan(path: os.PathLike | str, layers: Tensors, kind: str) -> tuple[dic
             published = _PUBLISHED_BINS // 2**level == depth
             bins = _PUBLISHED_BINS if published else depth * 2**level
             head = _match(rest, _head_parts(level, depth))
-            plans.append(({"level": level, "depth_bins": bins}, Plan(*(a + b for a, b in zip(trunk, head)))))
+            plans.append(({"level": level, "depth_bins": bins}, Plan(*map(operator.add, trunk, head))))
     if not plans:
         raise WeightsError(f"{path}: no network has convolutions of at most {bins} channels; this is no {kind}")
     return min(plans, key=lambda p: len(p[1].missing) + len(p[1].unexpected) + len(p[1].different))
@@ -236,8 +237,8 @@ def _match(layers: Tensors, parts: list[list[Layer]]) -> Plan:
     if named.fits:
         return named
     have = [{leaf: t.shape for leaf, t in tensors.items()} for tensors in layers.values()]
-    for order in itertools.permutations(parts):
-        order = list(itertools.chain(*order))
+    for ordered in itertools.permutations(parts):
+        order = list(itertools.chain(*ordered))
         if have == [layer.shapes for layer in order]:
             return Plan(list(zip(order, layers.values())), [], [], [])
     return named if 2 * len(named.matched) >= len(wanted) else _align(layers, wanted)
@@ -300,7 +301,7 @@ def _split_trunk(layers: Tensors, wanted: Sequence[Layer]) -> tuple[Plan, Tensor
 def _prefix(layers: Iterable[str], wanted: Sequence[Layer]) -> str:
     """The prefix of most of the wanted names, such as "module."."""
     ends = {layer.name for layer in wanted}
-    found = Counter()
+    found: Counter[str] = Counter()
     for name in layers:
         steps = name.split(".")
         for i in range(len(steps)):
