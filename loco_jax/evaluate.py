@@ -11,11 +11,10 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import experiment, tasks
+from loco_jax import experiment, report, tasks
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.ops import distributed
-from loco_jax.report import tables
 from loco_jax.runs import checkpoints
 from loco_jax.tasks import Task
 from loco_jax.weights import files as weights
@@ -114,8 +113,6 @@ class Evaluator:
         """Pictures of some frames. They are made and looked at once more: to keep all frames takes too much memory."""
         if not wanted:
             return
-        from loco_jax.report import drawings  # matplotlib, which training does without until here
-
         drawn, last = [], max(frame for frame, _ in wanted.values())
         for number, (frames, real) in enumerate(self._batches(num_frames)):
             first = number * self._batch_size
@@ -128,7 +125,7 @@ class Evaluator:
             for name, (frame, title) in wanted.items():
                 if frame in mine:
                     png = io.BytesIO()
-                    drawings.picture(self._task, predicted, frames, mine[frame], title).savefig(png, format="png")
+                    report.picture(self._task, predicted, frames, mine[frame], title).savefig(png, format="png")
                     drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
@@ -191,7 +188,7 @@ def evaluate(
     device = jax.local_devices()[0]
     if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
-    table = tables.table_of(config.task, summary)
+    table = report.table_of(config.task, summary)
     write_results(out, summary, table)
     say(table)
     say(f"Table, results.json and pictures: {out}")

@@ -18,16 +18,11 @@ from loco_jax import cli
 
 
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
-    """Writes the newest checkpoint of a run of any task as a file of weights, with the refiner of a LoCO.
+    """Writes the newest checkpoint of a run of any task as a file of weights, see `weights.save`.
 
-    Args:
-      workdir: the run's folder.
-      path: the file to write.
-      dtype: see `weights.save`.
-      tune: of a LoCO, choose the rules of its config on this number of validation frames, see `tuned`; 0 for not.
-      refiner: of a LoCO, takes the place of the run's `config.refiner`.
-
-    Raises WeightsError or CheckpointError if the run cannot be read, ValueError for what only a LoCO has.
+    For a LoCO, `tune` is the number of validation frames on which its rules are chosen, see `tuned`, and `refiner`
+    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read,
+    ValueError for what only a LoCO has.
     """
     from loco_jax import experiment, tasks
     from loco_jax.weights import files as weights
@@ -49,16 +44,10 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
 
 
 def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
-    """Writes parts that were trained apart, as the authors' were, as one file of weights.
+    """Writes parts that were trained apart, as the authors' were, as one file of weights of a LoCO.
 
-    Args:
-      config: of the LoCO that they make; its `vha` and `refiner` say where those come from.
-      code_predictor: a file of weights of that kind, see `torch_weights`.
-      path: the file to write.
-      dtype: see `weights.save`.
-      tune: see `export`.
-
-    Raises WeightsError if a part is missing or of another network.
+    `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
+    `export` for the others. Raises WeightsError if a part is missing or of another network.
     """
     import jax
 

@@ -14,12 +14,12 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import experiment, train
+from loco_jax import experiment, report, train
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
-from loco_jax.report import drawings, tables
+from loco_jax.report import tables
 from loco_jax.runs import budget as budgets
 from loco_jax.runs import checkpoints
 from loco_jax.runs import observation as observe
@@ -195,7 +195,7 @@ def _draw(
     predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
     for index in range(min(config.pictures, len(frames.present))):
         try:
-            figure = drawings.picture(task, predicted, frames, index, f"step {number}, frame {index}")
+            figure = report.picture(task, predicted, frames, index, f"step {number}, frame {index}")
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # where the batch is not finite
             say(f"Frame {index} cannot be drawn: {error}")
             continue

@@ -27,7 +27,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
-from loco_jax import evaluate, experiment, tasks, train
+from loco_jax import evaluate, experiment, report, tasks, train
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.configs import vha as vha_config
@@ -37,7 +37,6 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA
 from loco_jax.ops import distributed
-from loco_jax.report import drawings, tables
 from loco_jax.runs import checkpoints
 from loco_jax.runs import observation as observe
 from tests.data.test_jta import write_jta
@@ -84,10 +83,10 @@ class Mean(tasks.Task):
         return Figure()
 
 
-def report_toys(draw=drawings.picture, tell=tables.table_of):
+def report_toys(draw=report.picture, tell=report.table_of):
     """Toys have a table of their own, and draw themselves."""
-    drawings.picture = lambda task, *rest: task.picture(*rest) if isinstance(task, Mean) else draw(task, *rest)
-    tables.table_of = lambda kind, summary: (
+    report.picture = lambda task, *rest: task.picture(*rest) if isinstance(task, Mean) else draw(task, *rest)
+    report.table_of = lambda kind, summary: (
         f"| {len(summary['marks'])} |" if "marks" in summary else tell(kind, summary)
     )
 

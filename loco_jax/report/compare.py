@@ -299,8 +299,7 @@ def _time(runs: Sequence[Run]) -> Section:
         return of
 
     def step(run: Run) -> str | None:
-        seconds = sum(run.step_seconds()[1].values())
-        return figure.duration(float(np.median(seconds))) if np.size(seconds) else None
+        return _duration(float(np.median(run.step_seconds))) if len(run.step_seconds) else None
 
     facts = {part: fact(part) for part in observe.PARTS}
     facts |= {"a step, median": step, "input_wait, mean": _mean_wait}

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,16 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera, project
 from loco_jax.geometry.volume import Volume
 from loco_jax.media import overlays
 from loco_jax.pose import metrics
-from loco_jax.tasks import Task, refiner
-from loco_jax.tasks.loco import LocoTask
-from loco_jax.tasks.trunk import TrunkTask
-from loco_jax.tasks.vha import VhaTask
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
 _BLUE, _VERMILLION, _BLACK = "#0072B2", "#D55E00", "#000000"
@@ -35,36 +29,13 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
 
 WIDTH = 16.0  # inches, at 100 dots an inch
-_ROW, _COLUMN, _BIN = range(3)
+_ROW, _COLUMN, _BIN = range(3)  # of voxels
+_DOWN, _AHEAD = 1, 2  # of metres
 
 
 def new_figure(height: float, w_pad: float) -> Figure:
     """An empty figure 1600 pixels wide at 100 dots an inch; arguments in inches."""
     return Figure(figsize=(WIDTH, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=w_pad, h_pad=0.1))
-
-
-def picture(task: Task, predicted: Any, frames: Frames, index: int, title: str) -> Figure:
-    """What a task found in frame `index` of a batch, with `title` in the heading. Arrays are NumPy's."""
-    found, frame = jax.tree.map(lambda x: np.asarray(x[index]), (predicted, frames))
-    if isinstance(task, VhaTask):
-        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
-        true_rows = metrics.people_rows(found.true_voxels, found.true_present)
-        return projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
-    if isinstance(task, LocoTask):
-        name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
-        joints, known = found.people[name]
-        exist, true = known[:, 0], (frame.joints, found.true_present)
-        return people(frame.image, frame.camera, (joints[exist], known[exist]), true, f"{name}, {title}")
-    if isinstance(task, refiner.RefinerTask):
-        there = frame.present.all(axis=-1)
-        given = found.spoilt[there], found.kind[there] != refiner.KINDS.index("missing")
-        refined = found.refined[there], np.ones_like(given[1])
-        return poses(frame.joints[there], {"given": given, "refined": refined}, f"Refiner, {title}")
-    if isinstance(task, TrunkTask):
-        offsets = found.poses.offsets[found.there]
-        read = offsets, np.ones(offsets.shape[:2], bool)
-        return poses(found.true.offsets[found.there], {"read": read}, f"Trunk, {title}")
-    raise TypeError(f"{type(task).__name__} has no picture")
 
 
 def projections(
@@ -158,18 +129,18 @@ def people(
         uv = np.asarray(project(camera, joints))
         with_holes = [np.where(known[:, None], x, np.nan) for x in (joints, uv)]
         persons.append(overlays.Person(number, 1.0, with_holes[0], with_holes[1], known.astype(float)))
-        _draw_from_above(right, joints, known, {"color": overlays.colour(number), "linewidth": 2.0})
-        _mark_from_above(right, joints, known, {"color": overlays.colour(number), "marker": "o", "markersize": 7})
+        colour = overlays.colour(number)
+        mark = {"color": colour, "marker": "o", "markersize": 7}
+        _draw_from_above(right, joints, known, {"color": colour, "linewidth": 2.0}, mark)
     left.imshow(overlays.draw(image, persons), extent=(0, width, height, 0))
     for joints, known in zip(*map(np.asarray, true)):
-        _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4})
-        _mark_from_above(right, joints, known, _hollow("o", "0.2", 14, 1.6))
+        _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4}, _hollow("o", "0.2", 14, 1.6))
     far = max([1.0, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, true)) if k.any())])
     far = 1.08 * max([far, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, found)) if k.any())])
     half = [(0 - camera.cx) / camera.fx * far, (width - camera.cx) / camera.fx * far]
     right.fill([0, *half], [0, far, far], color="0.95", zorder=0)
     right.set(xlabel="right (m)", ylabel="ahead (m)", xlim=half, ylim=(0, far), aspect="equal")
-    right.set_title("from above: found people (dots), true ones (rings), the camera's view (grey)", fontsize=11)
+    right.set_title("from above: found (dots), true (rings), in view (grey)", fontsize=11)
     right.grid(color="0.88", linewidth=0.6)
     if title:
         figure.suptitle(title, fontsize=15)
@@ -189,11 +160,16 @@ def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], 
     figure = Figure(figsize=(WIDTH, 4.0 * len(found)), dpi=100, layout="constrained")
     all_axes = figure.subplots(len(found), max(count, 1), squeeze=False)
     for row, (name, (joints, known)) in zip(all_axes, found.items()):
-        look = {"color": _BLUE if name == list(found)[-1] else _VERMILLION, "linewidth": 1.8, "marker": "o"}
+        look = {
+            "color": _BLUE if name == list(found)[-1] else _VERMILLION,
+            "linewidth": 1.8,
+            "marker": "o",
+            "markersize": 3,
+        }
         for person, axes in enumerate(row[:count]):
             everything = np.ones(len(true[person]), bool)
-            _draw_from_front(axes, true[person], everything, {"color": "0.75", "linewidth": 4})
-            _draw_from_front(axes, joints[person], known[person], look)
+            _draw_limbs(axes, true[person], everything, _DOWN, color="0.75", linewidth=4)
+            _draw_limbs(axes, joints[person], known[person], _DOWN, **look)
             axes.set(aspect="equal", title=f"person {person + 1}, {name}")
             axes.invert_yaxis()
             axes.axis("off")
@@ -202,21 +178,17 @@ def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], 
     return figure
 
 
-def _draw_from_front(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+def _draw_limbs(axes: Axes, joints: np.ndarray, known: np.ndarray, vertical: int, **look: Any):
+    """The limbs between known joints; x to the right, and the coordinate `vertical` up."""
     for a, b in skeleton.LIMBS:
         if known[a] and known[b]:
-            axes.plot(joints[[a, b], 0], joints[[a, b], 1], markersize=3, **look)
+            axes.plot(joints[[a, b], 0], joints[[a, b], vertical], **look)
 
 
-def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
-    for a, b in skeleton.LIMBS:
-        if known[a] and known[b]:
-            axes.plot(joints[[a, b], 0], joints[[a, b], 2], **look)
-
-
-def _mark_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any], mark: dict[str, Any]):
+    _draw_limbs(axes, joints, known, _AHEAD, **look)
     if known.any():
-        axes.plot(*joints[known][:, [0, 2]].mean(axis=0), **look)
+        axes.plot(*joints[known][:, [0, _AHEAD]].mean(axis=0), **mark)
 
 
 def smooth(points: np.ndarray, window: int) -> np.ndarray:
@@ -236,40 +208,29 @@ class _Peaks:
         self.spurious = np.delete(predicted, pairs[:, 0], axis=0)
         self._threshold = threshold
         # Sixty people have 840 joints: the more marks there are, the smaller they must be.
-        self._size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(self.spurious)), 4.0, 7.0))
+        size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(self.spurious)), 4.0, 7.0))
+
+        # Looks of rings at true places, dots at found ones, diamonds at missed ones, crosses at spurious ones.
+        self._ring = _hollow("o", _BLUE, size, width=0.8)
+        self._dot = _hollow("o", _BLUE, 0.45 * size, width=0) | {"markerfacecolor": _BLUE}
+        self._diamond = _hollow("D", _VERMILLION, size, width=1.4)
+        self._cross = _hollow("x", _BLACK, size, width=1.4)
 
     def draw(self, axes: Axes, x: int, y: int):
         """Draws all marks by two of their three coordinates; missed and spurious ones on top."""
-        for points, look in (
-            (self.found_true, self._ring()),
-            (self.found, self._dot()),
-            (self.missed, self._diamond()),
-            (self.spurious, self._cross()),
-        ):
-            axes.plot(points[:, x], points[:, y], **look)
+        axes.plot(self.found_true[:, x], self.found_true[:, y], **self._ring)
+        axes.plot(self.found[:, x], self.found[:, y], **self._dot)
+        axes.plot(self.missed[:, x], self.missed[:, y], **self._diamond)
+        axes.plot(self.spurious[:, x], self.spurious[:, y], **self._cross)
 
     def legend(self) -> tuple[list, list[str]]:
         """Handles and labels, with the counts."""
-        handles: list[Any] = [tuple(Line2D([], [], **look) for look in (self._ring(), self._dot()))]
-        handles += [Line2D([], [], **look) for look in (self._diamond(), self._cross())]
+        ring, dot, diamond, cross = (
+            Line2D([], [], **look) for look in (self._ring, self._dot, self._diamond, self._cross)
+        )
         near = f"within {self._threshold:g} voxel{'s' * (self._threshold != 1)}"
-        return handles, [
-            f"found {near}: {len(self.found)}",
-            f"missed: {len(self.missed)}",
-            f"spurious: {len(self.spurious)}",
-        ]
-
-    def _ring(self) -> dict[str, Any]:
-        return _hollow("o", _BLUE, self._size, width=0.8)
-
-    def _dot(self) -> dict[str, Any]:
-        return _hollow("o", _BLUE, 0.45 * self._size, width=0) | {"markerfacecolor": _BLUE}
-
-    def _diamond(self) -> dict[str, Any]:
-        return _hollow("D", _VERMILLION, self._size, width=1.4)
-
-    def _cross(self) -> dict[str, Any]:
-        return _hollow("x", _BLACK, self._size, width=1.4)
+        counts = (f"found {near}: {len(self.found)}", f"missed: {len(self.missed)}", f"spurious: {len(self.spurious)}")
+        return [(ring, dot), diamond, cross], list(counts)
 
 
 def _hollow(marker: str, colour: str, size: float, width: float) -> dict[str, Any]:

@@ -33,8 +33,6 @@ _PEOPLE = {
 }
 _GREY = "0.35"
 _ROW = 4.6  # inches
-_SMALL_ROW = 2.9
-_MOST_IN_A_ROW = 4
 _WIDE = 30.0  # ratio of values from which the axis is logarithmic
 _LONGER = 8.0  # ratio of two runs' steps from which the axis is logarithmic
 _UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
@@ -46,12 +44,10 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     What no run has logged is left out, or called "not logged".
     """
     f1, losses = _all_names(runs, "validation/", "f1"), _all_names(runs, "validation/", "loss")
-    split = [run for run in runs if len(run.step_seconds()[0]) > 1]
-    small_rows = -(-len(split) // _MOST_IN_A_ROW)
     people = {title: _beginning_with(runs, beginnings) for title, beginnings in _PEOPLE.items()}
     people = {title: names for title, names in people.items() if names}
     bars = max(2.6, 1.3 + 0.75 * len(runs))
-    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars), *[_SMALL_ROW] * small_rows]
+    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars)]
     figure = drawings.new_figure(sum(heights) + 0.6, w_pad=0.12)
     rows = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     top = list(np.atleast_1d(rows[0].subplots(1, 3 if f1 and losses else 2)))
@@ -67,14 +63,6 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     speed, times = rows[1].subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
-    for row in range(small_rows):
-        # If there are several rows, the last has as wide columns as the others.
-        columns = _MOST_IN_A_ROW if small_rows > 1 else len(split)
-        all_axes = np.atleast_1d(rows[2 + row].subplots(1, columns))
-        for axes, run in zip(all_axes, split[row * columns :]):
-            _draw_steps(axes, run, _colour(runs.index(run)))
-        for axes in all_axes[len(split) - row * columns :]:
-            axes.axis("off")
     handles = [Line2D([], [], color=_colour(i), linewidth=3.5) for i in range(len(runs))]
     labels = [f"{_short(run.name)}  ({run.state})" if run.state else _short(run.name) for run in runs]
     columns = max(1, min(len(runs), int(drawings.WIDTH / (0.105 * max(map(len, labels)) + 0.6))))
@@ -191,24 +179,6 @@ def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
     axes.spines["left"].set_visible(False)
     handles = [Patch(color=_PART_COLOURS[part]) for part in observe.PARTS]
     _legend_below(axes, handles, list(observe.PARTS), columns=len(handles), handlelength=1.2)
-
-
-def _draw_steps(axes: Axes, run: Run, colour: str) -> None:
-    """The time of a step over the course of the run, by part, without evaluation and setup."""
-    _prepare(axes, "")
-    steps, seconds = run.step_seconds()
-    axes.stackplot(steps, [1000 * s for s in seconds.values()], colors=[_PART_COLOURS[part] for part in seconds])
-    # A few slow steps must not make all the others look flat.
-    total = 1000 * np.sum(list(seconds.values()), axis=0)
-    top = min(1.05 * total.max(), 3 * np.median(total))
-    axes.set_ylim(0, top)
-    if total.max() > top:
-        axes.text(0.99, 0.97, f"up to {total.max():,.0f}", transform=axes.transAxes, ha="right", va="top", fontsize=9)
-    axes.set_xlim(steps[0], steps[-1])
-    axes.set_title(f"{_short(run.name, 24)}: ms a step", fontsize=12, color=colour)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.set_xlabel("step")
 
 
 def _say_missing(axes: Axes) -> None:

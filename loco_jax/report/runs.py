@@ -69,18 +69,11 @@ class Run:
         totals = {part: self.series(f"seconds/{part}")[:, 1].sum() for part in observe.PARTS}
         return totals if sum(totals.values()) > 0 else {}
 
-    def step_seconds(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Steps `[K]`, and by part of the training the seconds `[K]` of a step before each."""
-        batch = self.config.get("data", {}).get("batch_size", 0)
-        steps, all_seconds = [], []
-        for record in self.records:
-            rate, spent = record.get("frames_per_second"), observe.training_seconds(record)
-            if batch and isinstance(rate, int | float) and rate > 0 and spent > 0:
-                steps.append(record["step"])
-                # The number of steps follows from the rate, even if the run was interrupted in between.
-                all_seconds.append([record.get(f"seconds/{p}", 0.0) / spent * batch / rate for p in observe.TRAINING])
-        columns = np.array(all_seconds, float).reshape(-1, len(observe.TRAINING)).T
-        return np.array(steps, float), dict(zip(observe.TRAINING, columns))
+    @property
+    def step_seconds(self) -> np.ndarray:
+        """The mean seconds `[K]` of a step before each log line."""
+        rates = self.series("frames_per_second")[:, 1]
+        return self.config.get("data", {}).get("batch_size", 0) / rates[rates > 0]
 
     @functools.cached_property
     def peak_bytes(self) -> tuple[int, str] | None:

@@ -42,12 +42,6 @@ PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
 LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
 
 
-def table_of(task: str, summary: Mapping[str, Any]) -> str:
-    """The summary of an evaluation of a task, "vha", "loco", "refiner" or "trunk", as Markdown."""
-    tables = {"vha": vha_table, "loco": loco_table, "refiner": refiner_table, "trunk": trunk_table}
-    return tables[task](summary)
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up. The first column is text, the others are numbers."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import experiment, export, train
+from loco_jax import experiment, export, report, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
@@ -23,7 +23,6 @@ from loco_jax.ops import distributed
 from loco_jax.pose import association, metrics, refinement, tuning
 from loco_jax.pose.people import Points, find_people
 from loco_jax.predict.predictor import load_predictor
-from loco_jax.report import drawings, tables
 from loco_jax.tasks import loco, pretrained, sides
 from loco_jax.tasks.vha import METRES
 from loco_jax.weights import files as weights
@@ -74,7 +73,7 @@ def test_true_heatmaps_and_true_codes_give_the_people_back(scored):
 def test_the_table_has_every_system_and_the_posters(scored):
     task, summary, _, _ = scored
     assert list(summary["systems"])[:2] == ["LoCO(2)", "LoCO(2)+"]
-    table = tables.table_of("loco", summary)
+    table = report.table_of("loco", summary)
     for words in ("LoCO(2)+", "poster, JTA: LoCO(2)", "54.76", "`nearest`", "people"):
         assert words in table
 
@@ -292,7 +291,7 @@ def test_a_refiner_counts_where_there_is_one(scored):
 
 def test_a_picture_is_drawn(scored):
     task, _, frames, predicted = scored
-    figure = drawings.picture(task, predicted, frames, 0, "a frame")
+    figure = report.picture(task, predicted, frames, 0, "a frame")
     assert len(figure.axes) == 2
 
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import evaluate, experiment, train
+from loco_jax import evaluate, experiment, report, train
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import refiner as network
 from loco_jax.ops import distributed
 from loco_jax.pose import association, refinement
-from loco_jax.report import drawings, tables
 from loco_jax.tasks import refiner
 from loco_jax.weights import files as weights
 
@@ -72,7 +71,7 @@ def test_errors_are_summed_by_what_happened():
         assert summary["after_cm"][name] == pytest.approx(10 * (k + 1), rel=1e-3)
         assert summary["joints"][name] == (kind[..., 1:] == k)[there].sum()
     assert summary["clean_cm"] == pytest.approx(5, rel=1e-3)
-    assert "missing" in tables.table_of("refiner", summary)
+    assert "missing" in report.table_of("refiner", summary)
 
 
 def test_it_learns_to_fill_holes():
@@ -92,7 +91,7 @@ def test_it_learns_to_fill_holes():
     after = errors(state.params)
     assert after["after_cm"]["missing"] < 0.5 * before["after_cm"]["missing"]
     found = jax.device_get(predict(state.params, frames, jax.random.key(5)))
-    assert len(drawings.picture(task, found, frames, 0, "x").axes) >= 2
+    assert len(report.picture(task, found, frames, 0, "x").axes) >= 2
 
 
 def _toy(frames):

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment, train
+from loco_jax import experiment, report, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
-from loco_jax.report import drawings, tables
 from loco_jax.tasks import teaching, trunk
 from loco_jax.weights import files as weights
 from tests.tasks.test_teaching import _frames, person
@@ -57,7 +56,7 @@ def test_the_truth_scores_full():
         "told_wrists": 1.0,
         "up_degrees": summary["up_degrees"],
     }
-    table = tables.table_of("trunk", summary)
+    table = report.table_of("trunk", summary)
     assert "shoulders" in table and "hips" not in table
 
 
@@ -82,7 +81,7 @@ def test_errors_are_what_they_are_called():
 def test_nobody_there():
     summary = _summary(_frames())
     assert summary["people"] == 0 and summary["pose_cm"] is None
-    assert "0 people" in tables.table_of("trunk", summary)
+    assert "0 people" in report.table_of("trunk", summary)
     assert all(isinstance(v, float) for v in _task().headline(summary).values())
 
 
@@ -111,7 +110,7 @@ def test_loco_starts_from_a_trained_trunk(tmp_path):
 
 def test_a_picture_is_drawn():
     frames = _frames(person((0, 0, 3)))
-    figure = drawings.picture(_task(), _found(frames, lambda found: None), frames, 0, "a frame")
+    figure = report.picture(_task(), _found(frames, lambda found: None), frames, 0, "a frame")
     assert len(figure.axes) == 1
 
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from loco_jax import report
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
-from loco_jax.report import drawings
 from loco_jax.tasks.vha import NOISES, VhaTask
 
 FULL = (136, 240, 316)
@@ -532,7 +532,7 @@ def test_summary_is_json_without_nan(identity):
 def test_picture_is_a_figure(identity):
     task, predicted, frames, _ = identity
     flat = predicted._replace(code=predicted.code[:, :24])  # drawing wants the grid of a code
-    figure = drawings.picture(task, flat, frames, 0, "frame 0")
+    figure = report.picture(task, flat, frames, 0, "frame 0")
     assert len(figure.axes) >= 4
 
 
