@@ -5,10 +5,12 @@ training: all is saved, and the same command goes on; with 130 when a signal sto
 error.
 """
 
+import functools
 import multiprocessing
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
 
     if not flags.FLAGS["verbosity"].present:  # Orbax says much; what matters it raises
         logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = _unless_of_orbax
+    sys.unraisablehook = functools.partial(_unless_of_orbax, sys.unraisablehook)
     compilation.use_cache()
     try:
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -96,10 +98,10 @@ def _do() -> None:
         train.train(config, workdir)
 
 
-def _unless_of_orbax(unraisable: Any) -> None:
+def _unless_of_orbax(hook: Callable[[Any], Any], unraisable: Any) -> None:
     """Hides what Orbax says when another read or write of its own has failed. That failure is reported separately."""
     if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+        hook(unraisable)
 
 
 def _stopped() -> NoReturn:

@@ -162,9 +162,7 @@ def _train(steps, output):
     if steps < 1:
         raise ValueError(f"--steps={steps} must be at least 1")
     file = epath.Path(output).expanduser()
-    if file.is_dir():
-        raise ValueError(f"--output={output} is a folder; name a file in it")
-    file.parent.mkdir(parents=True, exist_ok=True)  # before the minutes of work
+    weights.check_output(file)  # before the minutes of work
     compilation.use_cache()
     cli.check_devices()
     about = {"kind": "vha", "made_by": f"loco_jax.benchmark.train_published --steps={steps}"}

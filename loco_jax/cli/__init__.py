@@ -144,13 +144,16 @@ def _wrong_name(config: ConfigDict, name: str) -> str:
 
 
 def _fields_like(config: ConfigDict, section: ConfigDict, above: str, part: str) -> str:
-    """The nearest name in a section, or elsewhere, or all of the section."""
-    here = {f"{above}.{field}".strip("."): field for field in section}
-    elsewhere = {name: name.rpartition(".")[2] for name in _all_names(config)}
-    for names, cutoff in ((here, 0.6), (elsewhere, 0.8)):
-        if near := difflib.get_close_matches(part, names.values(), n=1, cutoff=cutoff):
-            return f"did you mean --config.{next(name for name, field in names.items() if field == near[0])}?"
-    return f"there are {', '.join(here)}"
+    """The name that ml_collections suggests in a section, else the nearest elsewhere, or all of the section."""
+    try:
+        section[part]
+    except KeyError as error:
+        if match := re.search('Did you mean "([^"]+)"', str(error)):
+            return f"did you mean --config.{f'{above}.{match[1]}'.strip('.')}?"
+    names = {name.rpartition(".")[2]: name for name in _all_names(config)}
+    if near := difflib.get_close_matches(part, names, n=1, cutoff=0.8):
+        return f"did you mean --config.{names[near[0]]}?"
+    return f"there are {', '.join(f'{above}.{field}'.strip('.') for field in section)}"
 
 
 def _all_names(config: ConfigDict, above: str = "") -> Iterator[str]:

@@ -3,10 +3,13 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 PATIENCE = 5.0  # seconds in which Python's own handler should have run
+_AGAIN = 0.05  # seconds until a signal is sent again whose KeyboardInterrupt was lost
 
 
 @contextlib.contextmanager
@@ -15,6 +18,8 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
 
     Others after it do nothing: launchers send some twice, and the second would interrupt that. Code outside Python,
     such as the compiler, is not interrupted: where it takes longer than PATIENCE, a thread calls `stuck`, if given.
+    Python drops exceptions that are raised in callbacks, such as JAX's of the garbage collector; the signal is then
+    sent again.
     """
     if not _can_handle():
         yield
@@ -30,11 +35,20 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
         if number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
             stuck()
 
+    def send_again(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            return hook(unraisable)
+        came.clear()
+        threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     signal.signal(signal.SIGTERM, stop)
     try:
         with listening(hear) if stuck else contextlib.nullcontext():
             yield
     finally:
+        if sys.unraisablehook is send_again:
+            sys.unraisablehook = hook
         # A handler that was set within and has heard a signal stays: a second one must not change how all ends.
         if not came.is_set() and signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, old)

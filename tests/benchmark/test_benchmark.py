@@ -429,7 +429,7 @@ def test_a_published_network_is_trained(monkeypatch, tmp_path, capsys):
     [
         (["--steps=0"], "--steps=0 must be at least 1"),
         (["--steps=-3"], "--steps=-3 must be at least 1"),
-        (["--output=."], "--output=. is a folder; name a file in it"),
+        (["--output=."], ".: cannot be written (it is a folder); name another file"),
         (["--output="], "is a folder"),
         (["--output=README.md/weights"], "README.md"),
     ],

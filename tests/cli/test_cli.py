@@ -5,15 +5,17 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import tomllib
+import zipfile
 
 import pytest
-import setuptools
 
+import loco_jax
 from loco_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -204,9 +206,31 @@ def test_the_package_says_what_it_holds():
     for target in facts["project"]["scripts"].values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
-    packages = setuptools.find_packages(str(ROOT), include=facts["tool"]["setuptools"]["packages"]["find"]["include"])
-    assert "loco_jax.configs" in packages and "configs" not in packages
     assert (ROOT / "loco_jax" / "configs" / "vha2.py").samefile(ROOT / "configs" / "vha2.py")
+
+
+def test_a_wheel_holds_all_that_commands_read(tmp_path):
+    """It is built of a copy: building leaves files beside the sources."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(ROOT / name, source)
+    for name in ("configs", "loco_jax"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=source, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.glob("loco_jax-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        (scripts,) = [file.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
+    kept = [path for path in (ROOT / "loco_jax").rglob("*") if path.suffix in (".py", ".safetensors", ".html")]
+    kept += [*(ROOT / "loco_jax" / "configs").glob("*.py"), *(ROOT / "loco_jax" / "weights" / "pretrained").iterdir()]
+    assert {path.relative_to(ROOT).as_posix() for path in kept} <= names
+    assert {"loco_jax/configs/vha2.py", "loco_jax/predict/page.html"} <= names
+    assert any(name.startswith("loco_jax/weights/pretrained/") and name.endswith(".safetensors") for name in names)
+    assert {name.split("/")[0] for name in names} == {"loco_jax", f"loco_jax-{loco_jax.__version__}.dist-info"}
+    assert "loco-predict = loco_jax.predict.__main__:main\n" in scripts
+    assert "loco-report = loco_jax.report.__main__:main\n" in scripts
 
 
 def test_what_the_user_sets_wins_over_what_comes_with_weights():

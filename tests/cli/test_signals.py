@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C, also while code runs that Python cannot interrupt."""
 
 import ctypes
+import gc
 import hashlib
 import os
 import signal
@@ -42,6 +43,27 @@ def test_code_outside_python_is_left_after_a_while(own_sigterm, monkeypatch, pat
         outside_python()
         time.sleep(5)
     assert stuck == [1] * (patience < 1)
+
+
+def test_an_interrupt_that_python_drops_comes_again(own_sigterm):
+    """Python drops what callbacks of the garbage collector raise; JAX has one."""
+
+    def interrupted(phase, info):
+        if phase == "start" and not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # the handler runs here
+
+    sent, went_on = [], []
+    gc.callbacks.append(interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), signals.sigterm_as_ctrl_c():
+            gc.collect()
+            went_on.append(1)
+            time.sleep(5)
+    finally:
+        gc.callbacks.remove(interrupted)
+    assert sent == went_on == [1]
 
 
 def test_what_a_library_takes_outside_python_is_taken_back(own_sigterm):

@@ -12,6 +12,8 @@ from loco_jax.configs import loco as loco_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
+from loco_jax.data.frames import Frames
+from loco_jax.geometry.camera import Camera
 from loco_jax.tasks import teaching, trunk
 from loco_jax.weights import files as weights
 from tests.tasks.test_teaching import _frames, person
@@ -23,6 +25,22 @@ def _config(**options):
     config.data.crowd.update({"min_people": 1, "mean_people": 2.0, "most_people": 3})
     config.update({"steps": 2, "eval_every": 0, "eval_frames": 2, "checkpoint_every": 2, "log_every": 1, "quiet": True})
     return config
+
+
+@pytest.fixture
+def without_renderer(monkeypatch):
+    """Frames of one person before noise: the renderer takes long to compile."""
+
+    def frame(key, crowd, pictures=False):
+        joints = jnp.zeros((crowd.max_people, 14, 3)).at[0].set(person((0, 0, 4)))
+        present = jnp.zeros(joints.shape[:2], bool).at[0].set(True)
+        image = jax.random.randint(key, (*crowd.volume.image_size, 3), 0, 256, jnp.uint8) if pictures else None
+        return Frames(joints, present, Camera(*map(jnp.float32, crowd.camera)), image, jnp.float32([0, -1, 0, 2]))
+
+    streams._compile_crowd.cache_clear()
+    monkeypatch.setattr(streams, "crowd_frame", frame)
+    yield
+    streams._compile_crowd.cache_clear()
 
 
 @functools.lru_cache
@@ -85,7 +103,7 @@ def test_nobody_there():
     assert all(isinstance(v, float) for v in _task().headline(summary).values())
 
 
-def test_loco_starts_from_a_trained_trunk(tmp_path):
+def test_loco_starts_from_a_trained_trunk(tmp_path, without_renderer):
     """A run of two steps; LoCO takes all of it, and makes a head of its own. Its pictures are drawn."""
     config = _config()
     summary = train.train(config, str(tmp_path / "trunk"), say=lambda line: None)
@@ -95,7 +113,7 @@ def test_loco_starts_from_a_trained_trunk(tmp_path):
     loco.vha = "released"
     task = experiment.create_task(loco)
     experiment.check_sources(loco, task)
-    new = task.init(jax.random.key(5))
+    new = jax.jit(task.init)(jax.random.key(5))
     params = task.pretrained(new)
     trained = weights.read_run(tmp_path / "trunk", config, jax.eval_shape(_task().init, jax.random.key(0)))
     assert set(trained["params"]) == {"trunk", "joints", "poses", "view"}
