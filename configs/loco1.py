@@ -1,6 +1,14 @@
-"""LoCO(1): depth, height and width halved 1 time.
+"""LoCO(1): a Code Predictor from pictures to codes of VHA(1), whose depth, height and width are halved once.
 
-Arguments: scale=full|demo, variant=published|patch, trunk=inception|compact.
+    python -m loco_jax.main --config=configs/loco1.py --config.data.source=jta --config.data.dir=DATA    # as published
+    python -m loco_jax.main --config=configs/loco1.py:variant=patch,trunk=compact,scale=demo \\
+        --config.predictor.trunk_weights=runs/trunk_demo    # on the crowd, on a laptop
+
+Train the autoencoder first (vha1.py), and for trunk=compact also the trunk (trunk.py). Arguments: scale=full|demo,
+variant=published|patch, trunk=inception|compact.
+
+Not measured here: neither the time nor the score, at either scale. See loco2.py for what to expect of LoCO(2). JTA,
+which it was published on, needs a licence.
 """
 
 from ml_collections import ConfigDict

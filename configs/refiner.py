@@ -1,4 +1,14 @@
-"""The refiner: people's poses, completed and corrected. Arguments: scale=full|demo."""
+"""The refiner: a small network that completes and corrects the poses of people.
+
+    python -m loco_jax.main --config=configs/refiner.py:scale=demo
+    python -m loco_jax.main --config=configs/refiner.py:scale=demo --config.spoil.predictor=released
+
+Arguments: scale=full|demo. The second command also learns from the mistakes of a trained LoCO.
+
+At demo scale 4,000 steps took 2.5 minutes on one core of an AMD EPYC, with a LoCO's mistakes; the default is 12,000
+steps. F1 of the compact LoCO(2) that was released first is 25.8 / 49.8 / 59.2 % at 0.4 / 0.8 / 1.2 m with the refiner,
+and 24.6 / 48.5 / 57.9 % without (160 validation frames of the crowd). Full scale was not measured here.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +18,7 @@ ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The experiment at a scale: which crowd the poses are taken from."""
+    """The config for an argument like "scale=demo", which says from which crowd the poses come."""
     scale = vha.parse(arg, ARGUMENTS)["scale"]
     c = vha.get_config(2, f"scale={scale}")
     del c.model, c.sigmas, c.subvoxel, c.max_peaks
@@ -16,21 +26,21 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "refiner" + "_demo" * (scale == "demo")
     c.demo = "configs/refiner.py:scale=demo"
 
-    # What is done to the poses; people are spoilt more or less, these are means.
+    # How true poses are spoilt for training. These are means: some people are spoilt more than others.
     c.spoil = ConfigDict()
-    c.spoil.missing = 0.25  # share of joints
-    c.spoil.swapped = 0.05  # with the other side's, or the next person's
-    c.spoil.moved = 0.9  # share of the others
-    c.spoil.move_by = 0.15  # metres, standard deviation across the ray
-    c.spoil.along_ray = 1.5  # times that along the ray
-    # A LoCO whose own mistakes are learnt as well: a run's folder, a file of weights, or "released"; "" for none.
+    c.spoil.missing = 0.25  # share of joints that are removed
+    c.spoil.swapped = 0.05  # share of joints that change places with the other side's, or the next person's
+    c.spoil.moved = 0.9  # share of the other joints that are moved
+    c.spoil.move_by = 0.15  # standard deviation across the ray, in metres
+    c.spoil.along_ray = 1.5  # standard deviation along the ray, as a multiple of that
+    # A LoCO whose mistakes are learnt too: a run's folder, a file of weights, or "released"; "" for none.
     c.spoil.predictor = ""
-    c.spoil.found = 2000  # people that it finds in training scenes, before the first step
-    c.spoil.share = 0.5  # of the loss, that theirs has
+    c.spoil.found = 2000  # number of people that it finds in training scenes before the first step
+    c.spoil.share = 0.5  # their share of the loss
 
     c.data.batch_size = 16 if scale == "demo" else 8
     c.optimizer.name = "adam"
-    c.optimizer.learning_rate = 2e-3  # the paper's 1e-4 is for days
+    c.optimizer.learning_rate = 2e-3  # the paper's 1e-4 takes days
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = 100
     c.steps = 12_000

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Measures the options of docs/performance.md on this machine's GPU, each off and on, in at most 9 minutes.
+# Measures each option of docs/performance.md, off and on, on this machine's GPU, in at most 9 minutes.
 #
 #   launch/gpu_check.sh [OPTION ...] [--scale=full|demo] [--batch=N] [--iterations=N] [--output=FILE]
 #
-# Prints a Markdown table, and writes it to FILE too, line by line: what was measured stays there if the time is over.
-# --scale=demo --iterations=2 tries it out on a CPU. Ends with 0 if all was measured, 124 if the time was over, else 1.
-# PYTHON names the interpreter, SECONDS_LEFT the time limit (540).
+# Prints a Markdown table. Also writes it to FILE, line by line, so that results stay there if the time runs out.
+# With --scale=demo --iterations=2 it runs on a CPU. The exit status is 0 if all was measured, 124 if the time ran out,
+# and 1 after an error.
+#
+# Environment: PYTHON, the interpreter (python); SECONDS_LEFT, the time limit (540).
 set -euo pipefail
 
 usage() { # the comment at the top

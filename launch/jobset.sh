@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2016  # ${...} in single quotes are for the manifest
-# Starts launch/jobset.yaml: several processes of loco_jax.main on Kubernetes, one a node. What happens there at
-# preemption and after failures stands in that file.
+# Starts loco_jax.main on Kubernetes, one process a node, with launch/jobset.yaml. That file says what happens at
+# preemption and after failures.
 #
 #   IMAGE=IMAGE NODES=2 GPUS=8 [NAME=loco-jax] launch/jobset.sh [--dry-run] arguments of loco_jax.main
 #
-# IMAGE starts in a checkout, has loco_jax installed in its python, and gcsfs or s3fs for buckets. --workdir is
-# wanted, in a bucket or in a volume that you mount in launch/jobset.yaml: a pod's own files go with it. --dry-run
-# prints the manifest. Stop a run, with a checkpoint, and make room for another of that name, with
+# IMAGE must start in a checkout. Its python must have loco_jax, and gcsfs or s3fs for buckets. --workdir is required.
+# It must be in a bucket or in a volume that you mount in launch/jobset.yaml, because a pod's own files disappear with
+# it. --dry-run prints the manifest. This stops a run with a checkpoint, and frees its name:
 #   kubectl delete jobset NAME
 set -euo pipefail
 
@@ -30,7 +30,7 @@ case " $* " in
   *" --workdir=gs://"* | *" --workdir=s3://"* | *" --workdir=/"*) ;;
   *)
     echo "launch/jobset.sh: want --workdir=gs://BUCKET/... or s3://BUCKET/..., or /PATH of a volume that" \
-      "launch/jobset.yaml mounts in all pods: a pod's own files go with it" >&2
+      "launch/jobset.yaml mounts in all pods: a pod's own files disappear with it" >&2
     exit 2
     ;;
 esac
@@ -40,7 +40,7 @@ render() {
   while IFS= read -r line; do
     if [[ $line == *'${ARGUMENTS}' ]]; then
       indent=${line%%\$*}
-      for argument in "$@"; do # as YAML's single-quoted strings, in which Kubernetes would replace $(NAME)
+      for argument in "$@"; do # as single-quoted YAML strings; $$( keeps Kubernetes from replacing $(NAME)
         argument=${argument//'$('/'$$('}
         printf "%s- '%s'\n" "$indent" "${argument//\'/\'\'}"
       done

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# N processes of loco_jax.main on this machine that compute as one, on its CPU: to try out what many machines will do.
+# Runs loco_jax.main in N processes on this machine's CPU, which compute as one: a test of what many machines will do.
 #
 #   launch/local.sh [--dry-run] N [-- arguments of loco_jax.main]
 #
-# SIGTERM and Ctrl-C are passed on: all save a checkpoint and stop. When one fails the others are ended. Ends with 0
-# if all is done, 75 if stopped after a checkpoint, else with the status of the first that failed. PYTHON names the
-# interpreter, PORT that of the first process (any free one), DEVICES how many devices each process simulates (1),
-# GRACE the seconds to end in after a failure (10).
+# SIGTERM and Ctrl-C are passed on: all processes save a checkpoint and stop. When one fails, the others are ended. The
+# exit status is 0 if all is done, 75 if stopped after a checkpoint, and else that of the first process that failed.
+# --dry-run prints the commands.
+#
+# Environment: PYTHON, the interpreter (python); PORT of the first process (any free one); DEVICES, the number of
+# devices that each process simulates (1); GRACE, the seconds that processes have to end after a failure (10).
 set -euo pipefail
 
 usage() { # the comment at the top
@@ -49,7 +51,7 @@ end() {
 trap 'end TERM' TERM
 trap 'end INT' INT
 
-# Each in a process group of its own: a terminal's Ctrl-C would else reach them twice.
+# Each process has its own process group. Otherwise a terminal's Ctrl-C would reach them twice.
 set -m
 for ((id = 0; id < count; id++)); do
   command=("$python" -m loco_jax.main "--coordinator=127.0.0.1:$port" "--num_processes=$count" "--process_id=$id" "$@")
@@ -65,7 +67,7 @@ done
 
 set +m
 
-code=0 # of the first that failed
+code=0 # status of the first process that failed
 stopped=0
 deadline=
 while [ "${#processes[@]}" -gt 0 ]; do
@@ -78,7 +80,7 @@ while [ "${#processes[@]}" -gt 0 ]; do
     status=0
     wait "$process" || status=$?
     if [ "$status" -eq 75 ]; then
-      stopped=75 # and so will the others
+      stopped=75 # the others stop too
     elif [ "$code" -eq 0 ]; then
       code=$status
     fi
@@ -87,7 +89,7 @@ while [ "${#processes[@]}" -gt 0 ]; do
   if [ "$code" -ne 0 ] && [ "${#processes[@]}" -gt 0 ]; then
     if [ -z "$deadline" ]; then
       echo "launch/local.sh: a process ended with status $code; the others are ended" >&2
-      deadline=$((SECONDS + ${GRACE:-10})) # they may wait for the one that is gone
+      deadline=$((SECONDS + ${GRACE:-10})) # they may wait for the one that failed
       end TERM
     elif [ "$SECONDS" -ge "$deadline" ]; then
       end KILL

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Trains PatchVHA(2) and the compact LoCO(2) on one device, in a given time; exports and scores them.
+# Trains PatchVHA(2) and the compact LoCO(2) on one device in a given time; exports and scores them.
 #
 #   launch/one_gpu.sh --minutes=N [--scale=full|demo] [--workdir=FOLDER] [--dry-run] [--config.FIELD=VALUE ...]
 #
-# A part of N, at most five minutes, is for compiling, exporting and scoring. Of the rest the autoencoder trains one
-# quarter, the Code Predictor's trunk one quarter, the Code Predictor one half: these are their config.budget_minutes.
-# The same command goes on with what was stopped; another N needs another folder. Further --config flags are for the
-# LoCO. FOLDER (runs/one_gpu_SCALE) then holds vha2/, trunk/, loco2/, loco2.safetensors and table.md; the LoCO's scores
-# are those of that file, which says what suits its network.
+# Up to five of the N minutes are for compiling, exporting and scoring. Of the rest the autoencoder and the Code
+# Predictor's trunk train a quarter each, the Code Predictor a half: these are their config.budget_minutes. The same
+# command goes on after a stop; another N needs another folder. Further --config flags are for the LoCO. FOLDER
+# (runs/one_gpu_SCALE) then has vha2/, trunk/, loco2/, loco2.safetensors and table.md. The LoCO's scores are those of
+# that file, which includes the settings that suit its network. --dry-run prints the commands.
 #
-# Ends with 75 if a signal stopped training, which is saved, else with the status of what failed. PYTHON names the
-# interpreter, DTYPE the arithmetic, Muon's too: bfloat16 where there is an NVIDIA driver, else float32.
+# The exit status is 75 if a signal stopped training (everything is saved), and else that of the command that failed.
+#
+# Environment: PYTHON, the interpreter (python); DTYPE of the arithmetic, including Muon's (bfloat16 with an NVIDIA
+# driver, else float32).
 set -euo pipefail
 
 usage() { # the comment at the top
@@ -27,17 +29,17 @@ for argument; do
     --dry-run) dry=true ;;
     -h | --help) usage 0 ;;
     --config.*=*) further+=("$argument") ;;
-    *) echo "launch/one_gpu.sh: not known: $argument" >&2 && usage 2 >&2 ;;
+    *) echo "launch/one_gpu.sh: unknown argument: $argument" >&2 && usage 2 >&2 ;;
   esac
 done
 if ! [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes =~ [1-9] ]]; then
-  echo "launch/one_gpu.sh: --minutes=N, the time for all of it, is missing or wrong: ${minutes:-nothing}" >&2
+  echo "launch/one_gpu.sh: --minutes=N, the total time, is missing or wrong: ${minutes:-nothing}" >&2
   usage 2 >&2
 fi
 workdir=${workdir:-runs/one_gpu_$scale}
 
 calculate() { awk -v n="$minutes" "BEGIN { print $1 }"; }
-kept=$(calculate '(n < 10) ? n / 2 : 5') # minutes, for all but training
+kept=$(calculate '(n < 10) ? n / 2 : 5') # minutes for everything except training
 dtype=${DTYPE:-$(nvidia-smi >/dev/null 2>&1 && echo bfloat16 || echo float32)}
 main=("${PYTHON:-python}" -m loco_jax.main)
 common=("--config.model.dtype=$dtype" "--config.optimizer.orthogonalise_dtype=$dtype" --config.steps=1000000000
@@ -61,7 +63,7 @@ pass_on() {
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
 
-# Runs a command in a process group of its own, passes signals on to it, and fails as it does.
+# Runs a command in its own process group, passes signals on to it, and exits with its status if it fails.
 run() {
   if $dry; then
     printf '%q ' "$@"
@@ -76,7 +78,7 @@ run() {
   while
     status=0
     wait "$child" || status=$?
-    kill -0 "$child" 2>/dev/null # else it was the wait that a signal ended
+    kill -0 "$child" 2>/dev/null # a signal ended the wait, but not the command
   do :; done
   child=
   if [ "$status" -ne 0 ]; then
@@ -90,7 +92,7 @@ export PYTHONUNBUFFERED=1
 run "${main[@]}" "${vha[@]}"
 run "${main[@]}" "${vha[@]}" --mode=eval
 run "${main[@]}" "${trunk[@]}"
-# If what came before took longer than was kept for it, the LoCO stops early, so that it is still exported and scored.
+# If the first steps took too long, the LoCO stops early, so that there is time to export and score it.
 left=$(calculate "n - $kept / 3 - $SECONDS / 60")
 run "${main[@]}" "${loco[@]}" "--config.max_minutes=$(calculate "($left > 0.1) ? $left : 0.1")"
 run "${PYTHON:-python}" -m loco_jax.export "--workdir=$workdir/loco2" "--output=$workdir/loco2.safetensors" --tune=64

@@ -1,4 +1,4 @@
-"""The one evaluation loop, and what it leaves behind: results.json, a table, pictures."""
+"""The one evaluation loop, and the files it writes: results.json, table.md, pictures."""
 
 import io
 import json
@@ -9,24 +9,30 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from loco_jax import experiment, report, tasks
 from loco_jax.cli import progress
 from loco_jax.data import streams
+from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
-from loco_jax.runs import checkpoints
+from loco_jax.runs import checkpoints, files
+from loco_jax.runs import config as configs
 from loco_jax.tasks import Task
 from loco_jax.weights import files as weights
 
-# Which frames are drawn: by what name, at which part of the way from the best frame to the worst.
+# The frames that are drawn: their names, and their places between the best frame and the worst.
 STANDINGS = {"best": 0.0, "upper quartile": 0.25, "median": 0.5, "lower quartile": 0.75, "worst": 1.0}
 
 
 class Evaluator:
-    """Scores parameters on one split, batch by batch over all devices; compiled once, at the first run.
+    """Scores parameters on one split, batch by batch over all devices. It is compiled once, at the first run.
 
-    Each process scores the frames of its own devices; what they found is put together in all of them.
+    Each process scores the frames of its own devices, and all processes get all records.
+
+    Attributes:
+      example: the first batch of frames of this process, arrays of NumPy; None before the first run.
     """
 
     def __init__(self, task: Task, config: ConfigDict, mesh: Mesh, split: str, thorough: bool = False):
@@ -38,13 +44,13 @@ class Evaluator:
         self._agree = distributed.Agreement(mesh)
 
         def predict(params, frames, number):
-            # Each device takes its own frames; peaks are found without any talk between devices.
-            # A frame's number is its random seed, so that noise is the same at every evaluation, on any devices.
+            # Each device handles its own frames, without communication between devices.
+            # A frame's number is its random seed, so that noise is the same in every evaluation, on any devices.
             key = jax.random.fold_in(jax.random.key(0), number * mesh.size + jax.lax.axis_index("batch"))
             return task.predict(params, frames, key, thorough)
 
-        self._compiled = None
-        self.example = None  # the first batch of frames of this process, NumPy arrays
+        self._compiled: jax.stages.Compiled | None = None
+        self.example: Any = None
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
             jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=batch, check_vma=False)
@@ -59,10 +65,10 @@ class Evaluator:
     ) -> dict[str, Any] | None:
         """The task's summary over `num_frames` frames of the split, or None if `should_stop` became true on the way.
 
-        Into the folder `pictures`, if given, go pictures: if the task ranks frames, of the best, the worst and three
-        between them, see `STANDINGS`; if not, of the first `config.pictures` frames.
+        Pictures go into the folder `pictures`, if given. They show the frames of `STANDINGS` if the task ranks frames,
+        and else the first `config.pictures` frames.
         """
-        records = []
+        found: list[tuple[int, Any]] = []
         quiet = self._config.quiet or not distributed.is_first()
         bar = progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False)
         with bar:
@@ -72,34 +78,34 @@ class Evaluator:
                 predicted, frames = self._find(params, frames, number)
                 self.example = frames if self.example is None else self.example
                 scored = zip(self._numbers(number, real), self._task.score(predicted, frames), real)
-                records += [(frame, record) for frame, record, counts in scored if counts]
+                found += [(frame, record) for frame, record, counts in scored if counts]
                 bar.update(int(real.sum()) * self._parts)
-        records = dict(sorted(distributed.gather(records), key=lambda numbered: numbered[0]))
+        records = dict(sorted(distributed.gather(found), key=lambda numbered: numbered[0]))
         if pictures is not None:
             self._draw(params, num_frames, self._to_draw(records), pictures)
         return self._task.summary(list(records.values()))
 
-    def _batches(self, num_frames):
+    def _batches(self, num_frames: int):
         config, split = self._config, self._split_name
         return streams.evaluation_batches(config, split, self._batch_size, num_frames, self._sharding)
 
-    def _numbers(self, number, real):
-        """The numbers of the frames that this process has of a batch."""
+    def _numbers(self, number: int, real: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """The numbers of this process's frames in a batch."""
         return number * self._batch_size + self._part * len(real) + np.arange(len(real))
 
-    def _find(self, params, frames, number):
-        """What is found in a batch and the batch itself, this process's share of them."""
-        number = distributed.put(np.int32(number), self._replicated)
+    def _find(self, params: Any, frames: Frames, number: int) -> tuple[Any, Frames]:
+        """This process's share of the predictions for a batch and of the batch itself."""
+        arguments = params, frames, distributed.put(np.int32(number), self._replicated)
         if self._compiled is None:
-            self._compiled = self._predict.lower(params, frames, number).compile()
-        return distributed.get((self._compiled(params, frames, number), frames))
+            self._compiled = self._predict.lower(*arguments).compile()
+        return distributed.get((self._compiled(*arguments), frames))
 
     def _to_draw(self, records: Mapping[int, Any]) -> dict[str, tuple[int, str]]:
-        """By the picture's name, the number of a frame and its title; the same in all processes."""
+        """The number of a frame and its title, by the picture's name; the same in all processes."""
         by, split = self._task.ranked_by, self._split_name
         if not by:
             return {f"frame_{n}": (n, f"{split} frame {n}") for n in records if n < self._config.pictures}
-        # Of equals the earlier frame is the better one.
+        # Of frames with equal ranks the earlier one counts as better.
         ranks = {frame: self._task.rank(record) for frame, record in records.items()}
         order = sorted(ranks, key=lambda frame: -ranks[frame])
         wanted = {}
@@ -109,8 +115,8 @@ class Evaluator:
             wanted[name.replace(" ", "_")] = frame, title
         return wanted
 
-    def _draw(self, params, num_frames, wanted, folder):
-        """Pictures of some frames. They are made and looked at once more: to keep all frames takes too much memory."""
+    def _draw(self, params: Any, num_frames: int, wanted: Mapping[str, tuple[int, str]], folder: epath.Path) -> None:
+        """Draws some frames. They are predicted once more, because keeping all frames would take too much memory."""
         if not wanted:
             return
         drawn, last = [], max(frame for frame, _ in wanted.values())
@@ -129,40 +135,43 @@ class Evaluator:
                     drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
-            for name, png in drawn:
-                (folder / name).write_bytes(png)
+            for name, picture in drawn:
+                (folder / name).write_bytes(picture)
 
 
 def evaluate(
     config: ConfigDict,
     workdir: str,
-    say=print,
+    say: Callable[[str], None] = print,
     source: str = "",
     split: str = "test",
     given: Collection[str] = (),
 ) -> dict[str, Any]:
     """Scores the newest checkpoint of `workdir` on a split, "test" or "validation".
 
-    Files go to `workdir/eval`, those of the validation split to `workdir/eval_validation`.
-    With `source`, those parameters instead, see `weights.read`; the workdir need then not hold a run. Of what comes
-    with them, such as a refiner, nothing takes the place of the fields `given`, which the user has set.
-    Fields that only training reads are taken from the run. Writes results.json, table.md and pictures. Raises
-    CheckpointError if there is no checkpoint of this config, WeightsError if `source` is none for it.
+    Writes results.json, table.md and pictures to `workdir/eval`, or `workdir/eval_validation`. Fields that only
+    training reads are taken from the run.
+
+    With `source` it scores those parameters instead, see `weights.read`, and the workdir need not hold a run. What
+    comes with them, such as a refiner, does not replace the fields `given`, which the user has set.
+
+    Raises CheckpointError if there is no checkpoint of this config, WeightsError if `source` does not fit it.
     """
     folder = epath.Path(workdir).expanduser()
     say = distributed.only_first(say)
-    checkpoints.check_same(config)
+    configs.check_same(config)
     if not source:
         own = {name: config.data[name] for name in ("dir", "workers")}
-        config = distributed.from_first(lambda: checkpoints.as_trained(workdir, config))
+        config = distributed.from_first(lambda: configs.as_trained(workdir, config))
         config.data.update(own)
     with distributed.together():
         experiment.check(config)
-        # One process uses as many devices as in training; of several, each has something to do whatever the batch.
+        # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
         params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        name, value = "weights", source
+        name: str = "weights"
+        value: str | int = source
         if source:
             experiment.check_weights(task, source, "--weights")
             task = experiment.with_parts_of(task, source, given)
@@ -181,7 +190,7 @@ def evaluate(
         if distributed.is_first():
             out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
-    summary = evaluator.run(params, config.test_frames, out)
+    summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it on the way
     summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
     if not distributed.is_first():
         return summary
@@ -196,6 +205,6 @@ def evaluate(
 
 
 def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
-    """results.json and table.md into the folder `out`."""
-    checkpoints.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
-    checkpoints.write_text(out / "table.md", table + "\n")
+    """Writes results.json and table.md into the folder `out`."""
+    files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
+    files.write_text(out / "table.md", table + "\n")

@@ -1,7 +1,7 @@
-"""Muon (Jordan 2024): momentum, with every matrix of it made nearly orthogonal, as `optax.contrib.muon` does it.
+"""Muon (Jordan 2024): gradient descent with momentum whose matrices are made nearly orthogonal.
 
-Results are those of optax. The iteration is on the small Gram matrix wherever a kernel is oblong: less than half the
-operations for a 3x3 convolution.
+The results are those of `optax.contrib.muon`. For oblong kernels the iteration is on the small Gram matrix, which
+takes less than half the operations for a 3x3 convolution.
 """
 
 import math
@@ -10,32 +10,33 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
-_THIN = 8  # rows or columns: matrices up to here are not orthogonalised
+_THIN = 8  # matrices with at most so many rows or columns are not orthogonalised
 _DECAY = 0.95  # of the momentum
-_RMS = 0.2  # of an update's entries: as large as Adam's usual ones, whatever the matrix's shape
+_RMS = 0.2  # root mean square of an update's entries, as large as Adam's usual ones
 _STEPS, _COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration
 
 
 class MomentumState(NamedTuple):
-    """Updates so far, int32, and the moving average of the gradients."""
+    """Number of updates so far, int32, and the moving average of the gradients."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     average: Any
 
 
 class RepeatState(NamedTuple):
-    """Which of `every` updates comes next, int32, and the last that was computed."""
+    """The number of the next update among `every`, int32, and the last update that was computed."""
 
     turn: jax.Array
     last: Any
 
 
 def muon(rate: optax.Schedule, every: int = 1, dtype: jnp.dtype = jnp.float32) -> optax.GradientTransformation:
-    """Muon for matrices and convolutions, and Adam at a fifth of the rate for what is too thin to orthogonalise.
+    """Muon for matrices and convolutions; Adam at a fifth of the rate for thin matrices and vectors.
 
-    The momentum is orthogonalised every `every`-th update; the updates in between go in the last direction again.
-    `dtype`: of the orthogonalisation, float32 or bfloat16.
+    Every `every`-th update orthogonalises the momentum; those in between repeat the last direction. `dtype` is the type
+    of the orthogonalisation, float32 or bfloat16.
     """
 
     def label(kernel):
@@ -53,7 +54,7 @@ def muon(rate: optax.Schedule, every: int = 1, dtype: jnp.dtype = jnp.float32) -
 
 
 def repeat(inner: optax.GradientTransformation, every: int) -> optax.GradientTransformation:
-    """A transformation without state whose result is computed every `every`-th time, and repeated in between."""
+    """A stateless transformation that is computed every `every`-th time; in between its last result is repeated."""
     if every == 1:
         return inner
 
@@ -65,12 +66,12 @@ def repeat(inner: optax.GradientTransformation, every: int) -> optax.GradientTra
     return optax.GradientTransformation(lambda params: RepeatState(jnp.int32(0), optax.tree.zeros_like(params)), update)
 
 
-def orthogonalise(matrix: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """`matrix[M, N]` with its singular values brought near 1 (0.7 to 1.2), by five steps of Newton and Schulz.
+def orthogonalise(matrix: Float[jax.Array, "M N"], dtype: jnp.dtype = jnp.float32) -> Float[jax.Array, "M N"]:
+    """The matrix with singular values near 1 (0.7 to 1.2), by five Newton-Schulz steps.
 
-    A step takes X to (a + bA + cA²)X with A = XXᵀ, so all five are a product of matrices of the short side, times X.
-    That product costs less than five steps on X itself if one side is twice the other. Rounded to bfloat16 it would
-    diverge: there the steps are on X.
+    A step takes X to (a + bA + cA²)X with A = XXᵀ, so all five are a product of small square matrices, times X. That
+    product costs less than five steps on X if one side is at least twice the other. In bfloat16 it would diverge, so
+    there the steps are on X.
     """
     a, b, c = _COEFFICIENTS
     x = (matrix / (jnp.linalg.norm(matrix) + 1e-8)).astype(dtype)
@@ -90,7 +91,7 @@ def orthogonalise(matrix: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Arra
         return x.astype(matrix.dtype)
     g = gram(x)
     product = q = factor(g)
-    for _ in range(_STEPS - 1):  # all are polynomials of the first Gram matrix, so they commute
+    for _ in range(_STEPS - 1):  # all factors are polynomials of the first Gram matrix, so they commute
         g = multiply(q, multiply(g, q))
         q = factor(g)
         product = multiply(q, product)
@@ -103,7 +104,7 @@ def _direction(update, dtype):
 
 
 def _momentum() -> optax.GradientTransformation:
-    """Nesterov's, its start corrected for as in Adam."""
+    """Nesterov's momentum, with Adam's bias correction."""
 
     def update(grads, state, params=None):
         average = optax.tree.update_moment(grads, state.average, _DECAY, 1)

@@ -1,4 +1,4 @@
-"""One step of a run once more, to be looked at: the same batch, keys and parameters, and nothing of the run changed."""
+"""Does one step of a run again, to look at it: with the same batch, keys and parameters. The run does not change."""
 
 import functools
 import json
@@ -11,158 +11,168 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import experiment, report, train
+from loco_jax import experiment, report
+from loco_jax import step as steps
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
 from loco_jax.report import tables
-from loco_jax.runs import budget as budgets
-from loco_jax.runs import checkpoints
-from loco_jax.runs import observation as observe
-from loco_jax.runs import watch as watches
-from loco_jax.tasks import Task
+from loco_jax.runs import budget, checkpoints, files, log
+from loco_jax.runs import config as configs
 
 _KINDS = ("batch", "gradient", "parameters")
-_MOST_ROWS = 6  # of a kind in the table; the file has all
+_MOST_ROWS = 6  # rows of a kind in the table; the file has all
 
 
 def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """What step `number` of the run in `workdir` computed, from 1.
+    """What step `number`, from 1, of the run in `workdir` computed.
 
-    The steps between the newest good checkpoint before it and the step itself are done again, so that the parameters
-    are those of the run: on the same machine bit for bit, where its kernels are deterministic. Fields that only
-    training reads are taken from the run.
+    It does the steps after the newest good checkpoint before that step again, so that the parameters are those of the
+    run. On the same machine they are equal bit for bit, if its kernels are deterministic. Fields that only training
+    reads are taken from the run.
 
-    Writes `replay/step_N.json` and pictures of the first `config.pictures` frames of the batch, if the task draws any.
-    Returns what the file says: loss, what is logged with it, norms of gradient and update, and of every array of
-    parameters, gradient and batch how many numbers are not finite, and the greatest magnitude of the others.
+    Writes `replay/step_N.json`, and pictures of the first `config.pictures` frames of the batch if the task draws any.
+    Returns the content of the file: the loss and the scalars that are logged with it, the norms of gradient and update,
+    and for every array of parameters, gradient and batch the count of numbers that are not finite, and the greatest
+    magnitude of the others.
 
-    Raises CheckpointError if there is no run of this config, ValueError for a step that cannot be or several processes.
+    Raises CheckpointError if there is no run of this config, ValueError for a step that cannot be, or if there are
+    several processes.
     """
     if jax.process_count() > 1:
         raise ValueError("--mode=replay is for one process: start it alone, wherever the run was")
     if number < 1:
         raise ValueError(f"--step={number}: --mode=replay needs the number of a step, from 1")
-    config = checkpoints.as_trained(workdir, config)
-    checkpoints.check(workdir, config)
+    config = configs.as_trained(workdir, config)
+    configs.check(workdir, config)
     if number > config.steps:
         raise ValueError(f"--step={number}: this run has config.steps={config.steps}")
     experiment.check(config)
-    mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
-    source = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
-    rate_of = _rates(config, workdir, number, mesh)
-    state, stage, do_step = _go_to(number - 1, config, workdir, mesh, task, optimizer, source, rate_of, say)
-    frames = next(source)
-    with jax.set_mesh(mesh):
-        look = functools.partial(_look, task=task, optimizer=optimizer, stage=stage, seed=config.seed)
-        scalars, arrays = jax.device_get(jax.jit(look)(state, frames, *rate_of(number)))
-    params = jax.tree.map(jnp.copy, state.params)  # the step reuses the state's memory
-    after, loss = do_step(state, frames, *rate_of(number))
-    numbers = {name: float(value) for name, value in scalars.items()}
-    numbers["loss"] = float(loss)  # the run's own: compiled with other things it may round otherwise
-    found = {
-        "step": number,
-        "stage": stage,
-        "skipped": bool(after.watch.in_a_row > 0),
-        **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
-        "arrays": {
-            name: {"not_finite": int(bad), "greatest": float(greatest)} for name, (bad, greatest) in arrays.items()
-        },
-    }
+    run = _Run(config, workdir, number)
+    run.go_to(number - 1, say)
+    found = run.look_at(number)
     folder = epath.Path(workdir).expanduser() / "replay"
-    checkpoints.write_text(folder / f"step_{number}.json", json.dumps(found, indent=2) + "\n")
+    files.write_text(folder / f"step_{number}.json", json.dumps(found, indent=2) + "\n")
     say(_in_words(found))
-    _draw(task, params, frames, number, config, folder, say)
+    run.draw(number, folder, say)
     say(f"All numbers, and pictures where the task draws some: {folder}")
     return found
 
 
-def _rates(config: ConfigDict, workdir: str, number: int, mesh: Mesh) -> Callable[[int], tuple[jax.Array, ...]]:
-    """What each step needs besides: with a budget of time the learning rate that it had, which the log says."""
-    if not config.budget_minutes:
-        return lambda step: ()
-    log, place = epath.Path(workdir).expanduser() / "log.jsonl", NamedSharding(mesh, PartitionSpec())
-    rates = budgets.logged_rates(observe.read_log(log))
-    missing = [step for step in range(1, number + 1) if step not in rates]
-    if missing:
-        raise ValueError(
-            f"--step={number}: {log} does not say the learning rate of step {missing[0]}, which time decided; it has "
-            f"{len(rates)} steps"
-        )
-    return lambda step: (jax.device_put(np.float32(rates[step]), place),)
+class _Run:
+    """A run whose steps up to `number` are done again."""
 
+    def __init__(self, config: ConfigDict, workdir: str, number: int):
+        self._config, self._workdir = config, workdir
+        self._mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
+        self._task, self._optimizer = experiment.create_task(config), steps.make_optimizer(config)
+        self._step_of_stage = steps.step_of(config, self._task, self._optimizer)
+        self._stages = steps.Stages(config, self._task)
+        self._source = streams.training_stream(config, NamedSharding(self._mesh, PartitionSpec("batch")))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._rates = self._read_rates(number) if config.budget_minutes else None
 
-def _go_to(
-    last: int,
-    config: ConfigDict,
-    workdir: str,
-    mesh: Mesh,
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    source: streams.CrowdStream | streams.JtaStream,
-    rate_of: Callable[[int], tuple[jax.Array, ...]],
-    say: Callable[[str], None],
-) -> tuple[train.TrainState, int, jax.stages.Compiled]:
-    """The run's state after step `last`, its stage of training, and the next step; the source goes there too."""
-    replicated, stages = NamedSharding(mesh, PartitionSpec()), train.Stages(config, task)
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        before = [step for step in saved.steps if step <= last]
-        state = train.init_state(task, optimizer, config, source.like(), pretrained=not before)
-        if before:
-            _, state, position = saved.restore(state, last, say, newer={"watch": watches.start()})
-            source.set_state(position["data"])
-            stages.state = {name: position[name] for name in stages.state}
-    state = jax.device_put(state, replicated)
-    first = int(state.step)
-    begin = f"the checkpoint of step {first}" if first else "the beginning: no checkpoint is older"
-    say(f"{workdir}: step {last + 1}, from {begin}; {last - first} steps to do again")
-    step_fn = train.step_of(config, task, optimizer)
+    def _read_rates(self, number: int) -> dict[int, float]:
+        """The learning rates of the steps up to `number`, which time decided, from the log."""
+        path = epath.Path(self._workdir).expanduser() / log.FILE
+        rates = budget.logged_rates(log.read(path))
+        missing = [step for step in range(1, number + 1) if step not in rates]
+        if missing:
+            raise ValueError(
+                f"--step={number}: {path} does not say the learning rate of step {missing[0]}, which time decided; it "
+                f"has {len(rates)} steps"
+            )
+        return rates
 
-    def compile_stage():
-        step_now = functools.partial(step_fn, stage=stages.now)
-        return train.compile_step(step_now, mesh, state, source.like(), *rate_of(last + 1))
+    def _rate_of(self, step: int) -> tuple[jax.Array, ...]:
+        """The further arguments of a step: its learning rate if the run has a budget of time."""
+        return () if self._rates is None else (jax.device_put(np.float32(self._rates[step]), self._replicated),)
 
-    do_step = compile_stage()
-    drain = train.compile_drain(state, replicated)
-    with progress.bar(last, "step", config.quiet, initial=first) as bar:
-        for step in range(first + 1, last + 1):
-            state, _ = do_step(state, next(source), *rate_of(step))
-            bar.update()
-            if step % config.log_every == 0:  # where stages change in training
-                state, means, _ = drain(state)
-                if stages.move_on(train.means_of(means)):
-                    do_step = compile_stage()
-    return state, stages.now, do_step
+    def go_to(self, last: int, say: Callable[[str], None]) -> None:
+        """Loads the newest good checkpoint up to step `last`, and does the steps after it up to `last`."""
+        config = self._config
+        with checkpoints.Checkpoints(self._workdir, read_only=True) as saved:
+            before = [step for step in saved.steps if step <= last]
+            state = steps.init_state(self._task, self._optimizer, config, self._source.like(), pretrained=not before)
+            if before:
+                _, state, position = saved.restore(state, last, say)
+                self._source.set_state(position["data"])
+                self._stages.state = {name: position[name] for name in self._stages.state}
+        self._state = jax.device_put(state, self._replicated)
+        first = int(self._state.step)
+        begin = f"the checkpoint of step {first}" if first else "the beginning: no checkpoint is older"
+        say(f"{self._workdir}: step {last + 1}, from {begin}; {last - first} steps to do again")
+        self._compile(last + 1)
+        drain = steps.compile_drain(self._state, self._replicated)
+        with progress.bar(last, "step", config.quiet, initial=first) as bar:
+            for step in range(first + 1, last + 1):
+                self._state, _ = self._do_step(self._state, next(self._source), *self._rate_of(step))
+                bar.update()
+                if step % config.log_every == 0:  # here the stage may change
+                    self._state, means, _ = drain(self._state)
+                    if self._stages.move_on(steps.means_of(means)):
+                        self._compile(last + 1)
 
+    def _compile(self, number: int) -> None:
+        """Compiles the step of the present stage, for arguments as those of step `number`."""
+        step = functools.partial(self._step_of_stage, stage=self._stages.now)
+        self._do_step = steps.compile_step(step, self._mesh, self._state, self._source.like(), *self._rate_of(number))
 
-def _look(
-    state: train.TrainState,
-    frames: Frames,
-    rate: jax.Array | None = None,
-    *,
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    stage: int,
-    seed: int,
-) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-    """Scalars of a step, and for each array how many numbers are not finite and the greatest of the others."""
-    loss, logged, grads = train.loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
-    trained, given = {name: state.params[name] for name in grads}, {} if rate is None else {"rate": rate}
-    updates, _ = optimizer.update(grads, state.opt_state, trained, **given)
-    scalars = {"loss": loss, **logged, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    trees = zip(_KINDS, (frames._asdict(), grads, state.params))
-    leaves = jax.tree_util.tree_leaves_with_path(dict(trees))
-    arrays = {}
-    for path, x in leaves:
-        finite = jnp.isfinite(x)
-        greatest = jnp.max(jnp.where(finite, jnp.abs(x.astype(jnp.float32)), 0), initial=0)
-        arrays[jax.tree_util.keystr(path, simple=True, separator="/")] = jnp.sum(~finite, dtype=jnp.int32), greatest
-    return scalars, arrays
+    def look_at(self, number: int) -> dict[str, Any]:
+        """What step `number`, the next one, computes; see `replay`."""
+        self._frames, stage, rate = next(self._source), self._stages.now, self._rate_of(number)
+        with jax.set_mesh(self._mesh):
+            look = functools.partial(self._look, stage=stage, seed=self._config.seed)
+            scalars, arrays = jax.device_get(jax.jit(look)(self._state, self._frames, *rate))
+        self._params = jax.tree.map(jnp.copy, self._state.params)  # the step reuses the state's memory
+        after, loss = self._do_step(self._state, self._frames, *rate)
+        numbers = {name: float(value) for name, value in scalars.items()}
+        numbers["loss"] = float(loss)  # the run's own: compiled together with other code it may round differently
+        return {
+            "step": number,
+            "stage": stage,
+            "skipped": bool(after.watch.in_a_row > 0),
+            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
+            "arrays": {
+                name: {"not_finite": int(bad), "greatest": float(greatest)} for name, (bad, greatest) in arrays.items()
+            },
+        }
+
+    def _look(
+        self, state: steps.TrainState, frames: Frames, rate: jax.Array | None = None, *, stage: int, seed: int
+    ) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
+        """Scalars of a step; for each array the count of numbers that are not finite, and the greatest other one."""
+        loss, logged, grads = steps.loss_and_gradient(state, frames, task=self._task, stage=stage, seed=seed)
+        trained, given = {name: state.params[name] for name in grads}, {} if rate is None else {"rate": rate}
+        updates, _ = self._optimizer.update(grads, state.opt_state, trained, **given)
+        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        arrays = {}
+        leaves = jax.tree_util.tree_leaves_with_path(dict(zip(_KINDS, (frames._asdict(), grads, state.params))))
+        for path, x in leaves:
+            finite = jnp.isfinite(x)
+            greatest = jnp.max(jnp.where(finite, jnp.abs(x.astype(jnp.float32)), 0), initial=0)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            arrays[name] = jnp.sum(~finite, dtype=jnp.int32), greatest
+        return {"loss": loss, **logged, **norms}, arrays
+
+    def draw(self, number: int, folder: epath.Path, say: Callable[[str], None]) -> None:
+        """Draws what the parameters before the step find in its batch."""
+        params, frames = jax.device_put(jax.device_get((self._params, self._frames)), jax.local_devices()[0])
+        predict = jax.jit(functools.partial(self._task.predict, thorough=False))
+        predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
+        for index in range(min(self._config.pictures, len(frames.present))):
+            try:
+                figure = report.picture(self._task, predicted, frames, index, f"step {number}, frame {index}")
+            except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # the batch may not be finite
+                say(f"Frame {index} cannot be drawn: {error}")
+                continue
+            if figure is not None:
+                with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
+                    figure.savefig(file, format="png")
 
 
 def _in_words(found: dict[str, Any]) -> str:
@@ -178,26 +188,3 @@ def _in_words(found: dict[str, Any]) -> str:
         rows += [[name, f"{x['not_finite']:,}", f"{x['greatest']:.4g}"] for name, x in of_kind[:_MOST_ROWS]]
     lines += ["", tables.table(["array", "numbers not finite", "greatest magnitude"], rows)]
     return "\n".join(lines) + (f"\nand {left_out} arrays more" if left_out else "")
-
-
-def _draw(
-    task: Task,
-    params: Any,
-    frames: Frames,
-    number: int,
-    config: ConfigDict,
-    folder: epath.Path,
-    say: Callable[[str], None],
-) -> None:
-    """Pictures of what the parameters before the step find in its batch."""
-    params, frames = jax.device_put(jax.device_get((params, frames)), jax.local_devices()[0])
-    predict = jax.jit(functools.partial(task.predict, thorough=False))
-    predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
-    for index in range(min(config.pictures, len(frames.present))):
-        try:
-            figure = report.picture(task, predicted, frames, index, f"step {number}, frame {index}")
-        except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # where the batch is not finite
-            say(f"Frame {index} cannot be drawn: {error}")
-            continue
-        with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
-            figure.savefig(file, format="png")

@@ -1,4 +1,4 @@
-"""What several test modules share: a JTA with pictures takes a while to make."""
+"""Fixtures that several test modules share; see support.py for functions."""
 
 import os
 import signal
@@ -8,8 +8,10 @@ import hypothesis
 import jax
 import pytest
 
+from loco_jax import experiment
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, miniature
+from loco_jax.data import jta, miniature, streams
+from tests.support import Mean, prepare_small_jta, toy_frame
 
 # Commands under test leave the user's cache alone.
 os.environ["LOCO_JAX_CACHE"] = "off"
@@ -44,6 +46,29 @@ def own_sigterm():
     old = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, old)
+
+
+@pytest.fixture
+def toy_frames(monkeypatch):
+    """Makes frames of the crowd toy frames."""
+    monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+
+
+@pytest.fixture
+def toy(toy_frames, monkeypatch):
+    """Makes every config's task the toy, on toy frames; called with arguments, the toy with these."""
+
+    def use(**arguments):
+        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
+
+    use()
+    return use
+
+
+@pytest.fixture(scope="session")
+def small_jta(tmp_path_factory):
+    """The folder of a prepared JTA without pictures, 90 frames a split."""
+    return prepare_small_jta(tmp_path_factory.mktemp("jta"))
 
 
 @pytest.fixture(scope="session")

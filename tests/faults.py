@@ -27,11 +27,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from loco_jax import experiment, train
+from loco_jax import experiment
 from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints
-from tests.test_train import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
+from loco_jax.step import init_state, make_optimizer
+from tests.support import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
 
 STEPS, SAVE_EVERY = 240, 20
 PATIENCE = 240  # seconds, until a process that says nothing is taken for hanging
@@ -259,11 +260,11 @@ def many_flips(lab: Lab, flips: int = 300) -> str:
     all_files = files(workdir / "checkpoints" / str(STEPS))
     config = refiner.get_config("scale=demo")
     config.ema, config.data.batch_size = 0.9, 2
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frames = streams.training_stream(config, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
-    like = jax.device_put(train.init_state(task, optimizer, config, frames.like()), place)
+    like = jax.device_put(init_state(task, optimizer, config, frames.like()), place)
 
     def read(said: list[str]):
         with checkpoints.Checkpoints(str(workdir), read_only=True) as saved:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from loco_jax import experiment, train
+from loco_jax import experiment
 from loco_jax.configs import vha as shared
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
@@ -16,6 +16,7 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
+from loco_jax.step import init_state, make_optimizer, train_step
 
 # docs/method.md, sections 2 and 3, and what the demo scale is made for.
 VOLUMES = {"full": (136, 240, 316), "demo": (40, 60, 80)}
@@ -44,15 +45,15 @@ def shape_of_frames(batch: int, people: int) -> Frames:
 @pytest.mark.parametrize("level, scale, variant", ALL)
 def test_config_trains_a_step(level, scale, variant):
     config = config_of(level, scale, variant)
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     assert type(task.network) is {"published": vha.VHA, "patch": vha.PatchVHA}[variant]
     assert task.volume.shape == VOLUMES[scale]
     frames = shape_of_frames(config.data.batch_size, 64 if scale == "full" else 8)
-    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames))
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config, frames))
     heatmaps = jax.ShapeDtypeStruct((1, 14, *VOLUMES[scale]), jnp.float32)
     code = jax.eval_shape(functools.partial(task.network.apply, method="encode"), state.params, heatmaps)
     assert code.shape == (1, *CODES[scale, level])
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
+    step = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
     for stage in range(task.stages):
         after, loss = jax.eval_shape(functools.partial(step, stage=stage), state, frames)
         assert loss.shape == () and loss.dtype == jnp.float32
@@ -66,8 +67,8 @@ def test_config_trains_a_step(level, scale, variant):
 def test_average_is_of_the_parameters():
     config = config_of(2, "demo", "patch")
     config.ema = 0.99
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
-    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, shape_of_frames(1, 8)))
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config, shape_of_frames(1, 8)))
     assert jax.tree.map(lambda x: x.shape, state.ema) == jax.tree.map(lambda x: x.shape, state.params)
 
 
@@ -119,21 +120,21 @@ def test_both_orders_of_arguments():
     assert one.to_dict() == other.to_dict()
 
 
-LOCOS = [(level, scale, "patch", "compact") for level in (1, 2, 3) for scale in VOLUMES]
-LOCOS += [(level, scale, "published", "inception") for level, scale in ((1, "demo"), (2, "full"), (3, "demo"))]
+LOCOS = [(level, scale, "patch", "compact") for level, scale in ((1, "full"), (2, "demo"), (2, "full"), (3, "demo"))]
+LOCOS += [(level, scale, "published", "inception") for level, scale in ((2, "full"), (3, "demo"))]
 
 
 @pytest.mark.parametrize("level, scale, variant, trunk", LOCOS)
 def test_loco_trains_a_step(level, scale, variant, trunk):
     module = importlib.import_module(f"loco_jax.configs.loco{level}")
     config = module.get_config(f"scale={scale},variant={variant},trunk={trunk}")
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
     frames = shape_of_frames(1, 8)._replace(image=image)
-    state = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames, pretrained=False))
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config, frames, pretrained=False))
     code = jax.eval_shape(lambda *a: task.look(*a)[0], state.params, image, frames.camera)
     assert code.shape == (1, *CODES[scale, level])
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
+    step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     after, _ = jax.eval_shape(step, state, frames)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     if (level, scale, trunk) == (2, "full", "inception"):  # docs/method.md, section 4
@@ -155,7 +156,7 @@ def test_ten_centimetres(scale, shape):
     assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)
     assert type(task.network) is vha.PatchVHA
     frames = shape_of_frames(1, 8)
-    state = jax.eval_shape(lambda: train.init_state(task, train.make_optimizer(config), config, frames))
+    state = jax.eval_shape(lambda: init_state(task, make_optimizer(config), config, frames))
     assert sum(x.size for x in jax.tree.leaves(state.params)) < 3_448_442
     with pytest.raises(ValueError, match="variant"):
         module.get_config("variant=published")

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import evaluate, experiment, export, tasks, train
+from loco_jax import evaluate, experiment, export, tasks
 from loco_jax.configs import refiner, trunk, vha2
 from loco_jax.runs import checkpoints
+from loco_jax.runs import config as configs
+from loco_jax.step import TrainState
 from loco_jax.weights import files as weights
 
 CONFIGS = {
@@ -34,7 +36,7 @@ def write_run(folder: pathlib.Path, kind: str, averaged: bool):
 
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params, other = jax.tree.map(made, shapes), jax.tree.map(made, shapes)
-    state = train.TrainState(
+    state = TrainState(
         step=np.int32(1),
         params=other if averaged else params,
         opt_state={},
@@ -42,7 +44,7 @@ def write_run(folder: pathlib.Path, kind: str, averaged: bool):
         sums={},
         bad_step=np.int32(0),
     )
-    checkpoints.claim(str(folder), config)
+    configs.claim(str(folder), config)
     with checkpoints.Checkpoints(str(folder)) as saved:
         saved.save(1, state, {"data": {}})
     return config, task, {name: value for name, value in params.items() if name != "found"}

@@ -5,9 +5,8 @@ import os
 import pytest
 
 from loco_jax.data import jta
-from loco_jax.runs import checkpoints
 from tests import faults
-from tests.test_train import prepare_small_jta
+from tests.support import prepare_small_jta
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +28,6 @@ def test_flipped_bits(lab):
 
 def test_two_runs(lab):
     assert "the second ends with" in faults.two_runs(lab)
-
-
-def test_workdir_that_cannot_be_written_to():
-    with pytest.raises(checkpoints.CheckpointError, match="/proc/run: cannot be written to"):
-        with checkpoints.owned("/proc/run"):
-            pass
 
 
 def test_a_shard_that_cannot_be_read(tmp_path):

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment, train
+from loco_jax import experiment
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import vha as vha_config
-from loco_jax.data import streams
 from loco_jax.runs import checkpoints
+from loco_jax.step import TrainState, init_state, make_optimizer, read_init
 from loco_jax.weights import files as weights
-from tests.test_train import (
+from tests.support import (
     Crash,
     Mean,
     assert_same_run,
@@ -25,20 +25,7 @@ from tests.test_train import (
     saved_state,
     scenes,
     tiny,
-    toy_frame,
 )
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """Makes every config's task the toy, on toy frames."""
-
-    def use(**arguments):
-        monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
-
-    use()
-    return use
 
 
 def released() -> dict:
@@ -50,9 +37,9 @@ def assert_same(one, other) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def first_state(config) -> train.TrainState:
+def first_state(config) -> TrainState:
     task = experiment.create_task(config)
-    return train.init_state(task, train.make_optimizer(config), config, scenes("train", (0, 1)))
+    return init_state(task, make_optimizer(config), config, scenes("train", (0, 1)))
 
 
 # ---- Where the parameters come from
@@ -91,12 +78,12 @@ def test_released_weights_of_each_task():
     whole = released()
     config = vha_config.get_config(2, "variant=patch,scale=demo")
     config.init = "released"
-    assert_same(train.read_init(experiment.create_task(config), config), whole["vha"])
+    assert_same(read_init(experiment.create_task(config), config), whole["vha"])
     config = refiner_config.get_config("scale=demo")
     config.init = "released-refiner"
     task = experiment.create_task(config)
     refiner = weights.read("refiner", "released-refiner", jax.eval_shape(task.init, jax.random.key(0)))
-    assert_same(train.read_init(task, config), refiner)
+    assert_same(read_init(task, config), refiner)
     assert_same(jax.tree.map(np.asarray, first_state(config).params), refiner)
 
 
@@ -105,7 +92,7 @@ def test_a_whole_loco_needs_no_other_autoencoder(tmp_path):
     config.vha, config.init = str(tmp_path / "none"), "released"
     task, whole = experiment.create_task(config), released()
     experiment.check_sources(config, task)
-    assert_same(train.read_init(task, config), whole)
+    assert_same(read_init(task, config), whole)
     config.refiner = str(tmp_path / "none")
     with pytest.raises(weights.WeightsError, match="config.refiner=.*none: .*no such file"):
         experiment.check_sources(config, experiment.create_task(config))
@@ -164,7 +151,7 @@ def test_frozen_data_are_never_of_weights(toy, tmp_path, monkeypatch):
     quietly(config, tmp_path / "run")
     state = saved_state(tmp_path / "run", 2)
     np.testing.assert_array_equal(state["['params']['more']['a']['k']"], made["more"]["a"]["k"])
-    read = train.read_init(WithData(), tiny(init=str(tmp_path / "run")))
+    read = read_init(WithData(), tiny(init=str(tmp_path / "run")))
     assert_same(read, {"w": state["['params']['w']"]})
 
 
@@ -201,7 +188,7 @@ def test_weights_of_another_grid_are_refused():
     config.init = "released"
     wanted = "^config.init=released: trained for something else: volume.depth_bins is 80 there, 316 here"
     with pytest.raises(weights.WeightsError, match=wanted):
-        train.read_init(experiment.create_task(config), config)
+        read_init(experiment.create_task(config), config)
 
 
 def test_a_run_that_is_there_is_not_begun_anew(toy, tmp_path):

@@ -27,10 +27,10 @@ from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
 from loco_jax.data import streams
 from loco_jax.ops import distributed
-from loco_jax.runs import checkpoints
+from loco_jax.runs import checkpoints, lock
+from loco_jax.runs.ending import Stopped
 from loco_jax.tasks import vha as vha_tasks
-from tests import test_train
-from tests.test_train import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny
+from tests.support import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny, toy_frame
 
 CREATE = experiment.create_task
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
@@ -82,7 +82,7 @@ def stub(kind: str, setattr=setattr):
         task = CREATE(config)
         return Small(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
-    setattr(streams, "crowd_frame", test_train.toy_frame)
+    setattr(streams, "crowd_frame", toy_frame)
     setattr(experiment, "create_task", {"mean": lambda config: Ranked(noise=1.0), "small": small}[kind])
 
 
@@ -124,7 +124,7 @@ def refuse(workdir: str, data: str):
 
     config = config_of()
     attempt("begun", config)
-    with checkpoints._locked(workdir, print) if first else contextlib.nullcontext():
+    with lock.locked(workdir, print) if first else contextlib.nullcontext():
         attempt("locked", config)
     config.seed = 5
     attempt("other", config)
@@ -316,7 +316,7 @@ def stop(*workdirs: str):
         train._matmul_rate = lambda: speed  # noqa: B023
         try:
             train.train(config, seen(workdir), functools.partial(print, flush=True))
-        except train.Stopped as stopped:
+        except Stopped as stopped:
             print(stopped)
 
 
@@ -324,9 +324,9 @@ def test_a_signal_ends_all_after_the_step_under_way_where_steps_are_long(tmp_pat
     runs = [tmp_path / "long", tmp_path / "short"]
     both = finish_all(start(2, 1, "mean", *map(str, runs), do="stop"))
     wanted = [(3, "the step under way is"), (5, "the steps under way and at most 2 more are")]
-    for run, (step, steps) in zip(runs, wanted):
+    for run, (step, more) in zip(runs, wanted):
         assert all(f"{run.name}: stopped by SIGTERM at step {step}, which is saved" in said for said in both), both
-        assert [said.count(f"SIGTERM: {steps} finished and saved, then this ends") for said in both] == [1, 0]
+        assert [said.count(f"SIGTERM: {more} finished and saved, then this ends") for said in both] == [1, 0]
         assert saved_steps(run) == [step]
 
 

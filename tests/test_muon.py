@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from loco_jax import muon, tasks, train
+from loco_jax import muon, tasks
 from loco_jax.configs import vha as vha_config
+from loco_jax.step import init_state, make_optimizer, step_of
 
 SHAPES = {"conv": (3, 3, 16, 12), "wide": (10, 12), "thin": (4, 30)}
 RATE = optax.linear_schedule(0.1, 0.02, 8)
@@ -87,12 +88,12 @@ class Linear(tasks.Task):
 def test_steps_that_are_skipped_leave_no_trace():
     config = vha_config.get_config(1, "variant=patch,scale=demo")
     config.optimizer.update({"orthogonalise_every": 2, "warmup": 0})
-    task, optimizer = Linear(), train.make_optimizer(config)
-    step = jax.jit(functools.partial(train.step_of(config, task, optimizer), stage=0))
+    task, optimizer = Linear(), make_optimizer(config)
+    step = jax.jit(functools.partial(step_of(config, task, optimizer), stage=0))
     gradients = list(jax.random.normal(jax.random.key(0), (4, 16, 16)))
 
     def after(batches):
-        state = train.init_state(task, optimizer, config, batches[0], pretrained=False)
+        state = init_state(task, optimizer, config, batches[0], pretrained=False)
         for batch in batches:
             state, _ = step(state, batch)
         return state
@@ -112,4 +113,4 @@ def test_options_that_make_no_sense_are_told(field, value, said):
     config = vha_config.get_config(1, "variant=patch,scale=demo")
     config.optimizer[f"orthogonalise_{field}"] = value
     with pytest.raises(ValueError, match=f"config.optimizer.orthogonalise_{field}{said}"):
-        train.make_optimizer(config)
+        make_optimizer(config)

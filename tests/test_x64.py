@@ -14,10 +14,11 @@ import pytest
 from jax.extend import core
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import experiment, train
+from loco_jax import experiment
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.ops import distributed
+from loco_jax.step import compile_step, init_state, make_optimizer, step_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -41,10 +42,10 @@ def steps() -> dict[str, np.ndarray]:
     mesh = distributed.make_mesh(1)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     source = streams.training_stream(config, split)
-    task, optimizer = experiment.create_task(config), train.make_optimizer(config)
-    state = jax.device_put(train.init_state(task, optimizer, config, source.like()), replicated)
-    step = functools.partial(train.step_of(config, task, optimizer), stage=0)
-    step = train.compile_step(step, mesh, state, source.like())
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
+    state = jax.device_put(init_state(task, optimizer, config, source.like()), replicated)
+    step = functools.partial(step_of(config, task, optimizer), stage=0)
+    step = compile_step(step, mesh, state, source.like())
     for _ in range(2):
         frames = next(source)
         state, _ = step(state, frames)
@@ -98,12 +99,12 @@ def test_nothing_is_computed_in_64_bits(name, argument):
     else:
         config.spoil.predictor = "released"
     with jax.enable_x64(True):
-        task, optimizer = experiment.create_task(config), train.make_optimizer(config)
+        task, optimizer = experiment.create_task(config), make_optimizer(config)
         frame = functools.partial(streams.crowd_frame, crowd=streams.crowd_of(config), pictures=config.data.pictures)
         frame = in_32_bits(frame, jax.random.key(0))
         frames = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), frame)
-        state = in_32_bits(lambda: train.init_state(task, optimizer, config, frames, pretrained=False))
-        step = functools.partial(train.step_of(config, task, optimizer), stage=0)
+        state = in_32_bits(lambda: init_state(task, optimizer, config, frames, pretrained=False))
+        step = functools.partial(step_of(config, task, optimizer), stage=0)
         after, _ = in_32_bits(step, state, frames)
         predict = functools.partial(task.predict, thorough=True)
         in_32_bits(predict, task.for_evaluation(state.params), frames, jax.random.key(0))

@@ -762,6 +762,7 @@ def _training_config(config: Any, setting: Setting) -> Any:
 
 def _training(name: str, setting: Setting, config: Any, way: str = "ours", comparable: bool = False) -> Case:
     from loco_jax import experiment, train  # here, since checkpoints take seconds to import
+    from loco_jax import step as steps
 
     config = _training_config(config, setting)
     frame = _frame(setting)[0]
@@ -769,7 +770,7 @@ def _training(name: str, setting: Setting, config: Any, way: str = "ours", compa
     frames = jax.tree.map(lambda x: np.stack([x] * setting.batch), frame._replace(image=image))
     task, optimizer = experiment.create_task(config), train.make_optimizer(config)
     step = functools.partial(
-        train.train_step, task=task, optimizer=optimizer, stage=task.stages - 1, seed=0, ema=config.ema
+        steps.train_step, task=task, optimizer=optimizer, stage=task.stages - 1, seed=0, ema=config.ema
     )
     like = jax.eval_shape(lambda: train.init_state(task, optimizer, config, frames, pretrained=False))
     state = []  # of the training, which every step replaces

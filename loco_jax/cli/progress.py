@@ -20,7 +20,7 @@ class _Bar(tqdm):
         return None
 
 
-def bar(total: int, unit: str, quiet: bool = False, **options) -> tqdm:
+def bar(total: int | None, unit: str, quiet: bool = False, **options) -> tqdm:
     """A tqdm bar on stderr; its other options are passed on.
 
     What is compiled before the first `update` is left out of its estimates; `unpause()` leaves out later pauses.

@@ -32,7 +32,7 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
             raise KeyboardInterrupt
 
     def hear(number: int) -> None:
-        if number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
+        if stuck and number == signal.SIGTERM and signal.getsignal(number) is stop and not came.wait(PATIENCE):
             stuck()
 
     def send_again(unraisable: Any) -> None:
@@ -86,6 +86,49 @@ def listening(hear: Callable[[int], None]) -> Iterator[None]:
         signal.set_wakeup_fd(old)
         os.close(write)
         thread.join()
+
+
+class StopRequest:
+    """While entered, SIGTERM and SIGINT ask a loop of steps to stop instead of ending the process.
+
+    `say` acknowledges the first signal at once, even during a step; the loop may start `more` steps after it. A second
+    SIGINT interrupts. Further SIGTERMs do nothing, even after leaving: launchers send some twice, and a second one
+    would change the exit status.
+
+    Attributes:
+      name: the name of the signal that came, or "".
+    """
+
+    def __init__(self, say: Callable[[str], None], more: int):
+        self.name = ""
+        self._steps = f"the steps under way and at most {more} more are" if more else "the step under way is"
+        self._say, self._is_told = say, False
+        self._old: dict[int, Any] = {}
+        self._listening = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopRequest":
+        if _can_handle():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.getsignal(number)
+                signal.signal(number, self._ask)
+            self._listening.enter_context(listening(self._acknowledge))
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._listening.close()
+        for number, old in self._old.items():
+            if number == signal.SIGINT or not self.name:
+                signal.signal(number, old)
+
+    def _acknowledge(self, number: int) -> None:
+        if number in self._old and not self._is_told:
+            self._is_told = True
+            self._say(f"{signal.Signals(number).name}: {self._steps} finished and saved, then this ends")
+
+    def _ask(self, number: int, _) -> None:
+        self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, self._old[number])
 
 
 def _can_handle() -> bool:

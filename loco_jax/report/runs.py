@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from loco_jax.runs import log as logs
 from loco_jax.runs import observation as observe
 
 
@@ -112,7 +113,7 @@ def _read_one(path: epath.Path, name: str) -> Run:
     overview = path / "parameters.txt"
     total = re.search(r"^Total: ([\d,]+)", overview.read_text() if overview.exists() else "", re.MULTILINE)
     parameters = int(total[1].replace(",", "")) if total else None
-    return Run(name, config or {}, observe.read_log(log), results or {}, parameters)
+    return Run(name, config or {}, logs.read(log), results or {}, parameters)
 
 
 def _read_json(path: epath.Path) -> dict[str, Any] | None:

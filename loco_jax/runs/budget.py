@@ -1,7 +1,7 @@
-"""A budget of training time: how much of it is used up, and the learning rates that follow from that.
+"""A budget of training time: how much of it is used, and the learning rates that follow from that.
 
-Time is that of the loop of steps alone: waiting for batches, the steps, and the loop's own work. Setup, compilation,
-saving and evaluation do not count, nor do steps that were lost because the run was killed before they were saved.
+Only the loop of steps counts: waiting for batches, the steps, and the loop's own work. Setup, compilation, saving and
+evaluation do not count, nor do steps that were lost because the run was killed before they were saved.
 """
 
 import math
@@ -14,16 +14,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax.ops import distributed
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 
-_WHOLE = 2**30  # a used-up budget as processes tell it each other
+_WHOLE = 2**30  # a used-up budget as an integer, which processes exchange
 
 
 def rate_at(config: ConfigDict, step: int, used: float) -> float:
-    """The learning rate after `step` steps, when the part `used` of the budget is gone, 0 to 1.
+    """The learning rate after `step` steps, when a share `used` of the budget is used, 0 to 1.
 
-    The warm-up counts steps. With the cosine schedule the rate falls to zero as the budget is used up, or as
-    `config.steps` are done, whichever is farther.
+    The warm-up counts steps. With the cosine schedule the rate falls to zero with the budget or with `config.steps`,
+    whichever is nearer to its end.
     """
     c = config.optimizer
     rate = c.learning_rate * (min(1.0, step / c.warmup) if c.warmup else 1.0)
@@ -32,8 +32,8 @@ def rate_at(config: ConfigDict, step: int, used: float) -> float:
 
 
 def logged_rates(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """The learning rate of each step, by the step's number from 1, that a log says; see `Budget.take`."""
-    rates = {}
+    """The learning rates in the records of a log, by the number of the step, from 1; see `Budget.take`."""
+    rates: dict[int, float] = {}
     for record in records:
         given = record.get("rates", ())
         rates.update(zip(range(record["step"] - len(given) + 1, record["step"] + 1), given))
@@ -41,28 +41,29 @@ def logged_rates(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:
 
 
 class Budget:
-    """How much of `config.budget_minutes` is used up, over all starts of a run: the same in all processes.
+    """How much of `config.budget_minutes` is used, over all starts of a run. All processes have the same value.
 
-    The clock of the first process counts. All hear of it `delay` steps later, so that nobody waits. Without a budget it
-    is never used up, and gives no rates.
+    The clock of the first process counts. All processes use its time from `delay` steps ago, so that none waits.
+    Without a budget it is never over, and gives no rates.
 
     Attributes:
-      used: from 0 to 1.
+      used: the used share, from 0 to 1.
     """
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, split: observe.Split, delay: int):
+    def __init__(self, config: ConfigDict, mesh: Mesh, split: observation.Split, delay: int):
         self._config, self._split, self._seconds = config, split, 60 * config.budget_minutes
         self._place, self._agree = NamedSharding(mesh, PartitionSpec()), distributed.Agreement(mesh, delay)
-        self._before, self.used, self._rates = 0.0, 0.0, []
+        self._before, self.used = 0.0, 0.0
+        self._rates: list[float] = []
 
     @property
     def state(self) -> dict[str, float]:
-        """To be saved, as JSON."""
+        """What a checkpoint saves, as JSON."""
         return {"budget_used": self.used, "budget_minutes": self._seconds / 60} if self._seconds else {}
 
     @state.setter
     def state(self, saved: Mapping[str, float]) -> None:
-        if self._seconds:  # of another budget, where it may change, another part
+        if self._seconds:  # the budget may have changed since, and the share with it
             longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
             self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
 
@@ -71,30 +72,30 @@ class Budget:
         return self.used >= 1
 
     def __str__(self) -> str:
-        """For progress lines; empty without a budget."""
+        """The used minutes, for progress lines; empty without a budget."""
         minutes = self._config.budget_minutes
         return f"{minutes * self.used:.3g} of {minutes:g} minutes, " if minutes else ""
 
     def look(self) -> None:
-        """Looks at the clock, after each step."""
+        """Reads the clock, after each step."""
         if self._seconds:
-            mine = self._before + self._split.spent(observe.STEPS) / self._seconds
+            mine = self._before + self._split.spent(observation.STEPS) / self._seconds
             agreed = self._agree(round(min(1.0, mine) * _WHOLE) if distributed.is_first() else 0)
-            self.used = max(self.used, agreed / _WHOLE)  # none is agreed on at the beginning
+            self.used = max(self.used, agreed / _WHOLE)  # at the beginning the agreed value is 0
 
     def rate(self, step: int) -> tuple[jax.Array, ...]:
-        """What `train_step` needs besides for the step after `step`: the learning rate, or nothing."""
+        """The further argument of `train_step` for the step after `step`: the learning rate, or none."""
         if not self._seconds:
             return ()
         rate = np.float32(rate_at(self._config, step, self.used))
-        self._rates.append(float(str(rate)))  # the shortest number that is this one in float32
+        self._rates.append(float(str(rate)))  # the shortest decimal that rounds to it in float32
         return (self.place(rate),)
 
-    def place(self, rate: float) -> jax.Array:
+    def place(self, rate: float | np.floating) -> jax.Array:
         """A rate on the devices."""
         return distributed.put(np.float32(rate), self._place)
 
     def take(self) -> dict[str, Any]:
-        """What a log line says of the steps since the last call: all their rates, for --mode=replay."""
+        """What a log line has for the steps since the last call: all their rates, for --mode=replay."""
         rates, self._rates = self._rates, []
         return {"learning_rate": rates[-1], "budget_used": self.used, "rates": rates} if rates else {}

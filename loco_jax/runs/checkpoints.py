@@ -1,24 +1,16 @@
-"""Checkpoints of a run: the training state, the data's position and the schedule, by Orbax; the config beside them.
+"""Checkpoints of a run, written by Orbax: the training state, and the positions of data and schedule.
 
-Sums over every array's bits are saved with it: of a bit that flips on the disk Orbax notices little.
+A sum over the bits of every array is saved as well, because Orbax hardly notices bits that flip on the disk.
 
-Of several processes the first alone reads and writes: the state is the same in all of them.
-
-A workdir belongs to one config, and to one run at a time. Fields that only say how long to run, or how often to look,
-may change between runs.
+Of several processes only the first reads and writes. All of them have the same state.
 """
 
 import contextlib
-import dataclasses
-import datetime
 import errno
-import functools
 import json
-import os
 import re
-import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,41 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from ml_collections import ConfigDict
 
-from loco_jax.cli import disk
 from loco_jax.ops import distributed
 
-CONFIG_FILE = "config.json"
-FREE_FIELDS = (
-    "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
-    "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
-    "refine.least_joints", "refine.least_stray", "people",
-)  # fmt: skip
-# How long to run: free where the learning rate is constant.
-LENGTHS = ("steps", "budget_minutes")
-_CONSTANT = "constant"
-# In what processes that compute as one may differ.
-OWN_FIELDS = ("data.dir", "data.workers", "quiet")
-# What only training reads, and how a refiner's test poses are spoilt: taken from a run whose scores are asked for.
-TRAINING_FIELDS = (
-    "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
-    "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
-    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "data.train_split",
-    "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
-)  # fmt: skip
-# Of runs and weights of before there was such a field: what they did, as its value.
-LATER_FIELDS = {
-    "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5, "predictor.side_weight": 0.0,
-}  # fmt: skip
-
-_LOCK_FILE = ".lock"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
-# Of errors that say nothing about what the files hold: what a disk's start with, and what is said of others.
+# Errors that say nothing about the content of the files. All numbers of OSErrors are such, except these:
 _NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NOT_NOW = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
-_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore, which Orbax reads with
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore, with which Orbax reads
 
 
 class CheckpointError(ValueError):
@@ -68,20 +33,22 @@ class CheckpointError(ValueError):
 
 
 class _DamagedError(CheckpointError):
-    """A checkpoint holds something else than was saved."""
+    """A checkpoint does not hold what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints in `workdir/checkpoints`, newest last; saving goes on in the background.
+    """The checkpoints in `workdir/checkpoints`, for this process alone; see `SharedCheckpoints` for several.
 
-    Of this process alone, see `SharedCheckpoints`. Use as a context manager: leaving it waits for the saves under way.
-    With `read_only` it leaves the folder alone, so that a run which is still training there is not disturbed.
+    Saving goes on in the background. Use it as a context manager: leaving it waits for the saves under way. With
+    `read_only` it changes nothing in the folder, so that a run which is still training there is not disturbed.
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder, self._read_only, self._left_out = _folder(workdir), read_only, {}
-        options = {"read_only": True} if read_only else {"max_to_keep": keep, "cleanup_tmp_directories": True}
+        self.folder, self._read_only = _folder(workdir), read_only
+        self._left_out: dict[int, CheckpointError] = {}
+        options: dict[str, Any] = {"read_only": True}
         if not read_only:
+            options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._manager = self._open(**options)
@@ -90,9 +57,9 @@ class Checkpoints:
             self._manager = self._open(**options)
 
     def _leave_out_unopened(self) -> None:
-        """Sets aside those checkpoints for whose sake Orbax does not open the folder at all.
+        """Sets aside the checkpoints because of which Orbax does not open the folder at all.
 
-        Raises CheckpointError if no other would be left, or if this is `read_only`.
+        Raises CheckpointError if none would be left, or if this is `read_only`.
         """
         steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
         for step in steps:
@@ -123,10 +90,10 @@ class Checkpoints:
             with self._saving():
                 self._manager.wait_until_finished()
         except CheckpointError:
-            if kind is None:  # else what went wrong first is told
+            if kind is None:  # otherwise the first error is reported
                 raise
         finally:
-            with contextlib.suppress(Exception):  # the same once more
+            with contextlib.suppress(Exception):  # the same error again
                 self._manager.close()
 
     @property
@@ -136,22 +103,22 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Of all complete checkpoints, newest first."""
+        """Steps of all complete checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Starts saving; `position` is JSON: where data and schedule are. A step that is saved already stays.
+        """Starts to save. `position` is JSON: where data and schedule are. A step that is saved already stays.
 
-        The state's arrays may be spread over devices, and over processes, as long as every device has all of them.
+        The state's arrays must be replicated on their devices, which may belong to several processes.
         """
         if step == self.latest:
             return
-        # A save is a transfer that was asked for, whatever guard the training loop is under.
+        # The training loop forbids transfers from a device, but this one is intended.
         with self._saving(), jax.transfer_guard("allow"):
             state = jax.tree.map(_on_one_device, state)
             position = _sealed(position, _bit_sums(state))
-            # A copy, because the next step may reuse the state's memory before the save in the background has read it.
-            # Of several processes' arrays Orbax wants to save those that all of them hold, and NumPy's.
+            # A copy, because the next step may reuse the state's memory before the background save has read it.
+            # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
             args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
             self._manager.save(step, args=args)
@@ -163,7 +130,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """What Orbax raises, perhaps of an earlier save in the background, becomes a CheckpointError."""
+        """Turns what Orbax raises, perhaps about an earlier background save, into a CheckpointError."""
         try:
             yield
         except Exception as error:  # of many kinds
@@ -175,59 +142,36 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self,
-        like: Any,
-        last: int | None = None,
-        say: Callable[[str], None] = lambda text: None,
-        newer: Mapping[str, Any] = {},
+        self, like: Any, last: int | None = None, say: Callable[[str], None] = lambda text: None
     ) -> tuple[int, Any, dict[str, Any]]:
-        """Step, state and position of the newest checkpoint, or of the newest up to step `last`; NumPy arrays.
+        """Step, state and position of the newest checkpoint, or of the newest up to step `last`; arrays of NumPy.
 
-        One that is damaged is told, and the one before is taken; unless this is `read_only`, the damaged one goes into
-        the folder `damaged` of the workdir. One that cannot be read just now (a disk or a server that does not answer,
-        no memory) stays where it is, and raises.
+        A damaged checkpoint is reported, and the one before is used. The damaged one moves to the folder `damaged` of
+        the workdir, unless this is `read_only`. One that cannot be read at the moment (a disk or server that does not
+        answer, no memory) stays where it is, and raises.
 
-        `like` is a dataclass of arrays, or of their shapes and types; `newer` has what goes into those of its fields
-        that an older version did not save, or not as it is now. Raises CheckpointError if there is no checkpoint, or
-        none that fits.
+        `like` is a tree of arrays, or of their shapes and types. Raises CheckpointError if no checkpoint fits.
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
         for step, error in self._left_out.items():
-            before = next((f"; the one before is of step {other}" for other in self.steps if other < step), "")
-            say(f"{_first_line(error)}\nDamaged, so it is left out{before}.")
+            _tell_damaged(error, next((other for other in self.steps if other < step), None), say)
         for number, step in enumerate(steps):
             try:
-                state, position = self._read_state(step, like, newer)
+                state, position = self._read(step, _empty(like))
             except _DamagedError as error:
                 first_error = first_error or error
                 if number + 1 < len(steps):
-                    before = steps[number + 1]
-                    say(f"{_first_line(error)}\nDamaged, so it is left out; the one before is of step {before}.")
+                    _tell_damaged(error, steps[number + 1], say)
                 continue
-            if not self._read_only:
-                self._set_aside(steps[:number])
+            if number and not self._read_only:
+                self._move_away(steps[:number])
+                self._manager.reload()
             return step, state, position
         raise first_error or self._none()
 
-    def _read_state(self, step: int, like: Any, newer: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if newer:
-            saved = self._fields(step)
-            newer = {name: value for name, value in newer.items() if _names(value) != _names(saved.get(name))}
-        if not newer:
-            return self._read(step, _empty(like))
-        fields = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
-        some = {name: value for name, value in fields.items() if name not in newer}
-        some, position = self._read(step, _empty(some), partial=True)
-        return dataclasses.replace(like, **some, **newer), position
-
-    def _set_aside(self, steps: Sequence[int]) -> None:
-        if steps:
-            self._move_away(steps)
-            self._manager.reload()
-
     def _move_away(self, steps: Iterable[int]) -> None:
-        """Moves damaged checkpoints out of the way, so that these steps can be saved again."""
+        """Moves damaged checkpoints into another folder, so that these steps can be saved again."""
         folder = self.folder.parent / _DAMAGED
         for step in steps:
             folder.mkdir(parents=True, exist_ok=True)
@@ -235,9 +179,10 @@ class Checkpoints:
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
 
     def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
-        """Step and parameters (or their moving average) of the newest checkpoint, without the rest of its state.
+        """Step and parameters, or their moving average, of the newest checkpoint, without the rest of its state.
 
-        `like` are shapes and types; NumPy arrays come. Raises CheckpointError if there is none, or if it does not fit.
+        `like` has shapes and types; the result has arrays of NumPy. Raises CheckpointError if there is no checkpoint,
+        or if it does not fit.
         """
         if self.latest is None:
             raise self._none()
@@ -245,23 +190,20 @@ class Checkpoints:
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
-        """What `restore_params` would find, as a tree of things that have a `shape`; {} if there is no checkpoint."""
+        """A tree like that of `restore_params`, of objects with a `shape`; {} if there is no checkpoint."""
         if self.latest is None:
             return {}
-        return self._fields(self.latest).get("ema" if averaged else "params") or {}
-
-    def _fields(self, step: int) -> Mapping[str, Any]:
-        """What a checkpoint's state is made of, as trees of things that have a `shape`. Raises CheckpointError."""
-        with self._reading(step):  # by the handler: a checkpointer would keep back why it failed
-            return ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree
+        with self._reading(self.latest):  # by the handler: a checkpointer would hide why it failed
+            fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
+        return fields.get("ema" if averaged else "params") or {}
 
     def _read(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
-        """State, all or `partial`, and position of a checkpoint, with their bits as they were saved; NumPy arrays.
+        """State and position of a checkpoint, with their bits as they were saved; arrays of NumPy.
 
-        Raises CheckpointError.
+        With `partial`, `like` may lack fields of the state. Raises CheckpointError.
         """
         args, manager = ocp.args.StandardRestore(like), contextlib.nullcontext(self._manager)
-        if partial:  # by a manager of its own: one handles a state in one way only
+        if partial:  # by a manager of its own, because one manager reads an item in one way only
             manager = self._open(read_only=True)
             places = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
@@ -279,7 +221,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """What Orbax raises becomes a CheckpointError: a damaged checkpoint's, or that of a bad moment."""
+        """Turns what Orbax raises into a _DamagedError, or a CheckpointError if the files may be intact."""
         try:
             yield
         except Exception as error:  # of many kinds
@@ -299,15 +241,15 @@ class Checkpoints:
 
 
 class SharedCheckpoints:
-    """The checkpoints of a run of several processes, which all call its methods, and at the same time.
+    """The checkpoints of a run of several processes. All of them call its methods, at the same time.
 
-    Only the first looks into the folder, which the others need not see. What it cannot do raises in all of them.
+    Only the first process accesses the folder, which the others need not see. Its errors are raised in all of them.
     """
 
     def __init__(self, workdir: str, keep: int):
         with distributed.together():
             self._own = Checkpoints(workdir, keep) if distributed.is_first() else None
-        self._latest = distributed.from_first(lambda: self._own.latest)
+        self._latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
 
     def __enter__(self) -> "SharedCheckpoints":
         return self
@@ -318,25 +260,23 @@ class SharedCheckpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, or None. In other processes than the first it may be under way."""
+        """Step of the newest checkpoint, or None. In processes other than the first it may be incomplete."""
         return self._own.latest if self._own else self._latest
 
-    def restore(
-        self, like: Any, say: Callable[[str], None], newer: Mapping[str, Any]
-    ) -> tuple[int, Any, dict[str, Any]]:
-        """As `Checkpoints.restore` in the first process; in the others `like` takes the place of the state."""
+    def restore(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
+        """As `Checkpoints.restore` in the first process; in the others the state is `like`."""
         state = like
 
         def read():
             nonlocal state
-            step, state, position = self._own.restore(like, say=say, newer=newer)
+            step, state, position = self._own.restore(like, say=say)
             return step, position
 
         self._latest, position = distributed.from_first(read)
         return self._latest, state, position
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """As `Checkpoints.save`; nobody waits for the first process, which ends with an error where it cannot save."""
+        """As `Checkpoints.save`. The other processes do not wait for the first, which raises if it cannot save."""
         self._latest = step
         if self._own:
             self._own.save(step, state, position)
@@ -357,12 +297,6 @@ def _empty(like: Any) -> Any:
     return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
 
 
-def _names(tree: Any) -> set[str]:
-    """Of a tree's leaves."""
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path in paths}
-
-
 def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
     if x.shape != like.shape or x.dtype != like.dtype:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -370,7 +304,7 @@ def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Whether something, of all that led to an error, says nothing about what the files hold."""
+    """Whether an error, or one of its causes, says nothing about the content of the files."""
     while error is not None:
         if isinstance(error, MemoryError) or any(word in str(error) for word in _NOT_NOW):
             return True
@@ -383,7 +317,7 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _bit_sums(tree: Any) -> dict[str, int]:
-    """For each array, by its path, a sum over its bits that any single flipped bit changes, made on the device."""
+    """For each array, by its path, a sum over its bits. Any single flipped bit changes the sum."""
     sums = jax.device_get(_compute_bit_sums(tree))
     named = jax.tree_util.tree_leaves_with_path(sums)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
@@ -396,7 +330,7 @@ def _compute_bit_sums(tree: Any) -> Any:
         size = min(x.dtype.itemsize, 4)
         words = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size])
         words = words.reshape(-1).astype(jnp.uint32)
-        # Odd factors, modulo 2^32: no bit's change is lost, and the order of addition does not matter.
+        # With odd factors modulo 2^32 every changed bit changes the sum, and the order of addition does not matter.
         factors = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B8) + jnp.uint32(1)
         return jnp.sum(words * factors, dtype=jnp.uint32)
 
@@ -409,9 +343,7 @@ def _sealed(position: dict[str, Any], sums: dict[str, int]) -> dict[str, Any]:
 
 
 def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The position and the sums of the state that it was saved with. Raises ValueError if it was changed since."""
-    if "data" in sealed:  # of an older version, which had no checksums
-        return sealed, {}
+    """The position, and the sums of the state that was saved with it. Raises ValueError if it has changed since."""
     content = {name: value for name, value in sealed.items() if name != "crc32"}
     if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):
         raise ValueError("its position is not what was saved")
@@ -422,51 +354,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-@contextlib.contextmanager
-def owned(workdir: str, say: Callable[[str], None] = print) -> Iterator[None]:
-    """While entered, no other run can be in `workdir`, on this machine or another that sees the same disk.
-
-    The system gives the lock back however a process ends. In buckets there are no locks, and some network disks have
-    none: that is told. Of several processes the first has it. Raises CheckpointError if another run is there, or if
-    the folder cannot be written to.
-    """
-    with contextlib.ExitStack() as stack:
-        with distributed.together():
-            if distributed.is_first():
-                stack.enter_context(_locked(workdir, say))
-        yield
-
-
-@contextlib.contextmanager
-def _locked(workdir: str, say: Callable[[str], None]) -> Iterator[None]:
-    folder = epath.Path(workdir).expanduser()
-    unguarded = f"{folder}: no locks there, so two runs at once in this workdir would not be noticed"
-    if "://" in str(folder):
-        say(unguarded)
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / _LOCK_FILE, "a+")
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: cannot be written to ({error.strerror}); give another --workdir, or make this one writable"
-        ) from error
-    with file:
-        try:
-            if not disk.lock(file):
-                say(unguarded)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise CheckpointError(
-                f"{folder}: another run is in there ({file.read().strip() or 'just started'}); wait for it, stop "
-                "it, or give another --workdir"
-            ) from error
-        file.truncate(0)
-        now = datetime.datetime.now().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
-        file.flush()
-        yield
+def _tell_damaged(error: CheckpointError, before: int | None, say: Callable[[str], None]) -> None:
+    more = "" if before is None else f"; the one before is of step {before}"
+    say(f"{_first_line(error)}\nDamaged, so it is left out{more}.")
 
 
 def exist(workdir: str) -> bool:
@@ -474,144 +364,6 @@ def exist(workdir: str) -> bool:
     return _folder(workdir).exists() and bool(ocp.utils.checkpoint_steps(_folder(workdir)))
 
 
-def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
-    """Raises CheckpointError naming every field in which the config of `workdir`'s checkpoints differs from `config`.
-
-    Fields in `free` may differ. Those in LENGTHS may differ where the learning rate is constant. With `older`, fields
-    may differ that the run's config lacks.
-    Without checkpoints there is nothing to protect, and any config will do.
-    """
-    path = epath.Path(workdir).expanduser() / CONFIG_FILE
-    if not exist(workdir):
-        return
-    if not path.exists():
-        raise CheckpointError(
-            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, which says what they are of; put it back, or give "
-            "another --workdir"
-        )
-    theirs, ours = _read_config(path), _plain(config)
-    free = (*free, *_free_lengths(theirs, ours))
-    differences = {
-        name: f"  {name}: {old!r} there, {new!r} now"
-        for name, old, new in _differences(theirs, ours)
-        if not _is_one_of(name, free) and not (older and old is None)
-    }
-    if differences:
-        why = ""
-        if _schedule(theirs) != _CONSTANT and not differences.keys().isdisjoint(LENGTHS):
-            why = (
-                f"The learning rate falls over the whole run (config.optimizer.schedule={_schedule(theirs)}), so one "
-                "of another length takes other steps from the first on. "
-            )
-        raise CheckpointError(
-            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences.values()) + f"\n{why}"
-            "Give the same config to go on with it, or another --workdir to start anew."
-        )
-
-
-def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of LENGTHS that may change between two configs: where the learning rate does not follow them.
-
-    A run has a budget of time from the first step on, or none.
-    """
-    if (_schedule(old), _schedule(new)) != (_CONSTANT, _CONSTANT):
-        return ()
-    return LENGTHS if old.get("budget_minutes") and new.get("budget_minutes") else LENGTHS[:1]
-
-
-def _schedule(config: Mapping[str, Any]) -> Any:
-    optimizer = config.get("optimizer")
-    return optimizer.get("schedule") if isinstance(optimizer, dict) else None
-
-
-def check_same(config: ConfigDict) -> None:
-    """Raises ValueError, in all processes, if theirs are not the same config, but for OWN_FIELDS."""
-    first, *others = distributed.gather([_plain(config)])
-    for number, other in enumerate(others, start=1):
-        differences = [found for found in _differences(first, other) if found[0] not in OWN_FIELDS]
-        if differences:
-            listed = "\n".join(f"  {name}: {old!r} in process 0, {new!r} in {number}" for name, old, new in differences)
-            raise ValueError(f"process {number} has another config:\n{listed}\nGive all processes the same.")
-
-
-def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
-    """The config with those fields that only training reads as they were when the run of `workdir` was trained.
-
-    Raises CheckpointError if the other fields differ, see `check`, or if there is no run. The batch may be of any size.
-    """
-    path = epath.Path(workdir).expanduser() / CONFIG_FILE
-    if not path.exists():
-        raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
-    theirs, config = _read_config(path), config.copy_and_resolve_references()
-    for name in TRAINING_FIELDS:
-        *above, last = name.split(".")
-        ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
-        if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
-            ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
-        elif last in ours and last in trained:
-            ours[last] = trained[last]
-    check(workdir, config, (*FREE_FIELDS, "data.batch_size"), older=True)
-    return config
-
-
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Writes the config beside a run's checkpoints, after `check`."""
-    check(workdir, config)
-    write_text(
-        epath.Path(workdir).expanduser() / CONFIG_FILE, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
-    )
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Writes a file whole or not at all, with its folder; leaves one that says so already."""
-    if path.exists() and path.read_text() == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.part"
-    part.write_text(text)
-    part.replace(path)
-
-
-def completed(content: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON, with those `LATER_FIELDS` that it lacks of sections that it has."""
-    for field, value in LATER_FIELDS.items():
-        *above, last = field.split(".")
-        section = functools.reduce(lambda c, name: c.get(name) if isinstance(c, dict) else None, above, content)
-        if isinstance(section, dict):
-            section.setdefault(last, value)
-    return content
-
-
-def _read_config(path: epath.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds {type(content).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no config as JSON ({error}); use another --workdir") from error
-    return completed(content)
-
-
 def _folder(workdir: str) -> epath.Path:
     path = epath.Path(workdir).expanduser()
     return (path if "://" in str(path) else path.absolute()) / "checkpoints"
-
-
-def _plain(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
-
-
-def _is_one_of(name: str, fields: Sequence[str]) -> bool:
-    """Whether a field is among those, or in a section that is."""
-    return any(name == field or name.startswith(f"{field}.") for field in fields)
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Fields by name, with None for those that one of the two lacks."""
-    both = old, new
-    if any(isinstance(x, dict) for x in both) and all(isinstance(x, dict | None) for x in both):
-        found, (old, new) = [], (x or {} for x in both)
-        for key in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return found
-    return [] if old == new else [(name, old, new)]

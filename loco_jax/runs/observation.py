@@ -1,55 +1,46 @@
-"""Where a run's time goes and how much memory it takes: what `log.jsonl` and TensorBoard say beside the losses.
-
-`NAMES` is the place where those names are explained.
-"""
+"""Where a run's time goes and how much memory it uses. The log has these numbers beside the losses, see `NAMES`."""
 
 import contextlib
-import json
 import pathlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import jax
-from etils import epath
 
 PARTS = {
     "setup": "before the first step, and where a stage begins: reading checkpoints, compiling",
-    "data": "until the next batch is there; the devices may have earlier steps to do meanwhile",
+    "data": "waiting for the next batch; the devices may still compute earlier steps",
     "device": "starting steps and waiting for them",
-    "save": "held up by saving; the writing itself goes on in the background",
-    "evaluation": "scoring validation frames, compiling for it included",
-    "other": "the loop's own: logging, progress, signals",
+    "save": "waiting for saves; the writing itself goes on in the background",
+    "evaluation": "scoring validation frames, including compilation for it",
+    "other": "the rest of the loop: logging, progress, signals",
 }
-# What no two runs have alike. A line has them for the time since the line with a loss before it; the last evaluation's
-# line for the time since the last loss. A run that goes on counts on from its checkpoint.
+# These numbers differ between any two runs. A line with a loss has them for the time since the line with a loss before
+# it. The line of the last evaluation has them for the time since the last loss.
 NAMES = {
-    "frames_per_second": "frames trained on in a second, evaluation and setup left out",
-    "input_wait": "share of training in which the devices had nothing to do for want of a batch",
+    "frames_per_second": "training frames in a second, without the time of evaluation and setup",
+    "input_wait": "share of the training time in which the devices waited for a batch",
     **{f"seconds/{part}": f"seconds {meaning}" for part, meaning in PARTS.items()},
-    "memory/device_bytes": "in use on the fullest of this process's devices, where they can tell",
+    "memory/device_bytes": "memory in use on the fullest device of this process, if the device reports it",
     "memory/device_peak_bytes": "the most that was ever in use there",
-    "memory/process_peak_bytes": "the most main memory this process ever had; where devices cannot tell, as on CPUs",
+    "memory/process_peak_bytes": "the most main memory this process ever used, if devices report none, as on CPUs",
 }
-TRAINING = ("data", "device", "save", "other")  # the parts that steps are made of
-STEPS = ("data", "device", "other")  # what of them a budget of time counts
+TRAINING = ("data", "device", "save", "other")  # the parts that count as training
+STEPS = ("data", "device", "other")  # the parts that a budget of time counts
 
-now = time.monotonic  # one clock for all of it
+now = time.monotonic
 
 
 class Split:
-    """Which part of a loop the time goes to. At any moment it is one of PARTS, so that they add up to the wall time.
-
-    Asks the clock and nothing else: no device is waited for.
-    """
+    """Splits the time of a loop into PARTS, which add up to the wall time. It never waits for a device."""
 
     def __init__(self, part: str):
         self._part, self._since = part, now()
         self._seconds, self._laps = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
 
     def switch(self, part: str) -> str:
-        """From now on time is this part's; returns whose it was."""
+        """Counts the time from now on for `part`; returns the part before."""
         moment, before = now(), self._part
         self._seconds[before] += moment - self._since
         self._part, self._since = part, moment
@@ -57,7 +48,7 @@ class Split:
 
     @contextlib.contextmanager
     def part(self, part: str) -> Iterator[None]:
-        """While entered, time is this part's; then it is again whose it was before."""
+        """While entered, counts the time for `part`; afterwards for the part before."""
         before = self.switch(part)
         try:
             yield
@@ -65,25 +56,25 @@ class Split:
             self.switch(before)
 
     def lap(self) -> dict[str, float]:
-        """Seconds of every part since the last lap, or the beginning, by their names in the log."""
+        """Seconds of every part since the last lap or the beginning, by their names in the log."""
         self.switch(self._part)
         lap, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
         self._laps = {part: seconds + lap[part] for part, seconds in self._laps.items()}
         return {f"seconds/{part}": seconds for part, seconds in lap.items()}
 
     def spent(self, parts: Iterable[str]) -> float:
-        """Seconds of these parts since the beginning, over all laps."""
+        """Seconds of these parts since the beginning."""
         self.switch(self._part)
         return sum(self._laps[part] + self._seconds[part] for part in parts)
 
 
 def training_seconds(lap: Mapping[str, float]) -> float:
-    """What of a lap, or of a line of the log, was training: all but setup and evaluation."""
+    """Seconds of training in a lap or a line of the log: all but setup and evaluation."""
     return sum(lap.get(f"seconds/{part}", 0.0) for part in TRAINING)
 
 
 def memory() -> dict[str, int]:
-    """What NAMES has of memory, as far as the backend of this process's devices can tell."""
+    """The memory in NAMES that the devices of this process report, or else that of the process."""
     all_stats = [stats for stats in (device.memory_stats() for device in jax.local_devices()) if stats]
     if not all_stats:
         return {"memory/process_peak_bytes": _process_peak()}
@@ -95,23 +86,10 @@ def memory() -> dict[str, int]:
 def _process_peak() -> int:
     """Peak resident memory in bytes."""
     status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage would count the process that started this one, if that was larger
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(peak.split()[1])
+    if status.exists():  # getrusage would report the parent process if that was larger
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def read_log(path: epath.Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`, in order; none if there is no file. Lines that were cut off are left out."""
-    records = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:  # being written when the machine went down
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records

@@ -1,24 +1,26 @@
-"""Odd steps of training: those that were skipped, since a number was not finite, and losses far above the usual.
+"""Odd steps of training: steps that were skipped because a number was not finite, and losses far above the usual.
 
-All of it is kept on the devices, as part of the training state, so that nobody waits for it between log lines and a
-resumed run sees what it would have seen.
+The record of them is part of the training state on the devices. So the host does not wait for it between log lines,
+and a resumed run has the same record.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-_PLACES = 16  # odd steps remembered between two log lines; more are counted, not named
-_YOUNG = 20  # losses, before which none is above the usual
-_KEEP = 0.98  # of the running mean, at each step
+_PLACES = 16  # odd steps that are remembered between two log lines; further ones are only counted
+_YOUNG = 20  # after so many losses there is a usual one
+_KEEP = 0.98  # decay of the running mean
 
 
 class OddStep(NamedTuple):
-    """A step to look at again: its number, loss, and the running mean of the losses before it."""
+    """An odd step: its number, its loss, the running mean of the losses before it, and whether it was skipped."""
 
     step: int
     loss: float
@@ -33,46 +35,52 @@ class OddStep(NamedTuple):
 
 @flax.struct.dataclass
 class Watch:
-    """What was odd so far; arrays, or their shapes.
+    """The odd steps so far; arrays, or their shapes and types.
 
     Attributes:
-      skipped: steps skipped in all, int32.
-      in_a_row: the last so many steps were skipped.
-      seen: losses in the mean.
-      usual: running mean of the losses, float32; what is far above counts only as far as it may go.
-      stage: of training, that these losses are of.
-      count: odd steps since `cleared`.
-      steps, losses, means, were_skipped: `[_PLACES]` the first of those.
+      skipped: number of skipped steps, int32.
+      in_a_row: number of steps skipped in a row up to now.
+      seen: number of losses in the mean.
+      usual: running mean of the losses, float32; a loss above the limit counts as the limit.
+      stage: the stage of training of these losses.
+      count: number of odd steps since `cleared`.
+      steps, losses, means, were_skipped: `[_PLACES]` the first of those steps.
     """
 
-    skipped: jax.Array
-    in_a_row: jax.Array
-    seen: jax.Array
-    usual: jax.Array
-    stage: jax.Array
-    count: jax.Array
-    steps: jax.Array
-    losses: jax.Array
-    means: jax.Array
-    were_skipped: jax.Array
+    skipped: Any
+    in_a_row: Any
+    seen: Any
+    usual: Any
+    stage: Any
+    count: Any
+    steps: Any
+    losses: Any
+    means: Any
+    were_skipped: Any
 
 
 def start() -> Watch:
-    """Before the first step."""
-    zero, places = np.int32(0), np.zeros(_PLACES, np.float32)
-    return Watch(
-        zero, zero, zero, np.float32(0), zero, zero, places.astype(np.int32), places, places, places.astype(bool)
-    )
+    """The record before the first step."""
+    zero, places = np.zeros((), np.int32), np.zeros(_PLACES, np.float32)
+    usual = np.zeros((), np.float32)
+    return Watch(zero, zero, zero, usual, zero, zero, places.astype(np.int32), places, places, places.astype(bool))
 
 
-def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, spike: float, stage: int = 0) -> Watch:
-    """With one more step; its loss is odd above `spike` times the usual, if that is not 0.
+def observe(
+    watch: Watch,
+    step: Int[jax.Array, ""],
+    loss: Float[jax.Array, ""],
+    skipped: Bool[jax.Array, ""],
+    spike: float,
+    stage: int = 0,
+) -> Watch:
+    """The record with one more step. Its loss is odd above `spike` times the usual one; 0 for no limit.
 
-    In each stage another loss may be usual.
+    Each stage has its own usual loss.
     """
     seen = jnp.where(watch.stage == stage, watch.seen, 0)
     most = jnp.where((seen >= _YOUNG) & (spike > 0), spike * watch.usual, jnp.inf)
-    place = jnp.where(skipped | (loss > most), watch.count, _PLACES)  # what lies outside is dropped
+    place = jnp.where(skipped | (loss > most), watch.count, _PLACES)  # a place outside is ignored
 
     def remember(values, value):
         return jnp.asarray(values).at[place].set(value, mode="drop")
@@ -95,24 +103,24 @@ def observe(watch: Watch, step: jax.Array, loss: jax.Array, skipped: jax.Array, 
 
 
 def cleared(watch: Watch) -> Watch:
-    """With no odd steps to tell."""
-    return watch.replace(count=jnp.zeros_like(watch.count))
+    """The record without the odd steps that were reported."""
+    return dataclasses.replace(watch, count=jnp.zeros_like(watch.count))
 
 
 def odd_steps(watch: Watch) -> list[OddStep]:
-    """The first odd steps since `cleared`; arrays of NumPy in."""
+    """The first odd steps since `cleared`. The arrays must be NumPy's."""
     columns = (x[: int(watch.count)].tolist() for x in (watch.steps, watch.losses, watch.means, watch.were_skipped))
     return [OddStep(*row) for row in zip(*columns)]
 
 
 def scalars(odd: OddStep) -> dict[str, float]:
-    """An odd step as numbers to log."""
+    """The numbers of an odd step for the log."""
     named = {"odd_step": odd.step, "odd_step_loss": odd.loss, "odd_step_usual_loss": odd.usual}
     return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
 def describe(watch: Watch) -> str:
-    """The odd steps since `cleared` in one line, or ""; arrays of NumPy in."""
+    """The odd steps since `cleared` in one line; "" if there are none. The arrays must be NumPy's."""
     odd = odd_steps(watch)
     if not odd:
         return ""

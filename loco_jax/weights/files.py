@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints
+from loco_jax.runs.config import CONFIG_FILE, completed
 from loco_jax.weights import names
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
@@ -248,18 +249,18 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
             f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
         )
     try:
-        return ConfigDict(names.config_now(checkpoints.completed(content)))
+        return ConfigDict(names.config_now(completed(content)))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 
 
 def run_config(folder: os.PathLike | str) -> ConfigDict:
     """The config of a run's folder. Raises WeightsError as `as_config` does, or if there is none."""
-    path = epath.Path(folder) / checkpoints.CONFIG_FILE
+    path = epath.Path(folder) / CONFIG_FILE
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{folder}: not the folder of a run ({checkpoints.CONFIG_FILE}: {error})") from error
+        raise WeightsError(f"{folder}: not the folder of a run ({CONFIG_FILE}: {error})") from error
     return as_config(folder, content)
 
 

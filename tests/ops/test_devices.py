@@ -17,11 +17,12 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
 from loco_jax.ops.cpu import cell_entropy, fast_encode, fast_vha
 from loco_jax.pose import peaks
+from loco_jax.step import TrainState, train_step
 from loco_jax.tasks.vha import VhaTask
 from tests.data.test_streams import noise
 from tests.ops.test_fast_encode import random_crowd
+from tests.support import python
 from tests.tasks.test_vha import random_params
-from tests.test_train import python
 
 VOLUME = Volume(image_size=(512, 480), stride=32, depth_bins=18, max_distance=25.0)  # 16 x 15 x 18
 NETWORKS = [vha.PatchVHA(1, 18, width=8, blocks=0), vha.VHA(1, 18)]
@@ -63,14 +64,14 @@ def step(task, params, grid):
     frames = Frames(joints, present, camera.Camera(*(np.full(BATCH, f, np.float32) for f in camera.JTA)))
     optimizer = optax.sgd(RATE)
     sums = {name: np.float32(0) for name in ("loss", "code_mean", "code_std", "grad_norm", "count")}
-    state = train.TrainState(np.int32(0), params, optimizer.init(params), None, sums, np.int32(0))
+    state = TrainState(np.int32(0), params, optimizer.init(params), None, sums, np.int32(0))
 
     count = math.prod(grid)
     mesh = Mesh(np.array(jax.devices()[:count]).reshape(grid), ("batch", "rows")[: len(grid)])
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     frames = jax.device_put(frames, NamedSharding(mesh, PartitionSpec("batch")))
     options = {"task": task, "optimizer": optimizer, "stage": 0, "seed": 0, "ema": 0.0}
-    compiled = train.compile_step(functools.partial(train.train_step, **options), mesh, state, frames)
+    compiled = train.compile_step(functools.partial(train_step, **options), mesh, state, frames)
     if len(grid) == 1:
         assert "while" in compiled.as_text()
         assert "all-gather" not in compiled.as_text()  # nobody needs the others' frames

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from loco_jax.geometry.camera import Camera
 from loco_jax.models import compact, vha
 from loco_jax.ops.cpu import fast_block
-from tests.test_train import python
+from tests.support import python
 
 
 def _block(dims, channels):

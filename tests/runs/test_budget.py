@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import evaluate, experiment, replay, train
+from loco_jax import evaluate, replay, train
 from loco_jax.data import streams
 from loco_jax.runs import budget, checkpoints
 from loco_jax.runs import observation as observe
-from tests.test_train import (
+from loco_jax.step import make_optimizer
+from tests.support import (
     Crash,
     Mean,
     assert_same_run,
@@ -24,23 +25,10 @@ from tests.test_train import (
     saved_steps,
     scenes,
     tiny,
-    toy_frame,
     train_by_hand,
 )
 
 SECONDS = 8  # of the budget below
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """Makes every config's task the toy, on toy frames."""
-
-    def use(**arguments):
-        monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
-
-    use()
-    return use
 
 
 def budgeted(**changes):
@@ -113,7 +101,7 @@ def test_the_optimiser_takes_the_rate_that_it_is_given(name):
         config.optimizer.update({"name": name, "learning_rate": 1.0, "warmup": 0, "schedule": "constant"})
     params = {"w": np.ones((12, 12), np.float32), "b": np.ones(12, np.float32)}
     gradient = {"w": np.eye(12, dtype=np.float32) + 0.5, "b": np.arange(12, dtype=np.float32)}
-    optimizers = [train.make_optimizer(config) for config in (one, given)]
+    optimizers = [make_optimizer(config) for config in (one, given)]
     states = [optimizer.init(params) for optimizer in optimizers]
     for rate in (0.0, 0.5, 0.25):
         whole, states[0] = optimizers[0].update(gradient, states[0], params)

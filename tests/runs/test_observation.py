@@ -1,6 +1,5 @@
-"""The time split adds up, on a clock that only moves where time is spent on purpose; memory; the log's reader."""
+"""The time split adds up, on a clock that only moves where time is spent on purpose; memory."""
 
-import json
 import pathlib
 import resource
 import types
@@ -9,13 +8,12 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import pytest
-from etils import epath
 
 from loco_jax import evaluate, experiment, train
 from loco_jax.data import streams
-from loco_jax.runs import checkpoints
+from loco_jax.runs import checkpoints, log
 from loco_jax.runs import observation as observe
-from tests.test_train import Mean, logged, tiny, toy_frame
+from tests.support import Mean, logged, tiny, toy_frame
 
 
 class Clock:
@@ -133,7 +131,7 @@ def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "compile_step", compile_slowly)
     slow(streams.CrowdStream, "__next__", 0.5, "asked")
     slow(checkpoints.Checkpoints, "save", 2, "saved")
-    slow(train._Log, "write", 0.125, "logged")
+    slow(log.Log, "write", 0.125, "logged")
     scored = evaluate.Evaluator.run
 
     def score_slowly(self, params, *arguments, **options):
@@ -194,16 +192,3 @@ def test_memory_of_a_process():
     resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     assert 0.95 * resident < peak  # the kernel counts in batches
     assert peak < 1.05 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def test_a_log_is_read_whatever_the_crash_left(tmp_path):
-    path = epath.Path(tmp_path / "log.jsonl")
-    assert observe.read_log(path) == []
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
-    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    for cut in range(len(whole) + 1):  # kill -9 anywhere in a line
-        path.write_bytes(whole[:cut])
-        ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
-        assert observe.read_log(path) == lines[: sum(cut >= end for end in ends)]
-    path.write_bytes(whole + b"\0" * 40 + b'\n\xff\xfe{"step": 3}\n[1]\n{"loss": 1}\n{"step": "4"}\n' + whole)
-    assert observe.read_log(path) == lines * 2

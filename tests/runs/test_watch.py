@@ -12,8 +12,8 @@ from loco_jax import experiment, replay, train
 from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints, watch
-from tests.test_train import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
-from tests.test_train import small_jta as small_jta
+from loco_jax.runs.ending import TrainingError
+from tests.support import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
 
 CREATE = experiment.create_task
 
@@ -139,7 +139,7 @@ def test_log_lines_without_a_finite_step(tmp_path, monkeypatch):
 def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch):
     spoil(monkeypatch, (3, 4, 8, 9, 10), lambda joints: joints * jnp.nan)
     config = short_run(steps=20, log_every=20, checkpoint_every=5)
-    with pytest.raises(train.TrainingError, match="not finite at step 10 and the 2 before it .*step=8 shows the first"):
+    with pytest.raises(TrainingError, match="not finite at step 10 and the 2 before it .*step=8 shows the first"):
         quietly(config, tmp_path)
     # Found where step 10 would have been saved, between two log lines, and logged all the same.
     (line,) = [line for line in logged(tmp_path) if "skipped" in line]

@@ -23,6 +23,7 @@ from loco_jax.ops import distributed
 from loco_jax.pose import association, metrics, refinement, tuning
 from loco_jax.pose.people import Points, find_people
 from loco_jax.predict.predictor import load_predictor
+from loco_jax.step import train_step
 from loco_jax.tasks import loco, pretrained, sides
 from loco_jax.tasks.vha import METRES
 from loco_jax.weights import files as weights
@@ -300,7 +301,7 @@ def _training():
     config = _config().copy_and_resolve_references()
     config.ema = 0.5
     task, optimizer = experiment.create_task(config), train.make_optimizer(config)
-    step = functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
+    step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     return task, train.init_state(task, optimizer, config, _batch()), jax.jit(step)
 
 

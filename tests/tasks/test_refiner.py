@@ -15,6 +15,7 @@ from loco_jax.geometry import skeleton
 from loco_jax.models import refiner as network
 from loco_jax.ops import distributed
 from loco_jax.pose import association, refinement
+from loco_jax.step import train_step
 from loco_jax.tasks import refiner
 from loco_jax.weights import files as weights
 
@@ -78,7 +79,7 @@ def test_it_learns_to_fill_holes():
     config, task, frames = _setting()
     optimizer = train.make_optimizer(config)
     state = train.init_state(task, optimizer, config, frames)
-    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     predict = jax.jit(functools.partial(task.predict, thorough=False))
 
     def errors(params):
@@ -132,7 +133,7 @@ def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
     frames = _setting()[2]
     optimizer = train.make_optimizer(config)
     state = train.init_state(task, optimizer, config, frames)
-    step = jax.jit(functools.partial(train.train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     for _ in range(config.steps):
         state, _ = step(state, frames)
     jax.tree.map(np.testing.assert_array_equal, state.params["found"], toy)

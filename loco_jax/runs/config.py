@@ -1,0 +1,167 @@
+"""The config of a run, `config.json` in its folder: a folder belongs to one config.
+
+Fields that only say how long to run, or how often to evaluate and save, may change between starts of a run.
+"""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from loco_jax.ops import distributed
+from loco_jax.runs import checkpoints, files
+from loco_jax.runs.checkpoints import CheckpointError
+
+CONFIG_FILE = "config.json"
+# Fields that may change between starts of a run. The name of a section stands for all its fields.
+FREE_FIELDS = (
+    "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
+    "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
+    "refine.least_joints", "refine.least_stray", "people",
+)  # fmt: skip
+# How long to run. These may change too where the learning rate is constant.
+LENGTHS = ("steps", "budget_minutes")
+_CONSTANT = "constant"
+# Fields that may differ between the processes of one run.
+OWN_FIELDS = ("data.dir", "data.workers", "quiet")
+# Fields that evaluation takes from the run: those that only training reads, and how a refiner's test poses are spoilt.
+TRAINING_FIELDS = (
+    "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
+    "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
+    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "data.train_split",
+    "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
+)  # fmt: skip
+# Fields that older runs and weights lack, with the values that stand for what the code did then.
+LATER_FIELDS = {
+    "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
+    "spoil.share": 0.5, "predictor.side_weight": 0.0,
+}  # fmt: skip
+
+
+def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
+    """Raises CheckpointError that names every field in which the config of `workdir`'s checkpoints differs.
+
+    Fields in `free` may differ, and those in LENGTHS where the learning rate is constant. With `older`, fields that
+    the run's config lacks may differ too. Without checkpoints any config is accepted.
+    """
+    path = _path(workdir)
+    if not checkpoints.exist(workdir):
+        return
+    if not path.exists():
+        raise CheckpointError(
+            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, which says what they are of; put it back, or give "
+            "another --workdir"
+        )
+    theirs, ours = _read(path), _plain(config)
+    free = (*free, *_free_lengths(theirs, ours))
+    differences = {
+        name: f"  {name}: {old!r} there, {new!r} now"
+        for name, old, new in _differences(theirs, ours)
+        if not any(f"{name}.".startswith(f"{field}.") for field in free) and not (older and old is None)
+    }
+    if differences:
+        why = ""
+        if _schedule(theirs) != _CONSTANT and not differences.keys().isdisjoint(LENGTHS):
+            why = (
+                f"The learning rate falls over the whole run (config.optimizer.schedule={_schedule(theirs)}), so one "
+                "of another length takes other steps from the first on. "
+            )
+        raise CheckpointError(
+            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences.values()) + f"\n{why}"
+            "Give the same config to go on with it, or another --workdir to start anew."
+        )
+
+
+def check_same(config: ConfigDict) -> None:
+    """Raises ValueError in all processes unless they have the same config, except for OWN_FIELDS."""
+    first, *others = distributed.gather([_plain(config)])
+    for number, other in enumerate(others, start=1):
+        differences = [found for found in _differences(first, other) if found[0] not in OWN_FIELDS]
+        if differences:
+            listed = "\n".join(f"  {name}: {old!r} in process 0, {new!r} in {number}" for name, old, new in differences)
+            raise ValueError(f"process {number} has another config:\n{listed}\nGive all processes the same.")
+
+
+def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
+    """The config, with TRAINING_FIELDS as they were when the run of `workdir` was trained.
+
+    Raises CheckpointError if there is no run, or if other fields differ, see `check`. The batch may have any size.
+    """
+    path = _path(workdir)
+    if not path.exists():
+        raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
+    theirs, config = _read(path), config.copy_and_resolve_references()
+    for name in TRAINING_FIELDS:
+        *above, last = name.split(".")
+        ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
+        if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
+            ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
+        elif last in ours and last in trained:
+            ours[last] = trained[last]
+    check(workdir, config, (*FREE_FIELDS, "data.batch_size"), older=True)
+    return config
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Writes the config into the run's folder, after `check`."""
+    check(workdir, config)
+    files.write_text(_path(workdir), json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+
+
+def completed(content: dict[str, Any]) -> dict[str, Any]:
+    """A config as JSON, with the LATER_FIELDS that its sections lack."""
+    for field, value in LATER_FIELDS.items():
+        *above, last = field.split(".")
+        section: Any = content
+        for name in above:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.setdefault(last, value)
+    return content
+
+
+def _path(workdir: str) -> epath.Path:
+    return epath.Path(workdir).expanduser() / CONFIG_FILE
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no config as JSON ({error}); use another --workdir") from error
+    return completed(content)
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort())
+
+
+def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of LENGTHS that may change between two configs: where the learning rate does not depend on them.
+
+    A run has a budget of time from its first step on, or none.
+    """
+    if (_schedule(old), _schedule(new)) != (_CONSTANT, _CONSTANT):
+        return ()
+    return LENGTHS if old.get("budget_minutes") and new.get("budget_minutes") else LENGTHS[:1]
+
+
+def _schedule(config: Mapping[str, Any]) -> Any:
+    optimizer = config.get("optimizer")
+    return optimizer.get("schedule") if isinstance(optimizer, dict) else None
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Names and both values of the fields that differ; None stands for a field that one of the two lacks."""
+    both = old, new
+    if any(isinstance(x, dict) for x in both) and all(isinstance(x, dict | None) for x in both):
+        found, (old, new) = [], (x or {} for x in both)
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if old == new else [(name, old, new)]

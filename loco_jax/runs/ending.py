@@ -1,0 +1,77 @@
+"""How a run's process ends: the exceptions that end training, and the messages and exit statuses for them."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from loco_jax import cli
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The checkpoints that were saved before are intact."""
+
+
+class Stopped(Exception):
+    """A signal ended training before its last step. Everything is saved: the same call goes on from there."""
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """While entered, an exception prints its message and ends the process with the status for it.
+
+    The status is 75 (EX_TEMPFAIL) for Stopped, 130 after a signal that did not stop training, and 1 for an error. An
+    unexpected error keeps its traceback.
+    """
+    import jax  # here, because --help is quick without it
+
+    from loco_jax.ops import distributed
+
+    sys.unraisablehook = _unless_of_orbax
+    try:
+        yield
+    except Stopped as stopped:
+        if distributed.is_first():
+            print(stopped)
+        sys.exit(os.EX_TEMPFAIL)
+    except Exception as error:
+        several = jax.distributed.is_initialized()
+        if several and distributed.may_mean_that_one_is_lost(error):
+            _fail(
+                f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
+                "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
+            )
+        if isinstance(error, ValueError | OSError | TrainingError | distributed.OtherProcessError):
+            _fail(f"loco_jax: {error}")
+        if not several:
+            raise
+        _fail(traceback.format_exc())
+    except KeyboardInterrupt:  # before or after the steps; while they run, the loop stops by itself
+        stop()
+
+
+def stop() -> NoReturn:
+    """Ends the process after a signal."""
+    _fail("loco_jax: stopped", cli.STOPPED)
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """Ends the process at once.
+
+    An orderly exit would wait for the other processes and for compilations under way. Libraries would also try again
+    to write what could not be written.
+    """
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    os._exit(status)
+
+
+def _unless_of_orbax(unraisable: Any) -> None:
+    """Hides what Orbax prints when another of its reads or writes has failed. That failure is reported separately."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
