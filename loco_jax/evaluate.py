@@ -1,9 +1,7 @@
 """The one evaluation loop, and the files it writes: results.json, table.md, pictures."""
 
-import functools
 import io
 import json
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -14,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from loco_jax import tasks
+from loco_jax import experiment, report, tasks
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -134,7 +132,7 @@ class Evaluator:
             for name, (frame, title) in wanted.items():
                 if frame in mine:
                     png = io.BytesIO()
-                    self._task.picture(predicted, frames, mine[frame], title).savefig(png, format="png")
+                    report.picture(self._task, predicted, frames, mine[frame], title).savefig(png, format="png")
                     drawn.append((f"{name}.png", png.getvalue()))
         drawn = distributed.gather(drawn)
         if distributed.is_first():
@@ -168,16 +166,16 @@ def evaluate(
         config = distributed.from_first(lambda: configs.as_trained(workdir, config))
         config.data.update(own)
     with distributed.together():
-        check_config(config)
+        experiment.check(config)
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
-        mesh, task = distributed.make_mesh(most), tasks.create(config)
+        mesh, task = distributed.make_mesh(most), experiment.create_task(config)
         params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
         name: str = "weights"
         value: str | int = source
         if source:
-            task.check_weights(source, "--weights")
-            task = task.with_parts_of(source, given)
+            experiment.check_weights(task, source, "--weights")
+            task = experiment.with_parts_of(task, source, given)
             params = weights.read(config.task, source, tasks.network_shapes(task))
         elif distributed.is_first():
             with checkpoints.Checkpoints(workdir, read_only=True) as saved:
@@ -200,25 +198,14 @@ def evaluate(
     device = jax.local_devices()[0]
     if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
-    table = task.table(summary)
-    files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
-    files.write_text(out / "table.md", table + "\n")
+    table = report.table_of(config.task, summary)
+    write_results(out, summary, table)
     say(table)
     say(f"Table, results.json and pictures: {out}")
     return summary
 
 
-def check_config(config: ConfigDict) -> None:
-    """Raises ValueError for the first field whose value cannot work, before anything is computed or written."""
-    counts = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "eval_frames", "test_frames")
-    peaks = ("max_peaks",) if "max_peaks" in config else ()
-    for name in (*counts, *peaks, "data.batch_size", "data.max_people"):
-        value = functools.reduce(getattr, name.split("."), config)
-        if value < 1:
-            raise ValueError(f"config.{name}={value} must be at least 1")
-    if not 0 <= config.budget_minutes < math.inf:
-        raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
-    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk")):
-        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
-    if config.data.validation_split not in ("validation", "test"):
-        raise ValueError(f"config.data.validation_split={config.data.validation_split!r}; there are validation, test")
+def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
+    """Writes results.json and table.md into the folder `out`."""
+    files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
+    files.write_text(out / "table.md", table + "\n")

@@ -5,38 +5,110 @@
         --config.vha=vha2.safetensors --config.refiner=refiner.safetensors --output=loco2.safetensors
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from loco_jax import cli
-from loco_jax.runs import checkpoints
 
 
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
-    """Writes the newest checkpoint of a run of any task as a file of weights; see `tasks.loco.export`.
+    """Writes the newest checkpoint of a run of any task as a file of weights, see `weights.save`.
 
-    Raises WeightsError or CheckpointError if it cannot be read, ValueError for what only a LoCO has.
+    For a LoCO, `tune` is the number of validation frames on which its rules are chosen, see `tuned`, and `refiner`
+    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read,
+    ValueError for what only a LoCO has.
     """
-    from loco_jax import tasks
-    from loco_jax.tasks import loco, vha
+    from loco_jax import experiment, tasks
     from loco_jax.weights import files as weights
 
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
-    if config.get("task", "loco") == "loco":
-        loco.export(workdir, path, dtype, tune, refiner)
-        return
-    if tune or refiner:
+    is_loco = config.get("task", "loco") == "loco"
+    if not is_loco and (tune or refiner):
         raise ValueError(f"--tune and --refiner are for a run of the task loco; {workdir} is one of {config.task}")
-    with vha.stated_by(folder):
-        task = tasks.create(config)
+    if is_loco:
+        config.refiner = refiner or config.refiner
+    with experiment.stated_by(folder):
+        task = experiment.create_task(config)
     params = weights.read_run(folder, config, tasks.network_shapes(task))
-    weights.save(path, params, {"kind": config.task, "config": weights.portable(config)}, dtype)
+    if is_loco:
+        _save_loco(path, task.for_evaluation(params), config, dtype, tune)
+    else:
+        weights.save(path, params, {"kind": config.task, "config": weights.portable(config)}, dtype)
+
+
+def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
+    """Writes parts that were trained apart, as the authors' were, as one file of weights of a LoCO.
+
+    `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
+    `export` for the others. Raises WeightsError if a part is missing or of another network.
+    """
+    import jax
+
+    from loco_jax import experiment
+    from loco_jax.tasks import pretrained
+    from loco_jax.weights import files as weights
+
+    task = experiment.create_task(config)
+    experiment.check_sources(config, task)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    predictor = weights.read("code_predictor", code_predictor, pretrained.join_variables(shapes))
+    params = task.pretrained(pretrained.split_variables(predictor))
+    _save_loco(path, task.for_evaluation(params), config, dtype, tune)
+
+
+def _save_loco(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> None:
+    from loco_jax.data import streams
+    from loco_jax.tasks.loco import PICTURE
+    from loco_jax.weights import files as weights
+
+    if tune:
+        config = tuned(config, params, tune)
+    camera = streams.camera_of(config)  # the data need not be there where the file is used
+    plain = weights.portable(config) | ({"refiner": PICTURE} if config.refiner == PICTURE else {})
+    weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
+
+
+def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
+    """The config with the `refine` and `people` that are best for a LoCO on `num_frames` validation frames."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from loco_jax import experiment
+    from loco_jax.data import streams
+    from loco_jax.ops import distributed
+    from loco_jax.pose import people, people_metrics, refinement, tuning
+    from loco_jax.tasks.vha import METRES
+
+    config = config.copy_and_resolve_references()
+    task = experiment.create_task(config)
+
+    def find(params, frame):
+        code, features = task.look_at(params, frame.image, frame.camera)
+        points = task.points_of_code(params, code, frame.camera, True)
+        found = people.find_people(points)
+        better = task.refine(params, found, features, frame.camera)
+        return points, found, better, frame.camera, frame.joints, task.vha.targets(frame)[1]
+
+    find_all = jax.jit(lambda params, frames: jax.lax.map(functools.partial(find, params), frames))
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
+    batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
+    params = jax.device_put(params)
+    seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
+    points, found, better, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    if better is not None:
+        least_joints, least_stray = tuning.best_rules(points, found, better, true, present, METRES)
+        config.refine.update(least_joints=least_joints, least_stray=least_stray)
+        found = jax.device_get(refinement.choose(found, better, least_joints))
+    best, _ = tuning.best_people_options(found, cameras, true, present, people_metrics.FOUND_WITHIN)
+    config.people = ConfigDict(best._asdict())
+    return config
 
 
 def run(argv: Sequence[str]) -> None:
@@ -49,7 +121,6 @@ def run(argv: Sequence[str]) -> None:
         sys.exit("loco_jax: want either --workdir, or --config and --code_predictor")
     if values.refiner and not values.workdir:
         sys.exit("loco_jax: --refiner goes with --workdir; of parts, --config.refiner names it")
-    from loco_jax.tasks import loco
     from loco_jax.weights import files as weights  # after the flags, so that --help is quick
 
     logging.set_verbosity(logging.ERROR)
@@ -60,8 +131,8 @@ def run(argv: Sequence[str]) -> None:
         if values.workdir:
             export(values.workdir, values.output, dtype, values.tune, values.refiner)
         else:
-            loco.join(values.config, values.code_predictor, values.output, dtype, values.tune)
-    except (ValueError, OSError, checkpoints.CheckpointError) as error:
+            join(values.config, values.code_predictor, values.output, dtype, values.tune)
+    except (ValueError, OSError) as error:
         sys.exit(f"loco_jax: {error}")
     print(f"Written to {values.output}")
 

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, tasks
+from loco_jax import experiment, report
 from loco_jax import step as steps
 from loco_jax.cli import progress
 from loco_jax.data import streams
@@ -51,7 +51,7 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     configs.check(workdir, config)
     if number > config.steps:
         raise ValueError(f"--step={number}: this run has config.steps={config.steps}")
-    evaluate.check_config(config)
+    experiment.check(config)
     run = _Run(config, workdir, number)
     run.go_to(number - 1, say)
     found = run.look_at(number)
@@ -69,7 +69,7 @@ class _Run:
     def __init__(self, config: ConfigDict, workdir: str, number: int):
         self._config, self._workdir = config, workdir
         self._mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-        self._task, self._optimizer = tasks.create(config), steps.make_optimizer(config)
+        self._task, self._optimizer = experiment.create_task(config), steps.make_optimizer(config)
         self._step_of_stage = steps.step_of(config, self._task, self._optimizer)
         self._stages = steps.Stages(config, self._task)
         self._source = streams.training_stream(config, NamedSharding(self._mesh, PartitionSpec("batch")))
@@ -166,7 +166,7 @@ class _Run:
         predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
         for index in range(min(self._config.pictures, len(frames.present))):
             try:
-                figure = self._task.picture(predicted, frames, index, f"step {number}, frame {index}")
+                figure = report.picture(self._task, predicted, frames, index, f"step {number}, frame {index}")
             except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # the batch may not be finite
                 say(f"Frame {index} cannot be drawn: {error}")
                 continue

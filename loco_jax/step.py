@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import muon, tasks
+from loco_jax import experiment, muon, tasks
 from loco_jax.data.frames import Frames
 from loco_jax.runs import checkpoints
 from loco_jax.runs import watch as watches
@@ -152,7 +152,7 @@ def read_init(task: Task, config: ConfigDict) -> Any:
     Raises WeightsError that names the field if the parameters do not fit.
     """
     try:
-        task.check_weights(config.init, "config.init")
+        experiment.check_weights(task, config.init, "config.init")
         like = tasks.network_shapes(task)
         params = weights.read(config.task, config.init, like, config.init_missing)
         given = traverse_util.flatten_dict(params)

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, tasks
+from loco_jax import evaluate, experiment
 from loco_jax.cli import progress, signals
 from loco_jax.data import streams
 from loco_jax.ops import distributed
@@ -60,15 +60,15 @@ class _Training:
         self._folder = epath.Path(workdir).expanduser()
         configs.check_same(config)
         with distributed.together():
-            evaluate.check_config(config)
+            experiment.check(config)
             self._mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
             self._replicated = NamedSharding(self._mesh, PartitionSpec())
-            self._task, self._optimizer = tasks.create(config), make_optimizer(config)
+            self._task, self._optimizer = experiment.create_task(config), make_optimizer(config)
             self._step_of_stage, self._stages = step_of(config, self._task, self._optimizer), Stages(config, self._task)
             if distributed.is_first():
                 configs.check(workdir, config)
                 if not checkpoints.exist(workdir):
-                    self._task.check_sources(initialised=bool(config.init))
+                    experiment.check_sources(config, self._task)
                     if config.init:
                         read_init(self._task, config)  # so that bad weights are reported before anything is written
             self._source = streams.training_stream(config, NamedSharding(self._mesh, PartitionSpec("batch")))

@@ -8,7 +8,7 @@ import hypothesis
 import jax
 import pytest
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, miniature, streams
 from tests.support import Mean, prepare_small_jta, toy_frame
@@ -59,7 +59,7 @@ def toy(toy_frames, monkeypatch):
     """Makes every config's task the toy, on toy frames; called with arguments, the toy with these."""
 
     def use(**arguments):
-        monkeypatch.setattr(tasks, "create", lambda config: Mean(**arguments))
+        monkeypatch.setattr(experiment, "create_task", lambda config: Mean(**arguments))
 
     use()
     return use

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints
@@ -260,7 +260,7 @@ def many_flips(lab: Lab, flips: int = 300) -> str:
     all_files = files(workdir / "checkpoints" / str(STEPS))
     config = refiner.get_config("scale=demo")
     config.ema, config.data.batch_size = 0.9, 2
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     frames = streams.training_stream(config, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))

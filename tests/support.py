@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import tasks
+from loco_jax import report, tasks
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, streams
@@ -63,13 +63,19 @@ class Mean(tasks.Task):
     def headline(self, summary):
         return {"w": summary["w"][0]}
 
-    def table(self, summary):
-        return f"| {len(summary['marks'])} |"
-
     def picture(self, predicted, frames, index, title):
         from matplotlib.figure import Figure
 
         return Figure()
+
+
+def report_toys(draw=report.picture, tell=report.table_of):
+    """Makes toys draw themselves; their table is the number of their marks."""
+    report.picture = lambda task, *rest: task.picture(*rest) if isinstance(task, Mean) else draw(task, *rest)
+    report.table_of = lambda kind, found: f"| {len(found['marks'])} |" if "marks" in found else tell(kind, found)
+
+
+report_toys()
 
 
 def toy_frame(key, crowd, pictures=False) -> Frames:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import vha as shared
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
@@ -45,7 +45,7 @@ def shape_of_frames(batch: int, people: int) -> Frames:
 @pytest.mark.parametrize("level, scale, variant", ALL)
 def test_config_trains_a_step(level, scale, variant):
     config = config_of(level, scale, variant)
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     assert type(task.network) is {"published": vha.VHA, "patch": patch_vha.PatchVHA}[variant]
     assert task.volume.shape == VOLUMES[scale]
     frames = shape_of_frames(config.data.batch_size, 64 if scale == "full" else 8)
@@ -67,7 +67,7 @@ def test_config_trains_a_step(level, scale, variant):
 def test_average_is_of_the_parameters():
     config = config_of(2, "demo", "patch")
     config.ema = 0.99
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     state = jax.eval_shape(lambda: init_state(task, optimizer, config, shape_of_frames(1, 8)))
     assert jax.tree.map(lambda x: x.shape, state.ema) == jax.tree.map(lambda x: x.shape, state.params)
 
@@ -128,7 +128,7 @@ LOCOS += [(level, scale, "published", "inception") for level, scale in ((2, "ful
 def test_loco_trains_a_step(level, scale, variant, trunk):
     module = importlib.import_module(f"loco_jax.configs.loco{level}")
     config = module.get_config(f"scale={scale},variant={variant},trunk={trunk}")
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
     frames = shape_of_frames(1, 8)._replace(image=image)
     state = jax.eval_shape(lambda: init_state(task, optimizer, config, frames, pretrained=False))
@@ -152,7 +152,7 @@ def test_ten_centimetres(scale, shape):
     """The poster's uncompressed volume: 1,000 bins to 100 m."""
     module = importlib.import_module("loco_jax.configs.vha2_10cm")
     config = module.get_config(f"scale={scale}")
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)
     assert type(task.network) is patch_vha.PatchVHA
     frames = shape_of_frames(1, 8)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import evaluate, export, tasks
+from loco_jax import evaluate, experiment, export, tasks
 from loco_jax.configs import refiner, trunk, vha2
 from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
@@ -29,7 +29,7 @@ def write_run(folder: pathlib.Path, kind: str, averaged: bool):
     config.data.dir = config.init = "/somewhere"
     if kind == "refiner":
         config.spoil.predictor, config.spoil.found = "/elsewhere", 3
-    task, seeds = tasks.create(config), iter(range(1000))
+    task, seeds = experiment.create_task(config), iter(range(1000))
 
     def made(x):
         return np.random.default_rng(next(seeds)).normal(size=x.shape).astype(x.dtype)
@@ -62,7 +62,7 @@ def test_a_run_of_any_task(tmp_path, kind, averaged):
     for source in (str(tmp_path / "run"), str(path)):
         read = weights.read(kind, source, tasks.network_shapes(task))
         jax.tree.map(np.testing.assert_array_equal, read, params)
-        task.check_weights(source, "--weights")
+        experiment.check_weights(task, source, "--weights")
         assert weights.config_of(source).task == kind
     # Names of files that need not be where it is used.
     text = json.dumps(about["config"])
@@ -89,18 +89,12 @@ def test_what_a_user_sets_beside_weights_reaches_the_task(tmp_path, monkeypatch)
     """Of an evaluation with --weights: the task hears which fields of the config are the user's own."""
     heard = []
 
-    class Task:
-        def check_weights(self, source, field):
-            heard.append(source)
+    def with_parts_of(task, source, given):
+        heard.append(sorted(given))
+        raise KeyboardInterrupt
 
-        def init(self, key):
-            return {}
-
-        def with_parts_of(self, source, given):
-            heard.append(sorted(given))
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(evaluate.tasks, "create", lambda config: Task())
+    monkeypatch.setattr(experiment, "check_weights", lambda task, source, field: heard.append(source))
+    monkeypatch.setattr(experiment, "with_parts_of", with_parts_of)
     monkeypatch.setattr(evaluate.distributed, "make_mesh", lambda size: types.SimpleNamespace())
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(CONFIGS["vha"], str(tmp_path), source="file", given=["refiner", "people.overlap"])

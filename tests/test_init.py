@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import vha as vha_config
@@ -38,7 +38,7 @@ def assert_same(one, other) -> None:
 
 
 def first_state(config) -> TrainState:
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     return init_state(task, make_optimizer(config), config, scenes("train", (0, 1)))
 
 
@@ -78,10 +78,10 @@ def test_released_weights_of_each_task():
     whole = released()
     config = vha_config.get_config(2, "variant=patch,scale=demo")
     config.init = "released"
-    assert_same(read_init(tasks.create(config), config), whole["vha"])
+    assert_same(read_init(experiment.create_task(config), config), whole["vha"])
     config = refiner_config.get_config("scale=demo")
     config.init = "released-refiner"
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     refiner = weights.read("refiner", "released-refiner", jax.eval_shape(task.init, jax.random.key(0)))
     assert_same(read_init(task, config), refiner)
     assert_same(jax.tree.map(np.asarray, first_state(config).params), refiner)
@@ -90,12 +90,12 @@ def test_released_weights_of_each_task():
 def test_a_whole_loco_needs_no_other_autoencoder(tmp_path):
     config = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
     config.vha, config.init = str(tmp_path / "none"), "released"
-    task, whole = tasks.create(config), released()
-    task.check_sources(initialised=True)
+    task, whole = experiment.create_task(config), released()
+    experiment.check_sources(config, task)
     assert_same(read_init(task, config), whole)
     config.refiner = str(tmp_path / "none")
     with pytest.raises(weights.WeightsError, match="config.refiner=.*none: .*no such file"):
-        tasks.create(config).check_sources(initialised=True)
+        experiment.check_sources(config, experiment.create_task(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def test_modules_that_are_missing_may_be_new(toy, tmp_path, monkeypatch):
     weights.save(tmp_path / "file", {"w": w}, {"kind": "vha"})
     weights.save(tmp_path / "half", {"w": w, "more": {"a": {"b": jnp.ones(2)}}}, {"kind": "vha"})
     weights.save(tmp_path / "nothing", {"other": {"k": w}}, {"kind": "vha"})
-    monkeypatch.setattr(tasks, "create", lambda config: MeanAndMore())
+    monkeypatch.setattr(experiment, "create_task", lambda config: MeanAndMore())
     fresh = MeanAndMore().init(jax.random.key(tiny().seed))
     for name in ("run", "file"):
         config = tiny(init=str(tmp_path / name), ema=0.9)
@@ -130,7 +130,7 @@ def test_what_is_not_trained_may_not_be_missing(toy, tmp_path, monkeypatch):
         frozen = ("more",)
 
     weights.save(tmp_path / "file", {"w": jnp.ones((14, 3))}, {"kind": "vha"})
-    monkeypatch.setattr(tasks, "create", lambda config: Frozen())
+    monkeypatch.setattr(experiment, "create_task", lambda config: Frozen())
     with pytest.raises(weights.WeightsError, match="^config.init=.*file: lacks more, which is not trained"):
         quietly(tiny(steps=1, init=str(tmp_path / "file"), init_missing=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -144,7 +144,7 @@ def test_frozen_data_are_never_of_weights(toy, tmp_path, monkeypatch):
             return {**params, "more": jax.tree.map(lambda x: x + 1, self.init(jax.random.key(3))["more"])}
 
     weights.save(tmp_path / "file", {"w": jnp.ones((14, 3))}, {"kind": "vha"})
-    monkeypatch.setattr(tasks, "create", lambda config: WithData())
+    monkeypatch.setattr(experiment, "create_task", lambda config: WithData())
     config = tiny(steps=2, checkpoint_every=1, init=str(tmp_path / "file"))
     made = WithData().pretrained({"w": jnp.ones((14, 3))})
     assert_same(first_state(config).params, made)
@@ -188,7 +188,7 @@ def test_weights_of_another_grid_are_refused():
     config.init = "released"
     wanted = "^config.init=released: trained for something else: volume.depth_bins is 80 there, 316 here"
     with pytest.raises(weights.WeightsError, match=wanted):
-        read_init(tasks.create(config), config)
+        read_init(experiment.create_task(config), config)
 
 
 def test_a_run_that_is_there_is_not_begun_anew(toy, tmp_path):

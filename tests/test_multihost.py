@@ -23,7 +23,7 @@ import pytest
 from absl import app
 from matplotlib.figure import Figure
 
-from loco_jax import cli, evaluate, tasks, train
+from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
 from loco_jax.data import streams
 from loco_jax.ops import distributed
@@ -32,6 +32,7 @@ from loco_jax.runs.ending import Stopped
 from loco_jax.tasks import vha as vha_tasks
 from tests.support import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny, toy_frame
 
+CREATE = experiment.create_task
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
 
 
@@ -78,11 +79,11 @@ def stub(kind: str, setattr=setattr):
     """Makes frames toys, and every config's task the toy "mean" or the "small" one."""
 
     def small(config):
-        task = vha_tasks.create(config)
+        task = CREATE(config)
         return Small(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
     setattr(streams, "crowd_frame", toy_frame)
-    setattr(tasks, "create", {"mean": lambda config: Ranked(noise=1.0), "small": small}[kind])
+    setattr(experiment, "create_task", {"mean": lambda config: Ranked(noise=1.0), "small": small}[kind])
 
 
 def join(coordinator: str, processes: str, number: str, kind: str):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import vha as vha_config
 from loco_jax.step import Stages, init_state, make_optimizer, step_of, train_step
 from tests.support import Mean, scenes, tiny
@@ -71,7 +71,7 @@ def test_stages_by_hand():
 
 def test_what_a_batch_does_not_log_stays_as_it_was(toy):
     config = tiny()
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     state = init_state(task, optimizer, config, scenes("train", (0, 1)))
     state = state.replace(sums={**state.sums, "seldom": jnp.float32(3)})
     after, loss = step_of(config, task, optimizer)(state, scenes("train", (0, 1)), stage=0)

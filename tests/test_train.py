@@ -352,7 +352,7 @@ DEVICES = """
 import json, pathlib, sys
 import jax, numpy as np
 from jax.sharding import Mesh
-from loco_jax import tasks, train
+from loco_jax import experiment, tasks, train
 from loco_jax.ops import distributed
 from loco_jax.data import streams
 from tests import support
@@ -361,11 +361,11 @@ from tests.test_train import several_devices
 
 folder = pathlib.Path(sys.argv[1])
 streams.crowd_frame = support.toy_frame
-create = tasks.create
-tasks.create = lambda config: Mean(noise=1.0)
+create = experiment.create_task
+experiment.create_task = lambda config: Mean(noise=1.0)
 train.train(several_devices(6, max_minutes=1e-6), folder / "begun", print)
 train.train(several_devices(6), folder / "six", print)
-tasks.create = create
+experiment.create_task = create
 for count in (8, 1):
     if count == 1:
         distributed.make_mesh = lambda size, rows=1: Mesh(np.array(jax.devices()[:1]), ("batch",))

@@ -13,7 +13,7 @@ import pytest
 from jax.extend import core
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.ops import distributed
@@ -40,7 +40,7 @@ def steps() -> dict[str, np.ndarray]:
     mesh = distributed.make_mesh(1)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
     source = streams.training_stream(config, split)
-    task, optimizer = tasks.create(config), make_optimizer(config)
+    task, optimizer = experiment.create_task(config), make_optimizer(config)
     state = jax.device_put(init_state(task, optimizer, config, source.like()), replicated)
     step = functools.partial(step_of(config, task, optimizer), stage=0)
     step = compile_step(step, mesh, state, source.like())
@@ -97,7 +97,7 @@ def test_nothing_is_computed_in_64_bits(name, argument):
     else:
         config.spoil.predictor = "released"
     with jax.enable_x64(True):
-        task, optimizer = tasks.create(config), make_optimizer(config)
+        task, optimizer = experiment.create_task(config), make_optimizer(config)
         frame = functools.partial(streams.crowd_frame, crowd=streams.crowd_of(config), pictures=config.data.pictures)
         frame = in_32_bits(frame, jax.random.key(0))
         frames = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), frame)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
@@ -109,7 +109,7 @@ def system(setting: Setting, kind: str) -> tuple[Any, Any]:
     Of the compact one, the autoencoder is a PatchVHA and has the released weights. Code Predictors have random ones.
     """
     options = {"variant": "patch", "trunk": "compact"} if kind == "compact" else {"variant": "published"}
-    task: Any = tasks.create(config_of(setting, "loco", **options))
+    task: Any = experiment.create_task(config_of(setting, "loco", **options))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     source = "released" if kind == "compact" else setting.weights
     autoencoder = weights.read("vha", source, shapes["vha"]) if source else passing_on(setting.volume.depth_bins)

@@ -9,8 +9,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from loco_jax import experiment
 from loco_jax import step as training
-from loco_jax import tasks
 from loco_jax.benchmark import inputs
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.inputs import Setting, config_of
@@ -26,7 +26,7 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     sharded, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
     frames = jax.device_put(inputs.batch(setting, config.data.pictures), sharded)
-    task, optimizer = tasks.create(config), training.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), training.make_optimizer(config)
     step = functools.partial(training.step_of(config, task, optimizer), stage=task.stages - 1)
 
     def start():
@@ -66,7 +66,7 @@ def pictures(name: str, setting: Setting, config: ConfigDict) -> Case:
 
 def code_to_people(name: str, setting: Setting, config: ConfigDict) -> Case:
     """The true code of a frame to points, with the released weights."""
-    task: Any = tasks.create(config)
+    task: Any = experiment.create_task(config)
     params, frame = inputs.system(setting, "compact")[1]["vha"], inputs.frame(setting)
     code = jax.jit(task.vha.encode)(params, frame)
     decode = functools.partial(task.vha.network.apply, method="decode")

@@ -1,41 +1,44 @@
-"""Joints to people: each head gathers the nearest joints of the other types (method section 5)."""
+"""Association of joints to people: each head gets the nearest joints of the other types (method section 5)."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
+
+from loco_jax.geometry.arrays import Array
 
 # Metres from the head within which a joint may belong to it, in the order of `skeleton.JOINTS`.
-REACH = np.float32([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3])
+REACH = np.array([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3], np.float32)
 
 
 class People(NamedTuple):
     """A person for each place in the list of heads, best head first.
 
     Attributes:
-      joints: `[N, 14, 3]` metres in camera coordinates; 0 for holes and in empty places.
-      scores: `[N, 14]` confidences; 0 for holes. `scores[:, 0] > 0` tells which people exist.
-      strays: `[J, K]` bool, the points that belong to nobody.
+      joints: metres in camera coordinates; 0 for holes and in empty places.
+      scores: confidences; 0 for holes. `scores[:, 0] > 0` says which people exist.
+      strays: which points belong to nobody.
     """
 
-    joints: jax.Array
-    scores: jax.Array
-    strays: jax.Array
+    joints: Float[Array, "*batch N 14 3"]
+    scores: Float[Array, "*batch N 14"]
+    strays: Bool[Array, "*batch J K"]
 
     @property
-    def known(self) -> jax.Array:
-        """Which joints have a place `[N, 14]`: found, or filled in. Nobody's joint lies in the camera's centre."""
+    def known(self) -> Bool[Array, "*batch N 14"]:
+        """Which joints have a place, found or filled in: those not at 0, the camera's centre."""
         return (self.joints != 0).any(axis=-1)
 
 
 @jax.jit
-def group(points: jax.Array, scores: jax.Array) -> People:
-    """Associates `points[J, K, 3]` in metres with `scores[J, K]`, each type's best first, 0 in empty places.
+def group(points: Float[Array, "J K 3"], scores: Float[Array, "J K"]) -> People:
+    """Associates points in metres, each type's best first, whose scores are 0 in empty places.
 
-    Heads choose in the order of their confidence. A head looks at the nearest joint of a type among all, taken or not:
-    if that one is out of reach, or an earlier head has it, the head has a hole there. Of equally near joints the first
-    is meant. Raises ValueError for other shapes.
+    Heads choose in the order of their confidence. A head considers only the nearest joint of a type, the first of
+    equally near ones. If that joint is out of reach, or an earlier head has it, the head has a hole there. Raises
+    ValueError for other shapes.
     """
     if points.shape != (len(REACH), points.shape[1], 3) or scores.shape != points.shape[:2]:
         raise ValueError(
@@ -47,7 +50,7 @@ def group(points: jax.Array, scores: jax.Array) -> People:
     away_JxNxK = jnp.where(exists_JxK[:, None], away_JxNxK, jnp.inf)
     nearest_JxN = jnp.argmin(away_JxNxK, axis=2).astype(jnp.int32)
     near_JxN = jnp.min(away_JxNxK, axis=2) < jnp.asarray(REACH)[:, None]
-    # A head's choice depends on no other's, so the first of those that want a joint has it.
+    # Heads choose independently, so a joint belongs to the first head that chooses it.
     order_N = jnp.arange(points.shape[1], dtype=jnp.int32)
     near_JxN = (near_JxN & heads_N).at[0].set(heads_N)
     nearest_JxN = nearest_JxN.at[0].set(order_N)  # two heads at one place are two people

@@ -1,8 +1,8 @@
-"""Precision, recall and F1 of found joints: who is matched with whom, and what that is worth (method section 6).
+"""Matching of found joints with true ones, and precision, recall and F1 of that (method section 6).
 
-On the host, in NumPy. Points are rows of (joint type, three coordinates), in metres or in voxels as the caller likes:
-thresholds and errors have the same unit. Distances are taken in float64, whatever comes in, so whole voxels compare
-exactly; a float32 coordinate counts as the number it stores (0.4 is stored as 0.400000006, beyond a threshold of 0.4).
+On the host, in NumPy. Points are rows of (joint type, three coordinates), in metres or in voxels: thresholds and errors
+have the same unit. Distances are computed in float64, so whole voxels compare exactly. A float32 coordinate counts as
+the number it stores: 0.4 is stored as 0.400000006, which is beyond a threshold of 0.4.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -30,23 +31,23 @@ class Scores(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """Counts by the true joint's distance from the camera, `[B]` each; add them up to pool frames."""
+    """Counts by the true joint's distance from the camera. Sums of them are those of several frames."""
 
-    true: np.ndarray
-    found: np.ndarray
-    error_sum: np.ndarray
+    true: Int[np.ndarray, "bands"]
+    found: Int[np.ndarray, "bands"]
+    error_sum: Float[np.ndarray, "bands"]
 
 
 class BandScores(NamedTuple):
-    """Scores by the true joint's distance from the camera, `[B]` each; NaN where there is nothing to divide by."""
+    """Scores by the true joint's distance from the camera; NaN where there is nothing to divide by."""
 
-    true: np.ndarray
-    found: np.ndarray
-    recall: np.ndarray
-    error: np.ndarray
+    true: Int[np.ndarray, "bands"]
+    found: Int[np.ndarray, "bands"]
+    recall: Float[np.ndarray, "bands"]
+    error: Float[np.ndarray, "bands"]
 
 
-def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> Scores:
+def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float | int, matching: str = "hungarian") -> Scores:
     """Scores of one frame, over all its joint types (method section 6).
 
     A frame with nothing predicted and nothing true scores 1; with one of the two empty, 0.
@@ -60,25 +61,13 @@ def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matchi
     Raises:
       ValueError: as `match` does.
     """
+    predicted, true = _points(predicted, "predicted"), _points(true, "true")
     tp = len(match(predicted, true, threshold, matching))
     return _scores(tp, fp=len(predicted) - tp, fn=len(true) - tp)
 
 
-def batch_scores(
-    predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], threshold: float, matching: str = "hungarian"
-) -> list[Scores]:
-    """`joint_scores` of every frame of a batch, for `mean_scores` to sum up.
-
-    Raises:
-      ValueError: as `match` does, or when there are not as many frames predicted as true.
-    """
-    if len(predicted) != len(true):
-        raise ValueError(f"{len(predicted)} predicted frames, but {len(true)} true ones")
-    return [joint_scores(p, t, threshold, matching) for p, t in zip(predicted, true)]
-
-
 def mean_scores(frames: Sequence[Scores]) -> Scores:
-    """Counts summed; precision, recall and F1 the mean over frames, as published, and not those of the summed counts.
+    """Sums of counts; means over frames, as published, of precision, recall and F1.
 
     Raises:
       ValueError: without any frame.
@@ -92,13 +81,15 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
     return Scores(*counts, *means)
 
 
-def match(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> np.ndarray:
+def match(
+    predicted: ArrayLike, true: ArrayLike, threshold: float | int, matching: str = "hungarian"
+) -> Int[np.ndarray, "K 2"]:
     """Pairs of joints of the same type, at most `threshold` apart (method section 6).
 
-    "hungarian": the most pairs, and among those choices the least total distance.
-    "nearest", the published protocol, one round of proposals: every true joint proposes to its nearest prediction, if
-    that is within the threshold; every prediction keeps its nearest proposer; the others stay unmatched. Among equally
-    near ones the first in order wins, both times.
+    "hungarian": the most pairs, and among such matchings the least total distance.
+    "nearest": the published protocol, one round of proposals. Every true joint proposes to its nearest prediction, if
+    that is within the threshold. Every prediction keeps its nearest proposer. The others are not matched. Of equally
+    near ones, the first in order counts, both times.
 
     Args:
       predicted: `[N, 4]` joint type and three coordinates, in any order.
@@ -107,7 +98,7 @@ def match(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str
       matching: "hungarian" or "nearest".
 
     Returns:
-      `[K, 2]` indices into `predicted` and `true`, in the order of `true`.
+      Indices into `predicted` and `true`, in the order of `true`.
 
     Raises:
       ValueError: for points not of shape `[N, 4]` (a bare `[]` is fine), that are not finite or whose types are not
@@ -118,16 +109,16 @@ def match(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str
         raise ValueError(f"threshold={threshold} must be finite and not negative")
     if matching not in _MATCHINGS:
         raise ValueError(f"matching={matching!r} must be one of {', '.join(_MATCHINGS)}")
-    pairs = [np.zeros((0, 2), np.intp)]
+    found = [np.zeros((0, 2), np.intp)]
     for p, t in _same_type(predicted, true):
         rows, columns = _MATCHINGS[matching](cdist(predicted[p, 1:], true[t, 1:]), float(threshold))
-        pairs.append(np.stack([p[rows], t[columns]], axis=-1))
-    pairs = np.concatenate(pairs)
+        found.append(np.stack([p[rows], t[columns]], axis=-1))
+    pairs = np.concatenate(found)
     return pairs[np.argsort(pairs[:, 1])]
 
 
-def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray) -> np.ndarray:
-    """Distances `[K]` between the joints of `pairs[K, 2]`, in the coordinates' unit; `match` made the pairs.
+def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"]) -> Float[np.ndarray, "K"]:
+    """Distances between the joints of pairs that `match` returns, in the coordinates' unit.
 
     Raises:
       ValueError: for points that `match` would not take.
@@ -136,17 +127,19 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray) -> 
     return np.linalg.norm(predicted[pairs[:, 0], 1:] - true[pairs[:, 1], 1:], axis=-1)
 
 
-def bands(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray, edges: Sequence[float] = BAND_EDGES) -> Bands:
+def bands(
+    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float | int] = BAND_EDGES
+) -> Bands:
     """One frame's true joints, those found and the sum of their errors, by distance of the true joint from the camera.
 
-    Spurious predictions have no true joint, so there is recall by distance and no precision.
+    There is no precision by distance, since spurious predictions have no true joint.
 
     Args:
       predicted: `[N, 4]` joint type and position in metres, in camera coordinates.
       true: `[M, 4]` the same.
-      pairs: `[K, 2]` what `match` says of the two.
-      edges: `B + 1` ascending distances in metres; a band includes its lower edge, the last band its upper one too.
-        Joints outside all bands are not counted.
+      pairs: what `match` returns for the two.
+      edges: ascending distances in metres, one more than bands. A band includes its lower edge, the last band also its
+        upper edge. Joints outside all bands are not counted.
 
     Raises:
       ValueError: for points that `match` would not take, or edges that do not ascend.
@@ -162,7 +155,7 @@ def bands(predicted: ArrayLike, true: ArrayLike, pairs: np.ndarray, edges: Seque
 
 
 def band_scores(frames: Sequence[Bands]) -> BandScores:
-    """Recall and mean error in metres by distance, over all frames' joints together: one frame fills few bands.
+    """Recall and mean error in metres by distance, over the joints of all frames together.
 
     Raises:
       ValueError: without any frame.
@@ -173,31 +166,32 @@ def band_scores(frames: Sequence[Bands]) -> BandScores:
     return BandScores(true, found, recall=_ratio(found, true), error=_ratio(error_sum, found))
 
 
-def peak_rows(values: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """Rows `[N, 4]` (joint type, three coordinates) of peaks `values[J, K, 3]` where `scores[J, K]` are above 0."""
+def cloud_rows(
+    points: Float[np.ndarray, "M 3"], types: Int[np.ndarray, "M"], keep: Bool[np.ndarray, "M"]
+) -> Float[np.ndarray, "N 4"]:
+    """Rows (joint type, three coordinates) of the points to keep."""
+    return np.concatenate([types[keep, None], points[keep]], axis=1).astype(np.float64)
+
+
+def peak_rows(values: ArrayLike, scores: ArrayLike) -> Float[np.ndarray, "N 4"]:
+    """Rows (joint type, three coordinates) of peaks `values[J, K, 3]` where `scores[J, K]` are above 0."""
     types, places = np.nonzero(np.asarray(scores) > 0)
     return np.concatenate([types[:, None], np.asarray(values)[types, places]], axis=1).astype(np.float64)
 
 
-def people_rows(values: ArrayLike, present: ArrayLike) -> np.ndarray:
-    """Rows `[N, 4]` (joint type, three coordinates) of people's joints `values[P, J, 3]` that are `present[P, J]`."""
-    people, types = np.nonzero(present)
+def people_rows(values: ArrayLike, present: ArrayLike) -> Float[np.ndarray, "N 4"]:
+    """Rows (joint type, three coordinates) of people's joints `values[P, J, 3]` that are `present[P, J]`."""
+    people, types = np.nonzero(np.asarray(present))
     return np.concatenate([types[:, None], np.asarray(values)[people, types]], axis=1).astype(np.float64)
-
-
-def people_found(
-    predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
-) -> int:
-    """How many of the true people are found: as many as `people_pairs` pairs, with the same arguments."""
-    return len(people_pairs(predicted, predicted_present, true, true_present, threshold))
 
 
 def people_pairs(
     predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
-) -> np.ndarray:
-    """Who is found by whom: pairs with at least half of the true person's joints within `threshold`, one to one.
+) -> Int[np.ndarray, "K 2"]:
+    """Which predicted person finds which true one: pairs with at least half of the true joints within `threshold`.
 
-    The most pairs, and among those choices the least sum of mean distances, over the joints that both have.
+    Nobody is in two pairs. There are as many pairs as possible, and among such matchings the least sum of mean
+    distances over the joints known of both.
 
     Args:
       predicted: `[N, J, 3]` joints of people, in metres.
@@ -207,7 +201,7 @@ def people_pairs(
       threshold: metres, inclusive.
 
     Returns:
-      `[K, 2]` indices into `predicted` and `true`, in the order of `true`.
+      Indices into `predicted` and `true`, in the order of `true`.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]
@@ -216,7 +210,7 @@ def people_pairs(
     shares = shares / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
     found = shares >= 0.5
     means = distances.sum(axis=-1, where=both) / np.maximum(both.sum(axis=-1), 1)
-    # All distances of a pairing together cost less than one pair that is missing.
+    # A missing pair costs more than all distances together.
     scale = (min(found.shape) + 1) * (means.max(initial=0, where=found) or 1.0)
     rows, columns = linear_sum_assignment(np.where(found, means / scale, 1.0))
     pairs = np.stack([rows, columns], axis=-1)[found[rows, columns]]
@@ -252,7 +246,7 @@ def _same_type(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[np.nda
         yield np.flatnonzero(predicted[:, 0] == joint_type), np.flatnonzero(true[:, 0] == joint_type)
 
 
-def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _hungarian(distances: np.ndarray, threshold: float | int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pairs among `distances[N, M]`.
 
     Where a row and a column allow only each other, they are a pair. The rest is one assignment problem, its distances
@@ -277,7 +271,7 @@ def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.
     return np.concatenate([rows, open_rows[r[real]]]), np.concatenate([columns, open_columns[c[real]]])
 
 
-def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(distances: np.ndarray, threshold: float | int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (predictions) and columns (true joints) of the pairs among `distances[N, M]`."""
     columns = np.flatnonzero(distances.min(axis=0) <= threshold)
     rows = distances[:, columns].argmin(axis=0)

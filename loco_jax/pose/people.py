@@ -1,10 +1,11 @@
-"""From heatmaps to people: peaks, points in metres, association; on the device (method section 5)."""
+"""From heatmaps to people, on the device: peaks, points in metres, association (method section 5)."""
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import association, peaks
@@ -16,18 +17,20 @@ class Points(NamedTuple):
     """Peaks as points, best first.
 
     Attributes:
-      xyz: `[J, K, 3]` metres in camera coordinates.
-      scores: `[J, K]`; 0 in empty places, and of peaks in the camera's centre, where nobody is.
-      count: `[J]` how many peaks there are; above K, only the K best are listed.
+      xyz: metres in camera coordinates.
+      scores: 0 in empty places, and of peaks in the camera's centre, where no joint can be.
+      count: how many peaks there are; if more than K, only the K best are listed.
     """
 
-    xyz: jax.Array
-    scores: jax.Array
-    count: jax.Array
+    xyz: Float[Array, "*batch J K 3"]
+    scores: Float[Array, "*batch J K"]
+    count: Int[Array, "*batch J"] | None  # type: ignore[assignment]  # the name is that of a method of tuples
 
 
-def find_points(heatmaps: jax.Array, camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool) -> Points:
-    """The points of all joints in `heatmaps[J, H, W, D]`; on whole voxels, as published, unless `subvoxel`."""
+def find_points(
+    heatmaps: Float[Array, "J H W D"], camera: Camera, volume: Volume, max_peaks: int, subvoxel: bool
+) -> Points:
+    """The points of all joints' heatmaps; on whole voxels, as published, unless `subvoxel`."""
     return in_metres(peaks.find_peaks(heatmaps, max_peaks=max_peaks, subvoxel=subvoxel), camera, volume)
 
 

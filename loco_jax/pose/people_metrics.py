@@ -1,22 +1,23 @@
-"""How well people are found, not only joints: how often each is named, how it stands, and where errors come from.
+"""How well people are found, not only joints: how often each is named, errors of poses, and errors along the ray.
 
-On the host, in NumPy: `see` and `measure` look at one frame, `summarise` puts frames together. Positions are in metres,
-in camera coordinates; what concerns the picture is in pixels.
+On the host, in NumPy. `see` and `measure` work on one frame, `summarise` on the results of many. Positions are in
+metres in camera coordinates, or in pixels.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose import metrics
 
-FOUND_WITHIN = 0.8  # metres; half of a person's joints have to be as near as that
+FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints are at most as far off
 TWICE_WITHIN = 0.25  # of a person's height in the picture
-OVERLAP = 0.3  # of two people's boxes, intersection over union
+OVERLAP = 0.3  # intersection over union, from which boxes count as overlapping
 DISTANCE_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
 CROWDING = ("0", "1", "2 or more")  # other people whose boxes overlap with a person's
 WIDTHS = ("shoulders", "hips", "wrists")  # pairs of joints whose distance is compared
@@ -27,48 +28,48 @@ class Seen(NamedTuple):
     """The true people of a frame.
 
     Attributes:
-      joints: `[M, 14, 3]` metres.
-      known: `[M, 14]` which of those are targets; everybody has one at least.
-      uv: `[M, 14, 2]` pixels.
-      distance: `[M]` metres from the camera to the mean of a person's known joints.
-      crowding: `[M]` how many other people's boxes overlap with a person's.
+      joints: metres.
+      known: which of those are targets; each person has at least one.
+      uv: pixels.
+      distance: metres from the camera to the mean of a person's known joints.
+      crowding: how many other people's boxes overlap with a person's.
     """
 
-    joints: np.ndarray
-    known: np.ndarray
-    uv: np.ndarray
-    distance: np.ndarray
-    crowding: np.ndarray
+    joints: Float[np.ndarray, "M 14 3"]
+    known: Bool[np.ndarray, "M 14"]
+    uv: Float[np.ndarray, "M 14 2"]
+    distance: Float[np.ndarray, "M"]
+    crowding: Int[np.ndarray, "M"]
 
 
 class Found(NamedTuple):
-    """What a system makes of a frame's M true people.
+    """How well a system finds a frame's M true people.
 
     Attributes:
-      distance, crowding: `[M]` of the true people, see `Seen`.
-      predicted: how many people it names in all.
-      named: `[M]` how many of those belong to each true person: the one that finds it, and of the others those that are
+      distance, crowding: of the true people, see `Seen`.
+      predicted: how many people the system names in all.
+      named: how many of those belong to each true person: the one that finds it, and of the others those that are
         nearest to it in the picture.
-      found: `[M]` bool, see `metrics.people_pairs`.
-      twice: `[M]` how often too many a person is named, see `named_twice`.
-      root_error, aligned_error: `[M]` metres, see `pose_errors`; NaN for people who are not found.
-      widths: `[M, 3]` of `WIDTHS`, as parts of the true ones; NaN where there is none.
-      owner: `[K]` whose the joints are that were matched.
-      along, across: `[K]` errors of those in metres, see `ray_errors`.
+      found: see `metrics.people_pairs`.
+      twice: see `named_twice`.
+      root_error, aligned_error: metres, see `pose_errors`; NaN for people who are not found.
+      widths: those of `WIDTHS`, divided by the true ones; NaN where there is none.
+      owner: the index of the true person to whom a matched joint belongs.
+      along, across: errors of the matched joints in metres, see `ray_errors`.
     """
 
-    distance: np.ndarray
-    crowding: np.ndarray
-    predicted: int
-    named: np.ndarray
-    found: np.ndarray
-    twice: np.ndarray
-    root_error: np.ndarray
-    aligned_error: np.ndarray
-    widths: np.ndarray
-    owner: np.ndarray
-    along: np.ndarray
-    across: np.ndarray
+    distance: Float[np.ndarray, "M"]
+    crowding: Int[np.ndarray, "M"]
+    predicted: int | Int[np.ndarray, "F"]
+    named: Int[np.ndarray, "M"]
+    found: Bool[np.ndarray, "M"]
+    twice: Int[np.ndarray, "M"]
+    root_error: Float[np.ndarray, "M"]
+    aligned_error: Float[np.ndarray, "M"]
+    widths: Float[np.ndarray, "M 3"]
+    owner: Int[np.ndarray, "K"]
+    along: Float[np.ndarray, "K"]
+    across: Float[np.ndarray, "K"]
 
 
 def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
@@ -82,17 +83,22 @@ def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
 
 
 def measure(
-    seen: Seen, predicted: ArrayLike, known: ArrayLike, camera: Camera, rows: np.ndarray, pairs: np.ndarray
+    seen: Seen,
+    predicted: ArrayLike,
+    known: ArrayLike,
+    camera: Camera,
+    rows: Float[np.ndarray, "R 4"],
+    pairs: Int[np.ndarray, "K 2"],
 ) -> Found:
-    """What a system makes of a frame.
+    """How well a system finds a frame's people.
 
     Args:
       seen: the true people.
-      predicted: `[N, 14, 3]` joints of those that the system names, and of nobody: who has no known joint.
+      predicted: `[N, 14, 3]` joints of the people that the system names. Those without known joints do not count.
       known: `[N, 14]` which joints there are.
       camera: of the picture.
-      rows: `[R, 4]` all the system's joints, joint type and position.
-      pairs: `[K, 2]` what `metrics.match` says of those and the rows of the true people's joints: whose errors count.
+      rows: all the system's joints, type and position.
+      pairs: what `metrics.match` returns for those rows and the rows of the true people's joints.
     """
     predicted, known = np.asarray(predicted, np.float64), np.asarray(known, bool)
     exist = known.any(axis=-1)
@@ -131,10 +137,10 @@ def measure(
 def summarise(found: Sequence[Found]) -> dict[str, Any]:
     """A system's measures over all people of some frames, as JSON; None where there is nothing to divide by.
 
-    Counts and what follows from them; mean errors of poses in cm, each person counting once; median widths as parts of
-    the true ones; median and mean errors along and across the ray in cm, each matched joint counting once. Then the
-    same by the true person's distance, and by crowding. There, `predicted` are the people who belong to such a true
-    one, see `Found.named`: somebody named where nobody is counts only in the whole.
+    Counts, and scores of them; mean errors of poses in cm over people; medians of widths divided by the true ones;
+    medians and means over matched joints of errors along and across the ray, in cm. Then the same by the true person's
+    distance, and by crowding. There, `predicted` counts the people who belong to such a true one, see `Found.named`, so
+    people named where nobody is count only in the whole.
     """
     first = np.cumsum([0, *(len(f.found) for f in found)])
     pooled = {name: np.concatenate([np.atleast_1d(getattr(f, name)) for f in found]) for name in Found._fields}
@@ -146,7 +152,7 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
 
     distance, crowding = everybody.distance, np.minimum(everybody.crowding, len(CROWDING) - 1)
     return {
-        **_measures(everybody, np.full(len(distance), True), int(everybody.predicted.sum())),
+        **_measures(everybody, np.full(len(distance), True), int(np.sum(everybody.predicted))),
         "by_distance": [
             {"metres": [low, high if np.isfinite(high) else None], **part((low <= distance) & (distance < high))}
             for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:])
@@ -174,30 +180,30 @@ def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:
     }
 
 
-def project(camera: Camera, xyz: np.ndarray) -> np.ndarray:
-    """`camera.project` in NumPy: scores are computed where nothing may go to a device."""
+def project(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
+    """`camera.project` in NumPy: where scores are computed, nothing may go to a device."""
     in_front = xyz[..., 2:] > 0
     uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
     uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
     return np.where(in_front, uv, np.nan)
 
 
-def boxes(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Boxes `[M, 2, 2]` (least and greatest pixel) around the known joints of `uv[M, J, 2]`."""
+def boxes(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Float[np.ndarray, "M 2 2"]:
+    """Boxes (least and greatest pixel) around the known joints."""
     there = known[..., None] & np.isfinite(uv)
     low = uv.min(axis=1, where=there, initial=np.inf)
     high = uv.max(axis=1, where=there, initial=-np.inf)
     return np.stack([low, high], axis=1)
 
 
-def heights(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Pixels `[M]` from the highest known joint of `uv[M, J, 2]` down to the lowest."""
+def heights(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Float[np.ndarray, "M"]:
+    """Pixels from the highest known joint down to the lowest."""
     low, high = np.moveaxis(boxes(uv, known), 1, 0)
     return high[:, 1] - low[:, 1]
 
 
-def overlaps(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """With how many other boxes each person's box overlaps `[M]`: by more than `OVERLAP`, intersection over union."""
+def overlaps(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Int[np.ndarray, "M"]:
+    """How many other boxes each person's box overlaps by more than `OVERLAP`."""
     low, high = np.moveaxis(boxes(uv, known), 1, 0)
     sides = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
     shared = np.maximum(sides, 0).prod(axis=-1)
@@ -207,16 +213,12 @@ def overlaps(uv: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def picture_distances(
-    predicted_uv: np.ndarray, predicted_known: np.ndarray, true_uv: np.ndarray, true_known: np.ndarray
-) -> np.ndarray:
-    """Mean distances in pixels `[N, M]` over the joints that both know; infinite where there are none.
-
-    Args:
-      predicted_uv: `[N, J, 2]` pixels; those that are not finite are not known.
-      predicted_known: `[N, J]`.
-      true_uv: `[M, J, 2]`.
-      true_known: `[M, J]`.
-    """
+    predicted_uv: Float[np.ndarray, "N J 2"],
+    predicted_known: Bool[np.ndarray, "N J"],
+    true_uv: Float[np.ndarray, "M J 2"],
+    true_known: Bool[np.ndarray, "M J"],
+) -> Float[np.ndarray, "N M"]:
+    """Mean distances in pixels over the joints known and finite in both; infinite where there are none."""
     distances = np.linalg.norm(predicted_uv[:, None] - true_uv[None], axis=-1)
     both = predicted_known[:, None] & true_known[None] & np.isfinite(distances)
     count = both.sum(axis=-1)
@@ -224,14 +226,11 @@ def picture_distances(
     return np.divide(total, count, out=np.full(count.shape, np.inf), where=count > 0)
 
 
-def named_twice(distances: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """How many people beyond the first are named at each true one's place in the picture `[M]`.
+def named_twice(distances: Float[np.ndarray, "N M"], heights: Float[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
+    """How many people beyond the first are named at each true person's place in the picture.
 
-    A predicted person counts for the nearest true one alone, and only if nearer than `TWICE_WITHIN` of its height.
-
-    Args:
-      distances: `[N, M]` pixels, see `picture_distances`.
-      heights: `[M]` of the true people, in pixels.
+    A predicted person counts for the nearest true one only, and only if it is nearer than `TWICE_WITHIN` of that one's
+    height. All in pixels, see `picture_distances` and `heights`.
     """
     if not distances.size:
         return np.zeros(len(heights), int)
@@ -240,19 +239,17 @@ def named_twice(distances: np.ndarray, heights: np.ndarray) -> np.ndarray:
     return np.maximum(np.bincount(nearest[near], minlength=len(heights)) - 1, 0)
 
 
-def pose_errors(predicted: np.ndarray, true: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean joint errors `[K]` in metres of poses, with the middle of the hips in one place; and aligned.
+def pose_errors(
+    predicted: Float[np.ndarray, "K 14 3"], true: Float[np.ndarray, "K 14 3"], known: Bool[np.ndarray, "K 14"]
+) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
+    """Mean errors of the joints known of both in metres: about the middle of the hips (MPJPE), and aligned (PA-MPJPE).
 
     The first are NaN without both hips. The second are those after the translation, rotation and scale that make the
-    squared errors least (Procrustes; no mirroring); NaN for fewer than three joints.
-
-    Args:
-      predicted, true: `[K, 14, 3]` metres.
-      known: `[K, 14]` the joints that both have.
+    squared errors least (Procrustes, without mirroring); NaN for fewer than three joints.
     """
     hips = list(skeleton.PAIRS["hips"])
     relative = [x - x[:, hips].mean(axis=1, keepdims=True) for x in (predicted, true)]
-    root = np.where(known[:, hips].all(axis=1), _mean_distance(*relative, known), np.nan)
+    root = np.where(known[:, hips].all(axis=1), _mean_distance(relative[0], relative[1], known), np.nan)
     count = known.sum(axis=1)
     weights = known[..., None] / np.maximum(count, 1)[:, None, None]
     p, t = (np.where(known[..., None], x - (x * weights).sum(axis=1, keepdims=True), 0.0) for x in (predicted, true))
@@ -265,19 +262,18 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray, known: np.ndarray) -> t
     return root, np.where(count >= _LEAST_ALIGNED, aligned, np.nan)
 
 
-def widths(joints: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Distances `[K, 3]` between the right and the left joint of `WIDTHS`; NaN unless both are known."""
+def widths(joints: Float[np.ndarray, "K 14 3"], known: Bool[np.ndarray, "K 14"]) -> Float[np.ndarray, "K 3"]:
+    """Distances between the right and the left joint of `WIDTHS`; NaN unless both are known."""
     pairs = [skeleton.PAIRS[name] for name in WIDTHS]
     both = np.stack([known[:, a] & known[:, b] for a, b in pairs], axis=-1)
     apart = np.stack([np.linalg.norm(joints[:, a] - joints[:, b], axis=-1) for a, b in pairs], axis=-1)
     return np.where(both, apart, np.nan)
 
 
-def ray_errors(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far points `[K, 3]` are off along the ray from the camera through the true ones, and across it, `[K]` each.
-
-    Neither is negative. In metres, as the points are.
-    """
+def ray_errors(
+    predicted: Float[np.ndarray, "K 3"], true: Float[np.ndarray, "K 3"]
+) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
+    """Absolute errors in metres along the ray from the camera through the true points, and across it."""
     error = predicted - true
     ray = true / np.linalg.norm(true, axis=-1, keepdims=True)
     along = (error * ray).sum(axis=-1)

@@ -1,46 +1,45 @@
-"""Corrected people, and which joints count then: the "+" rows of the paper's table (method section 5)."""
+"""Refined people, and which joints count after refinement: the "+" rows of the paper's table (method section 5)."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
+from loco_jax.geometry.arrays import Array
 from loco_jax.models import refiner
 from loco_jax.pose.association import People
 
 
 def refine(params: Any, people: People) -> People:
-    """People whose holes are filled and whose joints are corrected; heads and scores stay. Places without a person
-    stay 0."""
+    """People whose holes are filled and whose joints are corrected. Heads, scores and empty places do not change."""
     sure = people.scores > refiner.LEAST_SCORE
-    better = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
+    better: Any = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
     joints = refiner.restore(better, people.joints[..., 0, :])
     return people._replace(joints=jnp.where((people.scores[..., 0] > 0)[..., None, None], joints, people.joints))
 
 
 def choose(people: People, better: People, least_joints: int) -> People:
-    """The better ones of the people who have at least `least_joints` joints, their heads among them.
+    """People of whom those with at least `least_joints` joints, heads included, have the better poses.
 
-    Others stay as they are: of a few joints nothing can be said of the rest. With `least_joints` 1, as published, all
-    people get the better poses.
+    The others do not change: a few joints say too little about the rest. The published value is 1.
     """
     enough = people.known.sum(axis=-1, dtype=jnp.int32) >= least_joints
     return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))
 
 
 def all_joints(
-    points: jax.Array, scores: jax.Array, people: People, least_stray: float = 0.6
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What counts after refinement: all known joints of every person, and of the strays those above `least_stray`.
+    points: Float[Array, "J K 3"], scores: Float[Array, "J K"], people: People, least_stray: float = 0.6
+) -> tuple[Float[jax.Array, "M 3"], Int[jax.Array, "M"], Bool[jax.Array, "M"]]:
+    """Points, their joint types, and which of them count after refinement; M = N * 14 + J * K.
+
+    All known joints of every person count, and strays whose score is above `least_stray`.
 
     Args:
-      points: `[J, K, 3]` metres, as they were associated.
-      scores: `[J, K]`.
+      points: metres, as they were associated.
+      scores: of those points.
       people: refined.
-      least_stray: the confidence above which a point counts that belongs to nobody.
-
-    Returns:
-      Points `[M, 3]`, joint types `[M]` and which of them count `[M]`, M = N * 14 + J * K.
+      least_stray: a score.
     """
     num_people, num_joints = people.scores.shape
     types_NxJ = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32), (num_people, num_joints))
@@ -53,11 +52,13 @@ def all_joints(
     )
 
 
-def match(people: People, true: jax.Array, present: jax.Array, most: float = 1.0) -> tuple[jax.Array, jax.Array]:
-    """Who of the true people is meant by each found one: `[N]` indices into `true[P, 14, 3]`, and `[N]` whether any.
+def match(
+    people: People, true: Float[Array, "P 14 3"], present: Bool[Array, "P 14"], most: float = 1.0
+) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
+    """For each found person, the index of the true person that it means, and whether it means any.
 
-    That is the nearest of those with all joints `present[P, 14]`, by the mean distance over the joints that were found,
-    if it is at most `most` metres. Several names of one person all mean that one.
+    It means the nearest of the true people who have all joints, by the mean distance over the joints that were found,
+    if that is at most `most` metres. Several found people can mean the same true one.
     """
     known_NxJ = people.known
     away_NxPxJ = jnp.linalg.norm(people.joints[:, None] - true[None], axis=-1)

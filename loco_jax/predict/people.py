@@ -19,7 +19,7 @@ from loco_jax.media.overlays import Person
 from loco_jax.media.pictures import Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
-from loco_jax.tasks.loco import load_predictor
+from loco_jax.predict.predictor import load_predictor
 
 _EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the picture
 

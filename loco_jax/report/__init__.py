@@ -1,0 +1,53 @@
+"""What tasks find, as tables and pictures; and reports that compare runs, `python -m loco_jax.report`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from loco_jax.data.frames import Frames
+    from loco_jax.tasks import Task
+
+
+def table_of(task: str, summary: Mapping[str, Any]) -> str:
+    """The summary of an evaluation of a task, "vha", "loco", "refiner" or "trunk", as Markdown."""
+    from loco_jax.report import tables  # all imports are here, so that --help of the command is quick
+
+    makers = {"vha": tables.vha_table, "loco": tables.loco_table}
+    makers |= {"refiner": tables.refiner_table, "trunk": tables.trunk_table}
+    return makers[task](summary)
+
+
+def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: str) -> "Figure":
+    """What a task found in frame `index` of a batch, with `title` in the heading. Arrays are NumPy's."""
+    import jax
+    import numpy as np
+
+    from loco_jax.pose import metrics
+    from loco_jax.report import drawings
+    from loco_jax.tasks.loco import LocoTask
+    from loco_jax.tasks.refiner import KINDS, RefinerTask
+    from loco_jax.tasks.trunk import TrunkTask
+    from loco_jax.tasks.vha import VhaTask
+
+    found, frame = jax.tree.map(lambda x: np.asarray(x[index]), (predicted, frames))
+    if isinstance(task, VhaTask):
+        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
+        true_rows = metrics.people_rows(found.true_voxels, found.true_present)
+        return drawings.projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
+    if isinstance(task, LocoTask):
+        name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
+        joints, known = found.people[name]
+        exist, true = known[:, 0], (frame.joints, found.true_present)
+        return drawings.people(frame.image, frame.camera, (joints[exist], known[exist]), true, f"{name}, {title}")
+    if isinstance(task, RefinerTask):
+        there = frame.present.all(axis=-1)
+        given = found.spoilt[there], found.kind[there] != KINDS.index("missing")
+        refined = found.refined[there], np.ones_like(given[1])
+        return drawings.poses(frame.joints[there], {"given": given, "refined": refined}, f"Refiner, {title}")
+    if isinstance(task, TrunkTask):
+        offsets = found.poses.offsets[found.there]
+        read = offsets, np.ones(offsets.shape[:2], bool)
+        return drawings.poses(found.true.offsets[found.there], {"read": read}, f"Trunk, {title}")
+    raise TypeError(f"{type(task).__name__} has no picture")

@@ -1,4 +1,4 @@
-"""Several runs beside each other and beside the poster, as one document: HTML, or Markdown with a picture."""
+"""A document that compares runs with each other and with the poster: HTML, or Markdown with a picture."""
 
 import base64
 import dataclasses
@@ -12,14 +12,13 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from loco_jax.report import figure
-from loco_jax.report import tables as report
+from loco_jax.report import figure, tables
 from loco_jax.report.runs import Run, RunError, flat
 from loco_jax.runs import observation as observe
 
 SUFFIXES = (".html", ".md")
 _NOTHING = "–"
-_UNTOLD_FIELDS = ("demo",)  # of a config: what is suggested in its place
+_UNTOLD_FIELDS = ("demo",)  # of a config: a command that is suggested in its place
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2em auto; padding: 0 1em; }
 h1, h2 { font-weight: 600; line-height: 1.2; }
@@ -37,7 +36,7 @@ p.note { color: #555; max-width: 75em; }
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading, a table (its first column is text) and what is to be said of it."""
+    """A heading, a table whose first column is text, and a note."""
 
     heading: str
     header: Sequence[str]
@@ -46,7 +45,7 @@ class Section:
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """The tables that there is something to say in."""
+    """The tables that have rows."""
     made = [_facts(runs), *_scores(runs), _validation(runs), _time(runs), _differences(runs)]
     return [section for section in made if section is not None and section.rows]
 
@@ -84,7 +83,7 @@ def to_markdown(all_sections: Sequence[Section], picture: str = "") -> str:
     if picture:
         parts.append(f"![Curves of the runs](<{picture}>)")
     for section in all_sections:
-        table = report.table(cells(section.header), [cells(row) for row in section.rows])
+        table = tables.table(cells(section.header), [cells(row) for row in section.rows])
         parts += [f"## {section.heading}", table, *([section.note] if section.note else [])]
     return "\n\n".join(parts) + "\n"
 
@@ -109,7 +108,7 @@ def _kind(row: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text whose `parts` are code."""
+    """Text as HTML; what is between backticks is code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
@@ -122,19 +121,19 @@ def _png(drawing: Figure) -> bytes:
 def _by_run(
     heading: str, runs: Sequence[Run], facts: dict[str, Callable[[Run], str | None]], note: str = ""
 ) -> Section:
-    """A row a fact, a column a run; facts that no run has are left out."""
+    """A row for each fact, a column for each run. Facts that no run has are left out."""
     rows = [[name, *(fact(run) or "" for run in runs)] for name, fact in facts.items()]
     rows = [[row[0], *(cell or _NOTHING for cell in row[1:])] for row in rows if any(row[1:])]
     return Section(heading, ["", *(run.name for run in runs)], rows, note)
 
 
 def _facts(runs: Sequence[Run]) -> Section:
-    facts = {
+    facts: dict[str, Callable[[Run], str | None]] = {
         "task": lambda run: run.config.get("task"),
         "config": lambda run: run.config.get("name"),
         "data": _data,
         "batch": lambda run: _text(run.config.get("data", {}).get("batch_size")),
-        "parameters": lambda run: run.parameters and f"{run.parameters:,}",
+        "parameters": lambda run: f"{run.parameters:,}" if run.parameters else None,
         "steps": _steps,
         "loss at the end": lambda run: _last(run, "loss", "{:.4g}"),
         "time of training": lambda run: _duration(sum(run.seconds.get(part, 0.0) for part in observe.TRAINING)),
@@ -147,8 +146,8 @@ def _facts(runs: Sequence[Run]) -> Section:
 
 def _data(run: Run) -> str | None:
     source, scale = run.config.get("data", {}).get("source"), run.config.get("scale")
-    if source in (None, "jta"):  # whose data it is, JTA's or a miniature's, is known when it was read
-        return (run.results or {}).get("data")
+    if source in (None, "jta"):  # an evaluation knows whether it is the real JTA
+        return run.results.get("data")
     return f"{source}, {scale} scale"
 
 
@@ -188,42 +187,42 @@ def _memory(run: Run) -> str | None:
 
 
 def _scores(runs: Sequence[Run]) -> list[Section]:
-    """A table or two a task, from `--mode=eval`."""
+    """The tables of each task, from `--mode=eval`."""
     made = []
     for key, make in (("scores", _vha_scores), ("systems", _loco_scores), ("after_cm", _refiner_scores)):
-        some = [run for run in runs if key in (run.results or {})]
+        some = [run for run in runs if key in run.results]
         made += make(some) if some else []
     return made
 
 
 def _vha_scores(runs: Sequence[Run]) -> list[Section]:
-    rows = _of_results(runs, report.vha_rows)
-    rows += [["poster", *_posters(report.vha_poster_row(n))] for n in sorted({run.results["level"] for run in runs})]
+    rows = _of_results(runs, tables.vha_rows)
+    rows += [["poster", *tables.vha_poster_row(n)] for n in sorted({run.results["level"] for run in runs})]
     metres = _of_results(runs, _in_metres)
-    header = ["run", *(f"F1 @{t}" for t in report.LOCO_THRESHOLDS), "error (cm)"]
+    header = ["run", *(f"F1 @{t}" for t in tables.LOCO_THRESHOLDS), "error (cm)"]
     note = "At sub-voxel positions, `hungarian` matching; error: mean distance of joints found within 2 voxels."
     return [
-        Section("Scores: VHA", ["run", *report.VHA_HEADER], rows, _percent_of(runs)),
+        Section("Scores: VHA", ["run", *tables.VHA_HEADER], rows, _percent_of(runs)),
         Section("Scores: VHA, in metres", header, metres, note),
     ]
 
 
 def _loco_scores(runs: Sequence[Run]) -> list[Section]:
-    """As published, beside the poster; and with the project's own matching."""
-    rows = _of_results(runs, report.loco_rows)
-    posters = [["poster", *_posters(row)] for row in report.loco_poster_rows()]
-    run, system, _, *columns = ["run", *report.LOCO_HEADER]
+    """Scores with the published matching and the poster's; with the best matching; and of people."""
+    rows = _of_results(runs, tables.loco_rows)
+    posters = [["poster", *row] for row in tables.loco_poster_rows()]
+    run, system, _, *columns = ["run", *tables.LOCO_HEADER]
 
     def pick(some, matching):
         return [[run, system, *cells] for run, system, name, *cells in some if name == f"`{matching}`"]
 
     published = [row[:-1] for row in pick([*rows, *posters], "nearest")]  # which has no errors
     header = [run, system, *columns]
-    people = _of_results(runs, report.people_rows)
+    people = _of_results(runs, tables.people_rows)
     return [
         Section("Scores: LoCO, matched as published (`nearest`)", header[:-1], published, _percent_of(runs)),
         Section("Scores: LoCO, best matching (`hungarian`)", header, pick(rows, "hungarian")),
-        Section("Scores: LoCO, people", [run, *report.PEOPLE_HEADER], people, report.PEOPLE_NOTE),
+        Section("Scores: LoCO, people", [run, *tables.PEOPLE_HEADER], people, tables.PEOPLE_NOTE),
     ]
 
 
@@ -232,7 +231,7 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
     def row(summary):
         errors = [summary[when].get(kind) for kind in kinds for when in ("before_cm", "after_cm")]
-        return [[_centimetres(error) for error in (*errors, summary["clean_cm"])]]
+        return [[tables.number(error) for error in (*errors, summary["clean_cm"])]]
 
     header = ["run", *(f"{kind}, {when}" for kind in kinds for when in ("before", "after")), "clean, after"]
     note = f"Mean errors of joints in cm, by what was done to them. {_tested(runs)}"
@@ -240,7 +239,7 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[str]]]) -> list[list[str]]:
-    """Rows of each run's results, its name before them."""
+    """Rows of each run's results, after its name."""
     rows = []
     for run in runs:
         try:
@@ -253,19 +252,10 @@ def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[
     return rows
 
 
-def _posters(row: Sequence[str]) -> list[str]:
-    """A row whose label says no more that it is the poster's."""
-    return [row[0].removeprefix("poster, JTA: ").removeprefix("poster: "), *row[1:]]
-
-
 def _in_metres(summary: dict[str, Any]) -> list[list[str]]:
     scores = summary["scores"]["hungarian"]["noise 0"]
-    f1s = [f"{100 * scores[t]['f1']:.1f}" if t in scores else "" for t in report.LOCO_THRESHOLDS]
-    return [[*f1s, _centimetres(summary["error_cm"])]]
-
-
-def _centimetres(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    f1s = [f"{100 * scores[t]['f1']:.1f}" if t in scores else "" for t in tables.LOCO_THRESHOLDS]
+    return [[*f1s, tables.number(summary["error_cm"])]]
 
 
 def _percent_of(runs: Sequence[Run]) -> str:
@@ -274,7 +264,7 @@ def _percent_of(runs: Sequence[Run]) -> str:
 
 
 def _tested(runs: Sequence[Run]) -> str:
-    """What the scores are of."""
+    """A sentence about the frames and the weights of the scores."""
     of = [
         f"{run.name}: {run.results.get('frames', '?')} frames of {run.results.get('data') or 'unnamed data'}, "
         + (f"step {run.results['step']:,}" if "step" in run.results else f"weights {run.results.get('weights', '?')}")
@@ -309,8 +299,7 @@ def _time(runs: Sequence[Run]) -> Section:
         return of
 
     def step(run: Run) -> str | None:
-        seconds = sum(run.step_seconds()[1].values())
-        return figure.duration(float(np.median(seconds))) if np.size(seconds) else None
+        return _duration(float(np.median(run.step_seconds))) if len(run.step_seconds) else None
 
     facts = {part: fact(part) for part in observe.PARTS}
     facts |= {"a step, median": step, "input_wait, mean": _mean_wait}
@@ -325,7 +314,7 @@ def _mean_wait(run: Run) -> str | None:
 
 
 def _differences(runs: Sequence[Run]) -> Section | None:
-    """Fields in which configs differ."""
+    """The fields in which configs differ."""
     runs = [run for run in runs if run.config]
     if len(runs) < 2:
         return None

@@ -1,6 +1,6 @@
-"""Pictures of what a network found and of how it trained.
+"""Pictures of what a network found, and of how it trained.
 
-Figures are made without pyplot, so they need no display and leave no global state: save them with `figure.savefig`.
+Figures are made without pyplot, so they need no display and leave no global state. `figure.savefig` saves them.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -18,25 +19,31 @@ from numpy.typing import ArrayLike
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera, project
 from loco_jax.geometry.volume import Volume
-from loco_jax.media import overlays as overlay
+from loco_jax.media import overlays
 from loco_jax.pose import metrics
 
-# Okabe and Ito's colours, which the colour-blind tell apart too.
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
 _BLUE, _VERMILLION, _BLACK = "#0072B2", "#D55E00", "#000000"
 CYCLE = (_BLUE, _VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", _BLACK)
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
 
 WIDTH = 16.0  # inches, at 100 dots an inch
-_ROW, _COLUMN, _BIN = range(3)
+_ROW, _COLUMN, _BIN = range(3)  # of voxels
+_DOWN, _AHEAD = 1, 2  # of metres
+
+
+def new_figure(height: float, w_pad: float) -> Figure:
+    """An empty figure 1600 pixels wide at 100 dots an inch; arguments in inches."""
+    return Figure(figsize=(WIDTH, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=w_pad, h_pad=0.1))
 
 
 def projections(
     volume: Volume, true: ArrayLike, predicted: ArrayLike, code: ArrayLike, title: str = "", threshold: float = 2.0
 ) -> Figure:
-    """The true and the found peaks of one scene seen from three sides, and the code between them.
+    """The true and the found peaks of one scene from three sides, and the code.
 
-    A found joint is a blue dot in or near a blue ring, where it should be; a missed one an empty vermillion diamond; a
+    A found joint is a blue dot in or near a blue ring, its true place. A missed one is an empty vermillion diamond, a
     spurious one a black cross. The pairs are those of the "hungarian" matching.
 
     Args:
@@ -46,9 +53,6 @@ def projections(
       code: `[h, w, d]`, drawn as its maxima along each axis.
       title: a line above it all.
       threshold: the greatest distance of a pair in voxels.
-
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
 
     Raises:
       ValueError: for a code that is not `[h, w, d]`, or points or a threshold that `metrics.match` would not take.
@@ -60,8 +64,7 @@ def projections(
     rows, columns, _ = volume.shape
     # Half the figure for the columns, half for the bins, and every row as high as a column is wide.
     picture_height = float(np.clip(0.42 * WIDTH * rows / columns, 2.5, 7.0))
-    figure = Figure(figsize=(WIDTH, picture_height + 5.6), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = new_figure(picture_height + 5.6, w_pad=0.1)
     grid = figure.add_gridspec(2, 2, height_ratios=(picture_height, 4.0))
     _draw_view(figure.add_subplot(grid[0, 0]), volume, peaks, "Picture plane", x=_COLUMN, y=_ROW)
     _draw_view(figure.add_subplot(grid[0, 1]), volume, peaks, "Side view", x=_BIN, y=_ROW)
@@ -75,14 +78,11 @@ def projections(
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training curves: every number whose name has "loss" in it on a logarithmic axis, every "f1" from 0 to 1.
+    """Training curves: numbers whose name contains "loss" on a logarithmic axis, those with "f1" from 0 to 1.
 
     Args:
-      records: one dictionary a log step, with "step" and anything else; a name may be missing in some of them. Values
-        that are not finite numbers, and losses that are not positive, are left out.
-
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
+      records: one dictionary a log step, with "step" and any other names. Values that are not finite numbers, and
+        losses that are not positive, are left out.
 
     Raises:
       ValueError: for a record without "step".
@@ -91,8 +91,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError('a record has no "step"')
     losses = _series(records, "loss", smallest=np.finfo(float).tiny)
     f1s = _series(records, "f1", smallest=0.0)
-    figure = Figure(figsize=(WIDTH, 6.0), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+    figure = new_figure(6.0, w_pad=0.15)
     left, right = figure.subplots(1, 2, sharex=True)
     _draw_series(left, losses, "Loss")
     if losses:
@@ -109,19 +108,16 @@ def people(
     true: tuple[ArrayLike, ArrayLike],
     title: str = "",
 ) -> Figure:
-    """The people found in one picture, drawn over it, and from above beside the true ones.
+    """The people found in one picture, drawn over it; beside it, found and true people on the ground from above.
 
-    From above, a dot is the mean of a found person's known joints, and a ring that of a true one's.
+    From above, dots and rings are at the means of people's known joints. Both axes have the same scale.
 
     Args:
       image: `[H, W, 3]` uint8.
       camera: that took it.
-      found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them there are `[N, 14]`.
+      found: joints `[N, 14, 3]` in metres in camera coordinates, and which of them are known `[N, 14]`.
       true: the same of the true people.
       title: a line above it all.
-
-    Returns:
-      A figure 1600 pixels wide at 100 dots an inch.
     """
     image = np.asarray(image)
     height, width = image.shape[:2]
@@ -131,21 +127,20 @@ def people(
     persons = []
     for number, (joints, known) in enumerate(zip(*map(np.asarray, found)), start=1):
         uv = np.asarray(project(camera, joints))
-        hole = ~known[:, None]
-        holes = (np.where(hole, np.nan, x) for x in (joints, uv))
-        persons.append(overlay.Person(number, 1.0, *holes, known.astype(float)))
-        _draw_from_above(right, joints, known, {"color": overlay.colour(number), "linewidth": 2.0})
-        _mark_from_above(right, joints, known, {"color": overlay.colour(number), "marker": "o", "markersize": 7})
-    left.imshow(overlay.draw(image, persons), extent=(0, width, height, 0))
+        with_holes = [np.where(known[:, None], x, np.nan) for x in (joints, uv)]
+        persons.append(overlays.Person(number, 1.0, with_holes[0], with_holes[1], known.astype(float)))
+        colour = overlays.colour(number)
+        mark = {"color": colour, "marker": "o", "markersize": 7}
+        _draw_from_above(right, joints, known, {"color": colour, "linewidth": 2.0}, mark)
+    left.imshow(overlays.draw(image, persons), extent=(0, width, height, 0))
     for joints, known in zip(*map(np.asarray, true)):
-        _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4})
-        _mark_from_above(right, joints, known, _hollow("o", "0.2", 14, 1.6))
+        _draw_from_above(right, joints, known, {"color": "0.2", "linewidth": 1.4}, _hollow("o", "0.2", 14, 1.6))
     far = max([1.0, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, true)) if k.any())])
     far = 1.08 * max([far, *(p[k][:, 2].max() for p, k in zip(*map(np.asarray, found)) if k.any())])
     half = [(0 - camera.cx) / camera.fx * far, (width - camera.cx) / camera.fx * far]
     right.fill([0, *half], [0, far, far], color="0.95", zorder=0)
     right.set(xlabel="right (m)", ylabel="ahead (m)", xlim=half, ylim=(0, far), aspect="equal")
-    right.set_title("from above; dark rings: the true people", fontsize=11)
+    right.set_title("from above: found (dots), true (rings), in view (grey)", fontsize=11)
     right.grid(color="0.88", linewidth=0.6)
     if title:
         figure.suptitle(title, fontsize=15)
@@ -153,22 +148,28 @@ def people(
 
 
 def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Figure:
-    """Up to five people side by side from the front, over their true poses in grey; what was found last in blue.
+    """Up to five people side by side from the front, over their true poses in grey.
 
     Args:
       true: `[N, 14, 3]` metres in camera coordinates.
-      found: a row each, by its name: joints as the true ones, and which of them are known `[N, 14]`.
+      found: a row of the figure each, by name: joints like `true`, and which of them are known `[N, 14]`. The last row
+        is blue.
       title: a line above it all.
     """
     count = min(len(true), 5)
     figure = Figure(figsize=(WIDTH, 4.0 * len(found)), dpi=100, layout="constrained")
     all_axes = figure.subplots(len(found), max(count, 1), squeeze=False)
     for row, (name, (joints, known)) in zip(all_axes, found.items()):
-        look = {"color": _BLUE if name == list(found)[-1] else _VERMILLION, "linewidth": 1.8, "marker": "o"}
+        look = {
+            "color": _BLUE if name == list(found)[-1] else _VERMILLION,
+            "linewidth": 1.8,
+            "marker": "o",
+            "markersize": 3,
+        }
         for person, axes in enumerate(row[:count]):
             everything = np.ones(len(true[person]), bool)
-            _draw_from_front(axes, true[person], everything, {"color": "0.75", "linewidth": 4})
-            _draw_from_front(axes, joints[person], known[person], look)
+            _draw_limbs(axes, true[person], everything, _DOWN, color="0.75", linewidth=4)
+            _draw_limbs(axes, joints[person], known[person], _DOWN, **look)
             axes.set(aspect="equal", title=f"person {person + 1}, {name}")
             axes.invert_yaxis()
             axes.axis("off")
@@ -177,25 +178,21 @@ def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], 
     return figure
 
 
-def _draw_from_front(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+def _draw_limbs(axes: Axes, joints: np.ndarray, known: np.ndarray, vertical: int, **look: Any):
+    """The limbs between known joints; x to the right, and the coordinate `vertical` up."""
     for a, b in skeleton.LIMBS:
         if known[a] and known[b]:
-            axes.plot(joints[[a, b], 0], joints[[a, b], 1], markersize=3, **look)
+            axes.plot(joints[[a, b], 0], joints[[a, b], vertical], **look)
 
 
-def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
-    for a, b in skeleton.LIMBS:
-        if known[a] and known[b]:
-            axes.plot(joints[[a, b], 0], joints[[a, b], 2], **look)
-
-
-def _mark_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any]):
+def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: dict[str, Any], mark: dict[str, Any]):
+    _draw_limbs(axes, joints, known, _AHEAD, **look)
     if known.any():
-        axes.plot(*joints[known][:, [0, 2]].mean(axis=0), **look)
+        axes.plot(*joints[known][:, [0, _AHEAD]].mean(axis=0), **mark)
 
 
 def smooth(points: np.ndarray, window: int) -> np.ndarray:
-    """Means of points `[K, 2]` over a window of steps, only where the window is full."""
+    """Means of points `[K, 2]` over a window of points, where the window is full."""
     weights = np.full(window, 1 / window)
     return np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)
 
@@ -210,41 +207,30 @@ class _Peaks:
         self.missed = np.delete(true, pairs[:, 1], axis=0)
         self.spurious = np.delete(predicted, pairs[:, 0], axis=0)
         self._threshold = threshold
-        # Sixty people are 840 joints: the more there are, the smaller, down to what the eye still tells apart.
-        self._size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(self.spurious)), 4.0, 7.0))
+        # Sixty people have 840 joints: the more marks there are, the smaller they must be.
+        size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(self.spurious)), 4.0, 7.0))
+
+        # Looks of rings at true places, dots at found ones, diamonds at missed ones, crosses at spurious ones.
+        self._ring = _hollow("o", _BLUE, size, width=0.8)
+        self._dot = _hollow("o", _BLUE, 0.45 * size, width=0) | {"markerfacecolor": _BLUE}
+        self._diamond = _hollow("D", _VERMILLION, size, width=1.4)
+        self._cross = _hollow("x", _BLACK, size, width=1.4)
 
     def draw(self, axes: Axes, x: int, y: int):
-        """All of them by two of their three coordinates; what went wrong lies on top."""
-        for points, look in (
-            (self.found_true, self._ring()),
-            (self.found, self._dot()),
-            (self.missed, self._diamond()),
-            (self.spurious, self._cross()),
-        ):
-            axes.plot(points[:, x], points[:, y], **look)
+        """Draws all marks by two of their three coordinates; missed and spurious ones on top."""
+        axes.plot(self.found_true[:, x], self.found_true[:, y], **self._ring)
+        axes.plot(self.found[:, x], self.found[:, y], **self._dot)
+        axes.plot(self.missed[:, x], self.missed[:, y], **self._diamond)
+        axes.plot(self.spurious[:, x], self.spurious[:, y], **self._cross)
 
     def legend(self) -> tuple[list, list[str]]:
         """Handles and labels, with the counts."""
-        handles = [tuple(Line2D([], [], **look) for look in (self._ring(), self._dot()))]
-        handles += [Line2D([], [], **look) for look in (self._diamond(), self._cross())]
+        ring, dot, diamond, cross = (
+            Line2D([], [], **look) for look in (self._ring, self._dot, self._diamond, self._cross)
+        )
         near = f"within {self._threshold:g} voxel{'s' * (self._threshold != 1)}"
-        return handles, [
-            f"found {near}: {len(self.found)}",
-            f"missed: {len(self.missed)}",
-            f"spurious: {len(self.spurious)}",
-        ]
-
-    def _ring(self) -> dict[str, Any]:
-        return _hollow("o", _BLUE, self._size, width=0.8)
-
-    def _dot(self) -> dict[str, Any]:
-        return _hollow("o", _BLUE, 0.45 * self._size, width=0) | {"markerfacecolor": _BLUE}
-
-    def _diamond(self) -> dict[str, Any]:
-        return _hollow("D", _VERMILLION, self._size, width=1.4)
-
-    def _cross(self) -> dict[str, Any]:
-        return _hollow("x", _BLACK, self._size, width=1.4)
+        counts = (f"found {near}: {len(self.found)}", f"missed: {len(self.missed)}", f"spurious: {len(self.spurious)}")
+        return [(ring, dot), diamond, cross], list(counts)
 
 
 def _hollow(marker: str, colour: str, size: float, width: float) -> dict[str, Any]:
@@ -259,7 +245,7 @@ def _hollow(marker: str, colour: str, size: float, width: float) -> dict[str, An
 
 
 def _draw_view(axes: Axes, volume: Volume, peaks: _Peaks, title: str, x: int, y: int):
-    """All peaks by two of their coordinates: rows downwards as in the picture, bins with their metres opposite."""
+    """All peaks by two of their coordinates. Rows go down as in the picture; bins have a second axis in metres."""
     names = (f"row ({volume.stride} px)", f"column ({volume.stride} px)", f"bin ({volume.bin_size:.3g} m)")
     axes.set(title=title, xlabel=names[x], ylabel=names[y])
     axes.set(xlim=_limits(volume.shape[x]), ylim=_limits(volume.shape[y]))
@@ -276,15 +262,15 @@ def _draw_view(axes: Axes, volume: Volume, peaks: _Peaks, title: str, x: int, y:
 
 
 def _limits(voxels: int) -> tuple[float, float]:
-    """All voxels and a margin, so that marks on the border are whole."""
+    """The limits of an axis: all voxels, and a margin for marks on the border."""
     margin = 0.5 + 0.015 * voxels
     return -margin, voxels - 1 + margin
 
 
 def _draw_code(figure: Figure, cell, code: np.ndarray):
-    """The three maxima of the code, laid out as the three views are, in one scale of colours."""
+    """Maxima of the code along each axis, arranged like the three views, with one scale of colours."""
     h, w, d = code.shape
-    views = (
+    views: tuple[tuple[Any, ...], ...] = (
         ("code from the front", code.max(2), "w", "h", "upper"),
         ("code from the side", code.max(1), "d", "h", "upper"),
         ("code from above", code.max(0).T, "w", "d", "lower"),
@@ -308,7 +294,7 @@ def _draw_code(figure: Figure, cell, code: np.ndarray):
 
 
 def _spread(a: int, b: int) -> tuple[float, float]:
-    """Ratios of two sides' lengths, kept within a factor in which both stay legible."""
+    """Ratios of two sides' lengths, limited so that both stay legible."""
     ratio = float(np.clip(a / b, 0.6, 1.7))
     return ratio, 1.0
 
@@ -318,8 +304,8 @@ def _series(records: Sequence[Mapping[str, Any]], word: str, smallest: float) ->
     names = dict.fromkeys(name for record in records for name in record if word in name.lower())
     series = {}
     for name in names:
-        points = [(record["step"], record[name]) for record in records if isinstance(record.get(name), Real)]
-        points = np.asarray(sorted(points), float).reshape(-1, 2)
+        logged = [(record["step"], record[name]) for record in records if isinstance(record.get(name), Real)]
+        points = np.asarray(sorted(logged), float).reshape(-1, 2)
         points = points[np.isfinite(points[:, 1]) & (points[:, 1] >= smallest)]
         if len(points):
             series[name] = points
@@ -337,10 +323,10 @@ def _draw_series(axes: Axes, series: Mapping[str, np.ndarray], label: str):
         axes.text(0.5, 0.5, f"no {label} logged", ha="center", va="center", transform=axes.transAxes, color="0.4")
         return
     for i, (name, points) in enumerate(series.items()):
-        look = {"color": CYCLE[i % len(CYCLE)], "linestyle": DASHES[i % len(DASHES)]}
-        marker = {"marker": MARKERS[i % len(MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
-        if len(points) > 100:  # noisy: the running mean tells the course
+        look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linestyle": DASHES[i % len(DASHES)]}
+        look |= {"marker": MARKERS[i % len(MARKERS)], "markersize": 6, "markevery": max(1, len(points) // 12)}
+        if len(points) > 100:  # noisy: the running mean shows the trend
             axes.plot(*points.T, color=look["color"], alpha=0.25, linewidth=0.8)
             points = smooth(points, len(points) // 25)
-        axes.plot(*points.T, label=name, linewidth=1.8, **look, **marker)
+        axes.plot(*points.T, label=name, linewidth=1.8, **look)
     axes.legend(loc="best", fontsize=11, ncols=1 + len(series) // 6, handlelength=3.5)

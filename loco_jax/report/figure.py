@@ -1,4 +1,4 @@
-"""Curves of several runs beside each other. A run keeps its colour in all of them."""
+"""The figure that compares runs. A run has the same colour in all curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from loco_jax.report import drawings as draw
+from loco_jax.report import drawings
 from loco_jax.report.runs import Run
 from loco_jax.runs import observation as observe
 
-# Paler than the runs' colours, which they stand beside.
+# Parts of the time. They are paler than the runs' colours.
 _PART_COLOURS = {
     "data": "#E8A33D",
     "device": "#6C9BC8",
@@ -23,7 +23,7 @@ _PART_COLOURS = {
     "setup": "#8A8A8A",
     "other": "#D4D4D4",
 }
-# Of validation frames: what stands beside each other, by the beginnings of the names.
+# Curves of validation scores: titles, and the beginnings of the names that a curve shows.
 _PEOPLE = {
     "People": ("people_", "named_twice"),
     "Pose errors (cm)": ("mpjpe", "pa_mpjpe"),
@@ -33,28 +33,23 @@ _PEOPLE = {
 }
 _GREY = "0.35"
 _ROW = 4.6  # inches
-_SMALL_ROW = 2.9
-_MOST_IN_A_ROW = 4
-_WIDE = 30.0  # a ratio of values that wants a logarithmic axis
-_LONGER = 8.0  # times as many steps as another's want that too
+_WIDE = 30.0  # ratio of values from which the axis is logarithmic
+_LONGER = 8.0  # ratio of two runs' steps from which the axis is logarithmic
 _UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
-    """Loss, validation, people, speed and where the time went, at 1600 pixels wide and 100 dots an inch.
+    """Loss, validation scores, speed and where the time went, 1600 pixels wide at 100 dots an inch.
 
-    What no run has logged is left out, or said to be missing.
+    What no run has logged is left out, or called "not logged".
     """
     f1, losses = _all_names(runs, "validation/", "f1"), _all_names(runs, "validation/", "loss")
-    split = [run for run in runs if len(run.step_seconds()[0]) > 1]
-    small_rows = -(-len(split) // _MOST_IN_A_ROW)
     people = {title: _beginning_with(runs, beginnings) for title, beginnings in _PEOPLE.items()}
     people = {title: names for title, names in people.items() if names}
     bars = max(2.6, 1.3 + 0.75 * len(runs))
-    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars), *[_SMALL_ROW] * small_rows]
-    figure = Figure(figsize=(draw.WIDTH, sum(heights) + 0.6), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    rows = list(figure.subfigures(len(heights), 1, height_ratios=heights))
+    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars)]
+    figure = drawings.new_figure(sum(heights) + 0.6, w_pad=0.12)
+    rows = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     top = list(np.atleast_1d(rows[0].subplots(1, 3 if f1 and losses else 2)))
     _draw_curves(top[0], runs, ["loss"], "Loss in training")
     if f1 or not losses:
@@ -68,33 +63,25 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     speed, times = rows[1].subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
-    for row in range(small_rows):
-        # As wide as they would be in a full row, unless there is but one row.
-        columns = _MOST_IN_A_ROW if small_rows > 1 else len(split)
-        all_axes = np.atleast_1d(rows[2 + row].subplots(1, columns))
-        for axes, run in zip(all_axes, split[row * columns :]):
-            _draw_steps(axes, run, _colour(runs.index(run)))
-        for axes in all_axes[len(split) - row * columns :]:
-            axes.axis("off")
     handles = [Line2D([], [], color=_colour(i), linewidth=3.5) for i in range(len(runs))]
     labels = [f"{_short(run.name)}  ({run.state})" if run.state else _short(run.name) for run in runs]
-    columns = max(1, min(len(runs), int(draw.WIDTH / (0.105 * max(map(len, labels)) + 0.6))))
+    columns = max(1, min(len(runs), int(drawings.WIDTH / (0.105 * max(map(len, labels)) + 0.6))))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=12, frameon=False)
     return figure
 
 
 def duration(seconds: float) -> str:
-    """A time to three digits in the greatest unit of which there is at least one."""
+    """A time with three digits in the greatest unit that is not longer than it."""
     size, unit = next((u for u in _UNIT_STEPS if seconds >= u[0]), _UNIT_STEPS[-1])
     return f"{seconds / size:.3g} {unit}"
 
 
 def _colour(index: int) -> str:
-    return draw.CYCLE[index % len(draw.CYCLE)]
+    return drawings.CYCLE[index % len(drawings.CYCLE)]
 
 
 def _short(text: str, most: int = 40) -> str:
-    """A run's name, not too long, and with nothing in it that matplotlib takes for a formula."""
+    """A run's name, shortened, without anything that matplotlib would read as a formula."""
     text = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
     return text.replace("$", r"\$")
 
@@ -108,7 +95,7 @@ def _beginning_with(runs: Sequence[Run], beginnings: tuple[str, ...]) -> list[st
 
 
 def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str, columns: int = 3) -> None:
-    """The named series of all runs: colours tell the runs, and where there are several names, marks tell those."""
+    """The named series of all runs. Colours stand for runs; if there are several names, markers stand for those."""
     _prepare(axes, title)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -138,10 +125,12 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
         handles = [Line2D([], [], color=_GREY, **_look(i)) for i in range(len(names))]
         labels = [name.removeprefix("validation/") for name in names]
         _legend_below(axes, handles, labels, columns=min(columns, len(names)), handlelength=3.2)
+    elif title in _PEOPLE:
+        axes.set_ylabel(names[0].removeprefix("validation/"))
 
 
 def _make_log(axes: Axes, which: str, ratio: float) -> None:
-    """A logarithmic axis, "x" or "y", whose ends are so many times apart, with plain numbers."""
+    """Makes the axis "x" or "y" logarithmic, with plain numbers; `ratio` is that of its ends."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     if ratio < 1e3:  # powers of ten alone would be few
@@ -151,24 +140,24 @@ def _make_log(axes: Axes, which: str, ratio: float) -> None:
 
 
 def _look(number: int) -> dict[str, Any]:
-    dash = draw.DASHES[number % len(draw.DASHES)]
-    return {"linestyle": dash, "marker": draw.MARKERS[number % len(draw.MARKERS)], "markersize": 5}
+    dash = drawings.DASHES[number % len(drawings.DASHES)]
+    return {"linestyle": dash, "marker": drawings.MARKERS[number % len(drawings.MARKERS)], "markersize": 5}
 
 
 def _draw_one(axes: Axes, points: np.ndarray, colour: str, number: int | None) -> None:
-    look = {"color": colour, "linewidth": 1.8}
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.8}
     if number is not None:
         look |= _look(number) | {"markevery": max(1, len(points) // 12)}
     elif len(points) == 1:
         look |= {"marker": "o", "markersize": 6}
-    if len(points) > 60:  # noisy: the running mean tells the course
+    if len(points) > 60:  # noisy: the running mean shows the trend
         axes.plot(*points.T, color=colour, alpha=0.22, linewidth=0.8)
-        points = draw.smooth(points, len(points) // 25)
+        points = drawings.smooth(points, len(points) // 25)
     axes.plot(*points.T, **look)
 
 
 def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
-    """A bar a run: which share of its time each part of the loop took."""
+    """A bar for each run: the share of its time that each part of the loop took."""
     _prepare(axes, "Where the time went")
     if not any(run.seconds for run in runs):
         _say_missing(axes)
@@ -192,32 +181,14 @@ def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
     _legend_below(axes, handles, list(observe.PARTS), columns=len(handles), handlelength=1.2)
 
 
-def _draw_steps(axes: Axes, run: Run, colour: str) -> None:
-    """What a step took over the course of the run, part on part; evaluation and setup left out."""
-    _prepare(axes, "")
-    steps, seconds = run.step_seconds()
-    axes.stackplot(steps, [1000 * s for s in seconds.values()], colors=[_PART_COLOURS[part] for part in seconds])
-    # A few slow steps, of a save or another's work, must not flatten all the others.
-    total = 1000 * sum(seconds.values())
-    top = min(1.05 * total.max(), 3 * np.median(total))
-    axes.set_ylim(0, top)
-    if total.max() > top:
-        axes.text(0.99, 0.97, f"up to {total.max():,.0f}", transform=axes.transAxes, ha="right", va="top", fontsize=9)
-    axes.set_xlim(steps[0], steps[-1])
-    axes.set_title(f"{_short(run.name, 24)}: ms a step", fontsize=12, color=colour)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.set_xlabel("step")
-
-
 def _say_missing(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=_GREY)
     axes.set(xticks=[], yticks=[], xlabel="")
 
 
 def _legend_below(axes: Axes, handles: list, labels: list[str], columns: int, handlelength: float) -> None:
-    """Where no curve can be under it."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
+    """A legend below the axes, where it hides no curve."""
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
     axes.legend(handles, labels, fontsize=10, frameon=False, handlelength=handlelength, columnspacing=1.4, **place)
 
 

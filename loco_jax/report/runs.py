@@ -1,4 +1,4 @@
-"""A run as its folder tells it: finished, under way or stopped, scored or not."""
+"""What the folder of a run says: finished, under way or stopped, scored or not."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ class RunError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir holds; empty or None where a file is missing.
+    """What a workdir holds; empty, or None for a number, where a file is missing.
 
     Attributes:
       name: tells it from the others of a report.
@@ -35,7 +35,7 @@ class Run:
     name: str
     config: dict[str, Any]
     records: list[dict[str, Any]]
-    results: dict[str, Any] | None
+    results: dict[str, Any]
     parameters: int | None
 
     @property
@@ -54,38 +54,31 @@ class Run:
         return "done" if self.step >= steps else f"{math.floor(100 * self.step / steps)} % done"
 
     def series(self, name: str) -> np.ndarray:
-        """(step, value) `[K, 2]` of what the log calls so, where it is a finite number."""
-        points = [(record["step"], record[name]) for record in self.records if isinstance(record.get(name), Real)]
-        points = np.array(points, float).reshape(-1, 2)
+        """(step, value) `[K, 2]` where the log has a finite number of that name."""
+        logged = [(record["step"], record[name]) for record in self.records if isinstance(record.get(name), Real)]
+        points = np.array(logged, float).reshape(-1, 2)
         return points[np.isfinite(points[:, 1])]
 
     def names(self, *words: str) -> list[str]:
-        """What the log calls things whose names have all the words in them, in its order."""
+        """The names in the log that contain all the words, in its order."""
         found = dict.fromkeys(name for record in self.records for name in record if all(w in name for w in words))
         return [name for name in found if len(self.series(name))]
 
     @functools.cached_property
     def seconds(self) -> dict[str, float]:
-        """What each part of the loop took in all; {} where the log does not tell, as before there was a split."""
+        """The time of each part of the loop; {} if the log does not have it."""
         totals = {part: self.series(f"seconds/{part}")[:, 1].sum() for part in observe.PARTS}
         return totals if sum(totals.values()) > 0 else {}
 
-    def step_seconds(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Steps `[K]`, and the seconds `[K]` that a step took before each, by part of the training; empty without."""
-        batch = self.config.get("data", {}).get("batch_size", 0)
-        steps, all_seconds = [], []
-        for record in self.records:
-            rate, spent = record.get("frames_per_second"), observe.training_seconds(record)
-            if batch and isinstance(rate, Real) and rate > 0 and spent > 0:
-                steps.append(record["step"])
-                # The rate tells how many steps these were, also where a run went on in between.
-                all_seconds.append([record.get(f"seconds/{p}", 0.0) / spent * batch / rate for p in observe.TRAINING])
-        columns = np.array(all_seconds, float).reshape(-1, len(observe.TRAINING)).T
-        return np.array(steps, float), dict(zip(observe.TRAINING, columns))
+    @property
+    def step_seconds(self) -> np.ndarray:
+        """The mean seconds `[K]` of a step before each log line."""
+        rates = self.series("frames_per_second")[:, 1]
+        return self.config.get("data", {}).get("batch_size", 0) / rates[rates > 0]
 
     @functools.cached_property
     def peak_bytes(self) -> tuple[int, str] | None:
-        """The most memory, and whose it was: "device" or "process"."""
+        """The greatest use of memory, and of what: "device" or "process"."""
         for name, whose in (("memory/device_peak_bytes", "device"), ("memory/process_peak_bytes", "process")):
             if len(values := self.series(name)):
                 return int(values[:, 1].max()), whose
@@ -100,7 +93,7 @@ def read(folders: Sequence[str]) -> list[Run]:
 
 def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
     """A config's fields by their dotted names."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in config.items():
         fields |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
     return fields
@@ -120,7 +113,7 @@ def _read_one(path: epath.Path, name: str) -> Run:
     overview = path / "parameters.txt"
     total = re.search(r"^Total: ([\d,]+)", overview.read_text() if overview.exists() else "", re.MULTILINE)
     parameters = int(total[1].replace(",", "")) if total else None
-    return Run(name, config or {}, logs.read(log), results, parameters)
+    return Run(name, config or {}, logs.read(log), results or {}, parameters)
 
 
 def _read_json(path: epath.Path) -> dict[str, Any] | None:
@@ -140,7 +133,7 @@ def _absolute(path: epath.Path) -> epath.Path:
 
 
 def _short_names(paths: Sequence[epath.Path]) -> list[str]:
-    """As much of each path's end as tells it from the others."""
+    """The shortest end of each path that the others do not have."""
 
     def end(path: epath.Path, count: int) -> str:
         return "/".join(part for part in path.parts[-count:] if part.strip("/")) or str(path)

@@ -1,12 +1,9 @@
-"""Results as Markdown tables, beside the poster's figures; of several runs beside each other:
-
-python -m loco_jax.report RUN [RUN ...] [--output=FILE.html|FILE.md]
-"""
+"""Summaries of evaluations as Markdown tables, with the figures of the authors' poster."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# F1 in percent at 0, 1 and 2 voxels (poster, "Compression levels").
+# F1 in percent at 0, 1 and 2 voxels, by level (poster, "Compression levels").
 POSTER_VHA = {1: (97.1, 98.4, 98.5), 2: (92.5, 97.0, 97.1), 3: (56.5, 90.3, 92.9)}
 
 # Precision, recall and F1 in percent at 0.4, 0.8 and 1.2 m on JTA (poster, table of results).
@@ -27,16 +24,16 @@ POSTER_LOCO = {
 
 MEASURES = {"PR": "precision", "RE": "recall", "F1": "f1"}
 PEOPLE_NOTE = (
-    "People are found if half of their joints are within 0.8 m; PR, RE and F1 of people, and twice (names beyond the "
-    "first at a person's place in the picture) in percent. Of those found: mean errors in cm, about the middle of the "
-    "hips (MPJPE) and aligned (PA-MPJPE), and median widths as parts of the true ones. Of joints matched in 1.2 m: "
-    "median and mean errors in cm, along the ray and across it. Own side: of how many shoulders / hips / wrists / "
-    "ankles, in percent, the heatmap is higher at their own place than at that of the other side's joint; 50 is "
-    "chance."
+    "A person is found if half of its joints are within 0.8 m. PR, RE and F1 of people are in percent. So is twice: "
+    "how many people beyond the first are named at a person's place in the picture. MPJPE (about the middle of the "
+    "hips) and PA-MPJPE (aligned) are mean errors in cm of the people found. Shoulders, hips and wrists are median "
+    "widths divided by the true ones. Along and across the ray: median and mean errors in cm of joints matched within "
+    "1.2 m. Own side: the share in percent of shoulders / hips / wrists / ankles at whose place their own heatmap is "
+    "higher than that of the other side's joint; chance gives 50."
 )
 VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
 LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
-VHA_HEADER = ["network", "data", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+VHA_HEADER = ["network", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
 PEOPLE_MEASURES = (
     "there", "named", "found", "PR", "RE", "F1", "twice", "MPJPE", "PA-MPJPE", "shoulders", "hips", "wrists",
     "along", "along, mean", "across", "across, mean",
@@ -46,7 +43,7 @@ LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for 
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns lined up; the first is text, the others are numbers."""
+    """A Markdown table whose columns line up. The first column is text, the others are numbers."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells):
@@ -56,12 +53,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
+def number(value: float | None, digits: int = 1, times: float = 1.0) -> str:
+    """A number in a cell; "" for None."""
+    return "" if value is None else f"{times * value:.{digits}f}"
+
+
 def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A VHA's scores, a row for each noise on the code and each matching; `VHA_HEADER` names the columns."""
-    name, data = summary["network"], summary.get("data", "")
+    """Rows under `VHA_HEADER`: a VHA's scores, by noise on the code and by matching."""
+    name = summary["network"]
 
     def row(label, scores):
-        return [label, data, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
+        return [label, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
 
     rows = []
     for noise, scores in summary["scores"]["hungarian"].items():
@@ -73,29 +75,24 @@ def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def vha_poster_row(level: int) -> list[str]:
-    """The poster's row of the same table."""
-    return [f"poster: VHA({level})", "JTA, test split", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
+    """The poster's row under `VHA_HEADER`."""
+    return [f"VHA({level})", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
 
 
 def vha_table(summary: Mapping[str, Any]) -> str:
-    """The summary of a VHA's evaluation: F1 beside the poster's, precision and recall, errors by distance."""
+    """A VHA's scores and the poster's, and errors by distance."""
     hungarian = summary["scores"]["hungarian"]
     data = summary.get("data", "")
     error = summary["error_cm"]
     bands = [
-        [
-            f"{b['metres'][0]:g} to {b['metres'][1]:g} m",
-            f"{b['joints']:,}",
-            "" if b["recall"] is None else f"{100 * b['recall']:.1f}",
-            "" if b["error_cm"] is None else f"{b['error_cm']:.1f}",
-        ]
+        ["{:g} to {:g} m".format(*b["metres"]), f"{b['joints']:,}", number(b["recall"], 1, 100), number(b["error_cm"])]
         for b in summary["by_distance"]
         if b["joints"]
     ]
     lines = [
-        table(VHA_HEADER, [*vha_rows(summary), vha_poster_row(summary["level"])]),
+        table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        f"Mean over {summary['frames']:,} frames, in percent."
+        f"{data}: mean over {summary['frames']:,} frames, in percent."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
         "In metres, at sub-voxel positions: F1 "
         + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))
@@ -105,36 +102,40 @@ def vha_table(summary: Mapping[str, Any]) -> str:
         "",
         table(["distance", "joints", "recall @2 vx", "error (cm)"], bands),
     ]
-    if summary["frames_with_too_many_peaks"]:
-        lines += [
-            "",
-            f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.",
-        ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *([""] if _too_many(summary) else []), *_too_many(summary)])
+
+
+def _by_poster(row: Sequence[str]) -> list[str]:
+    return [f"poster, JTA: {row[0]}", *row[1:]]
+
+
+def _too_many(summary: Mapping[str, Any]) -> list[str]:
+    count = summary["frames_with_too_many_peaks"]
+    return [f"{count} frames had more peaks than config.max_peaks: only the best are kept."] if count else []
 
 
 def loco_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A LoCO's scores, a row for every system and matching; `LOCO_HEADER` names the columns."""
+    """Rows under `LOCO_HEADER`: a LoCO's scores, by system and matching."""
     rows = []
     for system, entry in summary["systems"].items():
         for matching in ("hungarian", "nearest"):
             scores = entry[matching]
             values = [f"{100 * scores[t][m]:.2f}" for t in LOCO_THRESHOLDS for m in MEASURES.values()]
-            error = entry["error_cm"] if matching == "hungarian" else None
-            rows.append([system, f"`{matching}`", *values, "" if error is None else f"{error:.1f}"])
+            rows.append(
+                [system, f"`{matching}`", *values, number(entry["error_cm"] if matching == "hungarian" else None)]
+            )
     return rows
 
 
 def loco_poster_rows() -> list[list[str]]:
-    """The poster's rows of the same table."""
+    """The poster's rows under `LOCO_HEADER`."""
     return [
-        [f"poster, JTA: {system}", "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""]
-        for system, scores in POSTER_LOCO.items()
+        [system, "`nearest`", *(f"{v:.2f}" for t in scores for v in t), ""] for system, scores in POSTER_LOCO.items()
     ]
 
 
 def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """How a LoCO's people are, a row for every system that has people; `PEOPLE_HEADER` names the columns."""
+    """Rows under `PEOPLE_HEADER`: how well each system of a LoCO finds people."""
     return [
         [system, *_people_cells(entry["people"]), _side(entry.get("own_side", {}))]
         for system, entry in summary["systems"].items()
@@ -143,7 +144,7 @@ def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The first system's people by distance and by crowding; columns as in `PEOPLE_MEASURES`, after the part's name."""
+    """The first system's people, by distance and by crowding. After the part's name come `PEOPLE_MEASURES`."""
     found = next(iter(summary["systems"].values()))["people"]
 
     def band(metres):
@@ -163,40 +164,36 @@ def _people_cells(found: Mapping[str, Any]) -> list[str]:
     errors = [found[name][kind] for name in ("along_cm", "across_cm") for kind in ("median", "mean")]
     return [
         *(f"{found[name]:,}" for name in ("true", "predicted", "found")),
-        *(_number(value, 1, 100) for value in (found["precision"], found["recall"], found["f1"], twice)),
-        *(_number(value, 1) for value in lengths),
-        *(_number(value, 2) for value in found["widths"].values()),
-        *(_number(value, 1) for value in errors),
+        *(number(value, 1, 100) for value in (found["precision"], found["recall"], found["f1"], twice)),
+        *(number(value, 1) for value in lengths),
+        *(number(value, 2) for value in found["widths"].values()),
+        *(number(value, 1) for value in errors),
     ]
 
 
 def _side(sides: Mapping[str, Mapping[str, Any]]) -> str:
     """Shares in percent, a pair of joints after the other; "" without any."""
-    return " / ".join(_number(side["share"], 0, 100) or "–" for side in sides.values())
-
-
-def _number(value: float | None, digits: int, times: float = 1.0) -> str:
-    return "" if value is None else f"{times * value:.{digits}f}"
+    return " / ".join(number(side["share"], 0, 100) or "–" for side in sides.values())
 
 
 def loco_table(summary: Mapping[str, Any]) -> str:
-    """The summary of a LoCO's evaluation: scores of every system and matching, the poster's below them, and times."""
+    """A LoCO's scores and the poster's, how well it finds people, and its times."""
     data = summary.get("data", "")
     found = people_rows(summary)
     lines = [
-        table(LOCO_HEADER, [*loco_rows(summary), *loco_poster_rows()]),
+        table(LOCO_HEADER, [*loco_rows(summary), *map(_by_poster, loco_poster_rows())]),
         "",
-        f"{data}: mean over {summary['frames']:,} frames, in percent; error: mean distance of joints matched in 1.2 m."
+        f"{data}: mean over {summary['frames']:,} frames, in percent. Error: mean distance of joints matched in 1.2 m."
         + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
     ]
     if found:
         first = next(iter(summary["systems"]))
         parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
         joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
-        about = f"{PEOPLE_NOTE} Such joints at least 1.5 voxels apart: {joints}."
+        about = f"{PEOPLE_NOTE} It looks at joints at least 1.5 voxels apart: {joints}."
         lines += ["", table(PEOPLE_HEADER, found), "", about, "", parts, ""]
         lines.append(
-            "By the true person's distance, and by how many other people's boxes in the picture overlap with its own."
+            "By the true person's distance, and by how many other people's boxes in the picture overlap its own."
         )
     if "made_of" in summary:
         m = summary["made_of"]
@@ -208,12 +205,36 @@ def loco_table(summary: Mapping[str, Any]) -> str:
     if "joints_that_touch" in summary:
         lines.append(
             f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
-            " the same type: no heatmap of this grid tells such two apart, which bounds the GT rows."
+            " the same type. No heatmap of this grid tells those apart, which limits the GT rows."
         )
     if "seconds_a_frame" in summary:
         seconds = summary["seconds_a_frame"]
         stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())
         lines.append(f"A frame on this machine ({summary['device']}): {stages}; in all {sum(seconds.values()):.3g} s.")
-    if summary["frames_with_too_many_peaks"]:
-        lines.append(f"{summary['frames_with_too_many_peaks']} frames had more peaks than config.max_peaks; best kept.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_too_many(summary)])
+
+
+def refiner_table(summary: Mapping[str, Any]) -> str:
+    """Errors of a refiner's joints before and after, by what was done to them."""
+    rows = [
+        [kind, f"{count:,}", number(summary["before_cm"][kind]), number(summary["after_cm"][kind])]
+        for kind, count in summary["joints"].items()
+    ]
+    rows.append(["of people without any mistake", "", "0.0", number(summary["clean_cm"])])
+    header = ["joints", "number", "error before (cm)", "error after (cm)"]
+    return f"{table(header, rows)}\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
+
+
+def trunk_table(summary: Mapping[str, Any]) -> str:
+    """What can be read from a trunk's features, and how well."""
+    names = {
+        "pose_cm": "joints relative to the mid-hip, mean error (cm)",
+        "distance_percent": "distance, median error (%)",
+        "up_degrees": "the world's up, median error (degrees)",
+        "height_percent": "the camera's height, median error (%)",
+    }
+    values = {text: summary.get(name) for name, text in names.items()}
+    values |= {f"right and left told, {name} (%)": share for name, share in summary["sides"].items()}
+    rows = [[text, number(value)] for text, value in values.items() if value is not None]
+    text = f"Over {summary['people']:,} people in {summary['frames']:,} frames of {summary.get('data', '')}."
+    return f"{table(['trunk', 'value'], rows)}\n\n{text}"

@@ -1,76 +1,70 @@
 """What can be trained. A task says how to start, what to minimise, what to predict and how to score it."""
 
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Protocol
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
-from ml_collections import ConfigDict
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from loco_jax.data.frames import Frames
 
 
-class Task(Protocol):
-    """All that the training and evaluation loops know of a task. Methods are pure; those on arrays run under jit."""
+class Task(abc.ABC):
+    """All that the loops of training and evaluation know of a task.
 
-    stages: int  # of training, one after the other; the loop moves on when the loss no longer falls
-    frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training leaves as they are
-    # Those of them that are no network's: no weights have them, `pretrained` makes them whatever a run starts from.
+    Methods are pure. Those that take arrays of JAX run under jit. Tasks return numbers; `report` draws them.
+    """
+
+    stages: int  # of training, one after the other; the next stage begins when the loss no longer falls
+    frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training does not change
+    # Those of `frozen` that belong to no network: files of weights do not hold them, `pretrained` makes them.
     frozen_data: ClassVar[tuple[str, ...]] = ()
-    ranked_by: ClassVar[str] = ""  # what `rank` gives, in words; "" for a task whose frames have no ranks
+    ranked_by: ClassVar[str] = ""  # what `rank` returns, in words; "" for a task that does not rank frames
 
-    def init(self, key: jax.Array) -> Any:
+    @abc.abstractmethod
+    def init(self, key: PRNGKeyArray) -> Any:
         """New parameters."""
 
-    def check_sources(self, initialised: bool = False) -> None:
-        """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
-
-        With `initialised` all networks' parameters that training needs come from elsewhere, `config.init`.
-        """
-
-    def check_weights(self, source: str, field: str) -> None:
-        """Raises WeightsError, naming the field, if a run's or file's weights were trained for something else."""
-
-    def with_parts_of(self, source: str, given: Collection[str] = ()) -> "Task":
-        """The task that takes from weights to be scored what else they hold, and what their config says suits them.
-
-        Not in place of the fields of the config that are `given`, by their dotted names.
-        """
-        return self
-
     def pretrained(self, params: Any, initialised: bool = False) -> Any:
-        """The parameters with those in place that come from files: what a new run starts from.
+        """The parameters that a new run starts from: `params`, with those that come from files in place.
 
-        With `initialised`, see `check_sources`, only `frozen_data`.
+        With `initialised`, `config.init` has already given all networks' parameters: only `frozen_data` is made.
         """
         return params
 
     def for_evaluation(self, params: Any) -> Any:
-        """The parameters with those beside them that only `predict` with `thorough` needs, from files."""
+        """The parameters, and those from files that only an evaluation needs."""
         return params
 
     def describe(self) -> str:
         """One line for the log: the network, its size, its volume."""
+        return type(self).__name__
 
+    @abc.abstractmethod
     def loss(
-        self, params: Any, frames: Frames, key: jax.Array, stage: int
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
+    ) -> tuple[Shaped[Array, ""], Mapping[str, Shaped[Array, ""]]]:
         """The scalar to minimise and further scalars to log, over a batch.
 
-        In training the mesh of the devices that share the batch is in force, see `jax.set_mesh`.
+        In training, `jax.set_mesh` is in force with the mesh of the devices that share the batch.
         """
 
-    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Any:
+    def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Any:
         """What the network finds in a batch: arrays with a leading batch axis. More of it if `thorough`."""
+        raise NotImplementedError
 
     def score(self, predicted: Any, frames: Frames) -> list[Any]:
-        """A record for each frame of a batch; NumPy arrays in."""
+        """A record for each frame of a batch. Arguments are NumPy arrays."""
+        raise NotImplementedError
 
     def rank(self, record: Any) -> float:
-        """How good a frame is, by its record: evaluation draws the best, the worst and what lies between."""
+        """How good a frame is, by its record. Evaluation draws the best frame, the worst, and some between them."""
         raise NotImplementedError
 
     def summary(self, records: list[Any]) -> dict[str, Any]:
         """The scores of many frames' records, as JSON."""
+        raise NotImplementedError
 
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Seconds a frame that each stage of `predict` takes, by the stage's name, measured on a batch."""
@@ -78,25 +72,10 @@ class Task(Protocol):
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         """The few numbers of a summary that go into curves and progress lines."""
-
-    def table(self, summary: Mapping[str, Any]) -> str:
-        """A summary as Markdown, beside the poster's figures."""
-
-    def picture(self, predicted: Any, frames: Frames, index: int, title: str) -> Any:
-        """A matplotlib Figure of frame `index` of a batch, with `title` in its heading; NumPy arrays in."""
+        raise NotImplementedError
 
 
 def network_shapes(task: Task) -> Any:
-    """Shapes and types of the parameters that weights hold: of all but the `frozen_data`."""
+    """Shapes and types of the parameters that files of weights hold: of all but the `frozen_data`."""
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     return {name: value for name, value in shapes.items() if name not in task.frozen_data}
-
-
-def create(config: ConfigDict) -> Task:
-    """The task a config names. Raises ValueError if there is none of that name."""
-    from loco_jax.tasks import loco, refiner, trunk, vha  # tasks import this module's protocol
-
-    kinds = {"vha": vha.create, "loco": loco.create, "refiner": refiner.create, "trunk": trunk.create}
-    if config.task not in kinds:
-        raise ValueError(f"config.task={config.task!r}; there are {', '.join(kinds)}")
-    return kinds[config.task](config)

@@ -1,76 +1,74 @@
-"""Training and scoring of the refiner, on true poses that were spoilt on purpose (method section 5), and on people as a
-predictor finds them."""
+"""Training and scoring of the refiner (method section 5).
+
+It learns from true poses with random mistakes in them, and from people as a predictor finds them.
+"""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from loco_jax.cli import progress
-from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.models import refiner
 from loco_jax.pose import refinement
-from loco_jax.report import tables as report
-from loco_jax.tasks import Task, loco
-from loco_jax.weights import files as weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks.loco import LocoTask
 
 KINDS = ("untouched", "moved", "swapped", "missing")
-_SCENES_AT_ONCE = 4  # in which a predictor looks for people
 
 
 class Spoilt(NamedTuple):
     """People with mistakes in them.
 
     Attributes:
-      joints: `[..., 14, 3]` metres; 0 where missing.
-      known: `[..., 14]` whether the joint was found.
-      kind: `[..., 14]` index into KINDS: what happened to it.
+      joints: metres; 0 where missing.
+      known: whether the joint was found.
+      kind: index into KINDS: what happened to the joint.
     """
 
-    joints: jax.Array
-    known: jax.Array
-    kind: jax.Array
+    joints: Float[Array, "*batch 14 3"]
+    known: Bool[Array, "*batch 14"]
+    kind: Int[Array, "*batch 14"]
 
 
 class Found(NamedTuple):
-    """A batch of people, spoilt and refined: `[B, P, 14, 3]` metres, and `[B, P, 14]` what happened to each joint.
+    """A batch of people, joints in metres.
 
-    `clean` are the refined joints of people that nothing happened to.
+    Attributes:
+      spoilt: with mistakes.
+      refined: the same, refined.
+      clean: refined without any mistake before.
+      kind: index into KINDS: what happened to the joint.
     """
 
-    spoilt: jax.Array
-    refined: jax.Array
-    clean: jax.Array
-    kind: jax.Array
+    spoilt: Float[Array, "*batch 14 3"]
+    refined: Float[Array, "*batch 14 3"]
+    clean: Float[Array, "*batch 14 3"]
+    kind: Int[Array, "*batch 14"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RefinerTask(Task):
-    """Poses with holes and mistakes to poses without.
+    """The refiner learns to complete and to correct poses.
 
     Attributes:
       missing: share of joints that are dropped.
       swapped: share of joints that are taken from the other side, or from the next person.
-      moved: share of the others, and of the heads, that are moved.
-      move_by: metres, the standard deviation of that across the ray; a person's is from 0 to twice as much.
-      along_ray: how many times more joints move along the ray, where pictures tell least.
-      predictor: weights of a LoCO whose own mistakes are learnt as well; "" for none.
-      found: how many people it is to find for that.
-      share: of the loss, that theirs has.
-      data: where training scenes come from: `config.data`'s source and dir.
-      quiet: no progress bar while it finds them.
+      moved: share of the other joints, heads included, that are moved.
+      move_by: metres, the standard deviation of that movement across the ray; a person's is from 0 to twice as much.
+      along_ray: how many times more joints move along the ray, where pictures say least.
+      found: how many people there are whom a predictor found.
+      share: share of the loss that those have.
+      find_people: returns those: joints and true joints `[found, 14, 3]`, see `find`; None to learn without them.
     """
 
     missing: float
@@ -78,101 +76,49 @@ class RefinerTask(Task):
     moved: float
     move_by: float
     along_ray: float
-    predictor: str = ""
     found: int = 0
     share: float = 0.0
-    data: tuple[str, str] = ("crowd", "")
-    quiet: bool = True
+    find_people: Callable[[], dict[str, np.ndarray]] | None = None
 
     stages = 1
     frozen = frozen_data = ("found",)
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters; beside them room for the people that the predictor finds, which a run keeps."""
-        params = refiner.Refiner().init(key, jnp.zeros((1, 39), jnp.float32))
-        if not self.predictor:
+    def init(self, key: PRNGKeyArray) -> Any:
+        """New parameters, and empty arrays for the people whom a predictor finds. A run keeps those with it."""
+        params = pretrained.init_refiner(key)
+        if not self.find_people:
             return params
         nobody = jnp.zeros((self.found, skeleton.NUM_JOINTS, 3), jnp.float32)
         return {**params, "found": {"joints": nobody, "true": nobody}}
 
-    def check_sources(self, initialised: bool = False) -> None:
-        if self.predictor:
-            with loco.naming("spoil.predictor", self.predictor):
-                loco.load(self.predictor)
-
     def pretrained(self, params: Any, initialised: bool = False) -> Any:
-        """With the people that the predictor finds."""
-        return {**params, "found": self.find_people()} if self.predictor else params
-
-    def find_people(self) -> dict[str, np.ndarray]:
-        """People as the predictor finds them in training scenes, and whom it means: `joints` and `true` `[N, 14, 3]`.
-
-        Joints that refinement takes for holes are 0. Who means nobody, see `refinement.match`, or has too few joints to
-        be refined, is left out. It looks at `found` scenes at most; fewer people than that come again. The crowd's
-        scenes are not those that the predictor was trained on.
-        """
-        with loco.naming("spoil.predictor", self.predictor):
-            task, params, config, _ = loco.load(self.predictor)
-        params = {name: value for name, value in params.items() if name != "refiner"}
-        task = dataclasses.replace(task, refiner_weights="")
-        config = config.copy_and_resolve_references()
-        config.seed += 1
-        config.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0, render_batch=1)
-        config.data.source, config.data.dir = self.data
-        sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
-
-        def find(params, frame):
-            people = task.people_of_picture(params, frame.image, frame.camera)
-            index, meant = refinement.match(people, frame.joints, frame.present)
-            sure = people.scores > refiner.LEAST_SCORE
-            joints = jnp.where(sure.at[:, 0].set(True)[..., None], people.joints, 0.0)
-            enough = people.known.sum(axis=-1, dtype=jnp.int32) >= task.least_joints
-            return joints, frame.joints[index], meant & enough
-
-        find_all = jax.jit(lambda params, frames: lax.map(lambda frame: find(params, frame), frames))
-        params, joints, true, number = jax.device_put(params, sharding.mesh.devices.item()), [], [], 0
-        scenes = range(0, self.found, _SCENES_AT_ONCE)
-        with progress.bar(self.found, " people", self.quiet, desc="finding", leave=False) as bar:
-            for _, frames in zip(scenes, streams.training_stream(config, sharding)):
-                *both, meant = jax.device_get(find_all(params, frames))
-                joints.append(both[0][meant])
-                true.append(both[1][meant])
-                number += int(meant.sum())
-                bar.update(int(meant.sum()))
-                if number >= self.found:
-                    break
-        if not number:
-            raise weights.WeightsError(
-                f"config.spoil.predictor={self.predictor}: finds nobody in {self.found} training scenes; train it for "
-                'longer, or give "" for none'
-            )
-        places = np.arange(self.found) % number
-        return {"joints": np.concatenate(joints)[places], "true": np.concatenate(true)[places]}
+        """The parameters with the people whom the predictor finds."""
+        return {**params, "found": self.find_people()} if self.find_people else params
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         number = sum(x.size for x in jax.tree.leaves(shapes["params"]))
         return f"Refiner: {number:,} parameters, 13 joints relative to the head"
 
-    def spoil(self, frames: Frames, key: jax.Array) -> Spoilt:
-        """A batch's people with random mistakes. Heads may move, but stay: without a head there is no person."""
+    def spoil(self, frames: Frames, key: PRNGKeyArray) -> Spoilt:
+        """A batch's people with random mistakes. No head is missing or swapped: without a head there is no person."""
         joints, shape = frames.joints, frames.joints.shape[:-1]
         keys = jax.random.split(key, 7)
         heads = np.arange(skeleton.NUM_JOINTS) == 0
-        # Who is badly seen misses many joints, who is well seen none; and some are found less precisely than others.
+        # Some people miss many joints, others none; and some are found less precisely than others.
         amount = 2 * jax.random.uniform(keys[0], (*shape[:2], 1), jnp.float32)
         u = jax.random.uniform(keys[1], shape, jnp.float32) / jnp.maximum(amount, 1e-3)
-        gone, changed = ((u < edge) & ~heads for edge in np.float32(np.cumsum([self.missing, self.swapped])))
+        gone, changed = ((u < edge) & ~heads for edge in np.cumsum([self.missing, self.swapped]).astype(np.float32))
         move = jax.random.uniform(keys[5], shape, jnp.float32) < self.moved
-        kind = jnp.select([gone, changed, move], np.int32([3, 2, 1]), 0)
-        # Not farther than association reaches: those of the next person only if they stand close.
+        kind = jnp.select([gone, changed, move], [np.int32(k) for k in (3, 2, 1)], 0)
+        # Association reaches 1.5 m here, so joints of the next person are taken only if it stands close.
         other = jnp.roll(joints, 1, axis=1)
         close = jnp.linalg.norm(other - joints[:, :, :1], axis=-1) < 1.5
         from_other = close & (jax.random.uniform(keys[2], shape, jnp.float32) < 0.5)
         swapped = jnp.where(from_other[..., None], other, joints[..., skeleton.MIRROR, :])
         ray = joints / jnp.maximum(jnp.linalg.norm(joints, axis=-1, keepdims=True), 1e-3)
         shift = jax.random.normal(keys[3], joints.shape, jnp.float32)
-        # Variances add up: what is added along the ray makes the deviation there `along_ray` times the others'.
+        # Variances add up: this makes the deviation along the ray `along_ray` times that across it.
         more = math.sqrt(self.along_ray**2 - 1)
         shift = shift + more * jax.random.normal(keys[4], (*shape, 1), jnp.float32) * ray
         size = self.move_by * 2 * jax.random.uniform(keys[6], (*shape[:2], 1, 1), jnp.float32)
@@ -182,23 +128,27 @@ class RefinerTask(Task):
         )
         return Spoilt(spoilt, kind != 3, kind)
 
-    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean squared error of the normalised offsets from the head, over all people who are there.
+    def loss(
+        self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
+    ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
+        """Mean squared error of the normalised offsets from the head, over all people who are present.
 
-        From the head as it was found: where that one is too near or too far, the others need not follow.
+        Offsets start at the head as it was found, so that an error of the head does not move all other joints.
         """
         spoilt = self.spoil(frames, key)
         error = _error(params, spoilt.joints, spoilt.known, frames.joints, frames.present.all(axis=-1))
-        if not self.predictor:
+        if not self.find_people:
             return error, {}
         joints, known, true = self.draw(params["found"], jax.random.fold_in(key, 1), frames.present[..., 0].size)
         found_error = _error(params, joints, known, true, jnp.ones(len(joints), bool))
         return (1 - self.share) * error + self.share * found_error, {"spoilt_error": error, "found_error": found_error}
 
-    def draw(self, found: Mapping[str, jax.Array], key: jax.Array, number: int) -> tuple[jax.Array, ...]:
-        """Some of the found people: joints, which are known, and true joints; half of them mirrored.
+    def draw(
+        self, found: Mapping[str, Array], key: PRNGKeyArray, number: int
+    ) -> tuple[Float[jax.Array, "N 14 3"], Bool[jax.Array, "N 14"], Float[jax.Array, "N 14 3"]]:
+        """Some of the found people: joints, which of them are known, and true joints. Half of them are mirrored.
 
-        A few people seen again and again would be learnt by heart: of some more joints are missing than there were.
+        Further joints are dropped at random, so that the refiner does not learn a few people by heart.
         """
         keys = jax.random.split(key, 4)
         index = jax.random.randint(keys[0], (number,), 0, len(found["joints"]), jnp.int32)
@@ -211,8 +161,8 @@ class RefinerTask(Task):
         gone = (jax.random.uniform(keys[3], joints.shape[:-1], jnp.float32) < amount).at[:, 0].set(False)
         return joints, (joints != 0).any(axis=-1) & ~gone, true
 
-    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
-        """Spoils and refines a batch's people, and refines them as they are."""
+    def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
+        """Spoils and refines a batch's people; and refines them without mistakes."""
         del thorough
 
         def refine(joints, known):
@@ -224,7 +174,7 @@ class RefinerTask(Task):
         return Found(spoilt.joints, refine(spoilt.joints, spoilt.known), clean, spoilt.kind)
 
     def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
-        """For each frame and kind of mistake: how many joints, and the sums of their errors in metres."""
+        """For each frame and kind of mistake: the number of joints, and the sums of their errors in metres."""
         records = []
         for i in range(len(frames.present)):
             there = np.asarray(frames.present[i]).all(axis=-1)
@@ -260,50 +210,44 @@ class RefinerTask(Task):
         after = {f"{kind}_loss": summary["after_cm"][kind] / 100 for kind in KINDS}
         return {**after, "clean_loss": summary["clean_cm"] / 100}
 
-    def table(self, summary: Mapping[str, Any]) -> str:
-        def number(value):
-            return "" if value is None else f"{value:.1f}"
 
-        rows = [
-            [
-                kind,
-                f"{summary['joints'][kind]:,}",
-                number(summary["before_cm"][kind]),
-                number(summary["after_cm"][kind]),
-            ]
-            for kind in KINDS
-        ]
-        rows.append(["of people without any mistake", "", "0.0", number(summary["clean_cm"])])
-        header = ["joints", "number", "error before (cm)", "error after (cm)"]
-        return report.table(header, rows) + f"\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
-
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
-
-        there = np.asarray(frames.present[index]).all(axis=-1)
-        spoilt, refined, kind = (np.asarray(x[index])[there] for x in (predicted[0], predicted[1], predicted[3]))
-        rows = {"given": (spoilt, kind != 3), "refined": (refined, np.ones_like(kind, bool))}
-        return draw.poses(np.asarray(frames.joints[index])[there], rows, f"Refiner, {title}")
-
-
-def _error(params: Any, joints: jax.Array, known: jax.Array, true: jax.Array, there: jax.Array) -> jax.Array:
+def _error(params: Any, joints: Array, known: Array, true: jax.Array, there: jax.Array) -> jax.Array:
     """Mean squared error of the normalised offsets from the found head, over the people who are `there[...]`."""
-    found = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
+    found: Any = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
     true = refiner.normalise(true.at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
     count = jnp.maximum(there.sum(dtype=jnp.int32), 1)
     return jnp.sum(jnp.square(found - true) * there[..., None]) / (39 * count)
 
 
-def create(config: ConfigDict) -> RefinerTask:
-    """The task of a config. Raises ValueError for shares or lengths that cannot be."""
-    s = config.spoil
-    if min(s.missing, s.swapped, s.moved) < 0 or max(s.missing + s.swapped, s.moved) > 1:
-        raise ValueError(
-            "config.spoil: want shares of at least 0, moved of at most 1, and missing and swapped of at most 1 "
-            f"together; have {s.to_dict()}"
-        )
-    if not (s.move_by >= 0 and s.along_ray >= 1):
-        raise ValueError(f"config.spoil: want move_by of at least 0 and along_ray of at least 1; have {s.to_dict()}")
-    if s.found < 1 or not 0 <= s.share <= 1:
-        raise ValueError(f"config.spoil: want found of at least 1 and share of 0 to 1; have {s.to_dict()}")
-    return RefinerTask(**s.to_dict(), data=(config.data.source, config.data.dir), quiet=config.quiet)
+def find(
+    task: LocoTask, params: Any, batches: Iterable[Frames], number: int, tell: Callable[[int], Any] = lambda count: None
+) -> dict[str, np.ndarray] | None:
+    """People as a predictor finds them, and whom it means: `joints` and `true` `[number, 14, 3]`; None without any.
+
+    Joints that refinement takes for holes are 0. Left out is who means nobody, see `refinement.match`, or has too few
+    joints to be refined. If the batches have fewer people than `number`, they are repeated. `tell` hears how many each
+    batch has.
+    """
+
+    def find_in(params, frame):
+        people = task.people_of_picture(params, frame.image, frame.camera)
+        index, meant = refinement.match(people, frame.joints, frame.present)
+        sure = people.scores > refiner.LEAST_SCORE
+        joints = jnp.where(sure.at[:, 0].set(True)[..., None], people.joints, 0.0)
+        enough = people.known.sum(axis=-1, dtype=jnp.int32) >= task.least_joints
+        return joints, frame.joints[index], meant & enough
+
+    find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find_in, params), frames))
+    joints, true, count = [], [], 0
+    for frames in batches:
+        *both, meant = jax.device_get(find_all(params, frames))
+        joints.append(both[0][meant])
+        true.append(both[1][meant])
+        count += int(meant.sum())
+        tell(int(meant.sum()))
+        if count >= number:
+            break
+    if not count:
+        return None
+    places = np.arange(number) % count
+    return {"joints": np.concatenate(joints)[places], "true": np.concatenate(true)[places]}

@@ -1,7 +1,8 @@
-"""What the compact predictor's features are taught beside the code: joints, poses and the camera's stance.
+"""Further losses of the compact predictor's features: joints, poses and the camera's pose.
 
-The loss of codes teaches where people are, and left from right hardly at all: at demo scale both shoulders lie in one
-Gaussian. These losses say it directly. They are of the trunk. The readout of poses also gives the "+" rows their poses.
+The loss of codes teaches where people are, but hardly left from right: at demo scale both shoulders lie in one
+Gaussian. These losses teach it directly. They train the trunk. The poses that it learns to read are those of the "+"
+rows.
 """
 
 from typing import Any
@@ -10,61 +11,60 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.compact import CompactPredictor, Features
 from loco_jax.pose import reading
+from loco_jax.tasks import sides
 
-APART = 1.5  # voxels in the picture between a right and a left joint, from which on their sides are asked for
-# Right and left of shoulders, elbows, wrists, hips, knees, ankles.
-RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
 _HIPS = skeleton.PAIRS["hips"]
 _NECK = skeleton.JOINTS.index("neck")
-_JOINTS, _SIDES = 0.2, 20.0  # weights: left and right are the hardest to learn, and the rest of a pose drowns them
-_READINGS = 3  # of everybody in a step
-_SHIFT = 0.1  # metres by which the places of those vary
+_JOINTS, _SIDES = 0.2, 20.0  # weights; sides are hardest to learn, and would be lost among the rest of a pose
+_READINGS = 3  # how often each person is read in a step
+_SHIFT = 0.1  # metres, the standard deviation of the places of those readings
 _SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
-# In what units errors are counted: the squared loss of small ones becomes linear at one of these.
+# Units of errors. The Huber loss is quadratic below one unit and linear above.
 _METRES = 0.3  # of offsets
 _LOG_DISTANCE = 0.1  # of a distance's logarithm: a tenth of the distance
 _UP = 0.1  # of the components of the world's up, a unit vector: 6 degrees
 _LOG_HEIGHT = 0.3  # of the logarithm of the camera's height: a third of it
 
 
-def true_poses(joints: jax.Array) -> reading.Pose:
-    """The poses of people `joints[..., 14, 3]` in metres; of people who are not there, some finite numbers."""
+def true_poses(joints: Float[Array, "*batch 14 3"]) -> reading.Pose:
+    """The poses of people with joints in metres. Absent people, whose joints are 0, get some finite numbers."""
     root = jnp.mean(joints[..., _HIPS, :], axis=-2)
     distance = jnp.maximum(jnp.linalg.norm(root, axis=-1), 0.1)
     ray = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
     offsets = reading.to_axes(reading.axes(ray), joints - root[..., None, :])
-    across = jnp.sum(offsets[..., RIGHT, :] - offsets[..., LEFT, :], axis=-2, where=_of_trunk()[:, None])
+    across = jnp.sum(offsets[..., sides.RIGHT, :] - offsets[..., sides.LEFT, :], axis=-2, where=_of_trunk()[:, None])
     return reading.Pose(offsets, reading.unit(across[..., ::2]), jnp.log(distance))
 
 
-def places(joints: jax.Array, camera: cameras.Camera, up: jax.Array | float = 0.5) -> jax.Array:
-    """Pixels `[..., 2]` of points between mid-hip and neck of `joints[..., 14, 3]`; `up[...]` of the way from the hips.
-
-    NaN for those behind the camera.
-    """
+def places(
+    joints: Float[Array, "*batch 14 3"], camera: cameras.Camera, up: Float[Array, "*batch"] | float = 0.5
+) -> Float[jax.Array, "*batch 2"]:
+    """Pixels of points between mid-hip and neck, at the share `up` of the way from the hips; NaN behind the camera."""
     root = jnp.mean(joints[..., _HIPS, :], axis=-2)
     up = jnp.asarray(up, jnp.float32)[..., None]
     return cameras.project(camera, (1 - up) * root + up * joints[..., _NECK, :])
 
 
 def losses(
-    network: CompactPredictor, variables: Any, features: Features, frames: Frames, volume: Volume, key: jax.Array
-) -> dict[str, jax.Array]:
-    """The means of a batch: of the joints' cross-entropy, the poses' errors, and the camera's where it is known."""
+    network: CompactPredictor, variables: Any, features: Features, frames: Frames, volume: Volume, key: PRNGKeyArray
+) -> dict[str, Float[jax.Array, ""]]:
+    """A batch's mean cross-entropy of joints, mean error of poses, and error of the camera's pose where it is known."""
 
     def read(method, *arguments):
         return ops.apply(network, variables, features, *arguments, method=method)
 
     found = {"joints_error": _JOINTS * _joints_error(read("read_joints"), frames, volume)}
-    # Everybody is read at several places of the trunk: what is learnt is to hold all over it.
+    # Each person is read at several places of its body, so that the readout works at all of them.
     frames = frames._replace(joints=_repeat(frames.joints), present=_repeat(frames.present))
     up_key, shift_key = jax.random.split(key)
     people, true = frames.joints.shape[:2], true_poses(frames.joints)
@@ -84,14 +84,14 @@ def losses(
     return found
 
 
-def pose_error(found: reading.Pose, true: reading.Pose) -> jax.Array:
-    """The sum `[...]` of the errors of offsets, of differences between right and left, of the side and the distance."""
+def pose_error(found: reading.Pose, true: reading.Pose) -> Float[jax.Array, "*batch"]:
+    """Sums of the errors of offsets, of differences between right and left, of the side and of the distance."""
 
     def huber(error, axes=(-2, -1)):
         return jnp.mean(optax.huber_loss(error), axis=axes)
 
     def across(pose):
-        return pose.offsets[..., RIGHT, :] - pose.offsets[..., LEFT, :]
+        return pose.offsets[..., sides.RIGHT, :] - pose.offsets[..., sides.LEFT, :]
 
     return (
         huber((found.offsets - true.offsets) / _METRES)
@@ -101,8 +101,8 @@ def pose_error(found: reading.Pose, true: reading.Pose) -> jax.Array:
     )
 
 
-def readable(frames: Frames, volume: Volume) -> jax.Array:
-    """Whose pose can be read, `[B, P]`: those whose middle is in the picture and near enough."""
+def readable(frames: Frames, volume: Volume) -> Bool[jax.Array, "B P"]:
+    """Whose pose can be read: of people with all joints, those whose middle is in the picture and near enough."""
     camera = jax.tree.map(lambda f: f[:, None], frames.camera)
     return _readable(frames, places(frames.joints, camera), volume)
 
@@ -115,20 +115,19 @@ def _readable(frames, place_BxPx2, volume):
 
 
 def _joints_error(logits_BxHxWxJ, frames, volume):
-    """Cross-entropy a joint with Gaussians at the joints' places in the picture, people combined by maximum."""
+    """Cross-entropy a joint with Gaussians at the joints' places in the picture; the maximum where people overlap."""
     camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
     present_BxPxJ = frames.present & volume.in_view(camera, frames.joints)
     uv = cameras.project(camera, frames.joints)
-    image_height, image_width = volume.image_size
     _, rows, columns, _ = logits_BxHxWxJ.shape
 
-    def gaussian(coordinate_BxPxJ, count, size):  # cells lie around the middles of their pixels
+    def gaussian(coordinate_BxPxJ, count):  # a cell is where its middle is
         middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * volume.stride
         away = jnp.where(present_BxPxJ, coordinate_BxPxJ, -1e4)[..., None] - middles
         return jnp.exp(-jnp.square(away / volume.stride / _SIGMA))
 
-    down = gaussian(uv[..., 1], rows, image_height)
-    across = gaussian(uv[..., 0], columns, image_width)
+    down = gaussian(uv[..., 1], rows)
+    across = gaussian(uv[..., 0], columns)
 
     def add(target, person):
         return jnp.maximum(target, person[0][:, :, :, None] * person[1][:, :, None, :]), None
@@ -144,5 +143,5 @@ def _repeat(people_BxP):
 
 
 def _of_trunk():
-    """Which of the pairs tell a person's side: shoulders and hips."""
-    return jnp.array([skeleton.JOINTS[i].endswith(("shoulder", "hip")) for i in RIGHT])
+    """Which of the pairs belong to the trunk: shoulders and hips."""
+    return jnp.array([skeleton.JOINTS[i].endswith(("shoulder", "hip")) for i in sides.RIGHT])

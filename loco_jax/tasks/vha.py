@@ -1,31 +1,24 @@
 """Training and scoring of the Volumetric Heatmap Autoencoders (method section 3)."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from ml_collections import ConfigDict
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
-from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import heatmaps, metrics, peaks
-from loco_jax.report import tables as report
 from loco_jax.tasks import Task
-from loco_jax.weights import files as weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 THRESHOLDS = (0, 1, 2)  # voxels
 METRES = (0.4, 0.8, 1.2)
@@ -33,29 +26,29 @@ NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
 class Found(NamedTuple):
-    """What comes back from the code, a batch of it.
+    """What is found in the heatmaps that the network makes of codes; a batch, or one frame of it.
 
     Attributes:
-      code: `[B, h, w, d]` without noise.
-      peaks: `[B, N, J, K, ...]` whole voxels, for N levels of noise on the code.
-      points: `[B, J, K, 3]` metres: the sub-voxel positions of the peaks without noise.
-      true_voxels: `[B, P, J, 3]` rounded voxels of the true joints.
-      true_present: `[B, P, J]` which of those are targets.
+      code: without noise.
+      peaks: whole voxels `[B, N, J, K, ...]`, for N levels of noise on the code.
+      points: metres, the sub-voxel positions of the peaks without noise.
+      true_voxels: rounded voxels of the true joints.
+      true_present: which of those are targets.
     """
 
-    code: jax.Array
+    code: Float[Array, "*batch h w d"]
     peaks: peaks.Peaks
-    points: jax.Array
-    true_voxels: jax.Array
-    true_present: jax.Array
+    points: Float[Array, "*batch J K 3"]
+    true_voxels: Float[Array, "*batch P J 3"]
+    true_present: Bool[Array, "*batch P J"]
 
 
 class Record(NamedTuple):
     """One frame's scores.
 
     Attributes:
-      scores: by (matching, part of noise, threshold in words); in metres only without noise, at sub-voxel positions.
-      bands: of the joints found within 2 voxels, by distance from the camera, errors in metres.
+      scores: by (matching, part of noise, threshold in words). Those in metres are of sub-voxel positions, no noise.
+      bands: of the joints found within 2 voxels, by distance from the camera; errors in metres.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
     """
@@ -69,21 +62,22 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VhaTask(Task):
-    """Heatmaps from joints, through a code, to heatmaps again.
+    """The autoencoder learns to make heatmaps of joints from a code that it has made of them.
 
     Attributes:
       volume: the voxel grid.
       network: `VHA` or `PatchVHA`.
-      sigmas: of the target's Gaussians in voxels, one a stage of training.
-      subvoxel: whether those are centred on the joints, or on the nearest voxels as published.
+      sigmas: of the target's Gaussians in voxels, one for each stage of training.
+      subvoxel: whether Gaussians are centred on the joints, or on the nearest voxels as published.
       positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
-      code_noise: in training, each frame's code gets Gaussian noise of a random part, up to this, of its deviation.
+      code_noise: in training, each frame's code gets Gaussian noise. Its deviation is a random share of the code's, up
+        to this one.
       max_peaks: K.
-      volume_dtype: of the volumes in which peaks are searched, off the CPU; None for the network's.
+      volume_dtype: of the volumes in which peaks are searched, except on CPUs; None for the network's.
     """
 
     volume: Volume
-    network: nn.Module
+    network: Any
     sigmas: tuple[float, ...]
     subvoxel: bool
     positive_weight: float
@@ -92,18 +86,15 @@ class VhaTask(Task):
     volume_dtype: jnp.dtype | None = None
 
     @property
-    def stages(self) -> int:
+    def stages(self) -> int:  # type: ignore[override]
         return len(self.sigmas)
-
-    def check_weights(self, source: str, field: str) -> None:
-        check_same(self, source, field)
 
     @property
     def name(self) -> str:
         return f"{type(self.network).__name__}({self.network.level})"
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters; their shapes do not depend on the grid, so a small one does."""
+    def init(self, key: PRNGKeyArray) -> Any:
+        """New parameters. A small grid suffices, as their shapes do not depend on it."""
         cells = 2 ** (self.network.level + 1)
         heatmaps_1xJxHxWxD = jnp.zeros((1, skeleton.NUM_JOINTS, cells, cells, self.volume.depth_bins), jnp.float32)
         return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
@@ -118,14 +109,16 @@ class VhaTask(Task):
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
-    def loss(self, params: Any, frames: Frames, key: jax.Array, stage: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Of a batch's reconstruction: the published mean squared error, or our cross-entropy a joint."""
+    def loss(
+        self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
+    ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
+        """The error of a batch's heatmaps: the published mean squared error, or for a PatchVHA `entropy`."""
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
         code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
         if isinstance(self.network, patch_vha.PatchVHA):
             loss = self.entropy(params, noisy, voxels_BxPxJx3, present_BxPxJ, stage)
-            # Noise is relative, so nothing else would keep the code's scale: hold its mean square near one.
+            # Noise is relative to the code, so this term must hold the code's mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
         target = ops.render(self.network, voxels_BxPxJx3, present_BxPxJ, **self._options(stage)).astype(jnp.float32)
@@ -136,28 +129,42 @@ class VhaTask(Task):
         return jnp.mean(error), _code_statistics(code)
 
     def encode_targets(
-        self, params: Any, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """Codes `[B, h, w, d]` of the true heatmaps of a batch's `targets`."""
+        self,
+        params: Any,
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
+        stage: int = -1,
+    ) -> Float[jax.Array, "B h w d"]:
+        """Codes of the true heatmaps of a batch's `targets`."""
         return ops.encode_joints(self.network, params, voxels_BxPxJx3, present_BxPxJ, **self._options(stage))
 
     def _options(self, stage: int) -> dict[str, Any]:
         return {"shape": self.volume.shape, "sigma": self.sigmas[stage], "subvoxel": self.subvoxel}
 
     def entropy(
-        self, params: Any, code: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """Cross-entropy a true joint of what a PatchVHA makes of `code[B, h, w, d]`, with a batch's true heatmaps."""
+        self,
+        params: Any,
+        code: Float[jax.Array, "B h w d"],
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
+        stage: int = -1,
+    ) -> Float[jax.Array, ""]:
+        """Cross-entropy of the heatmaps that a PatchVHA makes of codes with the true ones, a true joint."""
         features = ops.apply(self.network, params, code, method="decode_features")
         return self.entropy_of_features(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
 
     def entropy_of_features(
-        self, params: Any, x: jax.Array, voxels_BxPxJx3: jax.Array, present_BxPxJ: jax.Array, stage: int = -1
-    ) -> jax.Array:
-        """The same of a PatchVHA's features `x[B, d, h, w, C]`, see `PatchVHA.decode_features`."""
+        self,
+        params: Any,
+        x: Float[jax.Array, "B d h w C"],
+        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
+        present_BxPxJ: Bool[jax.Array, "B P J"],
+        stage: int = -1,
+    ) -> Float[jax.Array, ""]:
+        """The same of the features `x` that `PatchVHA.decode_features` makes of codes."""
         options = {**self._options(stage), "positive_weight": self.positive_weight}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
-        # A batch of empty frames counts as one person, or its loss would be out of all proportion.
+        # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
         number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
         return entropy / jnp.maximum(number, skeleton.NUM_JOINTS)
 
@@ -168,8 +175,8 @@ class VhaTask(Task):
         part = self.code_noise * jax.random.uniform(part_key, (code_Bxhxwxd.shape[0],), jnp.float32)
         return _with_noise(code_Bxhxwxd, part, noise_key)
 
-    def predict(self, params: Any, frames: Frames, key: jax.Array, thorough: bool) -> Found:
-        """Encodes, decodes and finds peaks; if `thorough`, also with noise on the code. Frames go one by one."""
+    def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
+        """Encodes, decodes and finds peaks; if `thorough`, also with noise on the code. One frame after the other."""
         noises = NOISES if thorough else NOISES[:1]
 
         def one(args):
@@ -188,25 +195,32 @@ class VhaTask(Task):
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
 
-    def encode(self, params: Any, frame: Frames) -> jax.Array:
-        """The code `[h, w, d]` of a frame's true heatmaps: what the Code Predictor is to predict (method section 4)."""
+    def encode(self, params: Any, frame: Frames) -> Float[jax.Array, "h w d"]:
+        """The code of a frame's true heatmaps: the target of the Code Predictor (method section 4)."""
         voxels_PxJx3, present_PxJ = self.targets(frame)
         return self.encode_targets(params, voxels_PxJx3[None], present_PxJ[None])[0]
 
-    def targets(self, frame):
-        """Continuous voxels `[P, J, 3]` of a frame's joints, and which of them are targets `[P, J]`."""
+    def targets(self, frame: Frames) -> tuple[Float[jax.Array, "P J 3"], Bool[jax.Array, "P J"]]:
+        """Continuous voxels of a frame's joints, and which of them are targets."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
 
-    def render(self, voxels_PxJx3, present_PxJ, sigma, subvoxel=None):
-        """A frame's heatmaps `[J, H, W, D]` in the network's type."""
+    def render(
+        self,
+        voxels_PxJx3: Float[jax.Array, "P J 3"],
+        present_PxJ: Bool[jax.Array, "P J"],
+        sigma: float,
+        subvoxel: bool | None = None,
+    ) -> Float[jax.Array, "J H W D"]:
+        """A frame's heatmaps in the network's type; centred as the task says if `subvoxel` is None."""
         subvoxel = self.subvoxel if subvoxel is None else subvoxel
         shape, dtype = self.volume.shape, self.network.dtype
         return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
 
     def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame; NumPy arrays in."""
-        return [self._score(*_frame(predicted, frames, i)) for i in range(len(frames.present))]
+        """A record for each frame. Arguments are NumPy arrays."""
+        both = predicted, frames._replace(image=None)
+        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
 
     def _score(self, found: Found, frame: Frames) -> Record:
         true = metrics.people_rows(found.true_voxels, found.true_present)
@@ -222,16 +236,16 @@ class VhaTask(Task):
         points = metrics.peak_rows(found.points, found.peaks.scores[0])
         true_points = metrics.people_rows(frame.joints, found.true_present)
         for matching in ("hungarian", "nearest"):
-            for threshold in METRES:
-                score = metrics.joint_scores(points, true_points, threshold, matching)
-                scores[matching, NOISES[0], f"{threshold} m"] = score
+            for metres in METRES:
+                score = metrics.joint_scores(points, true_points, metres, matching)
+                scores[matching, NOISES[0], f"{metres} m"] = score
         bands = metrics.bands(points, true_points, pairs, band_edges(self.volume))
         overflow = bool((found.peaks.count[0] > found.peaks.scores.shape[-1]).any())
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """Mean scores over frames, localisation errors in cm, recall and error by distance, the code's statistics."""
-        scores = {}
+        """Means over frames of scores and of the code's statistics; errors in cm and recall, in all and by distance."""
+        scores: dict[str, dict[str, Any]] = {}
         for key in records[0].scores:
             matching, noise, threshold = key
             mean = metrics.mean_scores([r.scores[key] for r in records])
@@ -266,101 +280,14 @@ class VhaTask(Task):
         clean = summary["scores"]["hungarian"]["noise 0"]
         return {f"f1_{t}vx": clean[f"{t} vx"]["f1"] for t in THRESHOLDS}
 
-    def table(self, summary: Mapping[str, Any]) -> str:
-        return report.vha_table(summary)
-
-    def picture(self, predicted: Found, frames: Frames, index: int, title: str) -> "Figure":
-        from loco_jax.report import drawings as draw  # here, since predict does without matplotlib
-
-        found, _ = _frame(predicted, frames, index)
-        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
-        name = self.name
-        true = metrics.people_rows(found.true_voxels, found.true_present)
-        return draw.projections(self.volume, true, rows, found.code, title=f"{name}, {title}")
-
-
-def create(config: ConfigDict) -> VhaTask:
-    """The task of a config. Raises ValueError for an unknown variant or type, or a number that cannot be."""
-    m = config.model
-    if m.level not in report.POSTER_VHA or min(m.width, m.blocks) < 1:
-        raise ValueError(f"config.model: want level 1, 2 or 3, and width and blocks of at least 1; have {m.to_dict()}")
-    if not config.sigmas or min(config.sigmas) <= 0:
-        raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
-    volume = streams.volume_of(config)
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    # Weights of before these options come with configs that lack them.
-    volume_dtype, pad_channels = m.get("volume_dtype", "float32"), m.get("pad_channels", False)
-    for field, value in (("dtype", m.dtype), ("volume_dtype", volume_dtype)):
-        if value not in dtypes:
-            raise ValueError(f"config.model.{field}={value!r}; there are {', '.join(dtypes)}")
-    if pad_channels and m.variant != "published":
-        raise ValueError(f"config.model.pad_channels=True is for config.model.variant=published; have {m.variant}")
-    if m.variant == "published":
-        kind = ops.PaddedVHA if pad_channels else vha.VHA
-        network = kind(m.level, volume.depth_bins, dtypes[m.dtype])
-    elif m.variant == "patch":
-        network = patch_vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtypes[m.dtype])
-    else:
-        raise ValueError(f"config.model.variant={m.variant!r}; there are published, patch")
-    return VhaTask(
-        volume,
-        network,
-        tuple(config.sigmas),
-        config.subvoxel,
-        m.positive_weight,
-        m.code_noise,
-        config.max_peaks,
-        volume_dtype=jnp.bfloat16 if volume_dtype == "bfloat16" else None,
-    )
-
-
-def check_same(task: VhaTask, source: str, field: str) -> None:
-    """Raises WeightsError if the autoencoder of a run or file was trained for another grid or other heatmaps.
-
-    Shapes do not tell: a network fits any grid. What a file does not say is not checked.
-    """
-    config = weights.config_of(source)
-    if config is None or config.get("task") not in ("vha", "loco"):
-        return
-    with stated_by(f"{field}={source}"):
-        theirs = create(config)
-    pairs = {
-        "model.level": (theirs.network.level, task.network.level),
-        "model.variant": (type(theirs.network).__name__, type(task.network).__name__),
-        "volume.depth_bins": (theirs.volume.depth_bins, task.volume.depth_bins),
-        "volume.max_distance": (theirs.volume.max_distance, task.volume.max_distance),
-        "volume.stride": (theirs.volume.stride, task.volume.stride),
-        "subvoxel": (theirs.subvoxel, task.subvoxel),
-        "the last of sigmas": (theirs.sigmas[-1], task.sigmas[-1]),
-    }
-    wrong = [
-        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
-    ]
-    if wrong:
-        raise weights.WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
-
-
-@contextlib.contextmanager
-def stated_by(whose: Any) -> Iterator[None]:
-    """What fails within, fails for what a config says that came with weights: then WeightsError names those."""
-    try:
-        yield
-    except weights.WeightsError:
-        raise
-    except (KeyError, AttributeError) as error:
-        lacks = weights.brief(error)
-        raise weights.WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise weights.WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
-
 
 def band_edges(volume: Volume) -> list[float]:
-    """Metres between the bands of distance that scores are told apart by: those of `metrics` that the volume has."""
+    """Metres that separate the bands of distance: those of `metrics.BAND_EDGES` within the volume."""
     return [e for e in metrics.BAND_EDGES if e < volume.max_distance] + [volume.max_distance]
 
 
 def _with_noise(code_Bxhxwxd, part_B, key):
-    """Gaussian noise of a part of each frame's standard deviation; no gradient, or a larger code would be its cure."""
+    """Adds Gaussian noise, its deviation a part of each frame's. No gradient: a larger code must not reduce it."""
     deviation = lax.stop_gradient(jnp.std(code_Bxhxwxd.astype(jnp.float32), axis=(1, 2, 3)))
     noise = jax.random.normal(key, code_Bxhxwxd.shape, jnp.float32) * (part_B * deviation)[:, None, None, None]
     return code_Bxhxwxd + noise.astype(code_Bxhxwxd.dtype)
@@ -369,10 +296,6 @@ def _with_noise(code_Bxhxwxd, part_B, key):
 def _code_statistics(code):
     code = code.astype(jnp.float32)
     return {"code_mean": jnp.mean(code), "code_std": jnp.mean(jnp.std(code, axis=(1, 2, 3)))}
-
-
-def _frame(predicted, frames, index):
-    return jax.tree.map(lambda x: x[index], (predicted, frames))
 
 
 def _by(shape: tuple[int, ...]) -> str:

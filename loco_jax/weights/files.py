@@ -1,7 +1,7 @@
-"""Weights in files of their own: safetensors, which cannot run code, with what they belong to in the header.
+"""Files of weights: safetensors, which cannot run code, with a description `about` of the weights in the header.
 
-What `about` says: `kind` is one of vha, refiner, trunk, code_predictor, inception, or loco, which holds a whole system;
-a loco's file, and any run's, also has the `config` that builds it.
+Its `kind` is vha, refiner, trunk, code_predictor, inception, or loco, which holds a whole system. Files made of a run,
+and all those of a loco, also hold the `config`.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ from ml_collections import ConfigDict
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints
 from loco_jax.runs.config import CONFIG_FILE, completed
+from loco_jax.weights import names
 
-RELEASED = "released"  # stands for the weights that come with the package; "released-NAME" for others of them
+RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
 _FOLDER = epath.Path(__file__).parent / "pretrained"
 _ABOUT = "loco_jax"  # where `about` lies in the file's header
 _DEEPEST = 32  # parts of a tensor's name
 
-# What numbers of a config that comes with weights may be, from anybody: their arrays and loops must not be endless.
+# The range of numbers in a config that comes with weights. Weights come from anybody, and must not fill the memory.
 _INTEGERS = {
     "model.level": (1, 3),
     "model.width": (1, 4096),
@@ -46,9 +47,9 @@ _INTEGERS = {
     "volume.depth_bins": (2, 4096),
     "max_peaks": (1, 4096),
 }
-_MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, in bins of 10 cm 2^25
+_MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, or 2^25 in bins of 10 cm
 
-# Fields that name files, and what they say in a file that holds what came from those.
+# Fields that name files, and their values in a file of weights, which holds what was in those.
 _FILES = {
     "vha": RELEASED, "refiner": "", "init": "", "data.dir": "", "predictor.trunk_weights": "", "spoil.predictor": "",
 }  # fmt: skip
@@ -59,42 +60,42 @@ class WeightsError(ValueError):
 
 
 def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: Any = None) -> None:
-    """Writes a nested dict of arrays, names joined by "/", whole or not at all.
+    """Writes a file of weights, or nothing if it fails.
 
     Args:
       path: of the file; its folder is made.
       params: nested dicts of arrays.
-      about: anything JSON can hold: what the weights are, and what builds their network.
-      dtype: to store floats in, for example float16 to halve the file; None keeps theirs. An array with a number too
-        large for it keeps its own type.
+      about: a description that JSON can hold.
+      dtype: type of the stored floats, for example float16 to halve the file; None keeps theirs. An array with a number
+        that is too large for it keeps its type.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
-    path = epath.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.part"
+    file = epath.Path(path).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.parent / f".{file.name}.part"
     try:
         part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
-        part.replace(path)
+        part.replace(file)
     finally:
         part.unlink(missing_ok=True)
 
 
 def check_output(path: os.PathLike | str) -> None:
-    """Raises WeightsError where `save` could not write, which is better known before long work. Makes the folder."""
-    path = epath.Path(path).expanduser()
+    """Raises WeightsError if `save` cannot write there. Makes the folder. To be called before long work."""
+    file = epath.Path(path).expanduser()
     try:
-        if path.is_dir():
+        if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if "://" not in os.fspath(path):
-            disk.check_writable(path.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in os.fspath(file):
+            disk.check_writable(file.parent)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+        raise WeightsError(f"{file}: cannot be written ({error.strerror}); name another file") from error
 
 
 def portable(config: ConfigDict) -> dict[str, Any]:
-    """A config as JSON for a file of weights: without the names of files that need not be where that is used."""
+    """A config as JSON for a file of weights, without names of files of this machine."""
     plain = json.loads(config.to_json_best_effort())
     for field, value in _FILES.items():
         *above, last = field.split(".")
@@ -107,37 +108,39 @@ def portable(config: ConfigDict) -> dict[str, Any]:
 def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters (nested dicts of NumPy arrays, floats as float32) and `about` of a file that `save` wrote.
 
-    Raises WeightsError if there is no such file, or if it is none of ours.
+    Raises WeightsError if there is no such file, or if `save` did not write it.
     """
-    path = epath.Path(path).expanduser()
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise WeightsError(f"{path}: is not a file of weights")
+    where = epath.Path(path).expanduser()
+    if os.path.exists(where) and not os.path.isfile(where):  # a pipe would be waited for
+        raise WeightsError(f"{where}: is not a file of weights")
     try:
-        with _on_disk(path) as local, safetensors.safe_open(local, framework="numpy") as file:
+        with _on_disk(where) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
-            tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
+            tensors = {names.tensor_now(name): _cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file of weights") from error
+        raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-        if path.suffix in (".pth", ".pt", ".tar"):
+        if where.suffix in (".pth", ".pt", ".tar"):
             raise WeightsError(
-                f"{path}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {path.name} "
+                f"{where}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {where.name} "
                 "--kind=… --output=FILE.safetensors"
             ) from error
-        raise WeightsError(f"{path}: cannot be read as weights ({brief(error)}); get or make the file again") from error
+        raise WeightsError(
+            f"{where}: cannot be read as weights ({brief(error)}); get or make the file again"
+        ) from error
     if not isinstance(about, dict):
         raise WeightsError(
-            f"{path}: a safetensors file, but not of this project's; PyTorch's files are converted by "
+            f"{where}: a safetensors file, but not of this project's; PyTorch's files are converted by "
             "python -m loco_jax.torch_weights"
         )
-    _check_names(path, tensors)
+    _check_names(where, tensors)
     return traverse_util.unflatten_dict(tensors, sep="/"), about
 
 
 @contextlib.contextmanager
 def _on_disk(path: epath.Path) -> Iterator[str]:
-    """A file's name on this machine's disk: its own, or of a copy of one in a bucket."""
+    """The name of a file on this machine's disk: the file itself, or a copy of one in a bucket."""
     if "://" not in os.fspath(path):
         yield os.fspath(path)
         return
@@ -148,7 +151,7 @@ def _on_disk(path: epath.Path) -> Iterator[str]:
 
 
 def brief(text: Any, longest: int = 100) -> str:
-    """The beginning of what a file says, in a line that can be printed."""
+    """The beginning of a text from a file, as a line that can be printed."""
     text = str(text)
     shown = "".join(c if c.isprintable() else "?" for c in text[:longest])
     return shown + "…" * (len(text) > longest)
@@ -169,8 +172,8 @@ def _check_names(path: epath.Path, tensors: Mapping[str, Any]) -> None:
 def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
     """The parameters of one network or of a whole loco, shaped as `like`, from a run's folder, a file, or "released".
 
-    A whole system's run or file will do for its autoencoder, a file for its refiner too. With `missing` whole modules
-    may be missing there, and are then missing in the result.
+    An autoencoder is also taken from a loco's run or file, a refiner from its file. With `missing`, whole modules may
+    be missing, and are then missing in the result.
 
     Raises WeightsError if there are none or if they do not fit, CheckpointError if a run has no checkpoint that can be
     read.
@@ -200,7 +203,7 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
 
 
 def path_of(source: str) -> epath.Path:
-    """Where weights are. Of "released" and "released-NAME", the file of that name that comes with the package."""
+    """The path of weights. "released" and "released-NAME" are files that come with the package."""
     if source != RELEASED and not re.fullmatch(f"{RELEASED}-[a-z0-9-]+", source):
         return epath.Path(source).expanduser()
     path = _FOLDER / f"{source}.safetensors"
@@ -221,7 +224,7 @@ def config_of(source: str) -> ConfigDict | None:
 
 
 def as_config(whose: Any, content: Any) -> ConfigDict:
-    """The config that came with weights, as JSON. Raises WeightsError if it is none, or of sizes that cannot be."""
+    """The config in the JSON that came with weights. Raises WeightsError if it is none, or has sizes out of range."""
     if not isinstance(content, dict):
         raise WeightsError(f"{whose}: its config is of type {type(content).__name__}; get or make the weights again")
 
@@ -246,13 +249,13 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
             f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
         )
     try:
-        return ConfigDict(completed(content))
+        return ConfigDict(names.config_now(completed(content)))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 
 
 def run_config(folder: os.PathLike | str) -> ConfigDict:
-    """The config of a run's folder. Raises WeightsError if there is none, or one that cannot be."""
+    """The config of a run's folder. Raises WeightsError as `as_config` does, or if there is none."""
     path = epath.Path(folder) / CONFIG_FILE
     try:
         content = json.loads(path.read_text())
@@ -262,11 +265,10 @@ def run_config(folder: os.PathLike | str) -> ConfigDict:
 
 
 def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any, missing: bool = False) -> Any:
-    """The parameters, or part of them as in `like`, of a run's newest checkpoint; their average where it has one.
+    """The parameters in `like`, all or some, of a run's newest checkpoint; their moving average if it has one.
 
-    With `missing` as far as it has their modules.
-
-    Raises WeightsError if they are of another network, CheckpointError if there is no checkpoint that can be read.
+    With `missing`, without the modules that it lacks. Raises WeightsError if they are of another network,
+    CheckpointError if there is no checkpoint that can be read.
     """
     averaged = bool(config.ema)
     with checkpoints.Checkpoints(os.fspath(folder), read_only=True) as saved:
@@ -279,7 +281,7 @@ def read_run(folder: os.PathLike | str, config: ConfigDict, like: Any, missing: 
 
 
 def _there(like: Any, have: Any) -> Any:
-    """`like` without those modules of which `have` has no tensor; all of it if there are no others."""
+    """`like` without the modules of which `have` has no tensor; all of `like` if nothing else would be left."""
     modules = {name.rpartition("/")[0] for name in traverse_util.flatten_dict(have, sep="/")}
     flat = traverse_util.flatten_dict(like, sep="/")
     kept = {name: x for name, x in flat.items() if name.rpartition("/")[0] in modules}
@@ -287,8 +289,8 @@ def _there(like: Any, have: Any) -> Any:
 
 
 def check_fit(params: Any, like: Any, whose: str) -> None:
-    """Raises WeightsError unless `params` is as `like`, naming tensors missing, unexpected, of another shape, or that
-    are no floats where those are or the other way round."""
+    """Raises WeightsError unless `params` has the tensors of `like`. It names those that are missing, unexpected, of
+    another shape, or floats on one side only."""
     if not isinstance(params, Mapping):
         raise WeightsError(f"{whose}: not the weights of this network: one tensor in place of many")
     have, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, like))

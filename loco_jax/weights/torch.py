@@ -2,18 +2,15 @@
 
     python -m loco_jax.torch_weights vha.pth --kind=vha --output=vha2.safetensors
 
-PyTorch is needed for this alone: pip install torch. Files are read with weights_only=True, so that nothing
-in them can run. Layers are found by the names in the authors' releases, whatever stands before those, or else, but for
-the trunk's, by their order and shapes, whatever their names. Paddings and strides are not in such files: they are taken
-to be the published ones.
+Only this needs PyTorch: pip install torch. Layers are found by the names in the authors' releases, with any common
+prefix; or else, except for the trunk, by their order and shapes. Such files do not hold paddings and strides: the
+published ones are assumed.
 """
 
 import difflib
 import itertools
+import operator
 import os
-import re
-import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,22 +22,13 @@ from flax import traverse_util
 
 from loco_jax.models import code_predictor, inception, refiner, vha
 from loco_jax.weights import files as weights
+from loco_jax.weights import state_dict
 from loco_jax.weights.files import WeightsError
+from loco_jax.weights.state_dict import Tensors
 
 KINDS = ("vha", "code_predictor", "refiner", "inception")
 
-# Where training checkpoints keep the state dict, the first that is there.
-_STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _PUBLISHED_BINS = 316
-_LEAST_TORCH = (2, 10)  # in older ones weights_only=True does not keep a file from running code
-_LISTED = 8  # tensors named in an error, of each sort
-
-# More than any network has: what a small file can claim must not take all memory and time.
-_MOST_NUMBERS = 2**28
-_MOST_TENSORS = 10_000
-_LONGEST_NAME = 500  # characters
-
-Tensors = dict[str, dict[str, np.ndarray]]  # of a file: layer -> "weight", "bias", ... -> values
 
 
 def load(path: os.PathLike | str, kind: str) -> dict[str, Any]:
@@ -51,24 +39,24 @@ def load(path: os.PathLike | str, kind: str) -> dict[str, Any]:
       kind: one of KINDS.
 
     Returns:
-      {"params": ...}, and "batch_stats" where the network has an Inception trunk: what the module's `apply` takes. For
-      "inception", those of `models.inception.Inception`, the classifiers left out.
+      The argument of the module's `apply`: {"params": ...}, and "batch_stats" if the network has an Inception trunk.
+      "inception" gives those of `models.inception.Inception`, without the classifiers.
 
-    Raises WeightsError (a ValueError) if the file cannot be read or does not hold this network, naming the tensors that
-    are missing, unexpected or of another shape; ModuleNotFoundError if PyTorch is not installed.
+    Raises WeightsError (a ValueError) if the file cannot be read, or does not hold this network: then it names the
+    tensors that are missing, unexpected or of another shape. Raises ModuleNotFoundError without PyTorch.
     """
     return read(path, kind)[0]
 
 
 def read(path: os.PathLike | str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `load` returns, and what is known about it: kind, level, depth_bins, source.
+    """What `load` returns, and facts about it: kind, level, depth_bins, source.
 
-    A Code Predictor's file tells the channels of the code only. The paper's 316 bins are assumed where they have that
-    many, else the fewest that do.
+    A Code Predictor's file says only how many channels the code has. The paper's 316 bins are assumed if they give that
+    many, else the fewest bins that do.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; there are {', '.join(KINDS)}")
-    layers = _by_layer(path, _state_dict(path, kind))
+    layers = state_dict.read(path, kind)
     facts, plan = _best_plan(path, layers, kind)
     if not plan.fits:
         raise WeightsError(f"{path}: not the weights of this network ({_title(kind, facts)}): {plan.complaints()}")
@@ -136,13 +124,13 @@ def _trunk_layers(*root: str) -> list[Layer]:
 
 
 def _shapes(network: Any, example: jax.ShapeDtypeStruct, *root: str) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Of a network's variables, by their path; as if it were the submodule `root` of another."""
+    """Shapes of a network's variables by path, as if it were the submodule `root` of another network."""
     variables = jax.eval_shape(network.init, jax.random.key(0), example)
     flat = traverse_util.flatten_dict(variables)
     return {(path[0], *root, *path[1:]): x.shape for path, x in flat.items()}
 
 
-# A tensor's last name in PyTorch, its collection and its last name here.
+# By a tensor's last name in PyTorch: its collection and its last name here.
 _LEAVES = {
     "conv": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
     "norm": {
@@ -154,8 +142,8 @@ _LEAVES = {
 }
 _LEAVES["transposed"] = _LEAVES["dense"] = _LEAVES["conv"]
 
-# The axes of our kernels, in the order of PyTorch's, by form and number of axes. Ours are rows, columns, depth if there
-# is any, in, out. PyTorch has the depth of its volumes first.
+# The axes of our kernels in PyTorch's order, by form and number of axes. Ours are rows, columns, depth if there is any,
+# in, out. PyTorch's volumes have the depth first.
 _AXES = {
     ("dense", 2): (1, 0),
     ("conv", 4): (3, 2, 0, 1),
@@ -175,10 +163,10 @@ def _layer(shapes: Mapping[tuple[str, ...], tuple[int, ...]], path: tuple[str, .
 
 
 def _ours(layer: Layer, leaf: str, tensor: np.ndarray) -> np.ndarray:
-    """A tensor of PyTorch's, its axes as in our modules."""
+    """A tensor of PyTorch's with its axes as in our modules."""
     if leaf != "weight" or layer.form == "norm":
         return tensor
-    if layer.form == "transposed":  # PyTorch's is the gradient of a convolution, so the kernel is the other way round
+    if layer.form == "transposed":  # PyTorch's is the gradient of a convolution, so its kernel is reversed
         tensor = tensor[:, :, ::-1, ::-1]
     return np.ascontiguousarray(tensor.transpose(np.argsort(_AXES[layer.form, tensor.ndim])))
 
@@ -187,7 +175,7 @@ def _ours(layer: Layer, leaf: str, tensor: np.ndarray) -> np.ndarray:
 
 
 class Plan(NamedTuple):
-    """Which layer of a file is which of the network's, and what does not fit. Complaints name tensors and shapes."""
+    """Which layer of a file is which of the network, and what does not fit: tensors by name, with shapes."""
 
     matched: list[tuple[Layer, dict[str, np.ndarray]]]
     missing: list[str]
@@ -200,7 +188,7 @@ class Plan(NamedTuple):
 
     def complaints(self) -> str:
         sorts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.different}
-        return "; ".join(f"{sort}: {_list(names)}" for sort, names in sorts.items() if names)
+        return "; ".join(f"{sort}: {state_dict.listed(names)}" for sort, names in sorts.items() if names)
 
     def variables(self) -> dict[str, Any]:
         flat = {}
@@ -212,7 +200,7 @@ class Plan(NamedTuple):
 
 
 def _best_plan(path: os.PathLike | str, layers: Tensors, kind: str) -> tuple[dict[str, int], Plan]:
-    """Level and depth bins where there are such, and the plan that fits, or that fits best."""
+    """Level and depth bins, if the network has such, and the plan that fits best."""
     if kind == "refiner":
         return {}, _match(layers, _refiner_parts())
     if kind == "inception":
@@ -233,31 +221,31 @@ def _best_plan(path: os.PathLike | str, layers: Tensors, kind: str) -> tuple[dic
             published = _PUBLISHED_BINS // 2**level == depth
             bins = _PUBLISHED_BINS if published else depth * 2**level
             head = _match(rest, _head_parts(level, depth))
-            plans.append(({"level": level, "depth_bins": bins}, Plan(*(a + b for a, b in zip(trunk, head)))))
+            plans.append(({"level": level, "depth_bins": bins}, Plan(*map(operator.add, trunk, head))))
     if not plans:
         raise WeightsError(f"{path}: no network has convolutions of at most {bins} channels; this is no {kind}")
     return min(plans, key=lambda p: len(p[1].missing) + len(p[1].unexpected) + len(p[1].different))
 
 
 def _match(layers: Tensors, parts: list[list[Layer]]) -> Plan:
-    """By the known names if they are all there, else by the layers' order and shapes.
+    """A plan by the known names if they are all there, else by the layers' order and shapes.
 
-    The order of the parts is free: no part's shapes begin like another's, so at most one order of them fits.
+    The parts may come in any order. At most one order fits, since no part's shapes begin like another's.
     """
     wanted = list(itertools.chain(*parts))
     named = _match_names(layers, wanted)
     if named.fits:
         return named
     have = [{leaf: t.shape for leaf, t in tensors.items()} for tensors in layers.values()]
-    for order in itertools.permutations(parts):
-        order = list(itertools.chain(*order))
+    for ordered in itertools.permutations(parts):
+        order = list(itertools.chain(*ordered))
         if have == [layer.shapes for layer in order]:
             return Plan(list(zip(order, layers.values())), [], [], [])
     return named if 2 * len(named.matched) >= len(wanted) else _align(layers, wanted)
 
 
 def _match_names(layers: Tensors, wanted: Sequence[Layer]) -> Plan:
-    """By names; all of them may have the same prefix."""
+    """A plan by names, which may all have the same prefix."""
     prefix = _prefix(layers, wanted)
     found, missing, different = {}, [], []
     for layer in wanted:
@@ -280,7 +268,7 @@ def _match_names(layers: Tensors, wanted: Sequence[Layer]) -> Plan:
 
 
 def _align(layers: Tensors, wanted: Sequence[Layer]) -> Plan:
-    """What is missing and what is too much, by the shapes of the layers in their order."""
+    """A plan by the shapes of the layers in their order, for the complaints."""
     plan, names = Plan([], [], [], []), list(layers)
     want = [tuple(sorted(layer.shapes.items())) for layer in wanted]
     have = [tuple(sorted((leaf, t.shape) for leaf, t in tensors.items())) for tensors in layers.values()]
@@ -301,7 +289,7 @@ def _align(layers: Tensors, wanted: Sequence[Layer]) -> Plan:
 
 
 def _split_trunk(layers: Tensors, wanted: Sequence[Layer]) -> tuple[Plan, Tensors]:
-    """The trunk's plan, its classifiers ignored, and the layers that are none of it."""
+    """The plan of the trunk without its classifiers, and the layers that belong to neither."""
     prefix = _prefix(layers, wanted)
     own = tuple(f"{prefix}{first}." for first in dict.fromkeys(layer.name.split(".")[0] for layer in wanted))
     ignored = (f"{prefix}AuxLogits.", f"{prefix}fc.")
@@ -311,9 +299,9 @@ def _split_trunk(layers: Tensors, wanted: Sequence[Layer]) -> tuple[Plan, Tensor
 
 
 def _prefix(layers: Iterable[str], wanted: Sequence[Layer]) -> str:
-    """What stands before most of the wanted names, such as "module."."""
+    """The prefix of most of the wanted names, such as "module."."""
     ends = {layer.name for layer in wanted}
-    found = Counter()
+    found: Counter[str] = Counter()
     for name in layers:
         steps = name.split(".")
         for i in range(len(steps)):
@@ -338,139 +326,5 @@ def _size(shape: Sequence[int]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
-
-
 def _title(kind: str, facts: Mapping[str, Any]) -> str:
     return f"{kind} of level {facts['level']}, {facts['depth_bins']} depth bins" if "level" in facts else kind
-
-
-# ---- Files
-
-
-class _Ignored:
-    """Stands in for NumPy's scalars, which checkpoints hold as scores, so that nothing of NumPy's is called."""
-
-    def __init__(self, *args: Any):
-        pass
-
-    def __setstate__(self, state: Any):
-        pass
-
-
-_NUMPY = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"]
-
-
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ModuleNotFoundError("reading PyTorch's files needs PyTorch: pip install 'torch>=2.10'") from error
-    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < _LEAST_TORCH:
-        raise ModuleNotFoundError(
-            f"PyTorch {torch.__version__} can be made to run code by the file it reads: pip install -U 'torch>=2.10'"
-        )
-    return torch
-
-
-def _state_dict(path: os.PathLike | str, kind: str) -> dict[str, Any]:
-    """The tensors of a file by name. Raises WeightsError if there are none, or more than tensors."""
-    torch = _import_torch()
-    if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such file of weights")
-    _check_archive(path)
-    ignored = torch.serialization.safe_globals([(_Ignored, name) for name in _NUMPY])
-    try:
-        with warnings.catch_warnings(), ignored:
-            warnings.simplefilter("ignore")
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make it raise anything
-        raise WeightsError(f"{path}: {_reason(error)}") from error
-    return _find_state_dict(path, data, kind, torch.Tensor)
-
-
-def _check_archive(path: os.PathLike | str) -> None:
-    """Raises WeightsError for an archive that holds more than its size, as PyTorch's, uncompressed, never do."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # none, or damaged: PyTorch will tell
-        return
-    if unpacked > os.path.getsize(path):
-        raise WeightsError(f"{path}: would unpack to {unpacked:,} bytes; write it again with torch.save, uncompressed")
-
-
-def _reason(error: Exception) -> str:
-    """Why PyTorch did not load a file, in a line: its own messages have many, and tell users to load it unsafely."""
-    text = str(error)
-    culprit = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]*\w\.\w+)", text)
-    if "Weights only load failed" in text and culprit:
-        return (
-            f"is damaged, or holds more than tensors ({culprit[1]}), which could run code and is not loaded; where it "
-            "comes from, write the state dict alone: torch.save(model.state_dict(), path)"
-        )
-    detail = re.search(r"WeightsUnpickler error:\s*(.+)", text)
-    detail = detail[1] if detail else text.strip().split("\n")[0].split(". ")[0]
-    return f"is damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
-
-
-def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise WeightsError(f"{path}: holds a {type(data).__name__}, not a state dict: names of tensors and tensors")
-    nested = {key: value for key, value in data.items() if _is_state_dict(value, tensor)}
-    for key in (kind, *_STATE_KEYS):
-        if key in nested:
-            return dict(nested[key])
-    if len(nested) == 1:
-        return dict(next(iter(nested.values())))
-    plain = {key: value for key, value in data.items() if isinstance(key, str) and isinstance(value, tensor)}
-    if nested or not plain:
-        several, keys = (", ".join(map(weights.brief, itertools.islice(x, _LISTED))) for x in (nested, data))
-        what = f"several ({several})" if nested else "none"
-        raise WeightsError(
-            f"{path}: wants one state dict, or one under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has {what}, and "
-            f"the keys {keys or 'nothing'}"
-        )
-    return plain
-
-
-def _is_state_dict(value: Any, tensor: type) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(k, str) and isinstance(v, tensor) for k, v in value.items())
-    )
-
-
-def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
-    """Layers in their order, as float32. Raises WeightsError for tensors that are no finite real numbers."""
-    torch = _import_torch()
-    layers, bad, numbers = {}, [], 0
-    if len(state) > _MOST_TENSORS:
-        raise WeightsError(f"{path}: holds {len(state):,} tensors; no network here has so many")
-    for name, tensor in state.items():
-        layer, _, leaf = name.rpartition(".")
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise WeightsError(f"{path}: holds a tensor of the name {weights.brief(name)}; no network here does")
-        if tensor.ndim == 0 or (tensor.numel() == 1 and not tensor.is_floating_point()):
-            continue  # a counter or flag: of normalisation, or of an average of models
-        if tensor.is_nested or tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise WeightsError(f"{path}: {name} is a tensor of {tensor.dtype}, {tensor.layout}; wants plain floats")
-        numbers += tensor.numel()  # of which the file may hold one, repeated
-        if numbers > _MOST_NUMBERS:
-            raise WeightsError(f"{path}: holds more than {_MOST_NUMBERS:,} numbers; no network here has so many")
-        try:
-            value = tensor.detach().to(torch.float32).numpy()
-        except (RuntimeError, TypeError, NotImplementedError) as error:  # without values, say
-            raise WeightsError(f"{path}: {name} cannot be read ({weights.brief(error)}); wants plain floats") from error
-        if not np.isfinite(value).all():
-            bad.append(name)
-        layers.setdefault(layer, {})[leaf] = value
-    if bad:
-        raise WeightsError(f"{path}: not finite: {_list(bad)}; the training it comes from went wrong")
-    return layers
-
-
-# ---- Command line

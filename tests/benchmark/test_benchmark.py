@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from loco_jax import experiment
 from loco_jax import step as training
-from loco_jax import tasks
 from loco_jax.benchmark import cases, inputs, measure, steps, tables
 from loco_jax.benchmark.floors import num_bytes, operations
 from loco_jax.benchmark.inputs import Setting
@@ -268,7 +268,7 @@ def test_options_are_off_by_default_and_make_sense(scale, monkeypatch):
 
 
 def experiment_checks(config):
-    tasks.create(config)
+    experiment.create_task(config)
     training.make_optimizer(config)
     streams.crowd_of(config)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_jax.geometry import camera as cameras
-from loco_jax.pose import suppression
+from loco_jax.pose import suppression, tuning
 from loco_jax.pose.association import People
 from loco_jax.pose.suppression import Options
 
@@ -141,9 +141,9 @@ def test_the_best_options_are_those_of_the_most_f1():
     true = np.stack([person for _, person in frames])
     camera = cameras.Camera(*(jnp.full(4, f) for f in CAMERA))
     present = np.ones((4, 3, 14), bool)
-    best, f1 = suppression.best_people_options(found, camera, true, present, 0.8, (0.0, 0.2, 0.6), (0.0, 0.1))
+    best, f1 = tuning.best_people_options(found, camera, true, present, 0.8, (0.0, 0.2, 0.6), (0.0, 0.1))
     assert best == Options(0.2, 0.1) and f1 == 1.0
-    _, without = suppression.best_people_options(found, camera, true, present, 0.8, (0.0,), (0.0,))
+    _, without = tuning.best_people_options(found, camera, true, present, 0.8, (0.0,), (0.0,))
     assert without == pytest.approx(2 * 3 / (7 + 3))
 
 

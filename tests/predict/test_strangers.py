@@ -29,14 +29,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loco_jax import tasks
+from loco_jax import experiment
 from loco_jax.configs import loco2
 from loco_jax.data import jta
 from loco_jax.geometry.camera import JTA, Camera
 from loco_jax.media import pictures, videos
 from loco_jax.predict import __main__ as predict
-from loco_jax.tasks import loco
-from loco_jax.tasks import vha as vha_task
+from loco_jax.predict import predictor
 from loco_jax.weights import files as weights
 from tests.data.test_jta import GOOD_ROW, write_jta
 from tests.media.test_videos import timed
@@ -351,7 +350,9 @@ def test_weights_that_would_run_code_do_not(tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps(Payload()))
         for source in (tmp_path / name, tmp_path / name):
             assert read_or_refused(weights.load, source, weights.WeightsError) is None
-            assert read_or_refused(lambda path: loco.load_predictor(str(path)), source, weights.WeightsError) is None
+            assert (
+                read_or_refused(lambda path: predictor.load_predictor(str(path)), source, weights.WeightsError) is None
+            )
     assert not (tmp_path / "ran").exists()
     pickle.loads((tmp_path / "w.pth").read_bytes())
     assert (tmp_path / "ran").exists()  # so it would have
@@ -361,7 +362,7 @@ def test_weights_that_would_run_code_do_not(tmp_path):
 
 CONFIG = json.loads(loco2.get_config("variant=patch,trunk=compact,scale=demo").to_json())
 FIELDS = [(a,) for a in CONFIG] + [(a, b) for a in CONFIG if isinstance(CONFIG[a], dict) for b in CONFIG[a]]
-TASK = tasks.create(loco2.get_config("variant=patch,trunk=compact,scale=demo"))
+TASK = experiment.create_task(loco2.get_config("variant=patch,trunk=compact,scale=demo"))
 
 
 def changed(changes) -> dict:
@@ -386,8 +387,10 @@ def test_configs_of_strangers(folder, changes):
     """What is not refused makes a network of ordinary size."""
     path = folder / "w.safetensors"
     path.write_bytes(safetensors_of(about(kind="loco", config=changed(changes))))
-    read_or_refused(lambda path: vha_task.check_same(TASK.vha, str(path), "--weights"), path, weights.WeightsError)
-    task = read_or_refused(lambda path: loco._task_of(path, weights.config_of(str(path))), path, weights.WeightsError)
+    read_or_refused(lambda path: experiment.check_weights(TASK, str(path), "--weights"), path, weights.WeightsError)
+    task = read_or_refused(
+        lambda path: experiment.loco_of(path, weights.config_of(str(path))), path, weights.WeightsError
+    )
     if task is not None:
         assert math.prod(task.vha.volume.shape) < 2**28 and task.vha.max_peaks < 5000
         assert max(task.vha.network.width, 64 * task.vha.network.blocks) < 5000
@@ -402,7 +405,7 @@ def test_what_is_no_config(tmp_path, content, form):
     else:
         path.mkdir()
         (path / "config.json").write_text(json.dumps(content))
-    assert read_or_refused(lambda path: loco.load_predictor(str(path)), path, weights.WeightsError) is None
+    assert read_or_refused(lambda path: predictor.load_predictor(str(path)), path, weights.WeightsError) is None
 
 
 @pytest.mark.parametrize(
@@ -411,7 +414,7 @@ def test_what_is_no_config(tmp_path, content, form):
 def test_cameras_that_weights_cannot_have(tmp_path, camera):
     path = tmp_path / "w.safetensors"
     path.write_bytes(safetensors_of(about(kind="loco", config=CONFIG, camera=camera)))
-    assert read_or_refused(lambda path: loco.load_predictor(str(path)), path, weights.WeightsError) is None
+    assert read_or_refused(lambda path: predictor.load_predictor(str(path)), path, weights.WeightsError) is None
 
 
 # ---- PyTorch's files

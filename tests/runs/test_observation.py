@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import jax
 import pytest
 
-from loco_jax import evaluate, tasks, train
+from loco_jax import evaluate, experiment, train
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints, log
 from loco_jax.runs import observation as observe
@@ -87,7 +87,7 @@ def test_a_part_that_fails_gives_the_time_back(clock):
 def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
     """Slow data, devices, saves, evaluations and compilations, each known; and the devices are left a lead of two."""
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-    monkeypatch.setattr(tasks, "create", lambda config: Mean())
+    monkeypatch.setattr(experiment, "create_task", lambda config: Mean())
     events = []
 
     def slow(owner, name, seconds, event=""):
@@ -165,7 +165,7 @@ def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
 
 def test_what_is_measured_is_explained_and_in_tensorboard_too(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-    monkeypatch.setattr(tasks, "create", lambda config: Mean())
+    monkeypatch.setattr(experiment, "create_task", lambda config: Mean())
     train.train(tiny(steps=2, log_every=1), str(tmp_path), lambda _: None)
     line = logged(tmp_path)[0]
     known = {"step", "stage", "skipped", "loss", "size", "grad_norm"}  # the losses and the task's own

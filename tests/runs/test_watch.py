@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import replay, tasks, train
+from loco_jax import experiment, replay, train
 from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints, watch
 from loco_jax.runs.ending import TrainingError
-from loco_jax.tasks import refiner as refiner_tasks
 from tests.support import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
+
+CREATE = experiment.create_task
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-    monkeypatch.setattr(tasks, "create", lambda config: Mean())
+    monkeypatch.setattr(experiment, "create_task", lambda config: Mean())
 
 
 def watched(losses, spike: float) -> watch.Watch:
@@ -191,7 +192,7 @@ def again(config, workdir, step: int):
 
 @pytest.mark.parametrize("source", ["crowd", "jta"])
 def test_any_step_is_shown_again_bit_for_bit(source, small_jta, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "create", lambda config: Mean(noise=1.0, stages=3))
+    monkeypatch.setattr(experiment, "create_task", lambda config: Mean(noise=1.0, stages=3))
     # With a patience of one every second log line begins a stage: after steps 6 and 12.
     config = tiny(steps=16, log_every=3, checkpoint_every=5, ema=0.9, plateau={"patience": 1, "least_gain": 0.99})
     config.update({"data": {"source": source, "dir": str(small_jta), "max_people": 4, "batch_size": 2}})
@@ -211,7 +212,7 @@ def test_any_step_is_shown_again_bit_for_bit(source, small_jta, tmp_path, monkey
     quietly(config, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
-    monkeypatch.setattr(tasks, "create", lambda config: Mean(noise=1.0, stages=3))
+    monkeypatch.setattr(experiment, "create_task", lambda config: Mean(noise=1.0, stages=3))
     assert len(set(losses)) == len(losses) == 16
     # Checkpoints are of steps 15 and 16: 16 begins there, 13 in the beginning, since what was between is gone.
     for step, begin in ((16, "the checkpoint of step 15"), (13, "the beginning")):
@@ -231,7 +232,7 @@ def test_steps_that_cannot_be_shown(tmp_path):
 
 
 def test_a_batch_that_is_not_finite_is_shown_in_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "create", refiner_tasks.create)
+    monkeypatch.setattr(experiment, "create_task", CREATE)
     spoil(monkeypatch, (2,), lambda joints: joints.at[1, 0, 0, 1].set(jnp.nan))
     config = refiner.get_config("scale=demo")
     config.update({"steps": 2, "pictures": 2, "quiet": True, "eval_frames": 1, "data": {"batch_size": 2}})

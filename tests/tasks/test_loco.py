@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from loco_jax import experiment, export, report, train
 from loco_jax import step as training
-from loco_jax import tasks, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
@@ -21,10 +21,12 @@ from loco_jax.geometry.camera import project
 from loco_jax.models import patch_vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
-from loco_jax.pose import association, metrics, refinement
-from loco_jax.pose.people import find_people
+from loco_jax.pose import association, metrics, refinement, tuning
+from loco_jax.pose.people import Points, find_people
+from loco_jax.predict.predictor import load_predictor
 from loco_jax.step import train_step
-from loco_jax.tasks import loco
+from loco_jax.tasks import loco, pretrained, sides
+from loco_jax.tasks.vha import METRES
 from loco_jax.weights import files as weights
 
 
@@ -55,7 +57,7 @@ def _batch():
 @pytest.fixture(scope="module")
 def scored():
     """What the released weights find in a scene: the summary and the picture's size."""
-    task = tasks.create(_config())
+    task = experiment.create_task(_config())
     params, _ = weights.load(weights.path_of("released"))
     predict = jax.jit(lambda params, frames: task.predict(params, frames, jax.random.key(0), thorough=True))
     predicted, frames = jax.device_get((predict(params, _batch()), _batch()))
@@ -73,7 +75,7 @@ def test_true_heatmaps_and_true_codes_give_the_people_back(scored):
 def test_the_table_has_every_system_and_the_posters(scored):
     task, summary, _, _ = scored
     assert list(summary["systems"])[:2] == ["LoCO(2)", "LoCO(2)+"]
-    table = task.table(summary)
+    table = report.table_of("loco", summary)
     for words in ("LoCO(2)+", "poster, JTA: LoCO(2)", "54.76", "`nearest`", "people"):
         assert words in table
 
@@ -136,7 +138,8 @@ def test_the_error_of_sides_is_that_of_whole_heatmaps():
     """Joint by joint, in the logits of all voxels; the true code has little of it, that of mirrored people much."""
     config = _config().copy_and_resolve_references()
     config.predictor.side_weight = 1.0
-    task, params = tasks.create(config), weights.read("vha", "released", jax.eval_shape(_vha_init, jax.random.key(0)))
+    task = experiment.create_task(config)
+    params = weights.read("vha", "released", jax.eval_shape(task.vha.init, jax.random.key(0)))
     frame = jax.tree.map(lambda x: np.asarray(x)[0], _batch()._replace(image=None))
     mirrored = frame._replace(joints=frame.joints[:, list(skeleton.MIRROR)])
     network, (voxels, present) = task.vha.network, map(np.asarray, task.vha.targets(frame))
@@ -144,7 +147,8 @@ def test_the_error_of_sides_is_that_of_whole_heatmaps():
     for people in (frame, mirrored):
         code = jax.jit(task.vha.encode)(params, people)[None]
         features = network.apply(params, code, method="decode_features")
-        found = float(jax.jit(task.side_error)(params, features, voxels[None], present[None]))
+        of = functools.partial(sides.error, network, volume=task.vha.volume)
+        found = float(jax.jit(of)(params, features=features, voxels=voxels[None], present=present[None]))
         cells = network.apply(params, code, method="decode_cells")
         logits = np.asarray(patch_vha.unfold(cells, 2**network.level))[0]
         want = []
@@ -160,10 +164,6 @@ def test_the_error_of_sides_is_that_of_whole_heatmaps():
         assert want and found == pytest.approx(np.mean(want), rel=1e-4)
         errors.append(found)
     assert errors[0] < 0.5 < np.log(2) < errors[1]
-
-
-def _vha_init(key):
-    return tasks.create(_config()).vha.init(key)
 
 
 def test_the_headline_has_numbers_only(scored):
@@ -190,7 +190,7 @@ def test_frames_are_ranked_by_what_is_drawn(scored):
     task, _, frames, predicted = scored
     (record,) = task.score(predicted, frames)
     cloud = (x[0] for x in predicted.systems["LoCO(2)+"])
-    rows, true = loco._rows(*cloud), metrics.people_rows(frames.joints[0], predicted.true_present[0])
+    rows, true = metrics.cloud_rows(*cloud), metrics.people_rows(frames.joints[0], predicted.true_present[0])
     assert task.rank(record) == metrics.joint_scores(rows, true, 0.8).f1
     systems = {name: value for name, value in predicted.systems.items() if name != "LoCO(2)+"}
     (plain,) = task.score(predicted._replace(systems=systems), frames)
@@ -203,14 +203,14 @@ def test_predict_names_whom_the_scores_are_of(scored):
     _, _, frames, predicted = scored
     joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
     camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
-    named, scores = loco.load_predictor()(frames.image[0], camera)
+    named, scores = load_predictor()(frames.image[0], camera)
     np.testing.assert_allclose(named, joints[known[:, 0]], atol=1e-3)
     means = scores.mean(axis=1)
     assert len(named) > 1 and means.min() >= _config().people.min_score
-    surer, _ = loco.load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
+    surer, _ = load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
     np.testing.assert_allclose(surer, named[means > means.min()], atol=1e-3)
     with pytest.raises(ValueError, match="min_score"):
-        loco.load_predictor(min_score=1.5)
+        load_predictor(min_score=1.5)
 
 
 def test_all_joints_count_whoever_is_named(scored):
@@ -288,12 +288,12 @@ def test_a_refiner_counts_where_there_is_one(scored):
         config = _config().copy_and_resolve_references()
         config.predictor.update({"teaching_weight": 0.0, **change})
         with pytest.raises(ValueError, match=f"config.refiner=picture needs .*{word}"):
-            tasks.create(config)
+            experiment.create_task(config)
 
 
 def test_a_picture_is_drawn(scored):
     task, _, frames, predicted = scored
-    figure = task.picture(predicted, frames, 0, "a frame")
+    figure = report.picture(task, predicted, frames, 0, "a frame")
     assert len(figure.axes) == 2
 
 
@@ -301,7 +301,7 @@ def test_a_picture_is_drawn(scored):
 def _training():
     config = _config().copy_and_resolve_references()
     config.ema = 0.5
-    task, optimizer = tasks.create(config), training.make_optimizer(config)
+    task, optimizer = experiment.create_task(config), training.make_optimizer(config)
     step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
     return task, training.init_state(task, optimizer, config, _batch()), jax.jit(step)
 
@@ -365,7 +365,7 @@ def test_configs_that_cannot_be(change, word):
     config = _config().copy_and_resolve_references()
     config.predictor.update(change)
     with pytest.raises(ValueError, match=word):
-        tasks.create(config)
+        experiment.create_task(config)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_fields_that_do_not_go_together(change, word):
     config = _config().copy_and_resolve_references()
     config.update(change)
     with pytest.raises(ValueError, match=word):
-        tasks.create(config)
+        experiment.create_task(config)
 
 
 @pytest.mark.parametrize(
@@ -422,32 +422,34 @@ def test_weights_to_be_scored_say_what_suits_them(tmp_path):
     config = _config().copy_and_resolve_references()
     config.people.update({"min_score": 0.11, "overlap": 0.12})
     config.refine.update({"least_joints": 4, "least_stray": 0.13})
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     says = {"people": {"min_score": 0.31, "overlap": 0.32}, "refine": {"least_joints": 5, "least_stray": 0.33}}
     (tmp_path / "run").mkdir()
     for content in (says, {"people": says["people"]}, {"refine": says["refine"]}, {}):
         weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": content})
         (tmp_path / "run" / "config.json").write_text(json.dumps(content))
         for source in ("file", "run"):
-            found = task.with_parts_of(str(tmp_path / source))
+            found = experiment.with_parts_of(task, str(tmp_path / source))
             assert found.kept == ((0.31, 0.32) if "people" in content else (0.11, 0.12))
             rules = found.least_joints, found.least_stray
             assert rules == ((5, 0.33) if "refine" in content else (4, 0.13))
     # Nor does what they say count in place of what the user has set.
     weights.save(tmp_path / "file", {"refiner": {"x": np.ones(2)}}, {"kind": "loco", "config": says})
     source = str(tmp_path / "file")
-    found = task.with_parts_of(source)
+    found = experiment.with_parts_of(task, source)
     assert (found.refiner_weights, found.kept, found.least_joints, found.least_stray) == (source, (0.31, 0.32), 5, 0.33)
-    found = task.with_parts_of(source, given=["refiner", "people.min_score", "refine.least_stray", "data.batch_size"])
+    found = experiment.with_parts_of(
+        task, source, given=["refiner", "people.min_score", "refine.least_stray", "data.batch_size"]
+    )
     assert found.refiner_weights == task.refiner_weights == loco.PICTURE
     assert (found.kept, found.least_joints, found.least_stray) == ((0.11, 0.32), 5, 0.13)
-    found = task.with_parts_of(source, given=["people.overlap", "refine.least_joints"])
+    found = experiment.with_parts_of(task, source, given=["people.overlap", "refine.least_joints"])
     assert (found.refiner_weights, found.kept) == (source, (0.31, 0.12))
     assert (found.least_joints, found.least_stray) == (4, 0.33)
     bad = {"people": {"min_score": 3.0, "overlap": 0.1}}
     weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": bad})
     with pytest.raises(weights.WeightsError, match="file: its config makes no sense: config.people: want min_score"):
-        task.with_parts_of(str(tmp_path / "file"))
+        experiment.with_parts_of(task, str(tmp_path / "file"))
 
 
 def test_weights_of_another_network_name_its_tensors(tmp_path):
@@ -467,16 +469,16 @@ def test_weights_of_another_network_name_its_tensors(tmp_path):
 def test_parts_join_into_one_file(tmp_path):
     config = loco_config.get_config(2, "variant=patch,scale=demo")
     config.vha, config.refiner = "released", "released-refiner"
-    shapes = jax.eval_shape(tasks.create(config).init, jax.random.key(0))
-    predictor = loco._together(jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), shapes))
+    shapes = jax.eval_shape(experiment.create_task(config).init, jax.random.key(0))
+    predictor = pretrained.join_variables(jax.tree.map(lambda x: np.full(x.shape, 0.25, np.float32), shapes))
     weights.save(tmp_path / "cp.safetensors", predictor, {"kind": "code_predictor"}, np.float16)
-    loco.join(config, str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), np.float16)
+    export.join(config, str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), np.float16)
     params, about = weights.load(tmp_path / "all.safetensors")
     released, _ = weights.load(weights.path_of("released"))
     jax.tree.map(np.testing.assert_array_equal, params["vha"], released["vha"])
     jax.tree.map(np.testing.assert_array_equal, params["refiner"], _refiner())
     assert all((x == 0.25).all() for name in ("predictor", "batch_stats") for x in jax.tree.leaves(params[name]))
-    assert "CodePredictor(2)" in loco.load_predictor(str(tmp_path / "all.safetensors")).description
+    assert "CodePredictor(2)" in load_predictor(str(tmp_path / "all.safetensors")).description
     assert about["config"]["predictor"]["trunk"] == "inception"
 
 
@@ -485,9 +487,9 @@ def test_a_run_is_exported_with_another_refiner(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
     other = jax.tree.map(lambda x: np.full_like(x, 0.5), _refiner())
     weights.save(tmp_path / "refiner.safetensors", other, {"kind": "refiner"})
-    monkeypatch.setattr(loco.weights, "read_run", lambda folder, config, like: {name: params[name] for name in like})
+    monkeypatch.setattr(weights, "read_run", lambda folder, config, like: {name: params[name] for name in like})
     for refiner, want in (("released-refiner", _refiner()), (str(tmp_path / "refiner.safetensors"), other), ("", None)):
-        loco.export(str(tmp_path), str(tmp_path / "all.safetensors"), refiner=refiner)
+        export.export(str(tmp_path), str(tmp_path / "all.safetensors"), refiner=refiner)
         found, about = weights.load(tmp_path / "all.safetensors")
         jax.tree.map(np.testing.assert_array_equal, found["predictor"], params["predictor"])
         if want is None:
@@ -498,7 +500,7 @@ def test_a_run_is_exported_with_another_refiner(tmp_path, monkeypatch):
 
 def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
     params, _ = weights.load(weights.path_of("released"))
-    weights.save(tmp_path / "cp.safetensors", loco._together(params), {"kind": "code_predictor"})
+    weights.save(tmp_path / "cp.safetensors", pretrained.join_variables(params), {"kind": "code_predictor"})
     frames = []
 
     def tuned(config, params, number):
@@ -507,16 +509,16 @@ def test_a_file_says_what_suits_its_network(tmp_path, monkeypatch):
         config.people.min_score = 0.34
         return config
 
-    monkeypatch.setattr(loco, "tuned", tuned)
-    loco.join(_config(), str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), tune=7)
+    monkeypatch.setattr(export, "tuned", tuned)
+    export.join(_config(), str(tmp_path / "cp.safetensors"), str(tmp_path / "all.safetensors"), tune=7)
     assert frames == [7] and weights.config_of(str(tmp_path / "all.safetensors")).people.min_score == 0.34
 
 
 def test_what_suits_a_network_is_among_what_can_be():
     params, _ = weights.load(weights.path_of("released"))
-    config = loco.tuned(_config(), params, 2)
+    config = export.tuned(_config(), params, 2)
     assert 0 <= config.people.min_score < 0.5 and config.people.overlap >= 0.1
-    tasks.create(config)
+    experiment.create_task(config)
 
 
 def _standing_apart(count, rng):
@@ -542,23 +544,23 @@ def test_the_rules_of_refinement_lose_nothing(good, want):
     order = np.argmin(np.linalg.norm(found.joints[:, :, None, 0] - true[:, None, :, 0], axis=-1), axis=-1)
     ideal = np.take_along_axis(true, order[..., None, None], axis=1)
     better = found._replace(joints=ideal if good else ideal + 5.0)
-    cloud = loco.Points(points, scores, None)
-    rules = loco.best_rules(cloud, found, better, true, np.ones((2, 3, 14), bool), (3, 14), (0.0, 0.3))
+    cloud = Points(points, scores, None)
+    rules = tuning.best_rules(cloud, found, better, true, np.ones((2, 3, 14), bool), METRES, (3, 14), (0.0, 0.3))
     assert rules == want
 
 
 def test_weights_that_are_none(tmp_path):
     with pytest.raises(weights.WeightsError, match="no such file"):
-        loco.load_predictor(str(tmp_path / "w.safetensors"))
+        load_predictor(str(tmp_path / "w.safetensors"))
     weights.save(tmp_path / "w.safetensors", {"x": np.ones(2)}, {"kind": "vha"})
     with pytest.raises(weights.WeightsError, match="kind 'vha', not a whole loco"):
-        loco.load_predictor(str(tmp_path / "w.safetensors"))
+        load_predictor(str(tmp_path / "w.safetensors"))
 
 
 def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
     config = loco_config.get_config(2, "variant=patch,trunk=inception,scale=demo")
     config.vha, config.predictor.trunk_weights = "released", str(tmp_path / "trunk.safetensors")
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
     ones = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import evaluate, tasks, train
+from loco_jax import evaluate, experiment, report, train
 from loco_jax import step as training
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
@@ -28,7 +28,7 @@ def _setting():
     config.optimizer.warmup = 20
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     stream = streams.CrowdStream(streams.crowd_of(config), "train", config.data.batch_size, sharding)
-    return config, tasks.create(config), next(stream)
+    return config, experiment.create_task(config), next(stream)
 
 
 def test_what_is_spoilt_is_what_it_says():
@@ -73,7 +73,7 @@ def test_errors_are_summed_by_what_happened():
         assert summary["after_cm"][name] == pytest.approx(10 * (k + 1), rel=1e-3)
         assert summary["joints"][name] == (kind[..., 1:] == k)[there].sum()
     assert summary["clean_cm"] == pytest.approx(5, rel=1e-3)
-    assert "missing" in task.table(summary)
+    assert "missing" in report.table_of("refiner", summary)
 
 
 def test_it_learns_to_fill_holes():
@@ -92,7 +92,8 @@ def test_it_learns_to_fill_holes():
         state, _ = step(state, frames)
     after = errors(state.params)
     assert after["after_cm"]["missing"] < 0.5 * before["after_cm"]["missing"]
-    assert len(task.picture(jax.device_get(predict(state.params, frames, jax.random.key(5))), frames, 0, "x").axes) >= 2
+    found = jax.device_get(predict(state.params, frames, jax.random.key(5)))
+    assert len(report.picture(task, found, frames, 0, "x").axes) >= 2
 
 
 def _toy(frames):
@@ -109,8 +110,8 @@ def _of_a_toy(monkeypatch):
     toy = _toy(frames)
     config = config.copy_and_resolve_references()
     config.spoil.update(predictor="toy", found=len(toy["true"]), share=1.0)
-    monkeypatch.setattr(refiner.RefinerTask, "find_people", lambda self: toy)
-    return config, tasks.create(config), toy
+    monkeypatch.setattr(experiment, "find_people", lambda config: toy)
+    return config, experiment.create_task(config), toy
 
 
 def test_what_a_predictor_found_is_drawn_with_its_holes(monkeypatch):
@@ -154,7 +155,7 @@ def test_the_released_predictor_finds_people_in_training_scenes():
     config = refiner_config.get_config("scale=demo")
     config.quiet = True
     config.spoil.update(predictor="released", found=12)
-    task = tasks.create(config)
+    task = experiment.create_task(config)
     found = task.find_people()
     known = (found["joints"] != 0).any(axis=-1)
     assert found["joints"].shape == found["true"].shape == (12, 14, 3) and known[:, 0].all()
@@ -171,7 +172,7 @@ def test_a_refiner_that_starts_from_weights_has_people_found_all_the_same(monkey
     params = training.init_state(task, training.make_optimizer(config), config, _setting()[2]).params
     jax.tree.map(np.testing.assert_array_equal, params, {**released, "found": toy})
     # To score weights nobody need be found, and weights hold nobody.
-    monkeypatch.setattr(refiner.RefinerTask, "find_people", None)
+    monkeypatch.setattr(experiment, "find_people", lambda config: 1 / 0)
     summary = evaluate.evaluate(config, str(tmp_path), lambda _: None, source="released-refiner")
     assert summary["frames"] == 1
 
@@ -194,4 +195,4 @@ def test_shares_that_cannot_be(change):
     config = refiner_config.get_config()
     config.spoil.update(change)
     with pytest.raises(ValueError, match="config.spoil"):
-        tasks.create(config)
+        experiment.create_task(config)

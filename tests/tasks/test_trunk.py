@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import tasks, train
+from loco_jax import experiment, report, train
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
@@ -45,7 +45,7 @@ def without_renderer(monkeypatch):
 
 @functools.lru_cache
 def _task():
-    return tasks.create(_config())
+    return experiment.create_task(_config())
 
 
 def _found(frames, change):
@@ -74,7 +74,7 @@ def test_the_truth_scores_full():
         "told_wrists": 1.0,
         "up_degrees": summary["up_degrees"],
     }
-    table = _task().table(summary)
+    table = report.table_of("trunk", summary)
     assert "shoulders" in table and "hips" not in table
 
 
@@ -99,7 +99,7 @@ def test_errors_are_what_they_are_called():
 def test_nobody_there():
     summary = _summary(_frames())
     assert summary["people"] == 0 and summary["pose_cm"] is None
-    assert "0 people" in _task().table(summary)
+    assert "0 people" in report.table_of("trunk", summary)
     assert all(isinstance(v, float) for v in _task().headline(summary).values())
 
 
@@ -111,8 +111,8 @@ def test_loco_starts_from_a_trained_trunk(tmp_path, without_renderer):
     loco = loco_config.get_config(2, "variant=patch,trunk=compact,scale=demo")
     loco.predictor.update({"width": 8, "blocks": 1, "trunk_weights": str(tmp_path / "trunk")})
     loco.vha = "released"
-    task = tasks.create(loco)
-    task.check_sources()
+    task = experiment.create_task(loco)
+    experiment.check_sources(loco, task)
     new = jax.jit(task.init)(jax.random.key(5))
     params = task.pretrained(new)
     trained = weights.read_run(tmp_path / "trunk", config, jax.eval_shape(_task().init, jax.random.key(0)))
@@ -123,12 +123,12 @@ def test_loco_starts_from_a_trained_trunk(tmp_path, without_renderer):
     jax.tree.map(np.testing.assert_array_equal, params["predictor"]["params"]["head"], head)
     loco.predictor.width = 16
     with pytest.raises(weights.WeightsError, match="predictor.trunk_weights.*not the weights of this network"):
-        tasks.create(loco).check_sources()
+        experiment.check_sources(loco, experiment.create_task(loco))
 
 
 def test_a_picture_is_drawn():
     frames = _frames(person((0, 0, 3)))
-    figure = _task().picture(_found(frames, lambda found: None), frames, 0, "a frame")
+    figure = report.picture(_task(), _found(frames, lambda found: None), frames, 0, "a frame")
     assert len(figure.axes) == 1
 
 
@@ -139,7 +139,7 @@ def test_configs_that_cannot_be(field, value):
     config = _config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=field):
-        tasks.create(config)
+        experiment.create_task(config)
 
 
 def test_training_scenes_have_as_many_people_as_asked_for():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from loco_jax import report
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
@@ -274,7 +275,7 @@ def test_summary_is_json_without_nan(identity):
 def test_picture_is_a_figure(identity):
     task, predicted, frames, _ = identity
     flat = predicted._replace(code=predicted.code[:, :24])  # drawing wants the grid of a code
-    figure = task.picture(flat, frames, 0, "frame 0")
+    figure = report.picture(task, flat, frames, 0, "frame 0")
     assert len(figure.axes) >= 4
 
 

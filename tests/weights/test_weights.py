@@ -2,12 +2,16 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from loco_jax import experiment
+from loco_jax.tasks import pretrained
 from loco_jax.weights import files as weights
+from loco_jax.weights import names
 
 PARAMS = {
     "a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.float32([1, 2, 3])},
@@ -116,6 +120,28 @@ def test_read_says_what_a_folder_is_not(tmp_path):
         weights.read("vha", str(tmp_path), {"x": np.zeros(3)})
     with pytest.raises(weights.WeightsError, match="no weights given"):
         weights.read("vha", "", {"x": np.zeros(3)})
+
+
+def test_names_of_earlier_versions_are_mapped(tmp_path, monkeypatch):
+    """Of tensors and of fields; what a config lacks of the sections that it has is what networks did then."""
+    monkeypatch.setattr(names, "TENSORS", {"^body/": "trunk/", "Old_(\\d)": r"New_\1"})
+    monkeypatch.setattr(names, "FIELDS", {"model.size": "model.width", "gone.field": "seed"})
+    config = {"model": {"size": 8, "pad_channels": True}, "seed": 3}
+    weights.save(tmp_path / "w", {"body": {"Old_2": np.ones(3)}}, {"kind": "vha", "config": config})
+    read = weights.read("vha", str(tmp_path / "w"), {"trunk": {"New_2": np.zeros(3)}})
+    np.testing.assert_array_equal(read["trunk"]["New_2"], np.ones(3))
+    found = weights.config_of(str(tmp_path / "w"))
+    assert found.model.to_dict() == {"width": 8, "pad_channels": True, "volume_dtype": "float32"} and found.seed == 3
+    weights.save(tmp_path / "w", {"x": np.ones(3)}, {"kind": "vha", "config": {"seed": 3}})
+    assert "model" not in weights.config_of(str(tmp_path / "w"))
+
+
+def test_released_weights_are_those_of_the_present_networks():
+    task, params, config, camera = experiment.load("released")
+    assert (config.task, task.name, camera.fx) == ("loco", "LoCO(2)", 289.5)
+    assert set(params) == {"predictor", "vha"}
+    like = jax.eval_shape(pretrained.init_refiner, jax.random.key(0))
+    weights.read("refiner", "released-refiner", like)
 
 
 def test_released_weights_go_by_name():

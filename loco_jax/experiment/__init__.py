@@ -1,0 +1,261 @@
+"""What a config means: `check` says what is wrong with it, `create_task` makes its task.
+
+Configs come from `configs/`, and with weights that were trained before: `load` makes a whole LoCO of such weights,
+`check_weights` and `with_parts_of` compare them with a task.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from loco_jax import ops
+from loco_jax.cli import progress
+from loco_jax.data import streams
+from loco_jax.experiment import checks
+from loco_jax.experiment.checks import check as check
+from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.volume import Volume
+from loco_jax.models import code_predictor, compact, patch_vha, vha
+from loco_jax.pose import suppression
+from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks.loco import PICTURE, LocoTask
+from loco_jax.tasks.refiner import RefinerTask, find
+from loco_jax.tasks.trunk import TrunkTask
+from loco_jax.tasks.vha import VhaTask
+from loco_jax.weights import files as weights
+from loco_jax.weights.files import WeightsError
+
+_SCENES_AT_ONCE = 4  # in which a predictor looks for people
+# Fields of the config, beside those of `people`, that weights may set, and the task's attributes.
+_OF_WEIGHTS = {
+    "refiner": "refiner_weights", "refine.least_joints": "least_joints", "refine.least_stray": "least_stray",
+}  # fmt: skip
+
+
+def create_task(config: ConfigDict) -> Task:
+    """The task of a config. Raises ValueError for a field whose value cannot work."""
+    checks.check_task(config)
+    if config.task == "refiner":
+        spoil = config.spoil.to_dict()
+        finder = functools.partial(find_people, config) if spoil.pop("predictor") else None
+        return RefinerTask(**spoil, find_people=finder)
+    volume = streams.volume_of(config)
+    if config.task == "trunk":
+        return TrunkTask(volume, _compact(config, volume))
+    autoencoder = _create_vha(config, volume)
+    if config.task == "vha":
+        return autoencoder
+    c, level = config.predictor, config.model.level
+    published = code_predictor.CodePredictor(level, volume.depth_bins, dtype=autoencoder.network.dtype)
+    return LocoTask(
+        autoencoder,
+        _compact(config, volume) if c.trunk == "compact" else published,
+        code_weight=c.code_weight,
+        heatmap_weight=c.heatmap_weight,
+        vha_weights=config.vha,
+        refiner_weights=config.refiner,
+        trunk_weights=c.trunk_weights,
+        side_weight=c.side_weight,
+        teaching_weight=c.teaching_weight,
+        **_rules(config),
+    )
+
+
+def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
+    m, dtype = config.model, getattr(jnp, config.model.dtype)
+    published = (ops.PaddedVHA if m.pad_channels else vha.VHA)(m.level, volume.depth_bins, dtype)
+    patch = patch_vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtype)
+    return VhaTask(
+        volume,
+        published if m.variant == "published" else patch,
+        tuple(config.sigmas),
+        config.subvoxel,
+        m.positive_weight,
+        m.code_noise,
+        config.max_peaks,
+        volume_dtype=jnp.bfloat16 if m.volume_dtype == "bfloat16" else None,
+    )
+
+
+def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
+    c, m = config.predictor, config.model
+    dtype = jnp.dtype(m.dtype)
+    return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
+
+
+def _rules(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of a LoCO that `config.refine` and `config.people` set, if the config has those."""
+    checks.check_rules(config)
+    rules = {name: config.refine[name] for name in ("least_joints", "least_stray")} if "refine" in config else {}
+    return rules | ({"kept": suppression.Options(**config.people)} if "people" in config else {})
+
+
+# ---- Weights that come with a config of their own
+
+
+@contextlib.contextmanager
+def stated_by(whose: Any) -> Iterator[None]:
+    """Errors within are those of a config that came with weights: they become WeightsError, which names `whose`."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except (KeyError, AttributeError) as error:
+        lacks = weights.brief(error)
+        raise WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
+
+
+def load(source: str) -> tuple[LocoTask, Any, ConfigDict, Camera]:
+    """Task, parameters (the refiner's too if there is one), config and camera of a LoCO.
+
+    `source` is a run's folder, a file of weights, or "released". Raises WeightsError or CheckpointError if there are no
+    weights of a LoCO.
+    """
+    path = weights.path_of(source)
+    if path.is_dir():
+        config = weights.run_config(path)
+        task = loco_of(path, config)
+        params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
+        return task, task.for_evaluation(params), config, streams.camera_of(config)
+    params, about = weights.load(path)
+    if about.get("kind") != "loco":
+        kind = weights.brief(repr(about.get("kind")))
+        raise WeightsError(f"{path}: holds weights of kind {kind}, not a whole loco")
+    config = weights.as_config(path, about.get("config", {}))
+    task = loco_of(path, config)
+    camera = _camera_of(path, about["camera"], config) if "camera" in about else streams.camera_of(config)
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    if "refiner" in params:
+        like["refiner"] = jax.eval_shape(pretrained.init_refiner, jax.random.key(0))
+    weights.check_fit(params, like, str(path))
+    return task, params, config, camera
+
+
+def loco_of(path: Any, config: ConfigDict) -> LocoTask:
+    """The LoCO of the config that a run or a file of weights comes with. Raises WeightsError for another task."""
+    if config.get("task") not in ("loco", None):
+        raise WeightsError(f"{path}: holds a run of the task {weights.brief(config.task)}, not loco")
+    with stated_by(path):
+        task = create_task(config)
+    assert isinstance(task, LocoTask)
+    return task
+
+
+def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
+    """The camera that a file of weights was trained with. Raises WeightsError for one that cannot be."""
+    with stated_by(path):
+        camera = Camera(*map(float, numbers))
+        streams.check_camera(camera, streams.volume_of(config), os.fspath(path))
+        longest = max(config.volume.image_size)
+        if not all(0.02 * longest < f < 200 * longest for f in camera[:2]):
+            raise ValueError(f"focal lengths of {camera.fx:g} and {camera.fy:g} pixels")
+        return camera
+
+
+def check_sources(config: ConfigDict, task: Task) -> None:
+    """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
+
+    With `config.init`, all networks' parameters that training needs come from there.
+    """
+    if isinstance(task, RefinerTask) and task.find_people:
+        with pretrained.naming("spoil.predictor", config.spoil.predictor):
+            load(config.spoil.predictor)
+    if not isinstance(task, LocoTask):
+        return
+    if not config.init:
+        with pretrained.naming("vha", task.vha_weights):
+            if not task.vha_weights:
+                raise WeightsError("no weights given")
+            check_weights(task, task.vha_weights, "config.vha")
+        if task.trunk_weights:
+            pretrained.with_trunk(jax.eval_shape(task.init, jax.random.key(0)), task.trunk_weights)
+    if task.needs_refiner:
+        with pretrained.naming("refiner", task.refiner_weights):
+            weights.config_of(task.refiner_weights)
+
+
+def check_weights(task: Task, source: str, field: str) -> None:
+    """Raises WeightsError, naming the field, if a run or file was trained for another volume or other heatmaps.
+
+    Shapes do not tell: a network fits any volume. What a file does not say is not checked.
+    """
+    ours = task.vha if isinstance(task, LocoTask) else task
+    if not isinstance(ours, VhaTask):
+        return
+    config = weights.config_of(source)
+    if config is None or config.get("task") not in ("vha", "loco"):
+        return
+    with stated_by(f"{field}={source}"):
+        checks.check_model(config)
+        theirs = _create_vha(config, streams.volume_of(config))
+    pairs = {
+        "model.level": (theirs.network.level, ours.network.level),
+        "model.variant": (type(theirs.network).__name__, type(ours.network).__name__),
+        "volume.depth_bins": (theirs.volume.depth_bins, ours.volume.depth_bins),
+        "volume.max_distance": (theirs.volume.max_distance, ours.volume.max_distance),
+        "volume.stride": (theirs.volume.stride, ours.volume.stride),
+        "subvoxel": (theirs.subvoxel, ours.subvoxel),
+        "the last of sigmas": (theirs.sigmas[-1], ours.sigmas[-1]),
+    }
+    wrong = [
+        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
+    ]
+    if wrong:
+        raise WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
+
+
+def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
+    """The task with what else the weights `source` bring, if it is a LoCO: a refiner, and rules that suit them.
+
+    The fields of the config that are `given`, by their dotted names, keep the task's own values.
+    """
+    if not isinstance(task, LocoTask):
+        return task
+    path, config = weights.path_of(source), weights.config_of(source)
+    with stated_by(path):
+        changes = {} if config is None else _rules(config)
+    if not path.is_dir() and "refiner" in weights.load(path)[0]:
+        changes["refiner_weights"] = source
+    elif config is not None and config.get("refiner") == PICTURE:
+        changes["refiner_weights"] = PICTURE
+    own = {name: getattr(task, name) for field, name in _OF_WEIGHTS.items() if field in given}
+    kept = {name: getattr(task.kept, name) for name in suppression.Options._fields if f"people.{name}" in given}
+    return dataclasses.replace(task, **{**changes, **own, "kept": changes.get("kept", task.kept)._replace(**kept)})
+
+
+def find_people(config: ConfigDict) -> dict[str, np.ndarray]:
+    """People as `config.spoil.predictor` finds them in training scenes, see `tasks.refiner.find`.
+
+    It looks at no more scenes than it is to find people. The crowd's scenes are not those that it was trained on.
+    """
+    source, number = config.spoil.predictor, config.spoil.found
+    with pretrained.naming("spoil.predictor", source):
+        task, params, theirs, _ = load(source)
+    params = {name: value for name, value in params.items() if name != "refiner"}
+    task, theirs = dataclasses.replace(task, refiner_weights=""), theirs.copy_and_resolve_references()
+    theirs.seed += 1
+    theirs.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0, render_batch=1)
+    theirs.data.source, theirs.data.dir = config.data.source, config.data.dir
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
+    params = jax.device_put(params, sharding.mesh.devices.item())
+    batches = itertools.islice(streams.training_stream(theirs, sharding), -(-number // _SCENES_AT_ONCE))
+    with progress.bar(number, " people", config.quiet, desc="finding", leave=False) as bar:
+        found = find(task, params, batches, number, bar.update)
+    if found is None:
+        raise WeightsError(
+            f"config.spoil.predictor={source}: finds nobody in {number} training scenes; train it for longer, or give "
+            '"" for none'
+        )
+    return found

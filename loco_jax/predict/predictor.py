@@ -1,0 +1,73 @@
+"""A trained LoCO as a function from pictures to people."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from loco_jax import experiment
+from loco_jax.geometry.camera import Camera
+from loco_jax.pose import suppression
+from loco_jax.tasks.loco import LocoTask
+from loco_jax.weights import files as weights
+
+
+class Predictor:
+    """A trained LoCO, ready for pictures of any size. Each new size is compiled once.
+
+    Attributes:
+      camera: the one of the training, for pictures of `image_size`.
+      image_size: height and width of the pictures of the training.
+      description: the weights and the network, in a line.
+    """
+
+    def __init__(self, task: LocoTask, params: Any, camera: Camera, description: str):
+        self.camera, self.image_size = camera, task.vha.volume.image_size
+        self.description = description
+        self._task, self._params = task, jax.device_put(params)
+        self._find = functools.lru_cache(self._compile)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "height width 3"], camera: Camera
+    ) -> tuple[Float[np.ndarray, "N 14 3"], Float[np.ndarray, "N 14"]]:
+        """Joints in metres and scores of the people in a picture.
+
+        The picture is taken as one by `camera`, whose focal lengths should be those of the training. A joint with score
+        0 was not found: refinement has filled it in, or it lies at 0 and has no place.
+        """
+        found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
+        joints, scores = jax.device_get((found.joints, found.scores))
+        exist = scores[:, 0] > 0
+        return joints[exist], scores[exist]
+
+    def _compile(self, size: tuple[int, int]) -> Callable[..., Any]:
+        volume = dataclasses.replace(self._task.vha.volume, image_size=size)
+        task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
+
+        def find(params, image, camera):
+            return suppression.suppress(task.people_of_picture(params, image, camera), camera, task.kept)
+
+        return jax.jit(find)
+
+
+def load_predictor(source: str | None = None, min_score: float | None = None) -> Predictor:
+    """A trained LoCO from a run's folder or a file of weights; the released weights if `source` is None.
+
+    `min_score` is the least score of a person; if None, the weights' config says it. Raises WeightsError or
+    CheckpointError if there are no weights, ValueError for a score that cannot be.
+    """
+    name = source or weights.RELEASED
+    task, params, _, camera = experiment.load(name)
+    if min_score is not None:
+        task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
+    which = (
+        "the released weights, no good on photographs yet"
+        if source is None
+        else f"the weights of {weights.path_of(name)}"
+    )
+    return Predictor(task, params, camera, f"{which}: {task.describe()}")
