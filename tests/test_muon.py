@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from loco_jax import muon, tasks
+from loco_jax import experiment, muon, tasks
 from loco_jax.configs import vha as vha_config
 from loco_jax.step import init_state, make_optimizer, step_of
 
@@ -113,4 +113,4 @@ def test_options_that_make_no_sense_are_told(field, value, said):
     config = vha_config.get_config(1, "variant=patch,scale=demo")
     config.optimizer[f"orthogonalise_{field}"] = value
     with pytest.raises(ValueError, match=f"config.optimizer.orthogonalise_{field}{said}"):
-        make_optimizer(config)
+        experiment.check(config)

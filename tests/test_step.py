@@ -49,7 +49,7 @@ def test_unknown_optimisers_are_told():
         config = tiny()
         config.optimizer[field] = value
         with pytest.raises(ValueError, match=f"config.optimizer.{field}='{value}'; there are {known}"):
-            make_optimizer(config)
+            experiment.check(config)
 
 
 def test_stages_by_hand():

@@ -1,9 +1,7 @@
 """From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored."""
 
-import contextlib
 import io
 import os
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -222,19 +220,3 @@ def decode(example: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
             f"JTA sequence {example['sequence']}, frame {example['frame']}: the picture cannot be decoded ({error}); "
             "prepare the data again"
         ) from error
-
-
-def throughput(data_dir: os.PathLike | str, split: str, num_workers: int, seconds: float | int) -> dict[str, float]:
-    """Frames a second that come out of a prepared JTA with pictures: as they are, and augmented."""
-    rates = {}
-    for name, augment in (("decoded", False), ("decoded and augmented", True)):
-        reader = read_jta(data_dir, split, 1, jta.MAX_PEOPLE, num_workers=num_workers, pictures=True, augment=augment)
-        with contextlib.closing(reader):
-            for _ in range(8):  # the first ones were read ahead
-                next(reader)
-            count, start = 0, time.perf_counter()
-            while (passed := time.perf_counter() - start) < seconds:
-                next(reader)
-                count += 1
-        rates[name] = count / passed
-    return rates

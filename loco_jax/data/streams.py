@@ -86,8 +86,6 @@ class CrowdStream:
         pictures: bool = False,
         render_batch: int = 1,
     ):
-        if render_batch < 1:
-            raise ValueError(f"config.data.render_batch={render_batch} must be at least 1")
         self._batch_size, self._first, self._batches = batch_size, first, 0
         self._together, self._group = render_batch if pictures else 1, -1  # the group in `_made`; none yet
         self._made: list[Frames] = []
@@ -149,14 +147,12 @@ class JtaStream:
 
 
 def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream | JtaStream:
-    """The stream that `config.data` names. Raises ValueError for an unknown source, FileNotFoundError without data."""
+    """The stream that `config.data` names. Raises FileNotFoundError without data."""
     c, render_batch = config.data, config.data.get("render_batch", 1)
-    if _source(config) == "crowd":
+    if config.data.source == "crowd":
         # Each seed begins a million scenes after the one before.
         crowd, first = training_crowd(config), config.seed * 2**20
         return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, render_batch)
-    if render_batch != 1:
-        raise ValueError(f"config.data.render_batch={render_batch} is for config.data.source=crowd; have {c.source}")
     _check_jta_camera(config, c.train_split)
     part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     reader = pipeline.read_jta(
@@ -182,7 +178,7 @@ def evaluation_batches(
     """
     part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
     mine = batch_size // parts
-    if _source(config) == "crowd":
+    if config.data.source == "crowd":
         stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
         for start in range(0, num_frames, batch_size):
             yield next(stream), start + part * mine + np.arange(mine) < num_frames
@@ -291,11 +287,3 @@ def check_camera(camera: Camera, volume: Volume, whose: str) -> None:
             f"config.volume.image_size={volume.image_size}. Pictures and volume have other sizes: choose the scale "
             "(full or demo) that the data was made for, or set config.volume.image_size"
         )
-
-
-def _source(config: ConfigDict) -> str:
-    if config.data.source not in ("crowd", "jta"):
-        raise ValueError(f"config.data.source={config.data.source!r}; there are crowd, jta")
-    if config.data.source == "jta" and not config.data.dir:
-        raise ValueError("config.data.source=jta needs --config.data.dir, where python -m loco_jax.data.jta put it")
-    return config.data.source

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped, UInt8
-from ml_collections import ConfigDict
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
@@ -101,17 +100,6 @@ class CompactPredictor(nn.Module):
     def read_view(self, features: Features) -> Float[jax.Array, "B 4"]:
         """The world's up in camera axes (3), and the logarithm of the camera's height in metres."""
         return self.view(features.scene)
-
-
-def create(config: ConfigDict, volume: Volume) -> CompactPredictor:
-    """The network of a config. Raises ValueError for impossible sizes."""
-    c, m = config.predictor, config.model
-    if min(c.width, c.blocks) < 1:
-        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
-    if c.coarsest not in (32, 64, 128):
-        raise ValueError(f"config.predictor.coarsest={c.coarsest} must be 32, 64 or 128 pixels")
-    dtype = jnp.dtype(m.dtype)
-    return CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
 
 
 class Trunk(nn.Module):

@@ -346,11 +346,6 @@ def test_changed_videos_are_noticed(jta_with_pictures, tmp_path):
         jta.prepare(tmp_path / "jta", tmp_path / "data", pictures=True)
 
 
-def test_throughput_is_counted(jta_with_pictures):
-    rates = pipeline.throughput(jta_with_pictures[0] / "data", "train", num_workers=0, seconds=0.2)
-    assert len(rates) == 2 and all(1 < rate < 1e5 for rate in rates.values())
-
-
 @pytest.mark.parametrize("damage", ["missing", "short", "garbage"])
 def test_bad_videos_are_named(tmp_path, damage):
     movie = tmp_path / "videos" / "train" / "seq_0.mp4"
