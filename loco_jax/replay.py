@@ -118,7 +118,7 @@ class _Run:
                         self._compile(last + 1)
 
     def _compile(self, number: int) -> None:
-        """Compiles the step of the present stage, for arguments as those of step `number`."""
+        """Compiles the step of the present stage, for arguments shaped like those of step `number`."""
         step = functools.partial(self._step_of_stage, stage=self._stages.now)
         self._do_step = steps.compile_step(step, self._mesh, self._state, self._source.like(), *self._rate_of(number))
 

@@ -301,7 +301,7 @@ def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: Con
 
 
 def _cost(step: Any, config: ConfigDict, seconds: float) -> list[str]:
-    """Lines about what a step costs; on a CPU, where it takes long, also how to train faster."""
+    """Lines about the cost of a step; on a CPU, where it takes long, also how to train faster."""
     flops = (step.cost_analysis() or {}).get("flops", 0.0)
     minutes = config.budget_minutes
     to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"

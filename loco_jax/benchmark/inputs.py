@@ -67,7 +67,7 @@ def scene(scale: str) -> Frames:
 
 
 def frame(setting: Setting) -> Frames:
-    """The scene with as many people as asked for: those with most joints in view.
+    """The scene with the requested number of people: the ones with most joints in view.
 
     On a smaller grid the camera has fewer pixels, and the same is in view.
     """

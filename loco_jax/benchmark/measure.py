@@ -78,7 +78,7 @@ def of_jax(name: str, function: Callable[..., Any], *args: Any, **options: Any) 
 
 
 def planned_bytes(compiled: Callable[[], jax.stages.Compiled]) -> Callable[[], int] | None:
-    """A function that tells what a program needs for results and temporary arrays; None where runs tell it, on CPUs."""
+    """A function that returns the memory of a program's results and temporary arrays; None on CPUs: runs show it."""
 
     def planned():
         memory = compiled().memory_analysis()
@@ -223,7 +223,7 @@ def limits(dtype: str) -> list[Implementation]:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on."""
+    """The machine on which the times were measured."""
     device = jax.devices()[0]
     name = device.device_kind
     if device.platform == "cpu":

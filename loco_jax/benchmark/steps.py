@@ -79,10 +79,10 @@ def code_to_people(name: str, setting: Setting, config: ConfigDict) -> Case:
 
 
 Make = Callable[[str, Setting, ConfigDict], Case]
-_TWO = functools.partial(training_step, steps=2)  # so that what is done every second step counts
+_TWO = functools.partial(training_step, steps=2)  # so that work done every second step counts
 _PATCH, _PUBLISHED = {"variant": "patch"}, {"variant": "published"}
 _COMPACT = {"variant": "patch", "trunk": "compact"}
-# By name: what is measured, the config's task and options, and fields that are off by default with the value to try.
+# By name: the measurement, the config's task and options, and fields that are off by default with the value to try.
 _STEPS: dict[str, tuple[Make, str, dict[str, str], dict[str, Any]]] = {
     "train_vha_patch": (_TWO, "vha", _PATCH, {}),
     "train_vha": (_TWO, "vha", _PUBLISHED, {"model.pad_channels": True}),

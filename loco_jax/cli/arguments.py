@@ -1,4 +1,4 @@
-"""The command line: what is wrong with it is said in one line, with the nearest name that is right."""
+"""The command line. One line reports an error in it, with the nearest correct name."""
 
 import difflib
 import os

@@ -105,7 +105,7 @@ def _rules(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stated_by(whose: Any) -> Iterator[None]:
-    """Errors within are those of a config that came with weights: they become WeightsError, which names `whose`."""
+    """Turns errors of a config that came with weights into WeightsError, which names `whose`."""
     try:
         yield
     except WeightsError:

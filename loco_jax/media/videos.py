@@ -40,7 +40,7 @@ class Info(NamedTuple):
 
 
 def info(path: os.PathLike | str) -> Info:
-    """What the header says. Raises VideoError if the file is no video."""
+    """The facts in a video's header. Raises VideoError if the file is no video."""
     with open_video(path) as (container, stream):
         fps = rate(stream)
         seconds = Fraction(container.duration or 0, av.time_base)  # that of the sound, if it is longer

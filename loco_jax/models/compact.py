@@ -25,7 +25,7 @@ _START = nn.initializers.normal(0.1)
 
 
 class Features(NamedTuple):
-    """What the trunk makes of pictures: fine features, features of the code's cells, features of the whole picture."""
+    """The trunk's output for pictures: fine features, features of the code's cells, features of the whole picture."""
 
     fine: Float[Array, "B H/8 W/8 128"]
     cells: Float[Array, "B h w C"]

@@ -46,7 +46,7 @@ class VHA(nn.Module):
         return self.encode_further(x.reshape(batch, joints, *x.shape[1:]))
 
     def encode_further(self, x: Float[Array, "B J r c C"]) -> Float[jax.Array, "B h w d"]:
-        """The code of what the first layer makes of heatmaps, before its ReLU."""
+        """The code, from the first layer's output before its ReLU."""
         batch, joints = x.shape[:2]
         x = nn.relu(x.reshape(batch * joints, *x.shape[2:]))
         for conv in self.encoder_2d[1:]:

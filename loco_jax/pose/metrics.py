@@ -31,7 +31,7 @@ class Scores(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """Counts by the true joint's distance from the camera. Sums of them are those of several frames."""
+    """Counts by the true joint's distance from the camera. Sums of them count several frames."""
 
     true: Int[np.ndarray, "bands"]
     found: Int[np.ndarray, "bands"]

@@ -1,4 +1,4 @@
-"""The camera of a picture: from what the user says, from EXIF, or assumed."""
+"""The camera of a picture: given by the user, read from EXIF, or assumed."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _NARROWEST, _WIDEST = 1.0, 170.0  # degrees
 
 
 class Lens(NamedTuple):
-    """What the user says of the camera, in pixels of the user's picture; None for what is not given.
+    """The camera as the user gives it, in pixels of the user's picture; None for values that are not given.
 
     `fov` is the horizontal field of view in degrees, from edge to edge.
     """

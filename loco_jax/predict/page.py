@@ -79,7 +79,7 @@ class Frames(_Thinned):
 
 
 class _Frame(NamedTuple):
-    """What the page shows of a frame: arrays, since there are many frames. NaN for unknown joints."""
+    """The part of a frame that the page shows: arrays, since there are many frames. NaN for unknown joints."""
 
     time: float
     ids: list[int]

@@ -1,4 +1,4 @@
-"""What is written for a picture or a video: JSON, an overlay, and a 3D page."""
+"""Output files of a picture or a video: JSON, an overlay, and a 3D page."""
 
 import contextlib
 import dataclasses

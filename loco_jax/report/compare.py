@@ -108,7 +108,7 @@ def _kind(row: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text as HTML; what is between backticks is code."""
+    """Text as HTML; text between backticks becomes code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a network found, and of how it trained.
+"""Pictures of a network's results and of its training.
 
 Figures are made without pyplot, so they need no display and leave no global state. `figure.savefig` saves them.
 """

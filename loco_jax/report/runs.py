@@ -1,4 +1,4 @@
-"""What the folder of a run says: finished, under way or stopped, scored or not."""
+"""The state of a run's folder: finished, under way or stopped, scored or not."""
 
 import dataclasses
 import functools

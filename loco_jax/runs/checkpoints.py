@@ -57,7 +57,7 @@ class Checkpoints:
             self._manager = self._open(**options)
 
     def _leave_out_unopened(self) -> None:
-        """Sets aside the checkpoints because of which Orbax does not open the folder at all.
+        """Sets aside the checkpoints that keep Orbax from opening the folder.
 
         Raises CheckpointError if none would be left, or if this is `read_only`.
         """

@@ -34,7 +34,7 @@ TRAINING_FIELDS = (
     "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "data.train_split",
     "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
 )  # fmt: skip
-# Fields that older runs and weights lack, with the values that stand for what the code did then.
+# Fields that older runs and weights lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
     "spoil.share": 0.5, "predictor.side_weight": 0.0,

@@ -1,4 +1,4 @@
-"""Parameters of networks that were trained before: what a run starts from, and what an evaluation needs beside it."""
+"""Parameters of pretrained networks, which a run starts from or an evaluation needs."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping

@@ -26,7 +26,7 @@ NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
 class Found(NamedTuple):
-    """What is found in the heatmaps that the network makes of codes; a batch, or one frame of it.
+    """The results of reading decoded heatmaps; a batch, or one frame of it.
 
     Attributes:
       code: without noise.

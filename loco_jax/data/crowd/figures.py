@@ -19,7 +19,7 @@ PARTS = (
     "right_thigh", "left_thigh", "right_shank", "left_shank", "right_foot", "left_foot", "bag", "seat", "seat_leg",
 )  # fmt: skip
 
-# How far below its own skin a joint may lie, in metres, for an adult. Only what is farther in front hides it.
+# How far below its own skin a joint may lie, in metres, for an adult. Only surfaces farther in front hide it.
 _DEPTHS = {
     "head_top": 0.13, "head_center": 0.15, "neck": 0.15, "elbow": 0.09, "wrist": 0.08, "knee": 0.12, "ankle": 0.1,
     "clavicle": 0.15, "shoulder": 0.12,

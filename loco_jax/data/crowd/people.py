@@ -94,7 +94,7 @@ def _bodies(uniform_2xP, normal_6xP) -> tuple[Body, jax.Array]:
 
 
 class _Groups(NamedTuple):
-    """What the members of a group share, and the place of each in it; one number a person."""
+    """The properties that the members of a group share, and each member's place in it; one number a person."""
 
     group: jax.Array  # its number
     activity: jax.Array

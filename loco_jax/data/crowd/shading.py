@@ -37,7 +37,7 @@ def _hash(*numbers):
 
 
 def in_shade(light: Light, point_Qx3: Points) -> Bool[jax.Array, " Q"]:
-    """Whether points are in the shade of what is behind the camera."""
+    """Whether points are in the shade of objects behind the camera."""
     return point_Qx3[:, 0] * light.shade[0] + point_Qx3[:, 1] * light.shade[1] > light.shade[2]
 
 

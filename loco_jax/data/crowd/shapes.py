@@ -73,7 +73,7 @@ def _pixels(camera: Camera, xyz, least_z: float):
 def capsule_outlines(
     ends_Nx2x3: Float[jax.Array, "N 2 3"], radius_N: Float[jax.Array, " N"], camera: Camera
 ) -> Float[jax.Array, "N 4"]:
-    """Rectangles (top, bottom, left, right) in pixels around capsules; empty for those that are not there."""
+    """Rectangles (top, bottom, left, right) in pixels around capsules; empty for absent capsules."""
     u, v = _pixels(camera, ends_Nx2x3, NEAREST)
     z, radius_Nx1 = jnp.maximum(ends_Nx2x3[..., 2], NEAREST), radius_N[:, None]
     # A ball off the axis looks larger than its radius; near the picture's corners by up to a half.

@@ -35,7 +35,7 @@ class Light(NamedTuple):
     road_width: jax.Array
     ground: jax.Array  # [2, 3] colours of pavement and asphalt
     tile: jax.Array  # metres a paving stone is wide
-    shade: jax.Array  # [3] a line on the ground; one side lies in the shade of what is behind the camera
+    shade: jax.Array  # [3] a line on the ground; one side lies in the shade of objects behind the camera
 
 
 class Stage(NamedTuple):

@@ -83,7 +83,7 @@ def _first_layer(kernel, bias, cubes, grid, shape, sigma):
 
         return over_people(cubes, some, jnp.broadcast_to(bias, (*grid, *bias.shape)))
 
-    return lax.map(of_volume, cubes)  # one after the other: what is in work stays in the processor's cache
+    return lax.map(of_volume, cubes)  # one after the other, so that the data stay in the processor's cache
 
 
 def _first_layer_forward(kernel, bias, cubes, *options):
