@@ -31,7 +31,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.refine.least_joints = 5 if compact else 1  # least number of joints of a person, of 14
     c.refine.least_stray = 0.3 if compact else 0.6  # least score of a joint that belongs to nobody
 
-    # Which people it names: each person once, and nobody with a low score; see docs/suppression.md. Not in the paper.
+    # Which people it names: each person once, and nobody with a low score; see docs/predict.md. Not in the paper.
     c.people = ConfigDict()
     c.people.min_score = 0.2  # least mean score of a person's 14 joints; a joint that is not found counts as 0
     c.people.overlap = 0.1  # least mean distance to a better person in the picture, in that person's heights

@@ -15,7 +15,7 @@ from loco_jax.pose.association import People
 
 
 class Options(NamedTuple):
-    """Who is kept. The defaults suit the released weights, see docs/suppression.md.
+    """Who is kept. The defaults suit the released weights, see docs/predict.md.
 
     Attributes:
       min_score: the least score of a person, from 0 to 1: the mean of its 14 joints' confidences, 0 for holes.
