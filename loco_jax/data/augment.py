@@ -29,9 +29,9 @@ def augment(frames: Frames, rng: np.random.Generator) -> Frames:
 
 def change_colours(
     image: UInt8[np.ndarray, "H W 3"],
-    brightness: float | int,
-    contrast: float | int,
-    saturation: float | int,
+    brightness: float,
+    contrast: float,
+    saturation: float,
     balance: Float[np.ndarray, " 3"],
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A picture with changed colours. All arguments are factors, 1 for no change; `balance` has one per channel."""

@@ -224,7 +224,7 @@ def decode(example: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
         ) from error
 
 
-def throughput(data_dir: os.PathLike | str, split: str, num_workers: int, seconds: float | int) -> dict[str, float]:
+def throughput(data_dir: os.PathLike | str, split: str, num_workers: int, seconds: float) -> dict[str, float]:
     """Frames a second that come out of a prepared JTA with pictures: as they are, and augmented."""
     rates = {}
     for name, augment in (("decoded", False), ("decoded and augmented", True)):

@@ -93,7 +93,7 @@ class TrunkTask(Task):
         focals = np.asarray(frames.camera.fx)
         return [self._score(_of_frame(predicted, i), focal) for i, focal in enumerate(focals)]
 
-    def _score(self, found: Found, focal: float) -> dict[str, np.ndarray]:
+    def _score(self, found: Found, focal: float | np.floating) -> dict[str, np.ndarray]:
         there = np.asarray(found.there)
         poses, true = (jax.tree.map(lambda x: np.asarray(x)[there], p) for p in (found.poses, found.true))
         distance = np.exp(true.distance)
