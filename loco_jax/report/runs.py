@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from numbers import Real
@@ -86,7 +87,7 @@ class Run:
         return None
 
 
-def read(folders: Sequence[str]) -> list[Run]:
+def read(folders: Sequence[os.PathLike | str]) -> list[Run]:
     """The runs of the given workdirs, each once. Raises RunError for the first that is none or is unreadable."""
     paths = list(dict.fromkeys(_absolute(epath.Path(folder).expanduser()) for folder in folders))
     return [_read_one(path, name) for path, name in zip(paths, _short_names(paths))]

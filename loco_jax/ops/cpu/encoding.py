@@ -5,6 +5,7 @@ of its results for the voxels that each joint owns (`heatmaps.owned_values`). Th
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,8 @@ def pays(network: nn.Module, people: int, shape: tuple[int, int, int], sigma: fl
         cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
     else:
         # A place sees 25 * side voxels instead of 25 * bins, and every second place is computed.
-        cube = 4 * np.square((side + KERNEL - 2) // 2 + 1) * min(side, shape[2])
-    return 0 < _OVERHEAD * people * cube < np.prod(shape)
+        cube = 4 * ((side + KERNEL - 2) // 2 + 1) ** 2 * min(side, shape[2])
+    return 0 < _OVERHEAD * people * cube < math.prod(shape)
 
 
 def encode_joints(
