@@ -240,7 +240,7 @@ def _trained(task: Task, params: Any) -> Any:
 
 
 def compile_step(
-    step: Callable[..., tuple[TrainState, jax.Array]], mesh: Mesh, state: TrainState, frames: Frames, *rate: jax.Array
+    step: Callable[..., tuple[TrainState, Any]], mesh: Mesh, state: TrainState, frames: Frames, *rate: Any
 ) -> jax.stages.Compiled:
     """A `train_step` for the devices of a mesh, which share a batch. The arguments are examples, or shapes and types.
 

@@ -6,6 +6,7 @@ import tempfile
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 from loco_jax import experiment
@@ -38,6 +39,12 @@ def pytest_configure(config):
 hypothesis.settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("same")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """No checks of annotations, as in normal use: functions meet arguments that their annotations exclude."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -40,9 +40,9 @@ class Case:
     """A function and its implementations, ours first."""
 
     implementations: Sequence[Implementation]
-    bytes: int | float  # inputs read and outputs written once: these at least move between memory and the processor
-    operations: int | float  # of the dense arithmetic; a multiplication with its addition counts as two
-    tolerance: int | float = 1e-4  # how far results may differ, relative to the greatest value
+    bytes: float  # inputs read and outputs written once: these at least move between memory and the processor
+    operations: float  # of the dense arithmetic; a multiplication with its addition counts as two
+    tolerance: float = 1e-4  # how far results may differ, relative to the greatest value
     frames: int = 1  # frames that a step handles
     steps: int = 1  # how often a run does the work; times are a step's
 

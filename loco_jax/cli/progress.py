@@ -10,7 +10,7 @@ class _Bar(tqdm):
 
     _begun = False
 
-    def update(self, n: int | float = 1) -> bool | None:
+    def update(self, n: float = 1) -> bool | None:
         if self._begun or self.disable:
             return super().update(n)
         self._begun = True

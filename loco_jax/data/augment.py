@@ -1,7 +1,7 @@
 """Augmentation of one frame at a time, with NumPy: other colours, mirrored, nearer or farther."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from loco_jax.data.frames import Frames
@@ -29,10 +29,10 @@ def augment(frames: Frames, rng: np.random.Generator) -> Frames:
 
 def change_colours(
     image: UInt8[np.ndarray, "H W 3"],
-    brightness: float | int,
-    contrast: float | int,
-    saturation: float | int,
-    balance: np.ndarray,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    balance: Float[np.ndarray, " 3"],
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A picture with changed colours. All arguments are factors, 1 for no change; `balance` has one per channel."""
     gains = brightness * np.asarray(balance, np.float64)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Bool, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from loco_jax.data import crowd as crowds
@@ -170,7 +170,7 @@ def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream 
 
 def evaluation_batches(
     config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
-) -> Iterator[tuple[Frames, np.ndarray]]:
+) -> Iterator[tuple[Frames, Bool[np.ndarray, " b"]]]:
     """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or JTA's evenly spread.
 
     There are fewer if JTA's split has fewer. Yields batches and, for this process's share of a batch, which frames

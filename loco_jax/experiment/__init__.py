@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from loco_jax import ops
@@ -235,7 +236,7 @@ def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
     return dataclasses.replace(task, **{**changes, **own, "kept": changes.get("kept", task.kept)._replace(**kept)})
 
 
-def find_people(config: ConfigDict) -> dict[str, np.ndarray]:
+def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     """People as `config.spoil.predictor` finds them in training scenes, see `tasks.refiner.find`.
 
     It looks at no more scenes than it is to find people. The crowd's scenes are not those that it was trained on.

@@ -22,7 +22,7 @@ class Camera(NamedTuple):
     cx: float | np.floating | Array
     cy: float | np.floating | Array
 
-    def scaled(self, factor: float | int | Array) -> "Camera":
+    def scaled(self, factor: float | Num[Array, "..."]) -> "Camera":
         """The camera of the picture after resizing by `factor`."""
         return Camera(*(factor * f for f in self))
 

@@ -69,7 +69,7 @@ def _pixels(stream: av.VideoStream) -> int:
     return 0 if stream.codec_context is None else stream.width * stream.height
 
 
-def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, float | int]:
+def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, float]:
     """About how many frames there are, by the stream's index: from headers, or else by reading all of the file."""
     told = {stream.index: _frames_told(stream) for stream in streams}
     unknown = tuple(index for index, count in told.items() if not count)

@@ -264,7 +264,7 @@ def _other_byte(arguments: Any) -> Any:
     return (packing[:-1] + other, *others) if others else packing[:-1] + other
 
 
-def _white(largest: float | int, notes: list[str]) -> float | int:
+def _white(largest: float, notes: list[str]) -> float:
     """The value of white in a picture whose largest value is `largest`."""
     white = next((white for white in _WHITE if largest <= white), largest)
     if white in _WHITE[1:-1]:

@@ -205,7 +205,7 @@ class Writer:
     def __init__(
         self,
         path: os.PathLike | str,
-        fps: float | int,
+        fps: float,
         size: tuple[int, int],
         quality: int = 20,
         pixel_aspect: float = 1.0,
@@ -248,7 +248,7 @@ class Writer:
         finally:
             self._part.unlink(missing_ok=True)
 
-    def write(self, image: UInt8[np.ndarray, "H W 3"], time: float | int | None = None) -> None:
+    def write(self, image: UInt8[np.ndarray, "H W 3"], time: float | None = None) -> None:
         """Adds a picture at `time` in seconds, or as `fps` says. Raises VideoError if it has another size."""
         cut = np.ascontiguousarray(image[: self._height, : self._width])
         if cut.shape != (self._height, self._width, 3):

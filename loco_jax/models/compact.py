@@ -1,6 +1,6 @@
 """Our small Code Predictor: for CPUs, and for weights that are small enough to share (docs/networks_tried.md)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,11 +70,12 @@ class CompactPredictor(nn.Module):
 
     def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Float[jax.Array, "B h w d"]:
         """The code of pictures by cameras with fields `[B]`."""
+        batch, height, width, _ = image.shape
         features = self.features(image, camera)
         if self.is_initializing():
             self.read_joints(features), self.read_view(features)
-            self.read_poses(features, jnp.zeros((image.shape[0], 1, 2), jnp.float32))
-        return self.code(features, image.shape[1:3])
+            self.read_poses(features, jnp.zeros((batch, 1, 2), jnp.float32))
+        return self.code(features, (height, width))
 
     def features(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Features:
         """The features of pictures by cameras with fields `[B]`."""
@@ -121,7 +122,7 @@ class Trunk(nn.Module):
         _, height, width, _ = image.shape
         x = image.astype(self.dtype) / 127.5 - 1
         x = jnp.pad(x, ((0, 0), (0, -height % self.coarsest), (0, -width % self.coarsest), (0, 0)))
-        stem = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
+        stem: dict[str, Any] = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
         x = nn.gelu(nn.Conv(self.width // 2, **stem)(x))
         x = nn.Conv(self.width, **stem)(x)
         x = PixelBlock(self.width, self.dtype)(x)
@@ -192,7 +193,7 @@ class PixelBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
+    def __call__(self, x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
         x = x + nn.Conv(self.width, (3, 3), dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))

@@ -60,7 +60,7 @@ class PatchVHA(nn.Module):
         return self.encode_cells(fold(check_heatmaps(heatmaps, self.depth_bins), 2**self.level))
 
     def decode(
-        self, code: Float[Array, "B h w d"], size: tuple[int, int] | None = None
+        self, code: Float[Array, "B h w d"], size: tuple[int, ...] | None = None
     ) -> Float[jax.Array, "B J H W D"]:
         """Heatmaps of a code; `size` (H, W) cuts the padding off."""
         x = unfold(nn.sigmoid(self.decode_cells(code)), 2**self.level)[..., : self.depth_bins]
@@ -102,7 +102,7 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B D h w C"]:
+    def __call__(self, x: Float[jax.Array, "B D h w C"]) -> Float[jax.Array, "B D h w C"]:
         x = x + CellConv(self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))
@@ -137,7 +137,7 @@ class CellConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B E h w F"]:
+    def __call__(self, x: Float[jax.Array, "B D h w C"]) -> Float[jax.Array, "B E h w F"]:
         layer = CellKernel(self.features, self.bias_init, name="Conv_0")
         kernel, bias = (a.astype(self.dtype) for a in layer(x.shape[-1]))
         kernel = jnp.moveaxis(kernel.reshape(3, 3, 3, -1, self.features), 2, 0)
@@ -154,7 +154,7 @@ class CellKernel(nn.Module):
     bias_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[Array, Array]:
+    def __call__(self, channels: int) -> tuple[Float[Array, "3 3 3*{channels} F"], Float[Array, " F"]]:
         shape = (3, 3, 3 * channels, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         return kernel, self.param("bias", self.bias_init, (self.features,))
@@ -169,7 +169,7 @@ def fold(heatmaps: Float[Array, "B J H W D"], cell: int) -> Float[jax.Array, "B 
     return x.transpose(0, 6, 2, 4, 1, 3, 5, 7).reshape(batch, d, h, w, joints * cell**3)
 
 
-def unfold(cells: Float[Array, "B d h w V"], cell: int) -> Float[jax.Array, "B J H W D"]:
+def unfold(cells: Float[jax.Array, "B d h w V"], cell: int) -> Float[jax.Array, "B J H W D"]:
     """The inverse of `fold`, with the zeros that fill up the last cells: H = h * cell, W = w * cell, D = d * cell."""
     batch, d, h, w, channels = cells.shape
     joints = channels // cell**3

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from loco_jax.geometry.arrays import Array
 
 # Metres: half of the range of the offsets from the head, joints 1 to 13.
-RANGE = np.float32([0.27, 0.41, 0.67, 0.93, 0.41, 0.67, 0.92, 0.88, 1.28, 1.69, 0.88, 1.29, 1.70])
+RANGE = np.array([0.27, 0.41, 0.67, 0.93, 0.41, 0.67, 0.92, 0.88, 1.28, 1.69, 0.88, 1.29, 1.70], np.float32)
 HOLE = -1.0
 LEAST_SCORE = 0.2  # a joint of lower confidence counts as missing
 

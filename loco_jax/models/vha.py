@@ -57,7 +57,7 @@ class VHA(nn.Module):
         return x[..., 0]
 
     def decode(
-        self, code: Float[Array, "B h w d"], size: tuple[int, int] | None = None
+        self, code: Float[jax.Array, "B h w d"], size: tuple[int, ...] | None = None
     ) -> Float[jax.Array, "B J H W D"]:
         """Heatmaps of a code; `size` (H, W) cuts the padding off."""
         x = jnp.moveaxis(self.spread(code), -1, 1)
@@ -69,7 +69,7 @@ class VHA(nn.Module):
         x = x.reshape(batch, joints, *x.shape[1:])
         return x if size is None else x[:, :, : size[0], : size[1]]
 
-    def spread(self, code: Float[Array, "B h w d"]) -> Float[jax.Array, "B h w d J"]:
+    def spread(self, code: Float[jax.Array, "B h w d"]) -> Float[jax.Array, "B h w d J"]:
         """The 3D part of the decoder: from a code to what the 2D layers make each joint type's heatmap of."""
         x = code[..., None]
         for conv in self.decoder_3d:
@@ -81,7 +81,7 @@ class VHA(nn.Module):
         return self.decode(self.encode(heatmaps), heatmaps.shape[2:4])
 
 
-def upsample(x: Float[Array, "B h w C"]) -> Float[jax.Array, "B 2*h 2*w C"]:
+def upsample(x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B 2*h 2*w C"]:
     """Bilinear interpolation to twice the size: half-pixel centres, the border repeated."""
     for axis in (1, 2):
         size = x.shape[axis]
@@ -108,7 +108,7 @@ def check_level(level: int, depth_bins: int) -> None:
         raise ValueError(f"level={level} does not fit depth_bins={depth_bins}")
 
 
-def check_heatmaps(heatmaps: Array, depth_bins: int) -> Array:
+def check_heatmaps(heatmaps: Float[Array, "..."], depth_bins: int) -> Float[Array, "B J H W D"]:
     """The same heatmaps. Raises ValueError if they are not `[B, J, H, W, depth_bins]`."""
     if heatmaps.ndim != 5 or heatmaps.shape[-1] != depth_bins:
         raise ValueError(f"want heatmaps [B, J, H, W, {depth_bins}]; have {heatmaps.shape}")

@@ -9,7 +9,7 @@ All ways give the same results but for rounding.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import jax
@@ -67,7 +67,7 @@ def encode_joints(
 
     On CPUs, if there are few joints beside the volume, the heatmaps are not written.
     """
-    options = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
+    options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
 
     def dense(params, voxels, present):
@@ -87,7 +87,7 @@ def encode_joints(
 def sum_entropy(
     network: patch_vha.PatchVHA,
     params: Any,
-    features: Float[Array, "B D h w C"],
+    features: Float[jax.Array, "B D h w C"],
     voxels: Float[Array, "B P J 3"],
     present: Bool[Array, "B P J"],
     *,
@@ -101,7 +101,7 @@ def sum_entropy(
     `features` are those of `PatchVHA.decode_features`; the rest is as for `heatmaps.render`. There are gradients of
     `params` and `features`. On CPUs, if the volumes are large, they are not written.
     """
-    options = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
+    options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
 
     def dense(params, x, voxels, present):
@@ -154,7 +154,7 @@ def decode_peaks(
     On CPUs, large float32 heatmaps are not written. On other devices heatmaps are rounded to `volume_dtype`, if given.
     """
     found, offsets = decode_peaks_and_offsets(network, params, code, size, threshold, max_peaks, volume_dtype, subvoxel)
-    return found._replace(voxels=found.voxels + offsets) if subvoxel else found
+    return found if offsets is None else found._replace(voxels=found.voxels + offsets)
 
 
 def decode_peaks_and_offsets(
@@ -200,7 +200,7 @@ def decode_at(
 
     Voxels outside the volume count as the nearest ones inside. A PatchVHA's head sees the cells of those voxels only.
     """
-    at = jnp.clip(at, 0, np.int32([*size, network.depth_bins]) - 1).astype(jnp.int32)
+    at = jnp.clip(at, 0, np.array([*size, network.depth_bins], np.int32) - 1).astype(jnp.int32)
     if not isinstance(network, patch_vha.PatchVHA):
         return decoding.whole(network, params, code, size)[joints, *at.T]
     features = apply(network, params, code[None], method="decode_features")[0]
@@ -223,11 +223,11 @@ def logits_at(
     return jnp.sum(hidden_NxC * last["kernel"].T[channel], axis=-1) + last["bias"][channel]
 
 
-def _is_known(network: nn.Module) -> bool:
+def _is_known(network: nn.Module) -> TypeGuard[vha.VHA | patch_vha.PatchVHA]:
     return isinstance(network, vha.VHA | patch_vha.PatchVHA)
 
 
-def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: jax.Array) -> jax.Array:
+def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: Array) -> jax.Array:
     """`function(params, *batches)`, run by each of the devices that share the batch for its own frames.
 
     Left to the compiler, loops over frames or joints would gather the whole batch and run in full on every device.

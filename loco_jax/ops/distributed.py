@@ -57,10 +57,10 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
             f"{have}: give all of --coordinator=HOST:PORT, --num_processes and --process_id, or --coordinator=auto "
             "alone, or none of them"
         )
-    explicit = {}
+    explicit: dict[str, Any] = {}
     if coordinator and coordinator != AUTO:
         host, _, port = coordinator.rpartition(":")
-        if not (host and port.isdecimal() and all(counts)):
+        if not (host and port.isdecimal()) or num_processes is None or process_id is None:
             raise ValueError(
                 f"--coordinator={coordinator}: want HOST:PORT of the first process, with --num_processes and "
                 "--process_id; or auto"
@@ -141,7 +141,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     """Global arrays, of which each process gives everything, or its `share` if they are split over the batch."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
-    count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1
+    count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1  # type: ignore[arg-type]
 
     def one(x):
         x = np.asarray(x)
@@ -225,7 +225,8 @@ class Agreement:
     """
 
     def __init__(self, mesh: Mesh, delay: int = 0):
-        self._delay, self._asked = delay, collections.deque()
+        self._delay = delay
+        self._asked: collections.deque[jax.Array] = collections.deque()
         self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._mine = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
         self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))

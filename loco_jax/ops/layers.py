@@ -45,11 +45,12 @@ def _faster(layer: nn.Module, x: Any, *_: Any):
 
 
 def _convolution(conv: nn.Conv):
-    if len(conv.kernel_size) == 3:
+    size: Any = conv.kernel_size  # a tuple in these networks
+    if len(size) == 3:
         return convolutions.in_bands
     if conv.input_dilation != 1:
         return convolutions.transposed
-    if tuple(conv.kernel_size) == (1, 1):
+    if tuple(size) == (1, 1):
         return convolutions.as_product
     return convolutions.unpadded if conv.padding == "VALID" else None
 

@@ -28,7 +28,7 @@ def count() -> int:
     return mesh.shape["rows"] if "rows" in mesh.auto_axes else 1
 
 
-def keep(x: jax.Array) -> jax.Array:
+def keep(x: Float[jax.Array, "B _ rows ..."]) -> Float[jax.Array, "B _ rows ..."]:
     """`x` with its rows, axis 2 in all arrays here, shared; they need not divide evenly."""
     return lax.with_sharding_constraint(x, _SHARED)
 

@@ -129,12 +129,12 @@ class Cubes(NamedTuple):
       rivals: whose cubes meet a person's cube, which is one of them.
     """
 
-    count: Int[Array, "*J"]
-    order: Int[Array, "*J P"]
-    touch: Bool[Array, "*J P"]
-    centre: Float[Array, "*J P 3"]
-    rounded: Int[Array, "*J P 3"]
-    rivals: Bool[Array, "*J P P"]
+    count: Int[jax.Array, "*J"]  # type: ignore[assignment]  # it hides the method of tuples
+    order: Int[jax.Array, "*J P"]
+    touch: Bool[jax.Array, "*J P"]
+    centre: Float[jax.Array, "*J P 3"]
+    rounded: Int[jax.Array, "*J P 3"]
+    rivals: Bool[jax.Array, "*J P P"]
 
 
 def find_cubes(
@@ -149,7 +149,7 @@ def find_cubes(
     voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
     present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
     half = cube_side(sigma) // 2
-    touch = present_JxP & ((rounded >= -half) & (rounded < np.int32(shape) + half)).all(axis=-1)
+    touch = present_JxP & ((rounded >= -half) & (rounded < np.array(shape, np.int32) + half)).all(axis=-1)
     meet_JxPxP = (jnp.abs(rounded[:, :, None] - rounded[:, None]) <= 2 * half).all(axis=-1)
     rivals = meet_JxPxP & touch[:, None] & touch[:, :, None]
     count, order = jnp.sum(touch, axis=1, dtype=jnp.int32), jnp.argsort(~touch, axis=1).astype(jnp.int32)
@@ -160,7 +160,7 @@ def owned_values(
     cubes: Cubes,
     people: Int[Array, " n"],
     starts: Int[Array, "n 3"],
-    sides: tuple[int, int, int],
+    sides: tuple[int, ...],
     shape: tuple[int, int, int],
     sigma: float,
 ) -> Float[jax.Array, "n R C B"]:
@@ -199,7 +199,7 @@ def _each(x_n):
     return x_n[:, None, None, None]
 
 
-def _check(voxels: jax.Array, present: jax.Array, sigma: float) -> tuple[int, int]:
+def _check(voxels: Array, present: Array, sigma: float) -> tuple[int, ...]:
     if voxels.ndim != 3 or voxels.shape[-1] != 3 or present.shape != voxels.shape[:2]:
         raise ValueError(f"want voxels [P, J, 3] and present [P, J]; have {voxels.shape} and {present.shape}")
     if not 0 < sigma < math.inf:

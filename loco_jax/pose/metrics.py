@@ -47,7 +47,7 @@ class BandScores(NamedTuple):
     error: Float[np.ndarray, "bands"]
 
 
-def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float | int, matching: str = "hungarian") -> Scores:
+def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> Scores:
     """Scores of one frame, over all its joint types (method section 6).
 
     A frame with nothing predicted and nothing true scores 1; with one of the two empty, 0.
@@ -82,7 +82,7 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
 
 
 def match(
-    predicted: ArrayLike, true: ArrayLike, threshold: float | int, matching: str = "hungarian"
+    predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian"
 ) -> Int[np.ndarray, "K 2"]:
     """Pairs of joints of the same type, at most `threshold` apart (method section 6).
 
@@ -128,7 +128,7 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray,
 
 
 def bands(
-    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float | int] = BAND_EDGES
+    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float] = BAND_EDGES
 ) -> Bands:
     """One frame's true joints, those found and the sum of their errors, by distance of the true joint from the camera.
 
@@ -246,7 +246,7 @@ def _same_type(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[np.nda
         yield np.flatnonzero(predicted[:, 0] == joint_type), np.flatnonzero(true[:, 0] == joint_type)
 
 
-def _hungarian(distances: np.ndarray, threshold: float | int) -> tuple[np.ndarray, np.ndarray]:
+def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pairs among `distances[N, M]`.
 
     Where a row and a column allow only each other, they are a pair. The rest is one assignment problem, its distances
@@ -271,7 +271,7 @@ def _hungarian(distances: np.ndarray, threshold: float | int) -> tuple[np.ndarra
     return np.concatenate([rows, open_rows[r[real]]]), np.concatenate([columns, open_columns[c[real]]])
 
 
-def _nearest(distances: np.ndarray, threshold: float | int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows (predictions) and columns (true joints) of the pairs among `distances[N, M]`."""
     columns = np.flatnonzero(distances.min(axis=0) <= threshold)
     rows = distances[:, columns].argmin(axis=0)

@@ -39,7 +39,7 @@ class Peaks(NamedTuple):
 
     voxels: Float[Array, "*B J K 3"]
     scores: Float[Array, "*B J K"]
-    count: Int[Array, "*B J"]
+    count: Int[Array, "*B J"]  # type: ignore[assignment]  # it hides the method of tuples
 
 
 class Source(NamedTuple):
@@ -56,7 +56,7 @@ class Source(NamedTuple):
       whole: all values `[J, H, W, D]`, for volumes with too many peaks to be searched in parts.
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     highest: Float[Array, "J h w d"]
     take: Callable[..., jax.Array]
     exact: Callable[..., jax.Array]
@@ -121,10 +121,12 @@ def of_volume(heatmaps: Float[Array, "*J H W D"]) -> Source:
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
 
-    def take(*index):
-        return heatmaps.at[index].get(mode="promise_in_bounds")
+    volume = jnp.asarray(heatmaps)
 
-    return Source(heatmaps.shape, block_maxima(heatmaps), take, take, (), lambda _: heatmaps)
+    def take(*index):
+        return volume.at[index].get(mode="promise_in_bounds")
+
+    return Source(volume.shape, block_maxima(volume), take, take, (), lambda _: volume)
 
 
 def subvoxel_offsets(source: Source, peaks: Peaks) -> Float[jax.Array, "J K 3"]:
@@ -198,7 +200,8 @@ def block_maxima(heatmaps: Float[Array, "J H W D"]) -> Float[jax.Array, "J h w d
     x = padded.reshape(num_joints, h, BLOCK, w, BLOCK, shape[2])
     # `jnp.max` over rows and columns would, on CPUs, forget at a NaN what it has seen. Comparisons with NaN are false.
     rows_and_columns = (x[:, :, i, :, j] for i in range(BLOCK) for j in range(BLOCK))
-    x = functools.reduce(lambda most, new: jnp.where(new > most, new, most), rows_and_columns, -jnp.inf)
+    nothing: Any = -jnp.inf
+    x = functools.reduce(lambda most, new: jnp.where(new > most, new, most), rows_and_columns, nothing)
     x = jnp.pad(x, [(0, 0)] * 3 + [padding[2]], constant_values=-jnp.inf)
     return jnp.max(x.reshape(num_joints, h, w, d, BLOCK), axis=-1).astype(jnp.float32)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from loco_jax.geometry import skeleton
@@ -88,7 +88,7 @@ class Finder:
 
     def __call__(
         self,
-        picture: np.ndarray | Image.Image | os.PathLike | str,
+        picture: Shaped[np.ndarray, "..."] | Image.Image | os.PathLike | str,
         camera: Camera | None = None,
         fov: float | None = None,
     ) -> People:

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -147,7 +148,11 @@ def people(
     return figure
 
 
-def poses(true: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Figure:
+def poses(
+    true: Float[np.ndarray, "N 14 3"],
+    found: Mapping[str, tuple[Float[np.ndarray, "N 14 3"], Bool[np.ndarray, "N 14"]]],
+    title: str = "",
+) -> Figure:
     """Up to five people side by side from the front, over their true poses in grey.
 
     Args:
@@ -191,7 +196,7 @@ def _draw_from_above(axes: Axes, joints: np.ndarray, known: np.ndarray, look: di
         axes.plot(*joints[known][:, [0, _AHEAD]].mean(axis=0), **mark)
 
 
-def smooth(points: np.ndarray, window: int) -> np.ndarray:
+def smooth(points: Float[np.ndarray, "K 2"], window: int) -> Float[np.ndarray, "M 2"]:
     """Means of points `[K, 2]` over a window of points, where the window is full."""
     weights = np.full(window, 1 / window)
     return np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)

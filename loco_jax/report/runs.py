@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from numbers import Real
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from loco_jax.runs import log as logs
 from loco_jax.runs import observation as observe
@@ -53,7 +55,7 @@ class Run:
             return f"step {self.step:,}"
         return "done" if self.step >= steps else f"{math.floor(100 * self.step / steps)} % done"
 
-    def series(self, name: str) -> np.ndarray:
+    def series(self, name: str) -> Float[np.ndarray, "K 2"]:
         """(step, value) `[K, 2]` where the log has a finite number of that name."""
         logged = [(record["step"], record[name]) for record in self.records if isinstance(record.get(name), Real)]
         points = np.array(logged, float).reshape(-1, 2)
@@ -71,7 +73,7 @@ class Run:
         return totals if sum(totals.values()) > 0 else {}
 
     @property
-    def step_seconds(self) -> np.ndarray:
+    def step_seconds(self) -> Float[np.ndarray, " K"]:
         """The mean seconds `[K]` of a step before each log line."""
         rates = self.series("frames_per_second")[:, 1]
         return self.config.get("data", {}).get("batch_size", 0) / rates[rates > 0]
@@ -85,7 +87,7 @@ class Run:
         return None
 
 
-def read(folders: Sequence[str]) -> list[Run]:
+def read(folders: Sequence[os.PathLike | str]) -> list[Run]:
     """The runs of the given workdirs, each once. Raises RunError for the first that is none or is unreadable."""
     paths = list(dict.fromkeys(_absolute(epath.Path(folder).expanduser()) for folder in folders))
     return [_read_one(path, name) for path, name in zip(paths, _short_names(paths))]

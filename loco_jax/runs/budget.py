@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from loco_jax.ops import distributed
@@ -83,7 +84,7 @@ class Budget:
             agreed = self._agree(round(min(1.0, mine) * _WHOLE) if distributed.is_first() else 0)
             self.used = max(self.used, agreed / _WHOLE)  # at the beginning the agreed value is 0
 
-    def rate(self, step: int) -> tuple[jax.Array, ...]:
+    def rate(self, step: int) -> tuple[Float[jax.Array, ""], ...]:
         """The further argument of `train_step` for the step after `step`: the learning rate, or none."""
         if not self._seconds:
             return ()
@@ -91,7 +92,7 @@ class Budget:
         self._rates.append(float(str(rate)))  # the shortest decimal that rounds to it in float32
         return (self.place(rate),)
 
-    def place(self, rate: float | np.floating) -> jax.Array:
+    def place(self, rate: float | np.floating) -> Float[jax.Array, ""]:
         """A rate on the devices."""
         return distributed.put(np.float32(rate), self._place)
 

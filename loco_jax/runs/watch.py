@@ -113,7 +113,7 @@ def odd_steps(watch: Watch) -> list[OddStep]:
     return [OddStep(*row) for row in zip(*columns)]
 
 
-def scalars(odd: OddStep) -> dict[str, int | float]:
+def scalars(odd: OddStep) -> dict[str, float]:
     """The numbers of an odd step for the log."""
     named = {"odd_step": odd.step, "odd_step_loss": odd.loss, "odd_step_usual_loss": odd.usual}
     return {name: value for name, value in named.items() if math.isfinite(value)}

@@ -375,7 +375,7 @@ class LocoTask(Task):
         return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _touching(voxels_PxJx3: jax.Array, present_PxJ: jax.Array) -> jax.Array:
+def _touching(voxels_PxJx3: Array, present_PxJ: Array) -> Array:
     """Which present joints `[P, J]` are at most one voxel, in every axis, from another person's joint of their type."""
     apart_PxPxJ = jnp.abs(voxels_PxJx3[:, None] - voxels_PxJx3[None]).max(axis=-1)
     others_PxPx1 = ~jnp.eye(len(voxels_PxJx3), dtype=bool)[..., None]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
@@ -136,7 +136,7 @@ class RefinerTask(Task):
         Offsets start at the head as it was found, so that an error of the head does not move all other joints.
         """
         spoilt = self.spoil(frames, key)
-        error = _error(params, spoilt.joints, spoilt.known, frames.joints, frames.present.all(axis=-1))
+        error = _error(params, spoilt.joints, spoilt.known, frames.joints, jnp.all(frames.present, axis=-1))
         if not self.find_people:
             return error, {}
         joints, known, true = self.draw(params["found"], jax.random.fold_in(key, 1), frames.present[..., 0].size)
@@ -144,7 +144,7 @@ class RefinerTask(Task):
         return (1 - self.share) * error + self.share * found_error, {"spoilt_error": error, "found_error": found_error}
 
     def draw(
-        self, found: Mapping[str, Array], key: PRNGKeyArray, number: int
+        self, found: Mapping[str, Float[Array, "M 14 3"]], key: PRNGKeyArray, number: int
     ) -> tuple[Float[jax.Array, "N 14 3"], Bool[jax.Array, "N 14"], Float[jax.Array, "N 14 3"]]:
         """Some of the found people: joints, which of them are known, and true joints. Half of them are mirrored.
 
@@ -173,7 +173,7 @@ class RefinerTask(Task):
         clean = refine(frames.joints, jnp.ones_like(frames.present))
         return Found(spoilt.joints, refine(spoilt.joints, spoilt.known), clean, spoilt.kind)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
+    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
         """For each frame and kind of mistake: the number of joints, and the sums of their errors in metres."""
         records = []
         for i in range(len(frames.present)):
@@ -191,7 +191,7 @@ class RefinerTask(Task):
             )
         return records
 
-    def summary(self, records: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Mean errors in cm before and after, by what happened to a joint."""
         total = {name: np.sum([r[name] for r in records], axis=0) for name in records[0]}
         count = np.maximum(total["count"], 1)
@@ -211,17 +211,17 @@ class RefinerTask(Task):
         return {**after, "clean_loss": summary["clean_cm"] / 100}
 
 
-def _error(params: Any, joints: Array, known: Array, true: jax.Array, there: jax.Array) -> jax.Array:
+def _error(params: Any, joints: Array, known: Array, true: Array, there: Array) -> jax.Array:
     """Mean squared error of the normalised offsets from the found head, over the people who are `there[...]`."""
     found: Any = refiner.Refiner().apply({"params": params["params"]}, refiner.normalise(joints, known))
-    true = refiner.normalise(true.at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
+    true = refiner.normalise(jnp.asarray(true).at[..., 0, :].set(joints[..., 0, :]), jnp.ones_like(known))
     count = jnp.maximum(there.sum(dtype=jnp.int32), 1)
     return jnp.sum(jnp.square(found - true) * there[..., None]) / (39 * count)
 
 
 def find(
     task: LocoTask, params: Any, batches: Iterable[Frames], number: int, tell: Callable[[int], Any] = lambda count: None
-) -> dict[str, np.ndarray] | None:
+) -> dict[str, Float[np.ndarray, "number 14 3"]] | None:
     """People as a predictor finds them, and whom it means: `joints` and `true` `[number, 14, 3]`; None without any.
 
     Joints that refinement takes for holes are 0. Left out is who means nobody, see `refinement.match`, or has too few

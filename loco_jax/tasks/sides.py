@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int32
 
 from loco_jax import ops
 from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 
 APART = 1.5  # voxels
@@ -25,8 +26,8 @@ MEASURED = np.array(
 
 
 def far_apart(
-    voxels: Float[jax.Array, "P J 3"], present: Bool[jax.Array, "P J"], pairs: Int32[np.ndarray, "2 S"]
-) -> Bool[jax.Array, "P S"]:
+    voxels: Float[jax.Array, "P J 3"], present: Bool[Array, "P J"], pairs: Int32[np.ndarray, "2 S"]
+) -> Bool[Array, "P S"]:
     """Whether both joints of a pair are present and at least `APART` voxels apart in the picture."""
     right, left = pairs
     away_PxS = jnp.linalg.norm(voxels[:, right, :2] - voxels[:, left, :2], axis=-1)
@@ -39,7 +40,7 @@ def error(
     volume: Volume,
     features: Float[jax.Array, "B d h w C"],
     voxels: Float[jax.Array, "B P J 3"],
-    present: Bool[jax.Array, "B P J"],
+    present: Bool[Array, "B P J"],
 ) -> Float[jax.Array, ""]:
     """How badly the heatmaps of a PatchVHA's `features` tell right from left.
 
@@ -73,7 +74,7 @@ def own_side(
     volume: Volume,
     code: Float[jax.Array, "h w d"],
     voxels: Float[jax.Array, "P J 3"],
-    present: Bool[jax.Array, "P J"],
+    present: Bool[Array, "P J"],
 ) -> Float[jax.Array, "4"]:
     """For how many joints of each pair a code's heatmap is higher at their own voxel than at the other joint's.
 

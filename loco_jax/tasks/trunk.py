@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray, Shaped
 
 from loco_jax import ops
 from loco_jax.data.frames import Frames
@@ -88,12 +88,12 @@ class TrunkTask(Task):
         view: Any = ops.apply(self.network, params, features, method="read_view")
         return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, np.ndarray]]:
+    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
         """For each frame, the errors of its people. Arguments are NumPy arrays."""
         focals = np.asarray(frames.camera.fx)
         return [self._score(_of_frame(predicted, i), focal) for i, focal in enumerate(focals)]
 
-    def _score(self, found: Found, focal: float) -> dict[str, np.ndarray]:
+    def _score(self, found: Found, focal: float | np.floating) -> dict[str, np.ndarray]:
         there = np.asarray(found.there)
         poses, true = (jax.tree.map(lambda x: np.asarray(x)[there], p) for p in (found.poses, found.true))
         distance = np.exp(true.distance)
@@ -114,7 +114,7 @@ class TrunkTask(Task):
             record["height"] = np.abs(np.exp(found.view[3]) / found.ground[3] - 1)[None]
         return record
 
-    def summary(self, records: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Errors over all frames' people: poses in cm, distances and heights in %, and correct sides in %."""
         all_of = {name: np.concatenate([r[name] for r in records]) for name in records[0]}
 

@@ -132,7 +132,7 @@ class VhaTask(Task):
         self,
         params: Any,
         voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
-        present_BxPxJ: Bool[jax.Array, "B P J"],
+        present_BxPxJ: Bool[Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, "B h w d"]:
         """Codes of the true heatmaps of a batch's `targets`."""
@@ -146,7 +146,7 @@ class VhaTask(Task):
         params: Any,
         code: Float[jax.Array, "B h w d"],
         voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
-        present_BxPxJ: Bool[jax.Array, "B P J"],
+        present_BxPxJ: Bool[Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, ""]:
         """Cross-entropy of the heatmaps that a PatchVHA makes of codes with the true ones, a true joint."""
@@ -158,7 +158,7 @@ class VhaTask(Task):
         params: Any,
         x: Float[jax.Array, "B d h w C"],
         voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
-        present_BxPxJ: Bool[jax.Array, "B P J"],
+        present_BxPxJ: Bool[Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, ""]:
         """The same of the features `x` that `PatchVHA.decode_features` makes of codes."""
@@ -200,7 +200,7 @@ class VhaTask(Task):
         voxels_PxJx3, present_PxJ = self.targets(frame)
         return self.encode_targets(params, voxels_PxJx3[None], present_PxJ[None])[0]
 
-    def targets(self, frame: Frames) -> tuple[Float[jax.Array, "P J 3"], Bool[jax.Array, "P J"]]:
+    def targets(self, frame: Frames) -> tuple[Float[jax.Array, "P J 3"], Bool[Array, "P J"]]:
         """Continuous voxels of a frame's joints, and which of them are targets."""
         present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
         return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
@@ -208,7 +208,7 @@ class VhaTask(Task):
     def render(
         self,
         voxels_PxJx3: Float[jax.Array, "P J 3"],
-        present_PxJ: Bool[jax.Array, "P J"],
+        present_PxJ: Bool[Array, "P J"],
         sigma: float,
         subvoxel: bool | None = None,
     ) -> Float[jax.Array, "J H W D"]:

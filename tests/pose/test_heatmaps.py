@@ -184,7 +184,7 @@ def test_frames_together_are_frames_alone():
         ((1, PEOPLE, JOINTS, 3), (1, PEOPLE, JOINTS)),
     ],
 )
-def test_wrong_shapes_are_refused(voxels, present):
+def test_wrong_shapes_are_refused(unchecked, voxels, present):
     with pytest.raises(ValueError, match="want voxels"):
         heatmaps.render(jnp.zeros(voxels), jnp.zeros(present, bool), SHAPE)
 

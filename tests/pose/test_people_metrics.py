@@ -133,7 +133,8 @@ def test_errors_along_and_across_the_ray(seed):
 def test_points_are_projected_as_by_the_camera(seed):
     xyz = np.random.default_rng(seed).normal(0, 5, (4, 7, 3))
     with np.errstate(all="ignore"):
-        np.testing.assert_allclose(people_metrics.project(CAMERA, xyz), cameras.project(CAMERA, xyz), rtol=2e-4)
+        found, expected = people_metrics.project(CAMERA, xyz), cameras.project(CAMERA, xyz)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3)  # pixels near 0 are differences of large numbers
 
 
 def box(x: float, y: float, width: float, height: float) -> np.ndarray:

@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 
-def uniform(
-    key: PRNGKeyArray, shape: tuple[int, ...], low: float | int = 0.0, high: float | int = 1.0
-) -> Float[jax.Array, "..."]:
+def uniform(key: PRNGKeyArray, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Float[jax.Array, "..."]:
     """Random float32 from `low` to `high`."""
     return jax.random.uniform(key, shape, jnp.float32, low, high)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax.data.crowd.placing import View, ground_limits, keep_apart, places
 from loco_jax.data.crowd.poses import GAITS, HARMONICS, RUN, SIT, STAND, WALK, Body, Person, about_z, vector
@@ -49,7 +49,7 @@ def _pick(uniform, shares):
 
 
 @functools.lru_cache
-def people_shares(fewest: int, mean: float, most: int) -> np.ndarray:
+def people_shares(fewest: int, mean: float, most: int) -> Float[np.ndarray, " N"]:
     """Probabilities of `fewest` to `most` people: the law n exp(-rate n), with the rate that gives this mean."""
     count = np.arange(fewest, most + 1)
 

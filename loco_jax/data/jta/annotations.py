@@ -143,7 +143,7 @@ def read_text(path: pathlib.Path, most_bytes: int) -> str:
         raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
 
 
-def as_float(value: float | int) -> float:
+def as_float(value: float) -> float:
     """A float; infinite for an integer that is too large for one, which no check accepts."""
     try:
         return float(value)

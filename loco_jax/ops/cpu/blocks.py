@@ -46,7 +46,7 @@ _OF_TAPS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4]
 _TO_RESULTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-def pays(block: nn.Module, x: Array) -> bool:
+def pays(block: nn.Module, x: Float[Array, "B L *cells C"]) -> bool:
     """Whether the fast way is for blocks of this type and size."""
     return x.size >= _LEAST and block.dtype == jnp.float32
 

@@ -10,17 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEWEST = 128  # cells; XLA's transposed convolutions take up to 100 times as long for fewer than about 100
 
 
-def as_product(x: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **options: Any) -> jax.Array:
+def as_product(
+    x: Float[jax.Array, "B H W C"], kernel: Float[jax.Array, "1 1 C N"], *_: Any, precision: Any = None, **options: Any
+) -> Float[jax.Array, "B H W N"]:
     """A convolution 1 x 1 `[B, H, W, C]` of stride 1: a product of matrices, up to 3 times as fast."""
     return jnp.dot(x, kernel[0, 0], precision=precision)
 
 
-def unpadded(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def unpadded(
+    x: Float[jax.Array, "B h w C"], kernel: Float[jax.Array, "k l C N"], strides: Any, padding: Any, **options: Any
+) -> Float[jax.Array, "B H W N"]:
     """A 2D convolution without padding.
 
     On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and
@@ -35,7 +40,9 @@ def unpadded(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **opti
     return lax.platform_dependent(x, kernel, cpu=with_row, default=plain)
 
 
-def transposed(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def transposed(
+    x: Float[jax.Array, "B h w C"], kernel: Float[jax.Array, "k l C N"], strides: Any, padding: Any, **options: Any
+) -> Float[jax.Array, "B H W N"]:
     """A 2D convolution of an input whose cells are set apart (`lhs_dilation`), with stride 1 and padding in numbers.
 
     On CPUs the kernel's gradient is a product of matrices, 100 times as fast as XLA's. Where few cells come out,
@@ -74,7 +81,9 @@ def _by_taps(x, kernel, padding, dilation, precision):
     return sum(placed(i, tap) for i, tap in enumerate(np.ndindex(kernel.shape[:2])))
 
 
-def in_bands(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def in_bands(
+    x: Float[jax.Array, "B h w d C"], kernel: Float[jax.Array, "k l m C N"], strides: Any, padding: Any, **options: Any
+) -> Float[jax.Array, "B H W D N"]:
     """A 3D convolution of few channels, with stride 1 and padding in numbers.
 
     On CPUs XLA's run on one core, and many times slower than 2D ones. So blocks of 8 neighbouring depths become the

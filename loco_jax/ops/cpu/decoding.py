@@ -59,7 +59,9 @@ def search(
     return _of_each_joint(network, params, code, one, room)
 
 
-def whole(network: nn.Module, params: Any, code: jax.Array, size: tuple[int, int]) -> jax.Array:
+def whole(
+    network: nn.Module, params: Any, code: Float[Array, "h w d"], size: tuple[int, int]
+) -> Float[jax.Array, "J H W D"]:
     """The heatmaps `[J, H, W, D]` of a code `[h, w, d]`."""
     return layers.apply(network, params, code[None], size, method="decode")[0]
 

@@ -5,6 +5,7 @@ of its results for the voxels that each joint owns (`heatmaps.owned_values`). Th
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
 from loco_jax.models import patch_vha, vha
@@ -34,8 +35,8 @@ def pays(network: nn.Module, people: int, shape: tuple[int, int, int], sigma: fl
         cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
     else:
         # A place sees 25 * side voxels instead of 25 * bins, and every second place is computed.
-        cube = 4 * np.square((side + KERNEL - 2) // 2 + 1) * min(side, shape[2])
-    return 0 < _OVERHEAD * people * cube < np.prod(shape)
+        cube = 4 * ((side + KERNEL - 2) // 2 + 1) ** 2 * min(side, shape[2])
+    return 0 < _OVERHEAD * people * cube < math.prod(shape)
 
 
 def encode_joints(
@@ -197,12 +198,16 @@ def cells_of_people(i: Any, cubes: Cubes, cell: int, shape: tuple[int, int, int]
 # ---- Both
 
 
-def cell_windows(x: jax.Array, first: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+def cell_windows(
+    x: Float[jax.Array, "d h w C"], first: Int[jax.Array, "n 3"], sizes: tuple[int, ...]
+) -> Float[jax.Array, "n p q r C"]:
     """Windows `[n, *sizes, C]` of cells `[d, h, w, C]`, whose first rows, columns and depths are `first[n, 3]`."""
     return _windows(x, first, sizes, (1, 2, 0))
 
 
-def add_cell_windows(x: jax.Array, first: jax.Array, windows: jax.Array) -> jax.Array:
+def add_cell_windows(
+    x: Float[jax.Array, "d h w C"], first: Int[jax.Array, "n 3"], windows: Float[jax.Array, "n p q r C"]
+) -> Float[jax.Array, "d h w C"]:
     """Cells `[d, h, w, C]` with the windows of `cell_windows` added."""
     return _add_windows(x, first, windows, (1, 2, 0))
 
