@@ -1,6 +1,6 @@
-"""Trains an experiment, scores it, or does one of its training steps again.
+"""usage: python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
 
-python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
+Trains an experiment, scores it, or does one of its training steps again.
 
 The exit status is 0 when all is done or config.max_minutes is over; 75 (EX_TEMPFAIL) when a signal stopped training:
 everything is saved, and the same command goes on; 130 when a signal stopped something else; 1 after an error.

@@ -29,6 +29,10 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
         os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        # Most of the time is compiling, which is faster without optimisations.
+        os.environ.setdefault(
+            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        )
         # JAX has read its environment before this; that of workers comes with all this in it.
         jax.config.update("jax_compilation_cache_dir", folder.name)
         jax.config.update("jax_compilation_cache_max_size", 2**32)

@@ -345,7 +345,7 @@ def test_patch_network_learns_and_resumes_exactly(tmp_path):
     summary = evaluate.evaluate(config, str(tmp_path / "parts"), lambda _: None)
     assert summary["network"] == "PatchVHA(1)" and summary["frames"] == 5
     assert (tmp_path / "parts" / "eval" / "frame_1.png").exists()
-    assert "| poster: VHA(1)" in (tmp_path / "parts" / "eval" / "table.md").read_text()
+    assert "| poster, JTA: VHA(1)" in (tmp_path / "parts" / "eval" / "table.md").read_text()
 
 
 DEVICES = """

@@ -156,8 +156,8 @@ class CellKernel(nn.Module):
     @nn.compact
     def __call__(self, channels: int) -> tuple[Float[Array, "3 3 3*{channels} F"], Float[Array, " F"]]:
         shape = (3, 3, 3 * channels, self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return kernel, self.param("bias", self.bias_init, (self.features,))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        return kernel, self.param("bias", self.bias_init, (self.features,), jnp.float32)
 
 
 def fold(heatmaps: Float[Array, "B J H W D"], cell: int) -> Float[jax.Array, "B d h w V"]:

@@ -17,7 +17,7 @@ from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import project
+from loco_jax.geometry.camera import JTA, project
 from loco_jax.models import patch_vha
 from loco_jax.models.refiner import Refiner
 from loco_jax.ops import distributed
@@ -282,7 +282,7 @@ def test_a_refiner_counts_where_there_is_one(scored):
     task, _, _, _ = scored
     points = _standing_apart(4, np.random.default_rng(0)).swapaxes(0, 1)
     found = association.group(points, np.full((14, 4), 0.5, np.float32))
-    better = task.refine({"refiner": _refiner()}, found, None, None)
+    better = task.refine({"refiner": _refiner()}, found, None, JTA)
     np.testing.assert_array_equal(better.joints, refinement.refine(_refiner(), found).joints)
     for change, word in (({"trunk": "inception"}, "reads no poses"), ({"teaching_weight": 0.0}, "teaching_weight")):
         config = _config().copy_and_resolve_references()
