@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 _THIN = 8  # matrices with at most so many rows or columns are not orthogonalised
@@ -32,7 +33,7 @@ class RepeatState(NamedTuple):
     last: Any
 
 
-def muon(rate: optax.Schedule, every: int = 1, dtype: jnp.dtype = jnp.float32) -> optax.GradientTransformation:
+def muon(rate: optax.Schedule, every: int = 1, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
     """Muon for matrices and convolutions; Adam at a fifth of the rate for thin matrices and vectors.
 
     Every `every`-th update orthogonalises the momentum; those in between repeat the last direction. `dtype` is the type
@@ -66,7 +67,7 @@ def repeat(inner: optax.GradientTransformation, every: int) -> optax.GradientTra
     return optax.GradientTransformation(lambda params: RepeatState(jnp.int32(0), optax.tree.zeros_like(params)), update)
 
 
-def orthogonalise(matrix: Float[jax.Array, "M N"], dtype: jnp.dtype = jnp.float32) -> Float[jax.Array, "M N"]:
+def orthogonalise(matrix: Float[jax.Array, "M N"], dtype: DTypeLike = jnp.float32) -> Float[jax.Array, "M N"]:
     """The matrix with singular values near 1 (0.7 to 1.2), by five Newton-Schulz steps.
 
     A step takes X to (a + bA + cA²)X with A = XXᵀ, so all five are a product of small square matrices, times X. That

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from loco_jax import experiment, muon, tasks
-from loco_jax.data.frames import Frames
 from loco_jax.runs import checkpoints
 from loco_jax.runs import watch as watches
 from loco_jax.tasks import Task
@@ -41,7 +40,7 @@ class TrainState:
     params: Any
     opt_state: Any
     ema: Any
-    sums: dict[str, Any]
+    sums: Any
     bad_step: Any
     watch: Any = flax.struct.field(default_factory=watches.start)
 
@@ -116,7 +115,7 @@ def _scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
 
 def init_state(
-    task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Frames, pretrained: bool = True
+    task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Any, pretrained: bool = True
 ) -> TrainState:
     """The state before the first step; it depends on the config alone. `like` is a batch, or its shapes and types.
 
@@ -158,7 +157,7 @@ def read_init(task: Task, config: ConfigDict) -> Any:
 
 def train_step(
     state: TrainState,
-    frames: Frames,
+    frames: Any,
     rate: Float[jax.Array, ""] | None = None,
     *,
     task: Task,
@@ -222,7 +221,7 @@ def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformat
 
 
 def loss_and_gradient(
-    state: TrainState, frames: Frames, *, task: Task, stage: int, seed: int
+    state: TrainState, frames: Any, *, task: Task, stage: int, seed: int
 ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]], Any]:
     """Loss, logged scalars, and gradient of the trained parameters, for the step after `state`."""
     key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
@@ -240,7 +239,7 @@ def _trained(task: Task, params: Any) -> Any:
 
 
 def compile_step(
-    step: Callable[..., tuple[TrainState, Any]], mesh: Mesh, state: TrainState, frames: Frames, *rate: Any
+    step: Callable[..., tuple[TrainState, Any]], mesh: Mesh, state: TrainState, frames: Any, *rate: Any
 ) -> jax.stages.Compiled:
     """A `train_step` for the devices of a mesh, which share a batch. The arguments are examples, or shapes and types.
 

@@ -2,12 +2,11 @@
 
 import fcntl
 import os
-import pathlib
 import tempfile
-from typing import IO
+from typing import IO, Any
 
 
-def check_writable(folder: pathlib.Path) -> None:
+def check_writable(folder: Any) -> None:
     """Raises OSError, with the place as `filename`, unless files can be written to `folder`, or to its nearest parent
     if it does not exist."""
     while not folder.exists():

@@ -193,8 +193,8 @@ class PixelBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
-        x = x + nn.Conv(self.width, (3, 3), dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
+        x = jnp.asarray(x) + nn.Conv(self.width, (3, 3), dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))
 

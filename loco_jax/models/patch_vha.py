@@ -102,8 +102,8 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B D h w C"]) -> Float[jax.Array, "B D h w C"]:
-        x = x + CellConv(self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
+    def __call__(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B D h w C"]:
+        x = jnp.asarray(x) + CellConv(self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         hidden = nn.Dense(2 * self.width, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(x))
         return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(hidden))
 
@@ -137,13 +137,13 @@ class CellConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B D h w C"]) -> Float[jax.Array, "B E h w F"]:
+    def __call__(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B E h w F"]:
         layer = CellKernel(self.features, self.bias_init, name="Conv_0")
         kernel, bias = (a.astype(self.dtype) for a in layer(x.shape[-1]))
         kernel = jnp.moveaxis(kernel.reshape(3, 3, 3, -1, self.features), 2, 0)
         layout = ("NDHWC", "DHWIO", "NDHWC")
         padding = (self.depth_padding, (1, 1), (1, 1))
-        x = x.astype(self.dtype)
+        x = jnp.asarray(x, self.dtype)
         return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=layout) + bias
 
 

@@ -12,7 +12,7 @@ from loco_jax.models import compact, patch_vha, vha
 from loco_jax.ops.cpu import blocks, convolutions
 
 
-def apply(network: nn.Module, variables: Any, *arguments: Any, method: Any = None, **keywords: Any) -> Any:
+def apply(network: Any, variables: Any, *arguments: Any, method: Any = None, **keywords: Any) -> Any:
     """`network.apply`, with some layers computed in faster ways. The results are the same except for rounding.
 
     It replaces layers inside the network only. A layer that is applied by itself is computed plainly.

@@ -19,7 +19,6 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
-from loco_jax.models.compact import CompactPredictor, Features
 from loco_jax.pose import reading
 from loco_jax.tasks import sides
 
@@ -56,7 +55,7 @@ def places(
 
 
 def losses(
-    network: CompactPredictor, variables: Any, features: Features, frames: Frames, volume: Volume, key: PRNGKeyArray
+    network: Any, variables: Any, features: Any, frames: Frames, volume: Volume, key: PRNGKeyArray
 ) -> dict[str, Float[jax.Array, ""]]:
     """A batch's mean cross-entropy of joints, mean error of poses, and error of the camera's pose where it is known."""
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
@@ -83,7 +84,7 @@ class VhaTask(Task):
     positive_weight: float
     code_noise: float
     max_peaks: int
-    volume_dtype: jnp.dtype | None = None
+    volume_dtype: DTypeLike | None = None
 
     @property
     def stages(self) -> int:  # type: ignore[override]

@@ -88,7 +88,7 @@ def prepare(
     return _describe(target, reused=False)
 
 
-def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence[dict[str, Any]]:
+def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence:
     """The examples of a prepared split as a random access source of NumPy arrays (see `Jta` for the features).
 
     Args:
@@ -121,7 +121,7 @@ def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
 class _Examples(Sequence):
     """A data source whose errors name the data and the remedy."""
 
-    def __init__(self, source: Sequence[dict[str, Any]], where: str):
+    def __init__(self, source: Any, where: str):
         self._source, self._where = source, where
 
     def __len__(self) -> int:
