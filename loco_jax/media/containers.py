@@ -35,7 +35,8 @@ class VideoError(ValueError):
 def rate(stream: av.VideoStream) -> Fraction:
     """Frames a second, 30 if the header has no sensible number."""
     rates = stream.average_rate, stream.guessed_rate, Fraction(30)
-    return next(r for r in rates if r and 1 / LONGEST <= r <= _FASTEST)
+    found = next(r for r in rates if r and 1 / LONGEST <= r <= _FASTEST)
+    return Fraction(found.numerator, found.denominator)  # PyAV 19 has a type of its own
 
 
 def tagged_end(stream: av.VideoStream) -> float | None:
