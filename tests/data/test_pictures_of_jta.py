@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, ImageEnhance
 from tensorflow_datasets.core import shuffle
 
-from loco_jax.data import augment, jta, miniature, pipeline
+from loco_jax.data import augment, jta, miniature, pipeline, scratch
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
-from loco_jax.data.jta import builder, reading
+from loco_jax.data.jta import builder, sequences
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
@@ -179,16 +179,16 @@ def test_large_data_goes_through_in_small_files(tmp_path, monkeypatch):
     whole = jta.prepare(folder, tmp_path / "whole", pictures=True)
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
     monkeypatch.setattr(builder, "_SHARD_BYTES", 5000)
-    scratch, close = [], builder.Jta._post_download_and_prepare_hook
+    left, replace_folder = [], scratch.replace_folder
 
-    def look(jta_builder):
-        assert list((tmp_path / "parts").glob(".jta_preparing_*/.jta_scratch_*"))
-        scratch.extend((tmp_path / "parts").glob(".jta_preparing_*/.jta_scratch_*/**/*.jpg"))
-        close(jta_builder)
+    def look(*folders):
+        assert list((tmp_path / "parts").glob(".jta_preparing_*/sequences"))
+        left.extend((tmp_path / "parts").glob(".jta_preparing_*/sequences/**/*.jpg"))
+        replace_folder(*folders)
 
-    monkeypatch.setattr(builder.Jta, "_post_download_and_prepare_hook", look)
+    monkeypatch.setattr(scratch, "replace_folder", look)
     parts = jta.prepare(folder, tmp_path / "parts", pictures=True)
-    assert parts.splits == whole.splits and not scratch
+    assert parts.splits == whole.splits and not left
     assert len(list(parts.folder.glob("jta-train.*"))) > len(list(whole.folder.glob("jta-train.*"))) == 1
     for split in jta.SPLITS:
         one, other = (jta.load(tmp_path / name, split, pictures=True) for name in ("whole", "parts"))
@@ -207,8 +207,8 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     needed += 4 * 64 * 96 * 0.4  # the video's
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 5))
-    monkeypatch.setattr(reading, "read_all", None)  # it does not come to that
-    with pytest.raises(OSError, match="GB are free.*--picture_height"):
+    monkeypatch.setattr(sequences, "read_all", None)  # it does not come to that
+    with pytest.raises(OSError, match="GB free.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True)
     assert not os.listdir(tmp_path / "data")
     monkeypatch.undo()
@@ -260,18 +260,12 @@ def test_what_would_be_prepared_otherwise_is_not_reused(tmp_path):
     (folder / "camera.json").write_text((folder / "camera.json").read_text().replace("11", "10"))
     with pytest.raises(FileExistsError, match="before its files changed"):
         prepare()
-    metadata = json.loads((prepared.folder / "metadata.json").read_text())
-    for name in ("asked", "picture_size"):
-        del metadata[name]
-    (prepared.folder / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(FileExistsError, match="by an earlier version.*--overwrite"):
-        prepare()
 
 
 @pytest.mark.parametrize("middle", [(48.0, 60.0), (80.0, 32.0)])
 def test_a_camera_of_other_pictures_is_told(tmp_path, middle, monkeypatch):
     folder = _small_jta(tmp_path / "jta", with_videos=(0,))
-    monkeypatch.setattr(reading, "read_all", None)  # it does not come to that
+    monkeypatch.setattr(sequences, "read_all", None)  # it does not come to that
     with pytest.raises(jta.AnnotationError, match="96 x 64 pixels.*--fx.*--picture_height"):
         jta.prepare(folder, tmp_path / "data", pictures=True, picture_height=32, camera=Camera(60.0, 60.0, *middle))
     assert not os.listdir(tmp_path / "data")

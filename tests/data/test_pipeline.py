@@ -204,7 +204,7 @@ def test_miniature_is_laid_out_as_jta(small):
             assert keys == sorted(keys) and all(type(n) is int for key in keys for n in key)
             assert keys[0][0] >= 1 and keys[-1][0] <= 900 and len(rows) > 1000
             assert not any(row[8] or row[9] for row in rows)
-    assert jta.read_camera(small) == pytest.approx(crowds.DEMO.camera)
+    assert jta.read_camera_file(small)[0] == pytest.approx(crowds.DEMO.camera)
 
 
 @pytest.mark.parametrize("split", ["train_vha", "train", "validation", "test"])
