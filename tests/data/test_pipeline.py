@@ -67,7 +67,7 @@ def test_each_epoch_has_every_frame_in_another_order(marked):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     other = pipeline.read_jta(marked, "train", 40, 1, seed=1)
     assert marks(next(other)) != epochs[0][:40]
-    ordered = pipeline.read_jta(marked, "train", 40, 1, shuffle=False)
+    ordered = pipeline.read_jta(marked, "train", 40, 1, training=False)
     assert marks(next(ordered)) == everything[:40]
 
 
@@ -144,7 +144,7 @@ def test_parts_behind_each_other_are_the_batches_of_one_process(marked, process_
 def test_evaluation_has_every_frame_once(marked, part, count, batch_size, process_count):
     seen, numbers_of_batches = [], set()
     for i in range(process_count):
-        arguments = {"shuffle": False, "repeat": False, "process_index": i, "process_count": process_count}
+        arguments = {"training": False, "process_index": i, "process_count": process_count}
         batches = list(pipeline.read_jta(marked, part, batch_size, 2, **arguments))
         numbers_of_batches.add(len(batches))
         for frames in batches:
@@ -165,17 +165,13 @@ def test_errors_say_what_to_do(marked, tmp_path):
         pipeline.read_jta(marked, "val", 1, 1)
     with pytest.raises(ValueError, match="90 frames, too few for batch_size=50 on each of 2 processes"):
         pipeline.read_jta(marked, "validation", 50, 1, process_count=2)
-    with pytest.raises(ValueError, match="process_index=2"):
-        pipeline.read_jta(marked, "validation", 1, 1, process_index=2, process_count=2)
-    with pytest.raises(ValueError, match="batch_size=0"):
-        pipeline.read_jta(marked, "validation", 0, 1)
 
 
 def test_too_many_people_are_named(tmp_path):
     folder = write_jta(tmp_path, {0: marked_rows(0, people=3)})
     jta.prepare(folder, folder / "data")
     with pytest.raises(ValueError, match="sequence 0, frame 10 has 3 people, more than max_people=2; raise it to 3"):
-        next(pipeline.read_jta(folder / "data", "train_vha", 1, 2, shuffle=False))
+        next(pipeline.read_jta(folder / "data", "train_vha", 1, 2, training=False))
 
 
 # ---- The miniature
@@ -211,7 +207,7 @@ def test_miniature_is_laid_out_as_jta(small):
 def test_projected_joints_are_the_annotated_pixels(small, split):
     data_dir, crowd = small.parent / "data", crowds.DEMO
     annotated = list(jta.load(data_dir, split))
-    batches = pipeline.read_jta(data_dir, split, 50, crowd.max_people, shuffle=False, repeat=False)
+    batches = pipeline.read_jta(data_dir, split, 50, crowd.max_people, training=False)
     checked = 0
     for i, frames in enumerate(batches):
         camera = Camera(*(values[:, None, None] for values in frames.camera))

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -34,10 +35,10 @@ def main(argv: Sequence[str]) -> None:
 
     values = flags.FLAGS
     start = time.time()
-    given = {field: values[field].value for field in _CAMERA if values[field].value is not None}
+    given: dict[str, Any] = {field: values[field].value for field in _CAMERA if values[field].value is not None}
     camera = jta.read_camera_file(values.jta_dir)[0]._replace(**given)
     names = ("max_people", "skip_bad", "overwrite", "num_workers", "pictures", "picture_height")
-    options = {name: values[name].value for name in names}
+    options: dict[str, Any] = {name: values[name].value for name in names}
     prepared = jta.prepare(values.jta_dir, values.data_dir, camera=camera, **options)
     done = "Already prepared" if prepared.reused else f"Prepared in {time.time() - start:.1f} s"
     print(f"{done}: {prepared.folder}")
