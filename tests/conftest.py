@@ -11,7 +11,8 @@ import pytest
 
 from loco_jax import experiment
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, miniature, streams
+from loco_jax.data import jta, streams
+from loco_jax.data.jta import writing
 from tests.support import Mean, prepare_small_jta, toy_frame
 
 # Commands under test leave the user's cache alone.
@@ -88,6 +89,6 @@ def jta_with_pictures(tmp_path_factory):
     frames too, and prepared in `data`; and what the builder says. `no_train_frames` has train's pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     counts = {"train": 1, "validation": 1, "test": 1}
-    miniature.write(folder / "jta", counts, crowds.DEMO, videos=True, frames=True, num_frames=11)
+    writing.write(folder / "jta", counts, crowds.DEMO, videos=True, frames=True, num_frames=11)
     (folder / "jta" / "frames" / "train").rename(folder / "no_train_frames")  # those come from the video
     return folder, jta.prepare(folder / "jta", folder / "data", pictures=True)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, ImageEnhance
 from tensorflow_datasets.core import shuffle
 
-from loco_jax.data import augment, jta, miniature, pipeline, scratch
+from loco_jax.data import augment, jta, pipeline, scratch
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
-from loco_jax.data.jta import builder, sequences
+from loco_jax.data.jta import builder, sequences, writing
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
@@ -282,10 +282,10 @@ def test_the_camera_of_jta_is_for_pictures_of_its_size():
 @pytest.mark.parametrize("frame", [1, 10])
 def test_pictures_and_flags_of_the_miniature_are_the_renderers(jta_with_pictures, frame):
     folder, key = jta_with_pictures[0] / "jta", crowds.scene_key("test", 0)
-    scene = miniature._sample(key, crowds.DEMO, 11)
+    scene = writing.sample(key, crowds.DEMO, 11)
     stage_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
-    stage = miniature._set_up(stage_key, scene, crowds.DEMO)
-    picture = jax.device_get(miniature._shoot(stage, scene, crowds.DEMO, noise_key, frame - 1))
+    stage = writing.set_up(stage_key, scene, crowds.DEMO)
+    picture = jax.device_get(writing.shoot(stage, scene, crowds.DEMO, noise_key, frame - 1))
     image = Image.open(folder / "frames" / "test" / "seq_256" / f"{frame}.jpg")
     assert np.abs(np.asarray(image).astype(int) - picture.image).mean() < 4
     people = jta.read_sequence(folder / "annotations" / "test" / "seq_256.json", [frame])
