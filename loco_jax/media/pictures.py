@@ -237,12 +237,9 @@ def _is_deep_grey(picture: Image.Image) -> bool:
 
 def _packed(picture: ImageFile.ImageFile) -> bool:
     """Whether it has colours of 16 bits, of which Pillow reads only the high bytes."""
-    return any(_packing(tile[3]).startswith("RGB") and ";16" in _packing(tile[3]) for tile in picture.tile)
-
-
-def _packing(arguments: object) -> str:
-    """The order of bytes in the file, such as RGB;16B, from a decoder's arguments."""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    # The order of bytes in the file, such as RGB;16B, is the decoder's first or only argument.
+    orders = (str(args[0] if isinstance(args, tuple) and args else args) for *_, args in picture.tile)
+    return any(order.startswith("RGB") and ";16" in order for order in orders)
 
 
 def _use_low_bytes(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> None:

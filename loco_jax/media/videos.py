@@ -132,7 +132,8 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
     DamageWarning reports the first damaged frame when it comes, and their number at the end. With `strict`, any damage
     that the decoder notices is a VideoError.
     """
-    count, damaged, times = 0, 0, _Times()
+    count, damaged = 0, 0
+    end, last, longest = 0.0, None, 0.0  # seconds: where the frames so far end, the last one, and the longest step
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO" if stream.codec_context.name in containers.THREADED else "SLICE"
         stream.codec_context.options = containers.DECODER | ({"err_detect": "explode"} if strict else {})
@@ -147,7 +148,10 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
                         warnings.warn(f"{path}: frame {count} (counted from 0) is damaged", DamageWarning, stacklevel=2)
                 yield count, frame
                 count += 1
-                times.add(frame)
+                if frame.time is not None:
+                    longest = longest if last is None else max(longest, frame.time - last)
+                    last = frame.time
+                    end = max(end, last + float((frame.duration or 0) * (frame.time_base or 0)))
         except (av.FFmpegError, OSError) as error:
             reason = error if stream.width else f"it has no size, or more than {containers.MOST_PIXELS:,} pixels"
             raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {reason}") from error
@@ -155,31 +159,9 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
         raise VideoError(f"{path}: has no frame that can be decoded; get the file again")
-    if times.end < (promised or 0.0) - times.tolerance:
-        raise VideoError(
-            f"{path}: ends after frame {count - 1} (counted from 0), at {times.end:.2f} of {promised:.2f} s; it is cut "
-            "off or damaged"
-        )
-
-
-class _Times:
-    """Where the frames so far end, in seconds, and how long the longest was."""
-
-    def __init__(self):
-        self.end, self._last, self._longest = 0.0, None, 0.0
-
-    @property
-    def tolerance(self) -> float:
-        """Seconds by which a header may be wrong: a few frames."""
-        return max(0.1, 2.5 * self._longest)
-
-    def add(self, frame: av.VideoFrame) -> None:
-        if frame.time is None:
-            return
-        if self._last is not None:
-            self._longest = max(self._longest, frame.time - self._last)
-        self._last = frame.time
-        self.end = max(self.end, frame.time + float((frame.duration or 0) * (frame.time_base or 0)))
+    if end < (promised or 0.0) - max(0.1, 2.5 * longest):  # headers may be wrong by a few frames
+        where = f"ends after frame {count - 1} (counted from 0), at {end:.2f} of {promised:.2f} s"
+        raise VideoError(f"{path}: {where}; it is cut off or damaged")
 
 
 def _promised(stream: av.VideoStream) -> float | None:
