@@ -179,9 +179,6 @@ class _JtaFrames:
         camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
         return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
 
-    def __repr__(self) -> str:  # a name in Grain's messages
-        return f"JTA({self._length} frames)"
-
 
 def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
     people = example["people"]
