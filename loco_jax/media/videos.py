@@ -30,7 +30,7 @@ class DamageWarning(UserWarning):
 
 
 class Info(NamedTuple):
-    """What a video's header says."""
+    """The facts in a video's header."""
 
     height: int  # in pixels, before turning
     width: int
@@ -43,7 +43,7 @@ def info(path: os.PathLike | str) -> Info:
     """The facts in a video's header. Raises VideoError if the file is no video."""
     with open_video(path) as (container, stream):
         fps = rate(stream)
-        seconds = Fraction(container.duration or 0, av.time_base)  # that of the sound, if it is longer
+        seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, if it is longer
         frames = stream.frames or round(seconds * fps)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(fps), int(frames), aspect)
@@ -127,7 +127,7 @@ def _display(frame: av.VideoFrame) -> tuple[bool, int, int]:
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int, av.VideoFrame]]:
-    """As `read`, but decoded frames without conversion to RGB, for callers that need only some of them.
+    """The decoded frames of a video by number, without conversion to RGB, for callers that need only some of them.
 
     DamageWarning reports the first damaged frame when it comes, and their number at the end. With `strict`, any damage
     that the decoder notices is a VideoError.
@@ -210,7 +210,7 @@ class Writer:
         context = self._stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        # Without B-frames, the file's duration is right for any times of frames.
+        # Without B-frames, the file's duration is right whatever the times of its frames.
         self._stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
     def __enter__(self) -> "Writer":

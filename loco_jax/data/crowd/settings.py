@@ -1,4 +1,4 @@
-"""What kind of scenes the crowd has: how many people there are, how far away, and where the camera is."""
+"""The kind of scenes that the crowd has: the number of people, their distances, and the camera."""
 
 import dataclasses
 

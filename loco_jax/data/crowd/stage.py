@@ -1,4 +1,4 @@
-"""What does not move in a scene: clothes, light, houses, cars, trees."""
+"""The parts of a scene that do not change: clothes, light, houses, cars, trees."""
 
 import math
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Light(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Everything of a scene's look that does not move."""
+    """The look of a scene: all that stays the same from frame to frame."""
 
     clothes: Clothes  # of the people
     things: Capsules  # trees, poles, bins and wheels, in the world

@@ -165,7 +165,7 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
         raise AnnotationError(f"{path}: is of type {type(rows).__name__}, not a list of rows; get the file again")
     if not rows:
         return np.zeros((0, len(FIELDS)))
-    # NumPy reads true as 1, and one long text makes all values texts of that length. So both go the slow way.
+    # NumPy reads true as 1, and one long text makes all values texts of that length. The loop below finds both.
     if not any(part in text for part in ("true", "false", '"')):
         try:
             table = np.array(rows)
@@ -173,7 +173,7 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
             table = np.zeros(0)
         if table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf":
             return table.astype(np.float64)
-    for i, row in enumerate(rows):  # find the first one that is wrong
+    for i, row in enumerate(rows):  # finds the first one that is wrong
         if not isinstance(row, list) or len(row) != len(FIELDS):
             found = f"has {len(row)} values" if isinstance(row, list) else f"is of type {type(row).__name__}"
             wanted = f"not a list of the {len(FIELDS)} numbers {', '.join(FIELDS)}"

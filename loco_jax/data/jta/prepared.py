@@ -1,4 +1,4 @@
-"""Prepared JTA: made once by the builder, then loaded as often as wanted."""
+"""Prepares JTA with the builder, and loads prepared data."""
 
 import contextlib
 import io
@@ -103,7 +103,7 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
 
         builder = tfds.builder_from_directory(target)
         if not builder.info.splits[split].num_examples:
-            raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
+            raise ValueError(f"split {split!r} of {target} has no frame; name a larger part of it")
         decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
         return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
 
@@ -130,8 +130,8 @@ class _Examples(Sequence):
             return example
         except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
             raise ValueError(
-                f"{self._where}: example {index} cannot be read ({error}); a file there is damaged or gone: put it "
-                "back, or prepare the data again with --overwrite"
+                f"{self._where}: example {index} cannot be read ({error}), because a file is damaged or missing; put "
+                "it back, or prepare the data again with --overwrite"
             ) from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -164,7 +164,7 @@ def _metadata(target: Any) -> dict[str, Any]:
 
 
 def _difference(target: Any, source: Source, skip_bad: bool) -> str | None:
-    """Why a new run would not give the data in `target`; None if it would."""
+    """The first difference between the data in `target` and what a new run would give; None if there is none."""
     old, new = _metadata(target), source.describe()
     most_people = max(split["most_people"] for split in old["splits"].values())
     camera, height = (old["asked"][key] for key in ("camera", "picture_height"))

@@ -63,7 +63,7 @@ class Source:
         return pictures.source_files(self.jta_dir, folder, number, self.frames(folder))
 
     def describe(self) -> dict[str, str]:
-        """Tells, without reading the files, whether they are the same as in an earlier run."""
+        """The folder, and a digest of its files' sizes and times, which shows later whether files have changed."""
         digest = hashlib.sha256(f"{self.num_frames} frames\n".encode())
         for folder, number in self.names():
             of_pictures = self.picture_files(folder, number) if self.pictures else []
