@@ -126,14 +126,9 @@ class Batches(Iterator[Frames]):
                 f"{state} is not a position in the data: another version of this program wrote the checkpoint; "
                 "continue with that version, or start again in another --workdir"
             )
-        self.close()
-        self._done = done
-
-    def close(self) -> None:
-        """Stops threads and workers; the next batch starts them again."""
         if self._iterator is not None:
-            self._iterator.close()  # type: ignore[attr-defined]
-        self._iterator = None
+            self._iterator.close()  # type: ignore[attr-defined]  # stops its threads and workers
+        self._iterator, self._done = None, done
 
 
 def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOptions:

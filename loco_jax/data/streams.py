@@ -96,11 +96,6 @@ class CrowdStream(Iterator[Frames]):
         """Shapes, types and shardings of a batch."""
         return self._like
 
-    @property
-    def temporary_bytes(self) -> int:
-        """Memory that making batches takes in addition to them, on each device."""
-        return self._make.memory_analysis().temp_size_in_bytes
-
     def __next__(self) -> Frames:
         group, turn = divmod(self._batches, self._together)
         if group != self._group:

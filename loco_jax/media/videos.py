@@ -88,7 +88,7 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 
 def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a picture, turned and mirrored as the header says. Raises VideoError."""
     try:
-        rgb = frame.reformat(format="rgb24", **(_conversion(frame) if _is_yuv(frame.format) else {}))
+        rgb = frame.reformat(format="rgb24", **_conversion(frame))
         turned, right, down = _display(frame)
         image = rgb.to_ndarray()
         return np.ascontiguousarray((image.swapaxes(0, 1) if turned else image)[::down, ::right])
@@ -96,13 +96,12 @@ def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> UInt8
         raise VideoError(f"{path}: frame {number} (counted from 0) cannot be shown ({error})") from error
 
 
-def _is_yuv(pixels: av.VideoFormat) -> bool:
-    return not pixels.is_rgb and len(pixels.components) >= 3 and not pixels.name.startswith("xyz")
-
-
 def _conversion(frame: av.VideoFrame) -> dict[str, int]:
     """How to turn a frame's colours into RGB. PyAV up to 16 ignores this unless something differs."""
-    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    pixels = frame.format
+    if pixels.is_rgb or len(pixels.components) < 3 or pixels.name.startswith("xyz"):  # not YUV
+        return {}
+    full = frame.color_range == _FULL or pixels.name.startswith("yuvj")
     return {
         "src_colorspace": _MATRICES.get(frame.colorspace, _BT601),
         "dst_colorspace": _BT601,
