@@ -110,7 +110,7 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
 
 def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
     """The name of the prepared data: "JTA", or that it is a miniature. Raises FileNotFoundError as `load`."""
-    return _metadata(_find(data_dir, pictures))["name"]
+    return _metadata(_find(data_dir, pictures)).get("name", "JTA")
 
 
 class _Examples(Sequence):
