@@ -166,6 +166,8 @@ def _metadata(target: Any) -> dict[str, Any]:
 def _difference(target: Any, source: Source, skip_bad: bool) -> str | None:
     """The first difference between the data in `target` and what a new run would give; None if there is none."""
     old, new = _metadata(target), source.describe()
+    if "asked" not in old:
+        return "was prepared by an earlier version of loco_jax"
     most_people = max(split["most_people"] for split in old["splits"].values())
     camera, height = (old["asked"][key] for key in ("camera", "picture_height"))
     if old["source"]["jta_dir"] != new["jta_dir"]:
