@@ -1,5 +1,6 @@
 """Fixtures that several test modules share; see support.py for functions."""
 
+import functools
 import os
 import signal
 import tempfile
@@ -59,10 +60,14 @@ def own_sigterm():
     signal.signal(signal.SIGTERM, old)
 
 
+_compile_toy = functools.lru_cache(streams._compile_crowd.__wrapped__)
+
+
 @pytest.fixture
 def toy_frames(monkeypatch):
-    """Makes frames of the crowd toy frames."""
+    """Makes frames of the crowd toy frames, which are compiled apart from others."""
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+    monkeypatch.setattr(streams, "_compile_crowd", _compile_toy)
 
 
 @pytest.fixture

@@ -236,15 +236,26 @@ def assert_same_run(one, other, step: int) -> None:
     assert lines[0] == lines[1]
 
 
-def python(*arguments: str, **environment: str) -> subprocess.Popen:
+def spawn(command: list[str], **environment: str) -> subprocess.Popen:
+    """A process in the repository's root, stdout and stderr together in one pipe."""
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOCO_JAX_UNCHECKED": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def python(*arguments: str, **environment: str) -> subprocess.Popen:
+    return spawn([sys.executable, *arguments], **environment)
+
+
+def devices(count: int) -> dict[str, str]:
+    """The environment of a process with `count` simulated devices on the CPU, compiled for as here."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
 
 
 def main(*arguments: str, **environment: str) -> subprocess.Popen:

@@ -37,10 +37,8 @@ def without_renderer(monkeypatch):
         image = jax.random.randint(key, (*crowd.volume.image_size, 3), 0, 256, jnp.uint8) if pictures else None
         return Frames(joints, present, Camera(*map(jnp.float32, crowd.camera)), image, jnp.float32([0, -1, 0, 2]))
 
-    streams._compile_crowd.cache_clear()
     monkeypatch.setattr(streams, "crowd_frame", frame)
-    yield
-    streams._compile_crowd.cache_clear()
+    monkeypatch.setattr(streams, "_compile_crowd", functools.lru_cache(streams._compile_crowd.__wrapped__))
 
 
 @functools.lru_cache
