@@ -13,7 +13,8 @@ import pytest
 from loco_jax import experiment
 from loco_jax.data import crowd as crowds
 from loco_jax.data import jta, miniature, streams
-from tests.support import Mean, prepare_small_jta, toy_frame
+from tests.support import Mean, toy_frame
+from tests.support.annotations import prepare_small_jta
 
 # Commands under test leave the user's cache alone.
 os.environ["LOCO_JAX_CACHE"] = "off"
@@ -79,6 +80,12 @@ def toy(toy_frames, monkeypatch):
 
     use()
     return use
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all of Hypothesis' examples of a test, which replace each other's files."""
+    return tmp_path_factory.mktemp("examples")
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,8 @@ from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints
 from loco_jax.step import init_state, make_optimizer
-from tests.support import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
+from tests.support import ROOT, assert_same_run, main, saved_steps
+from tests.support.annotations import prepare_small_jta
 
 SAVE_EVERY = 20  # steps
 PATIENCE = 240  # seconds, until a process that says nothing is taken for hanging

@@ -6,7 +6,7 @@ import pytest
 
 from loco_jax.data import jta
 from tests import faults
-from tests.support import prepare_small_jta
+from tests.support.annotations import prepare_small_jta
 
 
 @pytest.fixture(scope="module")

@@ -36,13 +36,13 @@ from tests.support import (
     devices,
     logged,
     main,
-    prepare_small_jta,
     python,
     saved_steps,
     spawn,
     tiny,
     toy_frame,
 )
+from tests.support.annotations import prepare_small_jta
 
 CREATE = experiment.create_task
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them

@@ -11,7 +11,7 @@ from loco_jax.data.crowd import Scene
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA
-from tests.data.test_jta import write_jta
+from tests.support.annotations import write_jta
 
 SEQUENCES = {"train": 2, "validation": 1, "test": 2}
 

@@ -1,4 +1,4 @@
-"""What tests share: a toy task on toy frames, small configs, and the files of a run.
+"""What tests share: a toy task on toy frames, small configs, and the files of a run; other topics are in the modules.
 
 What takes long to import is imported where it is used, because every test session imports this module.
 """
@@ -21,14 +21,13 @@ import pytest
 from loco_jax import report, tasks
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, streams
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
-from loco_jax.geometry.skeleton import FROM_JTA
 from loco_jax.runs import observation
 from loco_jax.runs.ending import Stopped
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TIMINGS = set(observation.NAMES)  # in logs these differ between any two runs
 
 
@@ -204,28 +203,6 @@ def ask_to_stop():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:
-    """A prepared JTA seen by the demo's camera: two people in each used frame, 90 frames a split."""
-    from tests.data.test_jta import write_jta
-
-    rng = np.random.default_rng(0)
-
-    def rows(x):
-        places = rng.uniform([-3, -1, 5], [3, 1, 20], (90, 2, 22, 3)).round(3)
-        places[:, 0, FROM_JTA[0], 0] = x + np.arange(90) / 100  # marks each frame
-        return [
-            [10 * (f + 1), p, j, 0, 0, *places[f, p, j].tolist(), 0, 0]
-            for f in range(90)
-            for p in range(2)
-            for j in range(22)
-        ]
-
-    write_jta(folder, {0: rows(0)}, {257: rows(1)}, {256: rows(2)})
-    (folder / "camera.json").write_text(json.dumps(crowds.DEMO.camera._asdict()))
-    jta.prepare(folder, folder / "data")
-    return folder / "data"
-
-
 def assert_same_run(one, other, step: int) -> None:
     """Bit for bit, the optimiser's state, sums and average included; and the same log but for the speed."""
     a, b = saved_state(one, step), saved_state(other, step)
@@ -260,3 +237,10 @@ def devices(count: int) -> dict[str, str]:
 
 def main(*arguments: str, **environment: str) -> subprocess.Popen:
     return python("-m", "loco_jax.main", *arguments, **environment)
+
+
+def noise(key, crowd, pictures=False) -> Frames:
+    """A frame that is compiled in no time."""
+    image = jax.random.bits(key, (2, 2, 3), jnp.uint8) if pictures else None
+    joints = jax.random.uniform(key, (1, 14, 3))
+    return Frames(joints, joints[..., 0] > 0.5, Camera(*map(jnp.float32, crowd.camera)), image)
