@@ -33,6 +33,7 @@ from loco_jax.tasks import vha as vha_tasks
 from tests.support import (
     TIMINGS,
     Mean,
+    blank,
     devices,
     logged,
     main,
@@ -95,6 +96,7 @@ def stub(kind: str, setattr=setattr):
         return Small(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
     setattr(streams, "crowd_frame", toy_frame)
+    setattr(train, "_curves", blank)
     setattr(experiment, "create_task", {"mean": lambda config: Ranked(noise=1.0), "small": small}[kind])
 
 

@@ -346,6 +346,7 @@ def test_patch_network_learns_and_resumes_exactly(tmp_path):
     summary = evaluate.evaluate(config, str(tmp_path / "parts"), lambda _: None)
     assert summary["network"] == "PatchVHA(1)" and summary["frames"] == 5
     assert (tmp_path / "parts" / "eval" / "frame_1.png").exists()
+    assert (tmp_path / "parts" / "curves.png").exists()
     assert "| poster, JTA: VHA(1)" in (tmp_path / "parts" / "eval" / "table.md").read_text()
 
 
@@ -361,7 +362,7 @@ from tests.support import Mean, saved_state
 from tests.test_train import several_devices
 
 folder = pathlib.Path(sys.argv[1])
-streams.crowd_frame = support.toy_frame
+streams.crowd_frame, train._curves = support.toy_frame, support.blank
 create = experiment.create_task
 experiment.create_task = lambda config: Mean(noise=1.0)
 train.train(several_devices(6, max_minutes=1e-6), folder / "begun", print)

@@ -63,9 +63,7 @@ class Mean(tasks.Task):
         return {"w": summary["w"][0]}
 
     def picture(self, predicted, frames, index, title):
-        from matplotlib.figure import Figure
-
-        return Figure()
+        return blank()
 
 
 def report_toys(draw=report.picture, tell=report.table_of):
@@ -84,6 +82,13 @@ def toy_frame(key, crowd, pictures=False) -> Frames:
     c, z = crowd.camera, 2 + 18 * z
     joints = jnp.stack([(u * width - c.cx) / c.fx * z, (v * height - c.cy) / c.fy * z, z], axis=-1)
     return Frames(joints, jnp.arange(42).reshape(3, 14) % 5 > 0, Camera(*map(jnp.float32, c)))
+
+
+def blank(*_):
+    """A figure without anything: matplotlib takes longer for the curves of a toy's training than the training."""
+    from matplotlib.figure import Figure
+
+    return Figure()
 
 
 TINY = {
