@@ -309,7 +309,7 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     config = _jta(jta_with_pictures[0])
     config.ema = 0.5
     config.optimizer.name = "adam"
-    config.predictor.update({"width": 8, "blocks": 1, "coarsest": 32})
+    config.predictor.update({"width": 8, "blocks": 1})
     task, optimizer = experiment.create_task(config), training.make_optimizer(config)
     mesh = distributed.make_mesh(1)
     batch = next(streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch"))))
