@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from loco_jax.data import jta, streams
 from loco_jax.data.jta import annotations, sequences
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
+from tests.support.annotations import GOOD_ROW, random_rows, write_jta
 
 USED_FRAMES = {
     "train_vha": [10 * i for i in range(1, 91)],
@@ -25,33 +25,6 @@ USED_FRAMES = {
     "test": [10 * i for i in range(1, 91)],
 }
 FOLDERS = {"train_vha": "train", "train": "train", "validation": "val", "test": "test"}
-GOOD_ROW = [10, 7, 3, 100.5, 200.25, 1.5, -2.5, 30.0, 0, 1]
-
-
-def write_jta(folder: pathlib.Path, train: dict, val: dict | None = None, test: dict | None = None) -> pathlib.Path:
-    """A JTA of the given rows by sequence number; a text instead of rows is written as it is."""
-    folders = {"train": train, "val": val or {257: [GOOD_ROW]}, "test": test or {256: [GOOD_ROW]}}
-    for split, numbered in folders.items():
-        for number, rows in numbered.items():
-            path = folder / "annotations" / split / f"seq_{number}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    return folder
-
-
-def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[list]:
-    """Rows in random order, with gaps among frames, ids and joints, and random flags."""
-    rng = random.Random(seed)
-    rows = []
-    for frame in frames:
-        for person in rng.sample(range(1, 100), rng.randint(0, most_people)):
-            for joint in rng.sample(range(22), rng.randint(1, 22)):
-                numbers = [round(rng.uniform(-500, 2500), 3) for _ in range(2)] + [
-                    rng.uniform(-50, 50) for _ in range(3)
-                ]
-                rows.append([frame, person, joint, *numbers, rng.randint(0, 1), rng.randint(0, 1)])
-    rng.shuffle(rows)
-    return rows
 
 
 def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, monkeypatch, capsys, own_sigterm):

@@ -22,8 +22,8 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
 from loco_jax.media import videos
-from tests.data.test_jta import random_rows, write_jta
-from tests.media.test_videos import film, tell_to_turn
+from tests.support.annotations import random_rows, write_jta
+from tests.support.films import film, tell_to_turn
 
 
 def _moving(count=12, size=(64, 96)):

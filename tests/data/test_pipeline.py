@@ -12,7 +12,7 @@ from loco_jax.data.jta import writing
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA
-from tests.data.test_jta import write_jta
+from tests.support.annotations import write_jta
 
 SEQUENCES = {"train": 2, "validation": 1, "test": 2}
 

@@ -43,7 +43,7 @@ def test_at_most_11_million_parameters(bins, coarsest):
 
 @functools.lru_cache
 def _network():
-    network = CompactPredictor(2, 16, width=8, blocks=1)
+    network = CompactPredictor(2, 16, width=8, blocks=1, coarsest=32)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 96, 128, 3), jnp.uint8), CAMERA)
     return network, params, jax.jit(network.apply)
 
@@ -93,7 +93,7 @@ def test_joints_are_read_where_they_are():
     def read(network):
         return network.read_joints(network.features(images, CAMERA))
 
-    logits = network.apply(params, method=read)
+    logits = jax.jit(functools.partial(network.apply, method=read))(params)
     assert logits.shape == (2, 32, 32, 14)
     change = np.abs(logits[1] - logits[0]).sum(axis=-1)
     row, column = np.unravel_index(change.argmax(), change.shape)

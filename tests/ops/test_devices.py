@@ -20,10 +20,8 @@ from loco_jax.ops.cpu import encoding
 from loco_jax.pose import peaks
 from loco_jax.step import TrainState, train_step
 from loco_jax.tasks.vha import VhaTask
-from tests.data.test_streams import noise
-from tests.models.test_vha import random_params
-from tests.ops.test_encoding import random_crowd
-from tests.support import python
+from tests.support import noise, python
+from tests.support.autoencoders import random_crowd, random_params
 
 VOLUME = Volume(image_size=(512, 480), stride=32, depth_bins=18, max_distance=25.0)  # 16 x 15 x 18
 NETWORKS = [patch_vha.PatchVHA(1, 18, width=8, blocks=0), vha.VHA(1, 18)]

@@ -19,7 +19,7 @@ from loco_jax.configs import loco, refiner, vha
 from loco_jax.report import __main__ as command
 from loco_jax.report import compare, figure, runs
 from loco_jax.runs import observation as observe
-from tests.report.test_report import POSTER_LOCO, SUMMARY, metres, people, people_cells, read
+from tests.support.summaries import POSTER_LOCO, SUMMARY, metres, people, people_cells, read
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = {"vha": vha.get_config(2), "loco": loco.get_config(2), "refiner": refiner.get_config()}

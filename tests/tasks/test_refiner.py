@@ -31,6 +31,11 @@ def _setting():
     return config, experiment.create_task(config), next(stream)
 
 
+def _everywhere():
+    """Where a step leaves its state: placed there before the first, the second is not compiled anew."""
+    return NamedSharding(distributed.make_mesh(1), PartitionSpec())
+
+
 def test_what_is_spoilt_is_what_it_says():
     _, task, frames = _setting()
     spoilt = jax.device_get(jax.jit(task.spoil)(frames, jax.random.key(1)))
@@ -79,7 +84,7 @@ def test_errors_are_summed_by_what_happened():
 def test_it_learns_to_fill_holes():
     config, task, frames = _setting()
     optimizer = training.make_optimizer(config)
-    state = training.init_state(task, optimizer, config, frames)
+    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     predict = jax.jit(functools.partial(task.predict, thorough=False))
 
@@ -133,7 +138,7 @@ def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
     config, task, toy = _of_a_toy(monkeypatch)
     frames = _setting()[2]
     optimizer = training.make_optimizer(config)
-    state = training.init_state(task, optimizer, config, frames)
+    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     for _ in range(config.steps):
         state, _ = step(state, frames)

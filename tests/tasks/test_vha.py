@@ -17,7 +17,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.tasks.vha import NOISES, VhaTask
-from tests.models.test_vha import code_and_heatmaps, random_params
+from tests.support.autoencoders import code_and_heatmaps, random_params
 
 SMALL = Volume(image_size=(64, 96), stride=8, depth_bins=16, max_distance=25.0)  # 8 x 12 x 16
 CAMERA = Camera(60.0, 60.0, 48.0, 32.0)
