@@ -1,6 +1,6 @@
-"""Convolutions that run fast on CPUs, each with the results and gradients of the plain one.
+"""Convolutions that are fast on CPUs, with the results and gradients of `lax.conv_general_dilated`.
 
-The convolutions take the arguments of `lax.conv_general_dilated`, with the layout and the defaults of `nn.Conv`.
+They take its arguments, with the layout and the defaults of `nn.Conv`.
 """
 
 import functools
@@ -19,7 +19,7 @@ _FEWEST = 128  # cells; XLA's transposed convolutions take up to 100 times as lo
 def as_product(
     x: Float[jax.Array, "B H W C"], kernel: Float[jax.Array, "1 1 C N"], *_: Any, precision: Any = None, **options: Any
 ) -> Float[jax.Array, "B H W N"]:
-    """A convolution 1 x 1 `[B, H, W, C]` of stride 1: a product of matrices, up to 3 times as fast."""
+    """A 1 x 1 convolution of stride 1 as a product of matrices, which is up to 3 times as fast."""
     return jnp.dot(x, kernel[0, 0], precision=precision)
 
 
@@ -28,8 +28,8 @@ def unpadded(
 ) -> Float[jax.Array, "B H W N"]:
     """A 2D convolution without padding.
 
-    On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and
-    the row of results that it may add is cut off.
+    On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and the
+    additional row of results is removed.
     """
 
     def with_row(x, kernel):
@@ -86,9 +86,9 @@ def in_bands(
 ) -> Float[jax.Array, "B H W D N"]:
     """A 3D convolution of few channels, with stride 1 and padding in numbers.
 
-    On CPUs XLA's run on one core, and many times slower than 2D ones. So blocks of 8 neighbouring depths become the
-    channels of a 2D convolution. Its kernel holds the 3D one once for each depth of a block, shifted. More than half of
-    its multiplications are by zero, and it is still dozens of times faster.
+    On CPUs XLA computes 3D convolutions on one core and many times more slowly than 2D ones. So blocks of 8
+    neighbouring depths become the channels of a 2D convolution. Its kernel contains the 3D one once for each depth of a
+    block, shifted. More than half of its multiplications are by zero, and it is still dozens of times as fast.
     """
     plain = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
 

@@ -1,15 +1,15 @@
-"""2D convolutions with wide kernels and many channels on CPUs, in a sixth of the plain ones' multiplications.
+"""2D convolutions with wide kernels and many channels on CPUs, with a sixth of the multiplications.
 
-The picture is cut into overlapping tiles. A discrete Fourier transform of each turns the convolution into one product
-for each frequency, which over all tiles and channels is a product of matrices (overlap-save). The result is that of
-`lax.conv_general_dilated` but for rounding, about 1e-6 of the largest.
+The picture is cut into overlapping tiles. Their discrete Fourier transforms turn the convolution into a product of
+matrices over tiles and channels for each frequency (overlap-save). The result is that of `lax.conv_general_dilated`
+except for rounding, about 1e-6 of the largest.
 
 The transforms are short, so they are products with constant matrices. Three real products make a complex one (Gauss):
 (a + bi)(c + di) = (P - R) + (P + Q)i, where P = (a + b)c, Q = a(d - c), R = b(c + d). The constant matrices contain the
 sums before and after them.
 
-Axes: T rows and U columns of a tile with its halo, p x q results a tile, n tiles; F = T/2 + 1 frequencies of real
-numbers along the rows; C channels in, N out.
+Axes: T rows and U columns of a tile with its halo, p x q results in a tile, n tiles; F = T/2 + 1 frequencies of real
+numbers along the rows; C input channels, N output channels.
 """
 
 import functools
@@ -29,7 +29,7 @@ _matmul = functools.partial(jnp.matmul, precision="highest")
 def transform_kernel(
     kernel: Float[Array, "k l C N"], tile: tuple[int, int] = TILE
 ) -> Float[jax.Array, "frequencies products C N"]:
-    """The factors `[F, 3U, C, N]` by which a kernel multiplies. Tiles have even sides, not smaller than the kernel."""
+    """The factors `[F, 3U, C, N]` of a kernel. Tiles have even sides that are not smaller than the kernel."""
     (k, l, channels, features), (T, U) = kernel.shape, tile
     rows, columns = _real_dft(T, k, sign=1), _products(np.array([[1, 0], [-1, 1], [1, 1]]), _dft(U, l, sign=1))
     x = _matmul(jnp.asarray(rows, kernel.dtype), kernel.reshape(k, -1)).reshape(len(rows) // 2, 2 * l, -1)
@@ -61,7 +61,7 @@ def convolve(
 def convolve_tiles(
     tiles: Float[Array, "n T U C"], products: Float[Array, "frequencies products C N"], kernel_size: tuple[int, int]
 ) -> Float[jax.Array, "n p q N"]:
-    """The results of single tiles, with the kernel that was made into `products`."""
+    """The convolution of single tiles with the kernel of `products`."""
     n, T, U, channels = tiles.shape
     p, q = (size - taps + 1 for size, taps in zip((T, U), kernel_size))
     inverse = np.conj(_dft(U, U, sign=-1))[:q] / U
@@ -86,8 +86,8 @@ def convolve_tiles(
     return _matmul(back_over_rows, y.reshape(len(weights), -1)).reshape(p, q, n, -1).transpose(2, 0, 1, 3)
 
 
-# The constant matrices. A tile's transform multiplies by e^(-2 pi i f t / T), a kernel's by the conjugate, since a
-# convolution of networks is a correlation.
+# The constant matrices. A tile's transform multiplies by e^(-2 pi i f t / T), a kernel's by the conjugate, because the
+# convolution of a network is a correlation.
 
 
 def _dft(length, taps, sign):
@@ -95,16 +95,16 @@ def _dft(length, taps, sign):
 
 
 def _real_dft(length, taps, sign):
-    """`[2F, taps]`: the real and the imaginary part of each frequency of real numbers."""
+    """The matrix `[2F, taps]` from real numbers to the real and the imaginary part of each frequency."""
     dft = _dft(length, taps, sign)[: length // 2 + 1]
     return np.stack([dft.real, dft.imag], axis=1).reshape(-1, taps)
 
 
 def _both(a):
-    """A complex matrix as a real one, for the real parts followed by the imaginary ones."""
+    """A complex matrix as a real one that maps real parts followed by imaginary parts."""
     return np.block([[a.real, -a.imag], [a.imag, a.real]])
 
 
 def _products(sums, dft):
-    """`[3U, 2 taps]`: from complex numbers to the factors of P, Q and R, which are `sums` of the transform's parts."""
+    """The matrix `[3U, 2 taps]` from complex numbers to the factors of P, Q and R, `sums` of the transform's parts."""
     return np.kron(sums, np.eye(len(dft))) @ _both(dft)
