@@ -25,7 +25,7 @@ def _other_side(name: str) -> str:
 # For each joint, its counterpart on the other side of the body.
 MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)
 
-# Right and left joint of the pairs that show how wide a person is, and in which direction it faces.
+# The right and left joints of pairs that determine a person's widths and the direction that it faces.
 PAIRS = {
     name: (JOINTS.index(f"right_{name[:-1]}"), JOINTS.index(f"left_{name[:-1]}"))
     for name in ("shoulders", "hips", "wrists", "ankles")

@@ -28,8 +28,8 @@ def unpadded(
 ) -> Float[jax.Array, "B H W N"]:
     """A 2D convolution without padding.
 
-    On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and the
-    additional row of results is removed.
+    On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and
+    the additional row of results is removed.
     """
 
     def with_row(x, kernel):

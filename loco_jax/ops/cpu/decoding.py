@@ -47,7 +47,7 @@ def search(
     threshold: Any,
     find: Callable[[Source], Any],
 ) -> Any:
-    """`find(source)` of the heatmaps, with a leading axis J. The source has the voxels that may exceed the threshold."""
+    """`find(source)` with a leading axis J, where the source has the voxels that may exceed the threshold."""
     if isinstance(network, patch_vha.PatchVHA):
         return find(_patch_source(network, params, code, size, threshold))
 
@@ -83,7 +83,7 @@ class _Last(NamedTuple):
 
 
 def _of_each_joint(network, params, code, then, state):
-    """Calls `then(state, last)`, which returns a new state and a result, for each joint type; returns stacked results."""
+    """The stacked results of `then(state, last)`, which returns a new state and a result, for each joint type."""
     x = layers.apply(network, params, code[None], method="spread")[0]
     convs = [params["params"][f"decoder_2d_{i}"] for i in range(network.level + 1)]
     products = [tiles.transform_kernel(conv["kernel"]) for conv in convs]
@@ -192,8 +192,8 @@ def _patch_source(network, params, code, size, threshold):
     def head(features):
         return network.head.apply({"params": params["params"]["to_logits"]}, features)
 
-    # The sigmoid's rounding is far below 1e-5. If a number is not finite, everything is listed, because comparisons with
-    # NaN may hide numbers.
+    # The sigmoid's rounding is far below 1e-5. If a number is not finite, everything is listed, because a comparison
+    # with NaN may hide a number.
     highest = _cell_maxima(network, params, features, threshold).reshape(depth, rows, columns, joints)
     highest = jnp.where(jnp.all(jnp.isfinite(features)), highest, jnp.inf)
     highest = jnp.pad(highest, [*((0, -s % side) for s in (depth, rows, columns)), (0, 0)], constant_values=-jnp.inf)
