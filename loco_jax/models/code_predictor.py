@@ -66,15 +66,10 @@ class Head(nn.Module):
     layer. At level 2, as published, the first layer is transposed and doubles the grid. Levels 1 and 3 are ours. At
     level 1 the second layer doubles the grid too. At level 3 the first layer only adds the cell by which the code's
     grid is longer than the features'. Kernels have the same sizes at all levels.
-
-    Attributes:
-      level: 1, 2 or 3.
-      depth: channels of the code.
-      dtype: of the arithmetic; parameters stay float32.
     """
 
     level: int
-    depth: int
+    depth: int  # channels of the code
     dtype: DTypeLike
 
     @nn.compact

@@ -104,14 +104,9 @@ class CompactPredictor(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stages from cells of 4 pixels to the coarsest, with the rays of their cells, then top-down to cells of 8 pixels.
+    """Stages from cells of 4 pixels to the coarsest, each with the rays of its cells; then top-down to 8 pixels."""
 
-    Attributes:
-      cell: height and width of the code's cells in pixels.
-      width, blocks, coarsest, dtype: see `CompactPredictor`.
-    """
-
-    cell: int
+    cell: int  # height and width of the code's cells in pixels
     width: int
     blocks: int
     coarsest: int
@@ -145,16 +140,10 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """From features to a code: a cell's input is its fine features and its own features.
+    """From features to a code: a cell's input is its fine features and its own features."""
 
-    Attributes:
-      fine: height and width of a cell in fine features.
-      depth: channels of the code.
-      blocks, dtype: see `CompactPredictor`.
-    """
-
-    fine: int
-    depth: int
+    fine: int  # height and width of a cell in fine features
+    depth: int  # channels of the code
     blocks: int
     dtype: DTypeLike
 

@@ -19,10 +19,7 @@ class Inception(nn.Module):
     """From a picture to the 2048 channels of the last mixed block, Mixed_7c.
 
     Normalisation uses fixed statistics, in training too, because the batches are too small for statistics of their own.
-    They are variables of the collection "batch_stats"; scale and bias are parameters.
-
-    Attributes:
-      dtype: of the arithmetic; parameters stay float32.
+    They are variables of the collection "batch_stats"; scale and bias are parameters, in float32.
     """
 
     dtype: DTypeLike = jnp.float32

@@ -182,6 +182,7 @@ def test_more_blocks_than_a_patch_source_holds(monkeypatch):
     assert reached > 12 and want.count.any()
     monkeypatch.setattr(decoding, "_CHUNK", 1)
     monkeypatch.setattr(decoding, "MAX_BLOCKS", 12)
+    monkeypatch.setattr(peaks, "CAPACITIES", ((12, 8),))
     found, _ = _fast.__wrapped__(network, shape)(params, code, threshold)  # not what was traced before
     _assert_same(found, want)
 
