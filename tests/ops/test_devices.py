@@ -49,7 +49,9 @@ def check():
     for network in NETWORKS:
         task = VhaTask(VOLUME, network, (1.0,), True, 3.0, 0.1, 8)
         params = jax.device_get(random_params(network, network.depth_bins))
-        grids = ((1,), (2,), (1, 2)) if network is NETWORKS[0] else ((1,), (1, 2))
+        grids = [(1,), (2,)]
+        if network is NETWORKS[1]:  # tests/test_multihost.py shares the rows of the other
+            grids += [(1, 2)]
         one, *others = (step(task, params, grid) for grid in grids)
         for other in others:
             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):

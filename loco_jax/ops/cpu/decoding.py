@@ -92,7 +92,7 @@ def _of_each_joint(network, params, code, then, state):
     def one(state, x):
         x = jnp.pad(x, (*[(REACH, REACH)] * 2, (0, 0)))
         for i, (conv, product) in enumerate(zip(convs[:-1], products)):
-            x = tiles.convolve(x, product, (KERNEL, KERNEL)) + conv["bias"]
+            x = tiles.convolve(x, product) + conv["bias"]
             x = nn.relu(vha.upsample(x[None])[0])
             rest = (-s % BLOCK if i == network.level - 1 else 0 for s in x.shape[:2])
             x = jnp.pad(x, (*((REACH, REACH + r) for r in rest), (0, 0)))
@@ -111,7 +111,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
     listed_N = _may_reach(last, size, threshold).reshape(-1)
     slot_N = jnp.cumsum(listed_N, dtype=jnp.int32) - 1
     tile_M = jnp.nonzero(listed_N, size=len(values_MxBxBxD), fill_value=0)[0].astype(jnp.int32)
-    sides = *tiles.TILE, last.features.shape[-1]
+    sides = tiles.TILE, tiles.TILE, last.features.shape[-1]
 
     def some(i, state):
         values_MxBxBxD, highest_Nxd = state
@@ -121,7 +121,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
             return lax.dynamic_slice(last.features, (tile // w * BLOCK, tile % w * BLOCK, np.int32(0)), sides)
 
         # A single gather of all tiles takes longer.
-        results = tiles.convolve_tiles(lax.map(cut, chosen), last.products, (KERNEL, KERNEL))
+        results = tiles.convolve_tiles(lax.map(cut, chosen), last.products)
         heat = nn.relu(results + last.bias)
         highest_Nxd = highest_Nxd.at[chosen].set(peaks.block_maxima(heat)[:, 0, 0])
         return lax.dynamic_update_slice_in_dim(values_MxBxBxD, heat, i * _TILES, axis=0), highest_Nxd
@@ -146,7 +146,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         return lax.map(one, [x.reshape(-1) for x in index]).reshape(index[0].shape)
 
     def dense(features):
-        heat = nn.relu(tiles.convolve(features, last.products, (KERNEL, KERNEL)) + last.bias)
+        heat = nn.relu(tiles.convolve(features, last.products) + last.bias)
         return heat[None, : size[0], : size[1]]
 
     highest_1xhxwxd = highest_Nxd.reshape(1, h, w, -1)
