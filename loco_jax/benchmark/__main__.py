@@ -1,10 +1,10 @@
-"""How fast the hot functions are, beside other implementations and beside the machine's limits.
+"""Measures the speed of the hot functions, of other implementations and of the machine.
 
     python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE] [--plot=FILE]
     python -m loco_jax.benchmark --steps [NAME ...]      # training steps, with the options of docs/performance.md
-    python -m loco_jax.benchmark --kernels [NAME ...]    # the fast ways beside the plain networks
+    python -m loco_jax.benchmark --kernels [NAME ...]    # the fast paths beside the plain networks
 
-docs/performance.md tells how to read the table.
+docs/performance.md explains the table.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from absl import flags
 
 from loco_jax import cli
 
-# With --scaling: the values of a setting, and the functions that are measured with them.
+# With --scaling: the values of each setting, and the functions that are measured with them.
 _SCALING: dict[str, tuple[Sequence[Any], Sequence[str]]] = {
     "people": ((1, 5, 20, 60), ("encode", "peaks", "decode_peaks", "picture_to_people")),
     "grid": ((0.25, 0.5, 1.0), ("encode", "peaks", "predict_code")),
@@ -29,7 +29,7 @@ _SCALING: dict[str, tuple[Sequence[Any], Sequence[str]]] = {
 
 def _define_flags() -> None:
     flags.DEFINE_bool("steps", False, "Measure training steps instead, with the options for speed off and on.")
-    flags.DEFINE_bool("kernels", False, "Measure the fast ways beside the plain networks instead.")
+    flags.DEFINE_bool("kernels", False, "Measure the fast paths beside the plain networks instead.")
     flags.DEFINE_bool("list", False, "Print the names of what can be measured, and stop.")
     flags.DEFINE_enum("scale", "full", ["full", "demo"], "Size of pictures and volume.")
     flags.DEFINE_integer("people", 20, "People in the frame.", 1, 60)
@@ -39,8 +39,8 @@ def _define_flags() -> None:
         "accelerators bfloat16)."
     )  # fmt: skip
     flags.DEFINE_string("weights", "", "A run's folder or a file with a published VHA(2), to decode with.")
-    flags.DEFINE_integer("repeats", None, "Most rounds (default: 5; with --steps 20).", 1, 1000)
-    flags.DEFINE_float("seconds", None, "Most seconds an implementation (default: 10; at demo scale 2).", 0.0)
+    flags.DEFINE_integer("repeats", None, "The most rounds (default: 5; with --steps 20).", 1, 1000)
+    flags.DEFINE_float("seconds", None, "The most seconds for an implementation (default: 10; at demo scale 2).", 0.0)
     flags.DEFINE_string("json", None, "File for everything that was measured.")
     flags.DEFINE_string("plot", None, "File for a figure of the table: .png, .svg or .pdf.")
     flags.DEFINE_bool("scaling", False, "Measure our implementation also over people, grids and batches.")

@@ -48,11 +48,7 @@ def render(
     half = cube_side(sigma) // 2
     box = tuple(min(2 * half + 1, size) for size in shape)
     start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
-    exponents = []
-    for axis, side in enumerate(box):
-        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
-    rows, columns, bins = exponents
+    rows, columns, bins = (along for _, along in _exponents(start_PxJx3, box, centre_PxJx3, rounded_PxJx3, sigma))
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
     values_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
     joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[None, :, None], (num_people, num_joints, 1))
@@ -92,10 +88,9 @@ def render_cells(
     start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.subtract(grid, box, dtype=np.int32))
     # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
     exponent = jnp.where(present_PxJ, jnp.float32(0.0), -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
-    for axis, size in enumerate(shape):
-        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis], dtype=jnp.int32)
-        along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
-        along = jnp.where(at < size, along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
+    sides = [cell * count for count in box]
+    for axis, (at, along) in enumerate(_exponents(cell * start_PxJx3, sides, centre_PxJx3, rounded_PxJx3, sigma)):
+        along = jnp.where(at < shape[axis], along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
         mine = 2 + (axis + 1) % 3, 5 + axis
         exponent = exponent + jnp.expand_dims(along, [i for i in range(2, 8) if i not in mine])
     values = jnp.exp(exponent).astype(dtype).reshape(*exponent.shape[:5], cell**3)
@@ -170,7 +165,6 @@ def owned_values(
     sum over people. Windows begin at `starts`, have `sides`, and may leave the volume. Values are 0 outside the volume
     and for indices that no person has.
     """
-    at = [starts[:, axis, None] + jnp.arange(side, dtype=jnp.int32) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
     rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
 
@@ -178,13 +172,11 @@ def owned_values(
         # Exponents are computed only here, so that those of a voxel are equal in all windows, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
         rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
-        exponents = []
-        for axis, size in enumerate(shape):
-            a = at[axis]
-            along = _exponent(a, cubes.centre[rival_n, axis, None], cubes.rounded[rival_n, axis, None], sigma)
-            there = (a >= 0) & (a < size) & (i < rank_nxP[:, -1:])
-            exponents.append(jnp.where(there, along, -jnp.inf))
-        rows, columns, bins = exponents
+        parts = _exponents(starts, sides, cubes.centre[rival_n], cubes.rounded[rival_n], sigma)
+        rows, columns, bins = (
+            jnp.where((at >= 0) & (at < size) & (i < rank_nxP[:, -1:]), along, -jnp.inf)
+            for size, (at, along) in zip(shape, parts)
+        )
         exponent = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
         greater = exponent > exponent_nxRxCxB
         return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
@@ -217,7 +209,9 @@ def _centres(voxels, present, shape, sigma, subvoxel):
     return present, voxels if subvoxel else rounded.astype(jnp.float32), rounded
 
 
-def _exponent(at, centre, rounded, sigma):
-    """The part of a Gaussian's exponent along an axis at voxels `at`; -inf outside the cube, so that exp gives 0."""
-    within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
-    return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)
+def _exponents(starts, sides, centre, rounded, sigma):
+    """For each axis, the voxels `[..., side]` of boxes and that part of Gaussians' exponents, -inf outside cubes."""
+    for axis, side in enumerate(sides):
+        at = starts[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
+        within = jnp.abs(at - rounded[..., axis, None]) <= cube_side(sigma) // 2
+        yield at, jnp.where(within, -jnp.square((at - centre[..., axis, None]) / sigma), -jnp.inf)

@@ -257,28 +257,25 @@ def _plateaus(ids_JxC, equal_JxC, shape):
     return (label_JxC == ids_JxC) & real_JxC
 
 
-def _best(ids_JxN, scores_JxN, max_peaks):
-    """Ids and scores `[J, K]` of the best peaks, then zeros. Equal scores are in the order of their ids."""
-    order = jnp.lexsort((ids_JxN, -scores_JxN), axis=1)[:, :max_peaks]
-    ids, scores = (jnp.take_along_axis(x, order, axis=1) for x in (ids_JxN, scores_JxN))
+def _best(ids_xN, scores_xN, max_peaks):
+    """Ids and scores `[..., K]` of the best peaks, then zeros. Equal scores are in the order of their ids."""
+    order = jnp.lexsort((ids_xN, -scores_xN))[..., :max_peaks]
+    ids, scores = (jnp.take_along_axis(x, order, axis=-1) for x in (ids_xN, scores_xN))
     found = scores > -jnp.inf
-    ids, scores = jnp.where(found, ids, 0), jnp.where(found, scores, 0.0)
-    missing = [(0, 0), (0, max_peaks - ids.shape[1])]
-    return jnp.pad(ids, missing), jnp.pad(scores, missing)
+    missing = [(0, 0)] * (ids.ndim - 1) + [(0, max_peaks - ids.shape[-1])]
+    return jnp.pad(jnp.where(found, ids, 0), missing), jnp.pad(jnp.where(found, scores, 0.0), missing)
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
     """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling of whole volumes, one joint type at a time."""
-    ids, scores, counts = lax.map(lambda h: _dense_peaks_of_one(h[None], threshold, max_peaks), heatmaps)
-    return ids[:, 0], scores[:, 0], counts[:, 0]
+    return lax.map(lambda volume: _dense_peaks_of_one(volume, threshold, max_peaks), heatmaps)
 
 
-def _dense_peaks_of_one(heatmaps, threshold, max_peaks):
-    shape = heatmaps.shape[1:]
-    values = heatmaps.astype(jnp.float32)
+def _dense_peaks_of_one(volume, threshold, max_peaks):
+    values = volume.astype(jnp.float32)
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
     outside = jnp.float32(0.0)
-    ids = jnp.broadcast_to(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape), heatmaps.shape)
+    ids = jnp.arange(volume.size, dtype=jnp.int32).reshape(volume.shape)
 
     def settle(step, start):
         return lax.while_loop(lambda s: jnp.any(s[0] != s[1]), lambda s: (step(s[0]), s[0]), (step(start), start))[0]
@@ -294,25 +291,19 @@ def _dense_peaks_of_one(heatmaps, threshold, max_peaks):
     first = alive & (label == ids)
 
     # No two peaks are neighbours, so a 2x2x2 block has at most one.
-    padding = [(0, 0)] + [(0, size % 2) for size in shape]
-
     def halve(x, fill):
-        x = jnp.pad(x, padding, constant_values=fill)
+        x = jnp.pad(x, [(0, size % 2) for size in x.shape], constant_values=fill)
         start, pick = x.dtype.type(fill), lax.max if fill < 0 else lax.min
-        return lax.reduce_window(x, start, pick, (1, 2, 2, 2), (1, 2, 2, 2), "VALID")
+        return lax.reduce_window(x, start, pick, (2, 2, 2), (2, 2, 2), "VALID").reshape(-1)
 
-    scores = halve(jnp.where(first, values, -jnp.inf), -jnp.inf).reshape(heatmaps.shape[0], -1)
-    ids = halve(jnp.where(first, ids, _NOWHERE), _NOWHERE).reshape(heatmaps.shape[0], -1)
-    return *_best(ids, scores, max_peaks), jnp.sum(first, axis=(1, 2, 3), dtype=jnp.int32)
+    scores, ids = halve(jnp.where(first, values, -jnp.inf), -jnp.inf), halve(jnp.where(first, ids, _NOWHERE), _NOWHERE)
+    return *_best(ids, scores, max_peaks), jnp.sum(first, dtype=jnp.int32)
 
 
 def _pool(x, pick, outside):
-    """`pick` over the 3x3x3 neighbourhood of each voxel `[J, H, W, D]`."""
-    for axis in (1, 2, 3):
-        padding = [(0, 0)] * 4
-        padding[axis] = (1, 1)
-        padded = jnp.pad(x, padding, constant_values=outside)
-        size = x.shape[axis]
+    """`pick` over the 3x3x3 neighbourhood of each voxel `[H, W, D]`."""
+    for axis, size in enumerate(x.shape):
+        padded = jnp.pad(x, [(int(a == axis),) * 2 for a in range(x.ndim)], constant_values=outside)
         before, after = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
         x = pick(x, pick(before, after))
     return x

@@ -32,14 +32,10 @@ def best_rules(
     Rules with which F1 falls at a threshold are worse than all rules with which it does not.
 
     Args:
-      points: of each frame, with a leading axis F.
-      found: people of those points, not refined, with a leading axis F.
-      better: the same people, all refined.
-      true: joints in metres.
-      present: whether those are targets.
+      points, found, better: points of each frame, their people, and all these people refined, with a leading axis F.
+      true, present: joints in metres, and whether they are targets.
       thresholds: metres.
-      least_joints: values to try, see `refinement.choose`.
-      least_strays: values to try, see `refinement.all_joints`.
+      least_joints, least_strays: values to try, see `refinement.choose` and `refinement.all_joints`.
     """
     wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
 
@@ -73,11 +69,9 @@ def best_people_options(
     Args:
       found: of each frame, with a leading axis F, before any suppression.
       cameras: with fields `[F]`.
-      true: joints in metres.
-      present: whether those are targets.
+      true, present: joints in metres, and whether they are targets.
       threshold: metres, see `metrics.people_pairs`.
-      min_scores: values to try.
-      overlaps: values to try. 0 is not among them, so that each person is named once.
+      min_scores, overlaps: values to try. No overlap is 0, so that each person is named once.
     """
     there = int(np.asarray(present).any(axis=-1).sum())
     suppress_all = jax.jit(jax.vmap(suppression.suppress, in_axes=(0, 0, None)))
