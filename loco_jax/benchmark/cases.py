@@ -43,11 +43,12 @@ def _compare(
     torch: Callable[[Any, Any], Implementation],
     args: tuple[Any, ...],
     least_bytes: float,
-    **case: Any,
+    frames: int = 1,
 ) -> Case:
     """Our function beside PyTorch, or beside the plain network if the setting says so."""
     other = of_jax("plain", plain, *args) if setting.plain else of_torch(setting, torch)
-    return Case([of_jax("ours", ours, *args), other], least_bytes, operations(plain, *args), setting.tolerance, **case)
+    least = least_bytes, operations(plain, *args)
+    return Case([of_jax("ours", ours, *args), other], *least, setting.tolerance, frames)
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -145,17 +145,11 @@ def decode_peaks(
     params: Any,
     code: Float[Array, "h w d"],
     size: tuple[int, int],
-    threshold: float | Float[Array, ""] = 0.1,
-    max_peaks: int = 128,
     subvoxel: bool = False,
-    volume_dtype: DTypeLike | None = None,
+    **options: Any,
 ) -> Peaks:
-    """The peaks that `peaks.find_peaks` finds in the heatmaps `[J, *size, D]` of one finite code.
-
-    The fast path does not write the heatmaps. It runs on CPUs, for large volumes in float32. On other devices heatmaps
-    are rounded to `volume_dtype`, if given.
-    """
-    found, offsets = decode_peaks_and_offsets(network, params, code, size, threshold, max_peaks, volume_dtype, subvoxel)
+    """The peaks of `decode_peaks_and_offsets` with these options, moved by their offsets if `subvoxel`."""
+    found, offsets = decode_peaks_and_offsets(network, params, code, size, offsets=subvoxel, **options)
     return found if offsets is None else found._replace(voxels=found.voxels + offsets)
 
 
@@ -169,7 +163,12 @@ def decode_peaks_and_offsets(
     volume_dtype: DTypeLike | None = None,
     offsets: bool = True,
 ) -> tuple[Peaks, Float[jax.Array, "J K 3"] | None]:
-    """The peaks of `decode_peaks` at whole voxels, and the offsets that it adds with `subvoxel`, None if not asked."""
+    """The peaks that `peaks.find_peaks` finds in the heatmaps `[J, *size, D]` of one finite code, and their offsets.
+
+    The peaks are whole voxels. The offsets are those that `find_peaks` adds with `subvoxel`, None if not asked for. The
+    fast path does not write the heatmaps. It runs on CPUs, for large volumes in float32. On other devices heatmaps are
+    rounded to `volume_dtype`, if given.
+    """
 
     def find(source):
         found = peaks.search(source, threshold, max_peaks)

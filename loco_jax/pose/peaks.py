@@ -210,10 +210,9 @@ def _cubes(source, corner_JxAx3, side):
     index, inside = [], True
     for axis, size in enumerate(source.shape[1:]):
         at = corner_JxAx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        broadcast = [slice(None), slice(None), None, None, None]
-        broadcast[2 + axis] = slice(None)
-        index.append(jnp.clip(at, 0, size - 1)[tuple(broadcast)])
-        inside = inside & ((at >= 0) & (at < size))[tuple(broadcast)]
+        at = jnp.expand_dims(at, [other for other in (2, 3, 4) if other != 2 + axis])
+        index.append(jnp.clip(at, 0, size - 1))
+        inside = inside & (at >= 0) & (at < size)
     joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None, None, None, None]
     values = source.take(joints, *index).astype(jnp.float32)
     return jnp.where(inside, jnp.where(jnp.isnan(values), -jnp.inf, values), 0.0)
