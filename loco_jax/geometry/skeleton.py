@@ -32,15 +32,12 @@ PAIRS = {
 }
 
 
-def _limbs(*names: tuple[str, str]) -> tuple[tuple[int, int], ...]:
-    return tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in names)
-
-
-# Pairs of indices into JOINTS, for drawing.
-LIMBS = _limbs(
+_LIMBS = (
     ("head_top", "neck"),
     ("neck", "right_shoulder"), ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"),
     ("neck", "left_shoulder"), ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
     ("neck", "right_hip"), ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
     ("neck", "left_hip"), ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
 )  # fmt: skip
+# Pairs of indices into JOINTS, for drawing.
+LIMBS = tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in _LIMBS)

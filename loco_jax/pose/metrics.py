@@ -7,7 +7,7 @@ coordinate has its stored value: 0.4 is stored as 0.400000006, which exceeds a t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +55,10 @@ def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matchi
     """
     predicted, true = _points(predicted, "predicted"), _points(true, "true")
     tp = len(match(predicted, true, threshold, matching))
-    return _scores(tp, fp=len(predicted) - tp, fn=len(true) - tp)
+    fp, fn = len(predicted) - tp, len(true) - tp
+    if tp + fp + fn == 0:
+        return Scores(0, 0, 0, 1.0, 1.0, 1.0)
+    return Scores(tp, fp, fn, tp / max(tp + fp, 1), tp / max(tp + fn, 1), 2 * tp / (2 * tp + fp + fn))
 
 
 def mean_scores(frames: Sequence[Scores]) -> Scores:
@@ -90,7 +93,8 @@ def match(
     if matching not in _MATCHINGS:
         raise ValueError(f"matching={matching!r} must be one of {', '.join(_MATCHINGS)}")
     found = [np.zeros((0, 2), np.intp)]
-    for p, t in _same_type(predicted, true):
+    for joint_type in np.intersect1d(predicted[:, 0], true[:, 0]):
+        p, t = (np.flatnonzero(points[:, 0] == joint_type) for points in (predicted, true))
         rows, columns = _MATCHINGS[matching](cdist(predicted[p, 1:], true[t, 1:]), float(threshold))
         found.append(np.stack([p[rows], t[columns]], axis=-1))
     pairs = np.concatenate(found)
@@ -178,12 +182,6 @@ def people_pairs(
     return pairs[np.argsort(pairs[:, 1])]
 
 
-def _scores(tp: int, fp: int, fn: int) -> Scores:
-    if tp + fp + fn == 0:
-        return Scores(0, 0, 0, 1.0, 1.0, 1.0)
-    return Scores(tp, fp, fn, tp / max(tp + fp, 1), tp / max(tp + fn, 1), 2 * tp / (2 * tp + fp + fn))
-
-
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full(len(b), np.nan), where=b > 0)
 
@@ -199,12 +197,6 @@ def _points(points: ArrayLike, name: str) -> np.ndarray:
     if (points[:, 0] % 1).any():
         raise ValueError(f"{name} has joint types, in its first column, that are not whole numbers")
     return points
-
-
-def _same_type(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ascending indices into `predicted` and `true` for every joint type that both have."""
-    for joint_type in np.intersect1d(predicted[:, 0], true[:, 0]):
-        yield np.flatnonzero(predicted[:, 0] == joint_type), np.flatnonzero(true[:, 0] == joint_type)
 
 
 def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
