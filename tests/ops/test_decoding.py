@@ -455,7 +455,7 @@ def _of_trained(kind):
 
 @pytest.mark.parametrize("kind", [patch_vha.PatchVHA, vha.VHA])
 @given(st.lists(st.tuples(*[st.floats(-0.5, s - 0.5, width=32) for s in (40, 60, 80)]), max_size=7))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_crowds_through_trained_networks(kind, places):
     """Joints of real heatmaps, at borders and over each other: the released weights and the benchmark's."""
     voxels, present = (np.zeros_like(x) for x in _of_a_crowd()(0))
@@ -469,9 +469,9 @@ def test_crowds_through_trained_networks(kind, places):
 
 @pytest.mark.parametrize("kind", [patch_vha.PatchVHA, vha.VHA])
 def test_test_scenes_through_trained_networks(kind):
-    """Every peak of six frames of the made-up crowd, also with a fifth of noise on the code."""
+    """Every peak of two frames of the made-up crowd, without and with a fifth of noise on the code."""
     num_found = 0
-    for number in range(3):
+    for number in range(2):
         voxels, present = _of_a_crowd()(number)
         for noise in (0.0, 0.2):
             (want, _), (found, _) = _of_trained(kind)(voxels, present, number, noise)
@@ -483,7 +483,7 @@ def test_test_scenes_through_trained_networks(kind):
             assert scores[0].keys() == scores[1].keys()
             assert all(abs(score - scores[1][peak]) <= 1e-4 for peak, score in scores[0].items())
             num_found += len(scores[0])
-    assert num_found > 12 * 14
+    assert num_found > 8 * 14
 
 
 def test_the_task_finds_the_same_by_it(monkeypatch):
