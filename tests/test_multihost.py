@@ -417,11 +417,11 @@ def wait_for_lines(log: pathlib.Path, count: int, processes: list[subprocess.Pop
 @pytest.mark.parametrize(
     "arguments, what",
     [
-        (("host:1", 2, None), "--num_processes=2: give all of|want HOST:PORT"),
-        (("host:1", None, None), "--coordinator=host:1: want HOST:PORT of the first process, with --num_processes"),
+        (("host:1", 2, None), "--num_processes=2: give all of --coordinator=HOST:PORT"),
+        (("host:1", None, None), "--coordinator=host:1: give all of --coordinator=HOST:PORT"),
         (("", 2, 0), "--num_processes=2, --process_id=0: give all of"),
         (("auto", 2, 0), "or --coordinator=auto alone"),
-        (("host", 2, 0), "want HOST:PORT"),
+        (("host", 2, 0), "--coordinator=host, --num_processes=2, --process_id=0: give all of"),
         (("host:1", 2, 2), "--process_id=2 is not one of 0 to --num_processes - 1 = 1"),
     ],
 )
