@@ -11,7 +11,6 @@ import pytest
 from loco_jax import evaluate, replay, train
 from loco_jax.data import streams
 from loco_jax.runs import budget, checkpoints
-from loco_jax.runs import observation as observe
 from loco_jax.step import make_optimizer
 from tests.support import (
     Crash,
