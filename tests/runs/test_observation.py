@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(observe, "now", clock)
+    monkeypatch.setattr(observation, "now", clock)
     return clock
 
 
@@ -47,7 +47,7 @@ def test_parts_are_disjoint_and_add_up(laps):
     """Any nesting of parts: each second is the innermost part's, of the lap in which it passed."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(observe, "now", clock)
+        patch.setattr(observation, "now", clock)
         split, wanted, of_steps = observation.Split("other"), {}, 0.0
 
         def follow(step, part):
