@@ -6,7 +6,6 @@ and all those of a loco, also hold the `config`.
 
 import contextlib
 import errno
-import functools
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from ml_collections import ConfigDict
 
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints
-from loco_jax.runs.config import CONFIG_FILE, completed
+from loco_jax.runs.config import CONFIG_FILE, completed, section_of
 from loco_jax.weights import names
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
@@ -98,10 +97,9 @@ def portable(config: ConfigDict) -> dict[str, Any]:
     """A config as JSON for a file of weights, without names of files of this machine."""
     plain = json.loads(config.to_json_best_effort())
     for field, value in _FILES.items():
-        *above, last = field.split(".")
-        section = functools.reduce(lambda c, name: c.get(name, {}), above, plain)
-        if last in section:
-            section[last] = value
+        section, name = section_of(plain, field)
+        if name in section:
+            section[name] = value
     return plain
 
 
@@ -229,10 +227,8 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
         raise WeightsError(f"{whose}: its config is of type {type(content).__name__}; get or make the weights again")
 
     def look_up(field: str) -> Any:
-        value = content
-        for name in field.split("."):
-            value = value.get(name, ...) if isinstance(value, dict) else ...  # which JSON does not have
-        return value
+        section, name = section_of(content, field)
+        return section.get(name, ...)  # which JSON does not have
 
     for field, (least, most) in _INTEGERS.items():
         value = look_up(field)
