@@ -1,4 +1,4 @@
-"""A run in one file of weights: of any task; or a whole LoCO of parts that were trained apart.
+"""Writes a run of any task, or the separately trained parts of a LoCO, as one file of weights.
 
     python -m loco_jax.export --workdir=runs/loco2 --output=loco2.safetensors
     python -m loco_jax.export --config=configs/loco2.py --code_predictor=predictor.safetensors \
@@ -21,8 +21,8 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
     """Writes the newest checkpoint of a run of any task as a file of weights, see `weights.save`.
 
     For a LoCO, `tune` is the number of validation frames on which its rules are chosen, see `tuned`, and `refiner`
-    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read,
-    ValueError for what only a LoCO has.
+    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read, ValueError
+    if `tune` or `refiner` is given for another task.
     """
     from loco_jax import experiment, tasks, weights
 
@@ -43,7 +43,7 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
 
 
 def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
-    """Writes parts that were trained apart, as the authors' were, as one file of weights of a LoCO.
+    """Writes parts that were trained separately, such as the authors', as one file of weights of a LoCO.
 
     `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
     `export` for the others. Raises WeightsError if a part is missing or of another network.
@@ -74,7 +74,7 @@ def _save_loco(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
-    """The config with the `refine` and `people` that are best for a LoCO on `num_frames` validation frames."""
+    """The config with the values of `refine` and `people` that score best on `num_frames` validation frames."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -110,7 +110,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 
 
 def run(argv: Sequence[str]) -> None:
-    """The command: exits with one line about what is wrong, if anything is."""
+    """The command: exits with one line after an error."""
     values = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")

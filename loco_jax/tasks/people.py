@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.pose import heatmaps, metrics, people_metrics, refinement, suppression
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points, find_people, find_points
-from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks import Task, finite, pretrained
 
 METRES = (0.4, 0.8, 1.2)  # thresholds of the scores of joints
 MATCHINGS = ("hungarian", "nearest")
@@ -170,10 +171,9 @@ class PeopleTask(Task):
         scores, errors, counts = {}, {}, {}
         for system, cloud in found.systems.items():
             rows = metrics.cloud_rows(*map(np.asarray, cloud))
-            for matching in MATCHINGS:
-                for threshold in METRES:
-                    score = metrics.joint_scores(rows, true, threshold, matching)
-                    scores[system, matching, f"{threshold} m"] = score
+            for matching, threshold in itertools.product(MATCHINGS, METRES):
+                score = metrics.joint_scores(rows, true, threshold, matching)
+                scores[system, matching, f"{threshold} m"] = score
             pairs = metrics.match(rows, true, METRES[-1])
             distances = metrics.matched_errors(rows, true, pairs)
             errors[system] = (len(distances), float(distances.sum()))
@@ -191,10 +191,8 @@ class PeopleTask(Task):
         # The systems that look at pictures come first, then those that are made of true people.
         first = (self.name, f"{self.name}+")
         names = sorted(records[0].errors, key=lambda name: (name not in first, name.startswith("GT "), name))
-        systems: dict[str, dict[str, Any]] = {name: {} for name in names}
-        for system, matching, threshold in records[0].scores:
-            mean = metrics.mean_scores([r.scores[system, matching, threshold] for r in records])
-            systems[system].setdefault(matching, {})[threshold] = mean._asdict()
+        means = mean_scores([r.scores for r in records])
+        systems: dict[str, dict[str, Any]] = {name: means[name] for name in names}
         for system, entry in systems.items():
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
@@ -208,8 +206,7 @@ class PeopleTask(Task):
         summary = {"network": type(self.network).__name__, "frames": len(records), "systems": systems}
         code_errors = [float(r.code_error) for r in records if r.code_error is not None]
         if code_errors:
-            code_error = float(np.mean(code_errors))
-            summary["code_error"] = code_error if np.isfinite(code_error) else None
+            summary["code_error"] = finite(np.mean(code_errors))
         summary["joints"] = sum(r.targets[0] for r in records)
         summary["joints_that_touch"] = sum(r.targets[1] for r in records)
         summary["made_of"] = self.made_of()
@@ -245,6 +242,15 @@ class PeopleTask(Task):
             **{f"side_{name}": share for name, share in shares.items()},
         }
         return {name: value for name, value in numbers.items() if value is not None}
+
+
+def mean_scores(frames: Sequence[Mapping[tuple[str, str, str], metrics.Scores]]) -> dict[str, dict[str, dict]]:
+    """The means of frames' scores as nested dicts, by the parts of their keys."""
+    means: dict[str, dict[str, dict]] = {}
+    for first, second, third in frames[0]:
+        mean = metrics.mean_scores([scores[first, second, third] for scores in frames])
+        means.setdefault(first, {}).setdefault(second, {})[third] = mean._asdict()
+    return means
 
 
 def targets(frame: Frames, volume: Volume) -> tuple[Float[jax.Array, "P J 3"], Bool[Array, "P J"]]:

@@ -101,7 +101,7 @@ def pose_error(found: reading.Pose, true: reading.Pose) -> Float[jax.Array, "*ba
 
 
 def readable(frames: Frames, volume: Volume) -> Bool[jax.Array, "B P"]:
-    """Whose pose can be read: of people with all joints, those whose middle is in the picture and near enough."""
+    """Which people's poses can be read: people with all joints, whose middle is in the picture and near enough."""
     camera = jax.tree.map(lambda f: f[:, None], frames.camera)
     return _readable(frames, places(frames.joints, camera), volume)
 

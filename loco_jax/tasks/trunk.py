@@ -23,13 +23,13 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.compact import CompactPredictor
 from loco_jax.pose import reading
-from loco_jax.tasks import Task, pretrained, sides, teaching
+from loco_jax.tasks import Task, count, finite, pretrained, sides, teaching
 
 _PAIRS = {name: sides.RIGHT.index(right) for name, (right, _) in skeleton.PAIRS.items()}
 
 
 class Found(NamedTuple):
-    """What is read in a batch of pictures.
+    """The numbers that are read from a batch of pictures, and the true ones.
 
     Attributes:
       poses: read at the people's places.
@@ -66,8 +66,7 @@ class TrunkTask(Task):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        count = sum(x.size for x in jax.tree.leaves(shapes))
-        return f"Trunk of CompactPredictor({self.network.level}): {count:,} parameters"
+        return f"Trunk of CompactPredictor({self.network.level}): {count(shapes):,} parameters"
 
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
@@ -91,7 +90,8 @@ class TrunkTask(Task):
     def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
         """For each frame, the errors of its people. Arguments are NumPy arrays."""
         focals = np.asarray(frames.camera.fx)
-        return [self._score(_of_frame(predicted, i), focal) for i, focal in enumerate(focals)]
+        frames_found = (jax.tree.map(lambda x, i=i: np.asarray(x[i]), predicted) for i in range(len(focals)))
+        return [self._score(found, focal) for found, focal in zip(frames_found, focals)]
 
     def _score(self, found: Found, focal: float | np.floating) -> dict[str, np.ndarray]:
         there = np.asarray(found.there)
@@ -117,24 +117,18 @@ class TrunkTask(Task):
     def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Errors over all frames' people: poses in cm, distances and heights in %, and correct sides in %."""
         all_of = {name: np.concatenate([r[name] for r in records]) for name in records[0]}
-
-        def number(value):
-            return float(value) if np.isfinite(value) else None
-
-        sides = {name: number(100 * all_of[name].mean()) if len(all_of[name]) else None for name in _PAIRS}
-        view = {}
-        if "up" in all_of:
-            view["up_degrees"] = number(np.median(all_of["up"]))
-            view["height_percent"] = number(100 * np.median(all_of["height"]))
         people = len(all_of["pose"])
-        return {
+        summary = {
             "frames": len(records),
             "people": people,
-            "pose_cm": number(100 * all_of["pose"].mean()) if people else None,
-            "distance_percent": number(100 * np.median(all_of["distance"])) if people else None,
-            "sides": sides,
-            **view,
+            "pose_cm": finite(100 * all_of["pose"].mean()) if people else None,
+            "distance_percent": finite(100 * np.median(all_of["distance"])) if people else None,
+            "sides": {name: finite(100 * all_of[name].mean()) if len(all_of[name]) else None for name in _PAIRS},
         }
+        if "up" in all_of:
+            summary["up_degrees"] = finite(np.median(all_of["up"]))
+            summary["height_percent"] = finite(100 * np.median(all_of["height"]))
+        return summary
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         numbers = {name: value for name, value in summary.items() if name not in ("frames", "people", "sides")}
@@ -147,7 +141,3 @@ def init(network: Any, volume: Volume, key: PRNGKeyArray) -> Any:
     image = jnp.zeros((1, *volume.image_size, 3), jnp.uint8)
     camera = Camera(*(jnp.ones(1, jnp.float32) for _ in Camera._fields))
     return jax.jit(network.init)(key, image, camera)
-
-
-def _of_frame(predicted: Found, index: int) -> Found:
-    return jax.tree.map(lambda x: np.asarray(x[index]), predicted)

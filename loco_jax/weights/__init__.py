@@ -48,7 +48,7 @@ _INTEGERS = {
 }
 _MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, or 2^25 in bins of 10 cm
 
-# Fields that name files, and their values in a file of weights, which holds what was in those.
+# Fields that name files, and their values in a file of weights, which itself holds the content of those files.
 _FILES = {
     "vha": RELEASED, "refiner": "", "init": "", "data.dir": "", "predictor.trunk_weights": "", "spoil.predictor": "",
 }  # fmt: skip
