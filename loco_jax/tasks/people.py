@@ -65,18 +65,13 @@ class Record(NamedTuple):
       scores: by (system, matching, threshold in words).
       errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
       people: by system, how well its people are found.
-      targets: how many true joints there are, and how many of them touch another.
-      overflow, code_error, own_side, side_joints: as in `Found`.
+      found: the frame's `Found`, without systems and people.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
     errors: dict[str, tuple[int, float]]
     people: dict[str, people_metrics.Found]
-    targets: tuple[int, int]
-    overflow: Array | None
-    code_error: Array | None
-    own_side: Mapping[str, Array]
-    side_joints: Array | None
+    found: Found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,8 +173,7 @@ class PeopleTask(Task):
             distances = metrics.matched_errors(rows, true, pairs)
             errors[system] = (len(distances), float(distances.sum()))
             counts[system] = people_metrics.measure(seen, *found.people[system], frame.camera, rows, pairs)
-        targets = int(found.true_present.sum()), int(found.touching.sum())
-        return Record(scores, errors, counts, targets, *found[-4:])
+        return Record(scores, errors, counts, found._replace(systems={}, people={}))
 
     def rank(self, record: Record) -> float:
         refined = f"{self.name}+"
@@ -197,21 +191,22 @@ class PeopleTask(Task):
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
             entry["people"] = people_metrics.summarise([r.people[system] for r in records])
-        for system in records[0].own_side:
-            won, joints = (np.sum(x, axis=0) for x in zip(*((r.own_side[system], r.side_joints) for r in records)))
+        found = [r.found for r in records]
+        for system in found[0].own_side:
+            won, joints = (np.sum(x, axis=0) for x in zip(*((f.own_side[system], f.side_joints) for f in found)))
             systems[system]["own_side"] = {
                 name: {"share": float(w / n) if n else None, "joints": int(n)}
                 for name, w, n in zip(skeleton.PAIRS, won, joints)
             }
         summary = {"network": type(self.network).__name__, "frames": len(records), "systems": systems}
-        code_errors = [float(r.code_error) for r in records if r.code_error is not None]
+        code_errors = [float(f.code_error) for f in found if f.code_error is not None]
         if code_errors:
             summary["code_error"] = finite(np.mean(code_errors))
-        summary["joints"] = sum(r.targets[0] for r in records)
-        summary["joints_that_touch"] = sum(r.targets[1] for r in records)
+        summary["joints"] = sum(int(f.true_present.sum()) for f in found)
+        summary["joints_that_touch"] = sum(int(f.touching.sum()) for f in found)
         summary["made_of"] = self.made_of()
-        if records[0].overflow is not None:
-            summary["frames_with_too_many_peaks"] = sum(bool(r.overflow) for r in records)
+        if found[0].overflow is not None:
+            summary["frames_with_too_many_peaks"] = sum(bool(f.overflow) for f in found)
         return summary
 
     def made_of(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
 class Found(NamedTuple):
-    """The results of reading decoded heatmaps; a batch, or one frame of it.
+    """Results of reading decoded heatmaps, of a batch or of one frame.
 
     Attributes:
       code: without noise.
@@ -63,7 +63,7 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VhaTask(Task):
-    """The autoencoder learns to make heatmaps of joints from a code that it has made of them.
+    """The autoencoder learns to encode heatmaps of joints and to decode them again.
 
     Attributes:
       volume: the voxel grid.
@@ -218,7 +218,7 @@ class VhaTask(Task):
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """Means over frames of scores and of the code's statistics; errors in cm and recall, in all and by distance."""
+        """Means over frames of scores and of the code's statistics; errors in cm and recall by distance."""
         bands = metrics.band_scores([r.bands for r in records])
         edges = band_edges(self.volume)
         total_error = sum(r.bands.error_sum.sum() for r in records)
