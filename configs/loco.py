@@ -21,12 +21,12 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     # The trained autoencoder of the same level and variant: a run's folder, a file of weights, or "released".
     c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"
-    # Correction of people in evaluation: a refiner's run or file, "" for none, or (compact only) "picture" for the poses
-    # that the network reads from the picture at people's places.
+    # Correction of people in evaluation: a refiner's run or file, "" for none, or (compact only) "picture" for the
+    # poses that the network reads from the picture at people's places.
     c.refiner = "picture" if compact else "released-refiner"
 
-    # Rules by which people are completed ("+"). The published values are 1 and 0.6. The compact network has lower scores
-    # and misses more joints; its values are the best on validation frames, see docs/experiments.md.
+    # Rules by which people are completed ("+"). The published values are 1 and 0.6. The compact network has lower
+    # scores and misses more joints; its values are the best on validation frames, see docs/experiments.md.
     c.refine = ConfigDict()
     c.refine.least_joints = 5 if compact else 1  # least number of joints of a person, of 14
     c.refine.least_stray = 0.3 if compact else 0.6  # least score of a joint that belongs to nobody
