@@ -6,12 +6,11 @@
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from loco_jax import cli
@@ -110,28 +109,24 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 
 
 def run(argv: Sequence[str]) -> None:
-    """The command: exits with one line after an error."""
+    """The command, see `cli.run`."""
     values = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     parts = [name for name in ("config", "code_predictor") if values[name].value]
     if (values.workdir and parts) or (not values.workdir and len(parts) < 2):
-        sys.exit("loco_jax: want either --workdir, or --config and --code_predictor")
+        raise ValueError("want either --workdir, or --config and --code_predictor")
     if values.refiner and not values.workdir:
-        sys.exit("loco_jax: --refiner goes with --workdir; of parts, --config.refiner names it")
+        raise ValueError("--refiner goes with --workdir; of parts, --config.refiner names it")
+    cli.start_jax()
     from loco_jax import weights  # after the flags, so that --help is quick
 
-    logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None
-    try:
-        cli.check_devices()
-        weights.check_output(values.output)
-        if values.workdir:
-            export(values.workdir, values.output, dtype, values.tune, values.refiner)
-        else:
-            join(values.config, values.code_predictor, values.output, dtype, values.tune)
-    except (ValueError, OSError) as error:
-        sys.exit(f"loco_jax: {error}")
+    weights.check_output(values.output)
+    if values.workdir:
+        export(values.workdir, values.output, dtype, values.tune, values.refiner)
+    else:
+        join(values.config, values.code_predictor, values.output, dtype, values.tune)
     print(f"Written to {values.output}")
 
 

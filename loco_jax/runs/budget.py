@@ -1,7 +1,7 @@
 """A budget of training time: its used share, and the learning rates that follow from that.
 
-Only the loop of steps counts: waiting for batches, the steps, and the loop's own work. Setup, compilation, saving and
-evaluation do not count, nor do steps that were lost because the run was killed before they were saved.
+Only the loop of steps counts: waiting for batches, the steps, and the loop's own work. Setup, compilation, saving,
+evaluation, and steps that were lost because the run was killed before it saved them do not count.
 """
 
 import math
@@ -64,7 +64,7 @@ class Budget:
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
-        if self._seconds:  # the budget may have changed since, and the share with it
+        if self._seconds:  # the budget, and with it the share, may have changed since
             longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
             self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
 

@@ -188,9 +188,8 @@ class Checkpoints:
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
-        """A tree like that of `restore_params`, of objects with a `shape`; {} if there is no checkpoint."""
-        if self.latest is None:
-            return {}
+        """A tree like that of `restore_params`, of objects with a `shape`, of the newest checkpoint."""
+        assert self.latest is not None
         with self._reading(self.latest):  # by the handler: a checkpointer would hide why it failed
             fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
         return fields.get("ema" if averaged else "params") or {}

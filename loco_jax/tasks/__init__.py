@@ -57,6 +57,11 @@ class Task(abc.ABC):
 
     def score(self, predicted: Any, frames: Frames) -> list[Any]:
         """A record for each frame of a batch. Arguments are NumPy arrays."""
+        both, count = (predicted, frames._replace(image=None)), len(frames.present)
+        return [self.score_frame(*jax.tree.map(lambda x, i=i: np.asarray(x[i]), both)) for i in range(count)]
+
+    def score_frame(self, found: Any, frame: Frames) -> Any:
+        """The record of one frame, from its part of the predictions."""
         raise NotImplementedError
 
     def rank(self, record: Any) -> float:

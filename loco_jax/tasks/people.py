@@ -45,7 +45,7 @@ class Found(NamedTuple):
       overflow: `[B]` whether there were more peaks of a type than are read.
       code_error: `[B]` mean squared error of the code.
       own_side: by the code's system `[B, 4]`, see `sides.own_side`.
-      side_joints: `[B, 4]` how many joints of each pair `own_side` looks at.
+      side_joints: `[B, 4]` the number of joints of each pair that `own_side` looks at.
     """
 
     systems: Systems
@@ -64,7 +64,7 @@ class Record(NamedTuple):
     Attributes:
       scores: by (system, matching, threshold in words).
       errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
-      people: by system, how well its people are found.
+      people: by system, the measures of its people.
       found: the frame's `Found`, without systems and people.
     """
 
@@ -83,7 +83,7 @@ class PeopleTask(Task):
       refiner_weights: where the refiner's parameters come from; "" for no refiner.
       least_joints: joints that a person needs to be refined, see `refinement.choose`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
-      kept: which people are named. The scores of joints count all joints.
+      kept: the rules by which people are named. The scores of joints count all joints.
     """
 
     network: Any
@@ -124,7 +124,7 @@ class PeopleTask(Task):
         return refinement.refine(params["refiner"], found) if "refiner" in params else None
 
     def correct(self, params: Any, found: People, features: Any, camera: Camera) -> People | None:
-        """People of whom those with at least `least_joints` joints are refined; None if nothing corrects them."""
+        """All people, refined if they have at least `least_joints` joints; None if nothing corrects them."""
         better = self.refine(params, found, features, camera)
         return None if better is None else refinement.choose(found, better, self.least_joints)
 
@@ -155,12 +155,7 @@ class PeopleTask(Task):
             systems[name], groups[name] = _as_rows(cloud), find_people(cloud)
         return systems, {name: (group.joints, group.known) for name, group in groups.items()}
 
-    def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame. Arguments are NumPy arrays."""
-        both = predicted, frames._replace(image=None)
-        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
-
-    def _score(self, found: Found, frame: Frames) -> Record:
+    def score_frame(self, found: Found, frame: Frames) -> Record:
         seen = people_metrics.see(frame.joints, found.true_present, frame.camera)
         true = metrics.people_rows(seen.joints, seen.known)
         scores, errors, counts = {}, {}, {}
@@ -181,7 +176,7 @@ class PeopleTask(Task):
         return record.scores[system, "hungarian", f"{RANKED_BY} m"].f1
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """By system: mean scores over frames, mean errors in cm, how well people are found, and joints' sides."""
+        """By system: mean scores over frames, mean errors in cm, measures of people, and correct sides of joints."""
         # The systems that look at pictures come first, then those that are made of true people.
         first = (self.name, f"{self.name}+")
         names = sorted(records[0].errors, key=lambda name: (name not in first, name.startswith("GT "), name))

@@ -172,23 +172,18 @@ class RefinerTask(Task):
         clean = refine(frames.joints, jnp.ones_like(frames.present))
         return Found(spoilt.joints, refine(spoilt.joints, spoilt.known), clean, spoilt.kind)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
-        """For each frame and kind of mistake: the number of joints, and the sums of their errors in metres."""
-        records = []
-        for i in range(len(frames.present)):
-            there = np.asarray(frames.present[i]).all(axis=-1)
-            true, kind = np.asarray(frames.joints[i])[there], np.asarray(predicted.kind[i])[there]
-            errors = [np.linalg.norm(x[i][there] - true, axis=-1) for x in predicted[:3]]
-            per_kind = [kind[:, 1:] == k for k in range(len(KINDS))]
-            records.append(
-                {
-                    "count": np.array([k.sum() for k in per_kind]),
-                    "spoilt": np.array([errors[0][:, 1:][k].sum() for k in per_kind]),
-                    "refined": np.array([errors[1][:, 1:][k].sum() for k in per_kind]),
-                    "clean": np.array([errors[2][:, 1:].sum(), errors[2][:, 1:].size]),
-                }
-            )
-        return records
+    def score_frame(self, found: Found, frame: Frames) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """For each kind of mistake the number of joints, and the sums of their errors in metres."""
+        there = frame.present.all(axis=-1)
+        true, kind = frame.joints[there], found.kind[there]
+        spoilt, refined, clean = (np.linalg.norm(x[there] - true, axis=-1)[:, 1:] for x in found[:3])
+        per_kind = [kind[:, 1:] == k for k in range(len(KINDS))]
+        return {
+            "count": np.array([k.sum() for k in per_kind]),
+            "spoilt": np.array([spoilt[k].sum() for k in per_kind]),
+            "refined": np.array([refined[k].sum() for k in per_kind]),
+            "clean": np.array([clean.sum(), clean.size]),
+        }
 
     def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Mean errors in cm before and after, by what happened to a joint."""

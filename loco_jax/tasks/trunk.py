@@ -87,22 +87,16 @@ class TrunkTask(Task):
         view: Any = ops.apply(self.network, params, features, method="read_view")
         return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
-        """For each frame, the errors of its people. Arguments are NumPy arrays."""
-        focals = np.asarray(frames.camera.fx)
-        frames_found = (jax.tree.map(lambda x, i=i: np.asarray(x[i]), predicted) for i in range(len(focals)))
-        return [self._score(found, focal) for found, focal in zip(frames_found, focals)]
-
-    def _score(self, found: Found, focal: float | np.floating) -> dict[str, np.ndarray]:
-        there = np.asarray(found.there)
-        poses, true = (jax.tree.map(lambda x: np.asarray(x)[there], p) for p in (found.poses, found.true))
+    def score_frame(self, found: Found, frame: Frames) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The errors of a frame's people, by name."""
+        poses, true = (jax.tree.map(lambda x: x[found.there], p) for p in (found.poses, found.true))
         distance = np.exp(true.distance)
 
         def across(pose):
             return pose.offsets[:, sides.RIGHT, 0] - pose.offsets[:, sides.LEFT, 0]
 
         right = (across(poses) > 0) == (across(true) > 0)
-        told = np.abs(across(true)) * focal / distance[:, None] >= sides.APART * self.volume.stride
+        told = np.abs(across(true)) * frame.camera.fx / distance[:, None] >= sides.APART * self.volume.stride
         record = {
             "pose": np.linalg.norm(poses.offsets - true.offsets, axis=-1).mean(axis=-1),
             "distance": np.abs(np.exp(poses.distance) - distance) / distance,

@@ -193,12 +193,7 @@ class VhaTask(Task):
         """Continuous voxels of a frame's joints, and which of them are targets."""
         return targets(frame, self.volume)
 
-    def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame. Arguments are NumPy arrays."""
-        both = predicted, frames._replace(image=None)
-        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
-
-    def _score(self, found: Found, frame: Frames) -> Record:
+    def score_frame(self, found: Found, frame: Frames) -> Record:
         true = metrics.people_rows(found.true_voxels, found.true_present)
         true_points = metrics.people_rows(frame.joints, found.true_present)
         rows = [metrics.peak_rows(*found_rows) for found_rows in zip(found.peaks.voxels, found.peaks.scores)]
