@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loco_jax.weights import files as weights
+from loco_jax import weights
 from tests.support.strangers import damaged, damages, fuzz, read_or_refused
 
 
