@@ -23,6 +23,7 @@ from loco_jax.media.pictures import Focal
 from loco_jax.predict import __main__ as predict
 from loco_jax.predict import files, page, people, results
 from loco_jax.predict.camera import Lens, camera_of
+from loco_jax.predict.predictor import Predictor
 
 RADIUS = 0.1  # metres, of the discs that stand for heads
 BODY = np.array([[0, 0, 0], *np.random.default_rng(0).normal(0, 0.3, (13, 3))])
@@ -32,7 +33,7 @@ PAINTS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]])
 USUAL = Camera(200.0, 200.0, 160.0, 120.0)
 
 
-class Discs:
+class Discs(Predictor):
     """Finds a red, a green and a blue disc of 10 cm by their area, and hangs a body on each."""
 
     camera = USUAL
@@ -563,7 +564,7 @@ def test_files_and_folders_and_what_is_wrong_with_some(command, tmp_path, capsys
         "p.png", "bad.png", "folder", "folder/a.png", "missing.jpg", "nothing", "v.mp4", "--output=out", "--quiet"
     )
     printed = capsys.readouterr()
-    assert status == 1 and sources == [None]
+    assert status == 1 and sources == ["released"]
     for name in ("bad.png", "missing.jpg", "nothing"):
         assert printed.err.count(name) == 1
     assert printed.err.count("loco_jax: ") == 3
