@@ -60,12 +60,11 @@ def camera_of(
     """
     check_lens(lens)
     height, width = size
-    centre = {"cx": (lens.cx, width), "cy": (lens.cy, height)}
-    for name, (value, length) in centre.items():
-        if value is not None and not -length <= value <= 2 * length:
-            raise ValueError(f"--{name}={value:g} is far outside the picture, which is {width} x {height} pixels")
-    cx, cy = (length / 2 if value is None else value for value, length in centre.values())
     given = {name: value for name, value in lens._asdict().items() if value is not None}
+    for name, length in (("cx", width), ("cy", height)):
+        if not -length <= given.get(name, 0) <= 2 * length:
+            raise ValueError(f"--{name}={given[name]:g} is far outside the picture, which is {width} x {height} pixels")
+    cx, cy = given.get("cx", width / 2), given.get("cy", height / 2)
     sources = [f"--{name}={value:g}" for name, value in given.items() if name in ("cx", "cy")]
     if lens.fov is not None:
         fx = _focal_of_view(lens.fov, cx, width)

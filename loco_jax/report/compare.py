@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from matplotlib.figure import Figure
 
 from loco_jax.report import figure, tables
-from loco_jax.report.runs import Run, RunError, flat
+from loco_jax.report.runs import Run, RunError
 from loco_jax.runs import observation as observe
 
 SUFFIXES = (".html", ".md")
@@ -36,7 +37,7 @@ p.note { color: #555; max-width: 75em; }
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading, a table whose first column is text, and a note."""
+    """A heading, a table whose first column is text, and a note below the table."""
 
     heading: str
     header: Sequence[str]
@@ -135,16 +136,18 @@ def _by_run(
 
 def _facts(run: Run) -> dict[str, str | None]:
     config, data = run.config, run.config.get("data", {})
+    source, wanted = data.get("source"), config.get("steps", 0)
     losses, rates = (run.series(name)[:, 1] for name in ("loss", "frames_per_second"))
     rate = np.median(rates) if len(rates) else 0
     training = sum(run.seconds.get(part, 0.0) for part in observe.TRAINING)
     return {
         "task": config.get("task"),
         "config": config.get("name"),
-        "data": _data(run),
+        # Only an evaluation knows whether it is the real JTA.
+        "data": run.results.get("data") if source in (None, "jta") else f"{source}, {config.get('scale')} scale",
         "batch": str(data["batch_size"]) if "batch_size" in data else None,
         "parameters": f"{run.parameters:,}" if run.parameters else None,
-        "steps": _steps(run),
+        "steps": f"{run.step:,}" + f" of {wanted:,}" * (run.step < wanted) if run.records or wanted else None,
         "loss at the end": f"{losses[-1]:.4g}" if len(losses) else None,
         "time of training": figure.duration(training) if training else None,
         "time in all": figure.duration(sum(run.seconds.values())) if run.seconds else None,
@@ -153,22 +156,8 @@ def _facts(run: Run) -> dict[str, str | None]:
     }
 
 
-def _data(run: Run) -> str | None:
-    source = run.config.get("data", {}).get("source")
-    if source in (None, "jta"):  # only an evaluation knows whether it is the real JTA
-        return run.results.get("data")
-    return f"{source}, {run.config.get('scale')} scale"
-
-
-def _steps(run: Run) -> str | None:
-    wanted = run.config.get("steps")
-    if wanted is None:
-        return f"{run.step:,}" if run.records else None
-    return f"{run.step:,} of {wanted:,}" if run.step < wanted else f"{run.step:,}"
-
-
 def _scores(runs: Sequence[Run]) -> list[Section]:
-    """The tables of each task, from `--mode=eval`."""
+    """The tables of scores from `--mode=eval`, by task."""
     made = []
     for key, make in (("scores", _vha_scores), ("systems", _loco_scores), ("after_cm", _refiner_scores)):
         if scored := [run for run in runs if key in run.results]:
@@ -219,14 +208,14 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[str]]]) -> list[list[str]]:
-    """Rows of each run's results, after its name."""
+    """The rows that `make` gives for each run's results, with the run's name in front."""
     rows = []
     for run in runs:
         try:
             rows += [[run.name, *row] for row in make(run.results)]
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{run.name}: eval/results.json is not as this version writes it ({error!r}); score it anew with "
+                f"{run.name}: eval/results.json is not as this version writes it ({error!r}); score the run again with "
                 "--mode=eval"
             ) from error
     return rows
@@ -275,7 +264,8 @@ def _differences(runs: Sequence[Run]) -> Section:
     """The fields in which configs differ."""
 
     def fields(run: Run) -> dict[str, str | None]:
-        return {name: '""' if value == "" else str(value) for name, value in flat(run.config).items()}
+        flat = traverse_util.flatten_dict(run.config, sep=".")
+        return {name: '""' if value == "" else str(value) for name, value in flat.items()}
 
     note = f"All other fields are equal. {_NOTHING}: the config has no such field."
     found = _by_run("Where the configs differ", [run for run in runs if run.config], fields, note)

@@ -94,14 +94,6 @@ def read(folders: Sequence[os.PathLike | str]) -> list[Run]:
     return [_read_one(path, name) for path, name in zip(paths, _short_names(paths))]
 
 
-def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """The fields of a config by their dotted names."""
-    fields: dict[str, Any] = {}
-    for name, value in config.items():
-        fields |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
-    return fields
-
-
 def _read_one(path: epath.Path, name: str) -> Run:
     if not path.exists():
         raise RunError(f"{path}: no such folder")
