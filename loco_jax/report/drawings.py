@@ -65,8 +65,7 @@ def projections(
     _draw_view(figure.add_subplot(grid[0, 1]), volume, marks, "Side view", x=_BIN, y=_ROW)
     _draw_view(figure.add_subplot(grid[1, 0]), volume, marks, "Top view", x=_COLUMN, y=_BIN)
     _draw_code(figure, grid[1, 1], code)
-    if title:
-        figure.suptitle(title, fontsize=15)
+    figure.suptitle(title, fontsize=15)
     ring, *others = (Line2D([], [], **mark.look) for mark in marks)
     handles: list[Any] = [(ring, others[0]), *others[1:]]
     labels = [mark.label for mark in marks[1:]]
@@ -115,8 +114,7 @@ def people(
     right.set(xlabel="right (m)", ylabel="ahead (m)", xlim=half, ylim=(0, far), aspect="equal")
     right.set_title("from above: found (dots), true (rings), in view (grey)", fontsize=11)
     right.grid(color="0.88", linewidth=0.6)
-    if title:
-        figure.suptitle(title, fontsize=15)
+    figure.suptitle(title, fontsize=15)
     return figure
 
 
@@ -144,8 +142,7 @@ def poses(
             axes.set(aspect="equal", title=f"person {person + 1}, {name}")
             axes.invert_yaxis()
             axes.axis("off")
-    if title:
-        figure.suptitle(f"{title}; grey: the truth", fontsize=15)
+    figure.suptitle(f"{title}; grey: the truth", fontsize=15)
     return figure
 
 
