@@ -283,9 +283,9 @@ class _Training:
 
 
 def _curves(records: list[dict[str, Any]]) -> Any:
-    from loco_jax.report import drawings  # here, because Matplotlib takes long to import
+    from loco_jax.report import figure, runs  # here, because Matplotlib takes long to import
 
-    return drawings.curves(records)
+    return figure.draw_runs([runs.Run("training", {}, records, {}, None)])
 
 
 def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: ConfigDict) -> TrainingError:

@@ -1,4 +1,4 @@
-"""Our small Code Predictor, for CPUs and for small files of weights (docs/networks_tried.md)."""
+"""Our small Code Predictor: for CPUs, and for weights that are small enough to share (docs/method.md)."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Our autoencoder. It has a code of the published size and learns in far fewer steps (docs/networks_tried.md)."""
+"""Our autoencoder: a code of the published size, learnt in a small fraction of the steps (docs/method.md)."""
 
 import flax.linen as nn
 import jax

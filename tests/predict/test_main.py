@@ -71,7 +71,7 @@ def test_files_and_folders_and_what_is_wrong_with_some(command, tmp_path, capsys
         "p.png", "bad.png", "folder", "folder/a.png", "missing.jpg", "nothing", "v.mp4", "--output=out", "--quiet"
     )
     printed = capsys.readouterr()
-    assert status == 1 and sources == [None]
+    assert status == 1 and sources == ["released"]
     for name in ("bad.png", "missing.jpg", "nothing"):
         assert printed.err.count(name) == 1
     assert printed.err.count("loco_jax: ") == 3

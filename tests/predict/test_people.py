@@ -90,7 +90,7 @@ def test_the_source_and_the_least_score_go_to_the_predictor(monkeypatch):
     given = []
     monkeypatch.setattr(people, "load_predictor", lambda *arguments: given.append(arguments) or Discs())
     loco_jax.load(), loco_jax.load("released"), loco_jax.load("runs/mine", 0.3), loco_jax.load(min_score=0.5)
-    assert given == [(None, None), (None, None), ("runs/mine", 0.3), (None, 0.5)]
+    assert given == [("released", None), ("released", None), ("runs/mine", 0.3), ("released", 0.5)]
 
 
 def test_the_package_is_imported_at_once():

@@ -12,6 +12,7 @@ from PIL import Image
 from loco_jax.geometry.camera import Camera
 from loco_jax.predict import people
 from loco_jax.predict.camera import Lens
+from loco_jax.predict.predictor import Predictor
 
 RADIUS = 0.1  # metres, of the discs that stand for heads
 BODY = np.array([[0, 0, 0], *np.random.default_rng(0).normal(0, 0.3, (13, 3))])
@@ -22,7 +23,7 @@ USUAL = Camera(200.0, 200.0, 160.0, 120.0)
 HEADS = [(0.2, -0.1, 3.0), (-0.9, 0.4, 4.0), (1.0, 0.6, 5.0)]
 
 
-class Discs:
+class Discs(Predictor):
     """Finds a red, a green and a blue disc of 10 cm by their area, and hangs a body on each."""
 
     camera = USUAL
