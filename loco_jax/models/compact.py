@@ -16,6 +16,7 @@ from loco_jax.models.vha import code_shape
 
 _FINEST = 4  # pixels a cell of the first stage is high and wide
 _FINE = 8  # pixels a cell of the fine features is high and wide
+_LEAST_PADDED = 64  # pixels: a volume has a multiple of 8 rows of 8 pixels, which the code's cells cover
 _BROADEST = 256  # the most channels of a stage
 _FINE_CHANNELS = 128
 POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers a person, see `CompactPredictor.read_poses`
@@ -116,7 +117,8 @@ class Trunk(nn.Module):
     def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Features:
         _, height, width, _ = image.shape
         x = image.astype(self.dtype) / 127.5 - 1
-        x = jnp.pad(x, ((0, 0), (0, -height % self.coarsest), (0, -width % self.coarsest), (0, 0)))
+        whole = max(self.coarsest, _LEAST_PADDED)
+        x = jnp.pad(x, ((0, 0), (0, -height % whole), (0, -width % whole), (0, 0)))
         stem: dict[str, Any] = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
         x = nn.gelu(nn.Conv(self.width // 2, **stem)(x))
         x = nn.Conv(self.width, **stem)(x)

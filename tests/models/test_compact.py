@@ -22,10 +22,11 @@ def _shapes(level, bins, size, **options):
     return jax.eval_shape(network.init_with_output, jax.random.key(0), image, CAMERA)
 
 
+@pytest.mark.parametrize("coarsest", [32, 64, 128])
 @pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize(("size", "bins"), [((1080, 1920), 316), ((270, 480), 80), ((200, 333), 80), ((64, 64), 80)])
-def test_the_code_has_the_volumes_grid(level, size, bins):
-    code, _ = _shapes(level, bins, size)
+def test_the_code_has_the_volumes_grid(level, size, bins, coarsest):
+    code, _ = _shapes(level, bins, size, coarsest=coarsest)
     assert code.shape == (2, *code_shape(Volume(size, depth_bins=bins).shape, level))
     assert code.dtype == jnp.float32
 
