@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
+from loco_jax import weights
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.media import canvas as canvases
@@ -20,7 +21,6 @@ from loco_jax.media.pictures import Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
 from loco_jax.predict.predictor import Predictor, load_predictor
-from loco_jax.weights import files as weights
 
 _EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the picture
 

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco2
 from loco_jax.predict import predictor
-from loco_jax import weights
 from tests.support.strangers import (
     ODD,
     about,
