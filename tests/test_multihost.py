@@ -357,7 +357,7 @@ def test_launched_locally_a_signal_saves(tmp_path):
 
 
 def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
-    """On JTA: the first is killed; the other is asked to stop; the other cannot read its data any more, and ends."""
+    """On JTA: the first is killed; then the other cannot read its data any more."""
     data = prepare_small_jta(tmp_path)
     shutil.copytree(data, tmp_path / "other")
     log = tmp_path / "run" / "log.jsonl"
@@ -386,14 +386,8 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     wait_for_lines(log, before + 6, processes)
     processes[0].kill()
     assert_both_end(processes, -signal.SIGKILL, lost)
-    # A signal to one is a signal to all.
-    before, processes = both()
-    wait_for_lines(log, before + 6, processes)
-    processes[1].terminate()
-    said = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [75, 75], said
     kept = max(saved_steps(tmp_path / "run"))
-    assert kept >= 5 and f"stopped by another process at step {kept}, which is saved" in said[0], said
+    assert kept >= 5
     before, processes = both()
     wait_for_lines(log, before + 3, processes)
     (shard,) = (tmp_path / "other").rglob("*train_vha*array_record*")
