@@ -144,7 +144,7 @@ def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
             " / ".join(number(side["share"], 0, 100) or "–" for side in entry.get("own_side", {}).values()),
         ]
         for system, entry in summary["systems"].items()
-        if "people" in entry
+        if "by_distance" in entry.get("people", {})  # which results of earlier versions lack
     ]
 
 
@@ -183,14 +183,13 @@ def loco_table(summary: Mapping[str, Any]) -> str:
     ]
     if found := people_rows(summary):
         first = next(iter(summary["systems"]))
-        sides = summary["systems"][first]["own_side"].values()
+        sides = summary["systems"][first].get("own_side", {}).values()
+        joints = " / ".join(f"{side['joints']:,}" for side in sides)
         lines += [
             "",
             table(PEOPLE_HEADER, found),
             "",
-            f"{PEOPLE_NOTE} Joints that count are at least 1.5 voxels apart: "
-            + " / ".join(f"{side['joints']:,}" for side in sides)
-            + ".",
+            PEOPLE_NOTE + bool(sides) * f" Joints that count are at least 1.5 voxels apart: {joints}.",
             "",
             table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary)),
             "",
