@@ -1,7 +1,8 @@
-"""Reads pictures of any kind as arrays."""
+"""Reads pictures of any kind as arrays, and the focal length of their lens from EXIF."""
 
 import contextlib
 import functools
+import math
 import os
 import pathlib
 import warnings
@@ -12,9 +13,6 @@ import numpy as np
 import pillow_heif
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, ImageOps
-
-from loco_jax.media import lens
-from loco_jax.media.lens import Focal
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
@@ -31,10 +29,21 @@ GREY = 128  # behind transparent parts
 pillow_heif.register_heif_opener()
 
 _WHITE = 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1  # in files of 16 bits; cameras may have fewer
+_FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of 35 mm film
+_SAME_SHAPE = 1.02  # ratios of width to height that differ by a smaller factor count as the same
+_MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of resolution
 
 
 class PictureError(ValueError):
     """A file cannot be read as a picture; the message names it."""
+
+
+class Focal(NamedTuple):
+    """Focal lengths in pixels, and their source in words."""
+
+    fx: float
+    fy: float
+    source: str
 
 
 class Picture(NamedTuple):
@@ -127,7 +136,7 @@ def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
     picture.load()
     with contextlib.suppress(Exception):  # nonsense in EXIF does not spoil the picture
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        focal = lens.focal_of(picture, size)
+        focal = _focal_of(picture, size)
         ImageOps.exif_transpose(picture, in_place=True)
         if focal and orientation in (5, 6, 7, 8):  # stored on its side
             focal = Focal(focal.fy, focal.fx, focal.source)
@@ -148,3 +157,63 @@ def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
         behind = Image.new("RGBA", picture.size, (GREY, GREY, GREY, 255))
         picture = Image.alpha_composite(behind, picture.convert("RGBA"))
     return np.array(picture.convert("RGB"))
+
+
+# ---- The focal length
+
+
+def _focal_of(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
+    """Focal lengths of a picture as it is stored, with this width and height. None if EXIF has no usable one."""
+    try:
+        exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+        film = _focal_of_film(exif, size)
+        # EXIF 2.32 does not say whether the equivalent on film includes DigitalZoomRatio. This code assumes that it
+        # does in cameras by Apple, and in no others.
+        counted = film and str(picture.getexif().get(ExifTags.Base.Make, "")).startswith("Apple")
+        focal = film or _focal_of_sensor(exif, size)
+        if focal is None:
+            return None
+        fx, fy, source = focal
+        zoom = 1.0 if counted else float(exif.get(ExifTags.Base.DigitalZoomRatio, 1))
+        if zoom > 1:
+            fx, fy, source = zoom * fx, zoom * fy, f"{source}, {zoom:g} times as long by digital zoom"
+        across = max(math.degrees(2 * math.atan(n / 2 / f)) for n, f in zip(size, (fx, fy)))
+    except Exception:  # EXIF can hold anything
+        return None
+    return Focal(fx, fy, source) if 1 < across < 170 else None
+
+
+def _focal_of_film(exif: dict, size: tuple[int, int]) -> Focal | None:
+    """From the equivalent on film, which compares the diagonals."""
+    millimetres = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
+    if not millimetres > 0 or _resized(exif, size) is None:
+        return None
+    f = millimetres * math.hypot(*size) / _FILM_DIAGONAL
+    return Focal(f, f, f"EXIF: {millimetres:g} mm on 35 mm film")
+
+
+def _focal_of_sensor(exif: dict, size: tuple[int, int]) -> Focal | None:
+    """From millimetres and the sensor's pixels per unit of length; the picture may have been resized since."""
+    millimetres = float(exif.get(ExifTags.Base.FocalLength, 0))
+    unit = _MILLIMETRES[exif.get(ExifTags.Base.FocalPlaneResolutionUnit, 2)]
+    x = float(exif.get(ExifTags.Base.FocalPlaneXResolution, 0))
+    y = float(exif.get(ExifTags.Base.FocalPlaneYResolution, x))
+    if not all(n > 0 for n in (millimetres, x, y)) or (resized := _resized(exif, size)) is None:
+        return None
+    factor, turned = resized
+    fx, fy = (millimetres * n / unit * factor for n in ((y, x) if turned else (x, y)))
+    return Focal(fx, fy, f"EXIF: {millimetres:g} mm and the sensor's resolution")
+
+
+def _resized(exif: dict, size: tuple[int, int]) -> tuple[float, bool] | None:
+    """The factor by which the picture was resized since it was taken, and whether it was turned on its side.
+
+    None if it has another shape: it was cropped, and the size of the crop is not known.
+    """
+    tags = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+    was = [float(exif.get(tag) or now) for now, tag in zip(size, tags)]
+    for turned in (False, True):
+        x, y = (now / before for now, before in zip(size, was[::-1] if turned else was))
+        if max(x, y) <= (_SAME_SHAPE + 1 / min(size)) * min(x, y):
+            return (x + y) / 2, turned
+    return None

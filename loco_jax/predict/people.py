@@ -15,9 +15,8 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import canvas as canvases
 from loco_jax.media import overlays, pictures
 from loco_jax.media.canvas import Canvas
-from loco_jax.media.lens import Focal
 from loco_jax.media.overlays import Person
-from loco_jax.media.pictures import Picture
+from loco_jax.media.pictures import Focal, Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
 from loco_jax.predict.predictor import Predictor, load_predictor
