@@ -301,7 +301,7 @@ def test_cameras(tmp_path):
     assert Camera(**jta.load(tmp_path / "file", "test")[5]["camera"]) == of_file
     assert jta.prepare(tmp_path, tmp_path / "given", camera=given).camera == given
     assert Camera(**jta.load(tmp_path / "given", "test")[5]["camera"]) == given
-    with pytest.raises(ValueError, match="fy: 0.0 is not a positive finite number"):
+    with pytest.raises(ValueError, match="fy: 0 is not a positive finite number"):
         jta.prepare(tmp_path, tmp_path / "bad", camera=Camera(1, 0, 1, 1))
 
 

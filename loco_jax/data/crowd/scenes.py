@@ -14,7 +14,10 @@ from loco_jax.data.crowd.settings import Crowd
 
 
 class Scene(NamedTuple):
-    """People and the camera that sees them. A sequence has T frames; a single scene lacks that axis."""
+    """People and the camera that sees them. A sequence has T frames; a single scene lacks that axis.
+
+    Of the joints, spine0 is just below the neck, and spine4 is the pelvis.
+    """
 
     joints: jax.Array  # [T, P, 22, 3] metres in camera coordinates, as in `skeleton.JTA_JOINTS`; 0 in the padding
     present: jax.Array  # [T, P] the person exists, inside or outside the picture

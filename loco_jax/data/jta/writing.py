@@ -148,6 +148,7 @@ def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     if not names:
         return
     if MINIATURE_FILE not in names or names - {"annotations", "videos", "frames", CAMERA_FILE, MINIATURE_FILE}:
-        raise FileExistsError(f"{output}: has other files than a miniature JTA, or no {MINIATURE_FILE}; choose another")
+        problem = f"has other files than a miniature JTA, or no {MINIATURE_FILE}"
+        raise FileExistsError(f"{output}: {problem}; choose another --output")
     if not overwrite:
         raise FileExistsError(f"{output}: holds a miniature JTA already; replace it with --overwrite")
