@@ -189,7 +189,7 @@ def _promised(stream: av.VideoStream) -> float | None:
 
 @contextlib.contextmanager
 def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a file and selects its video, which is neither a cover nor a preview. Raises VideoError."""
+    """Opens a file and selects its video: no cover or preview, most frames, then most pixels. Raises VideoError."""
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may never end
         raise VideoError(f"{path}: is not a file")
     try:
@@ -203,9 +203,15 @@ def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer
             f"{path}: cannot be opened as a video ({reason}); it is damaged, is no video, or only refers to other files"
         ) from error
     with container:
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        attached = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+        if not streams:
             raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
+        counts = [stream.frames or (_promised(stream) or 0) * float(_rate(stream)) for stream in streams]
+        # Headers are not exact. A stream whose header does not tell the number of frames counts as the longest.
+        longest = [stream for stream, n in zip(streams, counts) if not n or n >= 0.9 * max(counts)]
+        # PyAV knows no width of an unknown codec.
+        stream = max(longest, key=lambda stream: stream.width * stream.height if stream.codec_context else 0)
         if stream.codec_context is None:
             raise VideoError(f"{path}: its codec is not known; convert it to H.264, or get it again")
         yield container, stream

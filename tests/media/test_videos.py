@@ -244,6 +244,15 @@ def test_a_cover_is_no_video(tmp_path):
         videos.info(path)
 
 
+def test_a_preview_is_not_taken_for_a_video_that_cannot_be_decoded(tmp_path):
+    path = film(tmp_path / "v.mp4", (2, 96, 128), (6, 48, 64))
+    content = path.read_bytes()
+    real = content.rindex(b"avc1")
+    path.write_bytes(content[:real] + b"what" + content[real + 4 :])
+    with pytest.raises(videos.VideoError, match=r"v\.mp4: its codec is not known"):
+        videos.info(path)
+
+
 @pytest.mark.parametrize("name", ["run-12:30", "file:x", "pipe:1"])
 def test_a_colon_is_a_part_of_a_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
