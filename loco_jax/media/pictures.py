@@ -67,7 +67,7 @@ def read(path: os.PathLike | str) -> Picture:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe may never end
             raise PictureError(f"{path}: is not a file")
         with _open(path) as picture:
-            return _read(path, picture)
+            return _read(picture)
     except PictureError:
         raise
     except FileNotFoundError as error:
@@ -129,10 +129,8 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
     return found
 
 
-def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
+def _read(picture: ImageFile.ImageFile) -> Picture:
     size, focal, notes = picture.size, None, list[str]()
-    if 0 in size:
-        raise PictureError(f"{path}: has no pixels ({size[0]} x {size[1]})")
     picture.load()
     with contextlib.suppress(Exception):  # nonsense in EXIF does not spoil the picture
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)

@@ -1,6 +1,7 @@
 """The builder against an independent reading of the same JSON, and against everything that can be wrong with it."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -130,6 +131,13 @@ def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
             np.testing.assert_equal(mine, other)
 
 
+def test_a_process_that_was_killed_is_told_and_none_is_left():
+    before = multiprocessing.active_children()
+    with pytest.raises(OSError, match="a process .* was killed.*--num_workers=1"), sequences._mapper(2) as mapper:
+        list(mapper(os._exit, [1, 1]))
+    assert multiprocessing.active_children() == before
+
+
 def change(**fields) -> list:
     row = list(GOOD_ROW)
     for field, value in fields.items():
@@ -216,6 +224,17 @@ def test_bad_file(tmp_path, text):
     with pytest.raises(jta.AnnotationError) as error:
         jta.read_sequence(path, [1])
     assert str(path) in str(error.value) and BAD_TEXTS[text] in str(error.value) and "get" in str(error.value)
+
+
+def test_what_cannot_be_read_as_a_file(tmp_path):
+    with pytest.raises(jta.AnnotationError, match=r"cannot be read \(Is a directory\); check the file"):
+        jta.read_sequence(tmp_path, [1])
+
+
+def test_a_height_of_pictures_needs_pictures(tmp_path):
+    for options in ({"picture_height": 90}, {"picture_height": -1, "pictures": True}):
+        with pytest.raises(ValueError, match="needs --pictures, and must not be negative"):
+            jta.prepare(tmp_path, tmp_path, **options)
 
 
 def test_missing_and_empty_folders_are_all_named(tmp_path):

@@ -82,6 +82,11 @@ def test_a_video_needs_a_frame(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_a_video_needs_pixels(tmp_path):
+    with pytest.raises(videos.VideoError, match="1 x 9 pixels is too small"):
+        videos.Writer(tmp_path / "v.mp4", 25, (1, 9))
+
+
 def test_sound_longer_than_the_pictures_is_no_damage(tmp_path):
     path = tmp_path / "v.mkv"
     with av.open(str(path), "w") as container:
@@ -391,15 +396,17 @@ def test_frames_whose_white_is_not_known_are_refused(tmp_path):
         jta.collect_pictures(tmp_path, "train", 3, [1, 2], tmp_path / "out")
 
 
-def test_pngs_are_prepared(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_pngs_are_prepared_also_if_they_are_called_jpg(tmp_path, suffix):
     folder = _small_jta(tmp_path / "jta")
-    for path in folder.glob("frames/**/*.jpg"):
-        Image.open(path).save(path.with_suffix(".png"))
+    for path in sorted(folder.glob("frames/**/*.jpg")):
+        picture = Image.open(path).copy()
         path.unlink()
+        picture.save(path.with_suffix(suffix), "PNG")
     prepared = jta.prepare(folder, tmp_path / "data", pictures=True)
     assert prepared.picture_size == (64, 96) and prepared.splits["train"]["frames"] == 6
     image = pipeline.decode(jta.load(tmp_path / "data", "test", pictures=True)[0])
-    truth = np.asarray(Image.open(folder / "frames" / "test" / "seq_256" / "10.png"))
+    truth = np.asarray(Image.open(folder / "frames" / "test" / "seq_256" / f"10{suffix}"))
     assert np.abs(image.astype(int) - truth).mean() < 3
 
 

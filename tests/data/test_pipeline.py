@@ -285,3 +285,5 @@ def test_miniature_replaces_only_miniatures(tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="other files than a miniature JTA, or no miniature.json"):
         writing.write(folder, once, crowds.DEMO, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["jta"]
+    with pytest.raises(FileExistsError, match="precious.txt: is a file"):
+        writing.write(folder / "precious.txt", once, crowds.DEMO, overwrite=True)
