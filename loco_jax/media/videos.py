@@ -266,12 +266,10 @@ class Writer:
 
     def __exit__(self, kind, *_) -> None:
         try:
-            try:
+            with self._container:
                 if kind is None:
                     self._container.mux(self._finish())
-            finally:
-                self._container.close()
-            if kind is None and not self._part.exists():  # the first frame creates it
+            if kind is None and not self._count:
                 raise VideoError(f"{self._path}: a video needs a frame, and none was written")
             if kind is None:
                 self._part.replace(self._path)
