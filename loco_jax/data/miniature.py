@@ -10,7 +10,6 @@ annotations have the occlusion flags, which are all 0 otherwise. `DIR/miniature.
 replaces only folders with this mark.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,17 +41,11 @@ def main(argv: Sequence[str]) -> None:
 
     given: dict[str, Any] = flags.FLAGS.flag_values_dict()
     crowd = {"demo": crowds.DEMO, "full": crowds.FULL}[given["scale"]]
-    output, sequences = given["output"], {split: given[split] for split in _SEQUENCES}
-    start = time.time()
     options = {name: given[name] for name in ("seed", "overwrite", "videos", "frames", "num_frames")}
-    writing.write(output, sequences, crowd, **options)
-    counts = ", ".join(f"{split} {count}" for split, count in sequences.items())
+    writing.write(given["output"], {split: given[split] for split in _SEQUENCES}, crowd, **options)
+    print(f"Wrote a miniature JTA: {given['output']}")
     pictures = " --pictures" if given["videos"] or given["frames"] else ""
-    print(f"Wrote a miniature JTA in {time.time() - start:.1f} s: {output}")
-    print(f"{sum(sequences.values())} sequences ({counts}) of {given['num_frames']} frames")
-    camera = ", ".join(f"{field} {value:g}" for field, value in crowd.camera._asdict().items())
-    print(f"camera: {camera} (in camera.json, which loco_jax.data.jta reads)")
-    print(f"Prepare it with\n  python -m loco_jax.data.jta --jta_dir={output} --data_dir=DATA{pictures}")
+    print(f"Prepare it with\n  python -m loco_jax.data.jta --jta_dir={given['output']} --data_dir=DATA{pictures}")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
 def decode(example: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
     """The picture of a record. Raises ValueError with sequence and frame if it is damaged."""
     try:
-        with Image.open(io.BytesIO(example["image"]), formats=("JPEG",)) as picture:
+        with Image.open(io.BytesIO(example["image"]), formats=("JPEG", "PNG")) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(

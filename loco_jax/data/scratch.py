@@ -4,52 +4,34 @@ import contextlib
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 from loco_jax.cli import disk
 
-_LOCK_FILE = ".lock"
-
 
 @contextlib.contextmanager
-def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A new folder in `parent`, named `prefix` and some letters. It is removed on exit.
+def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder in `path`, which is for this process alone; both are removed on exit.
 
-    On entry, such folders of processes that were killed are removed. Folders of running processes are locked. On a disk
-    without locks the two cannot be told apart, so all stay.
+    What a killed process left in `path` is removed on entry. Raises OSError if another process works there. A disk
+    without locks cannot tell.
     """
-    with contextlib.ExitStack() as stack:
-        with _alone(parent) as can_lock:
-            for path in parent.glob(f"{prefix}*") if can_lock else ():
-                if path.is_dir() and not path.is_symlink() and not _is_in_use(path):
-                    shutil.rmtree(path, ignore_errors=True)
-            new = tempfile.TemporaryDirectory(dir=parent, prefix=prefix, ignore_cleanup_errors=True)
-            path = pathlib.Path(stack.enter_context(new))
-            if can_lock:
-                file = stack.enter_context(open(path / _LOCK_FILE, "w"))
-                disk.lock(file)
-        yield path
-
-
-@contextlib.contextmanager
-def _alone(parent: pathlib.Path) -> Iterator[bool]:
-    """While entered, no other process makes or removes such folders in `parent`. Yields whether the disk has locks."""
-    number = os.open(parent, os.O_RDONLY)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDONLY)
     try:
-        yield disk.lock(number, wait=True)
+        try:
+            disk.lock(lock)
+        except BlockingIOError as error:
+            raise OSError(f"{path}: another process works there; wait until it ends, or stop it") from error
+        work = path / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
     finally:
-        os.close(number)  # and so the lock
-
-
-def _is_in_use(path: pathlib.Path) -> bool:
-    try:
-        with open(path / _LOCK_FILE, "r+") as file:
-            return not disk.lock(file)
-    except FileNotFoundError:  # killed before it had a lock
-        return False
-    except OSError:
-        return True
+        os.close(lock)
 
 
 def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:

@@ -1,23 +1,18 @@
-"""Reads pictures of any kind as arrays."""
+"""Reads pictures of any kind as arrays, and the focal length of their lens from EXIF."""
 
 import contextlib
 import functools
-import io
 import math
 import os
 import pathlib
-import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pillow_heif
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, JpegImagePlugin
-
-from loco_jax.media import lens
-from loco_jax.media.lens import Focal
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
@@ -33,17 +28,22 @@ GREY = 128  # behind transparent parts
 
 pillow_heif.register_heif_opener()
 
-_MOST_DECODED = 1e11  # pixels in all scans of a JPEG; each scan decodes the whole picture, 1e9 pixels a second
-_LARGE = 2**30 // 12  # pixels; Pillow refuses twice as many. Larger JPEGs are halved while they are decoded
-_LARGEST = 4 * _LARGE
-_LEAST_THERE = 0.95  # of a JPEG's rows; a file with fewer counts as cut off
-_JPEG_END = b"\xff\xd9"
 _WHITE = 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1  # in files of 16 bits; cameras may have fewer
-_STRIP = 2**22  # pixels that are converted at once: conversions need several times a picture's memory
+_FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of 35 mm film
+_SAME_SHAPE = 1.02  # ratios of width to height that differ by a smaller factor count as the same
+_MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF's units of resolution
 
 
 class PictureError(ValueError):
     """A file cannot be read as a picture; the message names it."""
+
+
+class Focal(NamedTuple):
+    """Focal lengths in pixels, and their source in words."""
+
+    fx: float
+    fy: float
+    source: str
 
 
 class Picture(NamedTuple):
@@ -51,19 +51,14 @@ class Picture(NamedTuple):
 
     image: UInt8[np.ndarray, "H W 3"]  # upright
     focal: Focal | None  # from EXIF
-    size: tuple[int, int]  # height and width in the file, upright; `image` has half of them if they are very large
     warnings: tuple[str, ...] = ()  # a line each
-
-
-# ---- Reading
 
 
 def read(path: os.PathLike | str) -> Picture:
     """Reads a picture file; if it holds several pictures, the first.
 
-    EXIF's orientation is applied. Grey, palette, CMYK and 16-bit pictures become RGB; transparent parts become grey. A
-    JPEG of more than 89 million pixels is read at half its size. A JPEG that lacks its last bytes is read if it lacks
-    only few rows. Raises PictureError.
+    EXIF's orientation is applied. Grey, palette, CMYK and 16-bit pictures become RGB; transparent parts become grey.
+    Raises PictureError.
     """
     path = pathlib.Path(path)
     try:
@@ -72,14 +67,13 @@ def read(path: os.PathLike | str) -> Picture:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe may never end
             raise PictureError(f"{path}: is not a file")
         with _open(path) as picture:
-            return _read(path, picture)
+            return _read(picture)
     except PictureError:
         raise
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
-        problem = f"has too many pixels, or a damaged header ({error})"
-        raise PictureError(f"{path}: {problem}; make it smaller, or save it as a JPEG") from error
+        raise PictureError(f"{path}: has too many pixels, or a damaged header ({error}); make it smaller") from error
     except Image.UnidentifiedImageError as error:
         if pillow_heif.is_supported(path):
             raise PictureError(f"{path}: begins as HEIC and cannot be read; it is damaged or cut off") from error
@@ -102,34 +96,13 @@ def is_picture(path: os.PathLike | str) -> bool:
         return True
 
 
-def is_deep(path: os.PathLike | str) -> bool:
-    """Whether a picture has values of 16 bits or more, for which `read` has to guess the value of white.
-
-    Raises what Pillow raises for a file that is no picture.
-    """
-    with _open(pathlib.Path(path)) as picture:
-        return _is_deep_grey(picture) or _packed(picture)
-
-
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture of a kind in SUFFIXES, whatever its name. Pillow knows more kinds, and runs PostScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large pictures and odd metadata; errors are raised all the same
-        with _open_image(path) as picture:
+        with Image.open(path, formats=_formats()) as picture:
             yield picture
-
-
-def _open_image(path: pathlib.Path) -> ImageFile.ImageFile:
-    try:
-        return Image.open(path, formats=_formats())
-    except Image.DecompressionBombError:
-        with contextlib.suppress(SyntaxError):  # not a JPEG
-            picture = JpegImagePlugin.JpegImageFile(path)
-            if math.prod(picture.size) <= _LARGEST:
-                return picture
-            picture.close()
-        raise
 
 
 @functools.cache
@@ -146,154 +119,99 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
     """
     folder = pathlib.Path(folder)
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+        names = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     except OSError as error:
         raise PictureError(f"{folder}: cannot be read ({error.strerror})") from error
-    found = [
-        folder / name
-        for name in names
-        if pathlib.Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and not _is_ours(name, names)
-    ]
+    ours = {name.replace("_3d.html", "_overlay.jpg") for name in names if name.endswith("_3d.html")}
+    found = [folder / name for name in sorted(names - ours) if pathlib.Path(name).suffix.lower() in SUFFIXES]
     if not found:
         raise PictureError(f"{folder}: has no pictures ({', '.join(SUFFIXES)}); name videos one by one")
     return found
 
 
-def _is_ours(name: str, names: list[str]) -> bool:
-    """Whether a picture is an overlay that `predict` wrote: its other files are there too."""
-    stem = name.removesuffix("_overlay.jpg")
-    return stem != name and f"{stem}.json" in names and f"{stem}_3d.html" in names
-
-
-def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
-    """Raises PictureError for an opened JPEG with so many scans that decoding would take very long."""
-    if _is_jpeg(picture):
-        scans = path.read_bytes().count(b"\xff\xda")  # may be too many: data after the picture counts too
-        if scans * picture.width * picture.height > _MOST_DECODED:
-            raise PictureError(f"{path}: has {scans:,} scans, which take too long to decode; save it again")
-
-
-def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
-    check_scans(path, picture)
-    (width, height), focal, notes = picture.size, None, []
-    if 0 in picture.size:
-        raise PictureError(f"{path}: has no pixels ({width} x {height})")
-    if _is_jpeg(picture) and width * height > _LARGE:
-        picture.draft(None, (width // 2, height // 2))
-        notes.append(f"it has {width} x {height} pixels, and was read at half its size")
-    packed = _packed(picture)
-    picture = _load(path, picture, notes)
-    if packed:
-        _use_low_bytes(path, picture, notes)
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        focal = lens.focal_of(picture, (width, height))
-        ImageOps.exif_transpose(picture, in_place=True)
-    except Exception:  # nonsense in EXIF does not spoil the picture
-        return Picture(_to_rgb(picture, notes), None, (height, width), tuple(notes))
-    if orientation in (5, 6, 7, 8):  # stored on its side
-        width, height = height, width
-        focal = focal and Focal(focal.fy, focal.fx, focal.source)
-    return Picture(_to_rgb(picture, notes), focal, (height, width), tuple(notes))
-
-
-def _is_jpeg(picture: Image.Image) -> bool:
-    return picture.format in ("JPEG", "MPO")
-
-
-def _load(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> ImageFile.ImageFile:
-    """The decoded picture. A JPEG without its last bytes is decoded as far as possible, with a note."""
-    try:
-        picture.load()
-        return picture
-    except OSError as error:
-        if not _is_jpeg(picture) or "truncated" not in str(error):
-            raise
-        content, size = path.read_bytes().rstrip(b"\xff"), picture.size
-        # Rows that depend on the appended bytes differ between the two.
-        ends = _JPEG_END, 99 * b"\xa5" + _JPEG_END
-        mended, other = (_decode_jpeg(content + end, size) for end in ends)
-        box = ImageChops.difference(mended, other).getbbox()
-        there = size[1] if box is None else box[1]
-        if there < _LEAST_THERE * size[1]:
-            raise
-        cut = f": its last {size[1] - there} of {size[1]} rows are incomplete" if there < size[1] else ""
-        notes.append("the end of its file is missing" + cut)
-        return mended
-
-
-def _decode_jpeg(content: bytes, size: tuple[int, int]) -> ImageFile.ImageFile:
-    picture = JpegImagePlugin.JpegImageFile(io.BytesIO(content))
-    if picture.size != size:
-        picture.draft(None, size)
+def _read(picture: ImageFile.ImageFile) -> Picture:
+    size, focal, notes = picture.size, None, list[str]()
     picture.load()
-    return picture
-
-
-def _is_deep_grey(picture: Image.Image) -> bool:
-    return picture.mode == "F" or picture.mode.startswith("I")
-
-
-def _packed(picture: ImageFile.ImageFile) -> bool:
-    """Whether a picture has colours of 16 bits, of which Pillow reads only the high bytes."""
-    # The order of bytes in the file, such as RGB;16B, is the decoder's first or only argument.
-    orders = (str(args[0] if isinstance(args, tuple) and args else args) for *_, args in picture.tile)
-    return any(order.startswith("RGB") and ";16" in order for order in orders)
-
-
-def _use_low_bytes(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> None:
-    """Adds the low bytes to a picture of 16 bits, if the high ones show that its camera has fewer bits."""
-    highest = np.max(picture.getextrema())
-    if highest >= 2**6:
-        return
-    with _open(path) as low:
-        low.tile = [tile._replace(args=_other_byte(tile.args)) for tile in low.tile]
-        low.load()
-    values = np.asarray(picture, np.uint16) << 8 | np.asarray(low, np.uint16)
-    white = int(_white(int(values.max()), notes))
-    picture.paste(Image.fromarray((np.arange(white + 1) * (255 / white)).round().astype(np.uint8)[values]))
-
-
-def _other_byte(arguments: Any) -> Any:
-    packing, *others = arguments if isinstance(arguments, tuple) else (arguments,)
-    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[packing[-1]]
-    return (packing[:-1] + other, *others) if others else packing[:-1] + other
-
-
-def _white(largest: float, notes: list[str]) -> float:
-    """The value of white in a picture whose largest value is `largest`."""
-    white = next((white for white in _WHITE if largest <= white), largest)
-    if white in _WHITE[1:-1]:
-        notes.append(
-            f"its values go up to {largest:g}, so {white}, of {int(white).bit_length()} bits, was taken for white"
-        )
-    return white
+    with contextlib.suppress(Exception):  # nonsense in EXIF does not spoil the picture
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        focal = _focal_of(picture, size)
+        ImageOps.exif_transpose(picture, in_place=True)
+        if focal and orientation in (5, 6, 7, 8):  # stored on its side
+            focal = Focal(focal.fy, focal.fx, focal.source)
+    return Picture(_to_rgb(picture, notes), focal, tuple(notes))
 
 
 def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
-    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
-    deep = _is_deep_grey(picture)
-    if deep:
-        largest = max(float(_values(strip).max()) for _, strip in _strips(picture))
-        top = 1.0 if picture.mode == "F" and largest <= 1 else _white(largest, notes)
-    for rows, strip in _strips(picture):
-        if deep:
-            rgb[rows] = np.clip(_values(strip) * (255 / top), 0, 255).round()[..., None]
-        elif strip.has_transparency_data:
-            behind = Image.new("RGBA", strip.size, (GREY, GREY, GREY, 255))
-            rgb[rows] = np.asarray(Image.alpha_composite(behind, strip.convert("RGBA")).convert("RGB"))
-        else:
-            rgb[rows] = np.asarray(strip.convert("RGB"))
-    return rgb
+    if picture.mode == "F" or picture.mode.startswith("I"):  # grey of 16 bits or more
+        values = np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        largest = float(values.max())
+        white = 1.0 if picture.mode == "F" and largest <= 1 else next((w for w in _WHITE if largest <= w), largest)
+        if white in _WHITE[1:-1]:
+            bits = int(white).bit_length()
+            notes.append(f"its values go up to {largest:g}, so {white}, of {bits} bits, was taken for white")
+        grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if picture.has_transparency_data:
+        behind = Image.new("RGBA", picture.size, (GREY, GREY, GREY, 255))
+        picture = Image.alpha_composite(behind, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"))
 
 
-def _strips(picture: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Parts of a picture from the top down, each with its rows."""
-    step = max(1, _STRIP // picture.width)
-    for top in range(0, picture.height, step):
-        end = min(top + step, picture.height)
-        yield slice(top, end), picture.crop((0, top, picture.width, end))
+# ---- The focal length
 
 
-def _values(picture: Image.Image) -> np.ndarray:
-    return np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+def _focal_of(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
+    """Focal lengths of a picture as it is stored, with this width and height. None if EXIF has no usable one."""
+    try:
+        exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+        film = _focal_of_film(exif, size)
+        # EXIF 2.32 does not say whether the equivalent on film includes DigitalZoomRatio. This code assumes that it
+        # does in cameras by Apple, and in no others.
+        counted = film and str(picture.getexif().get(ExifTags.Base.Make, "")).startswith("Apple")
+        focal = film or _focal_of_sensor(exif, size)
+        if focal is None:
+            return None
+        fx, fy, source = focal
+        zoom = 1.0 if counted else float(exif.get(ExifTags.Base.DigitalZoomRatio, 1))
+        if zoom > 1:
+            fx, fy, source = zoom * fx, zoom * fy, f"{source}, {zoom:g} times as long by digital zoom"
+        across = max(math.degrees(2 * math.atan(n / 2 / f)) for n, f in zip(size, (fx, fy)))
+    except Exception:  # EXIF can hold anything
+        return None
+    return Focal(fx, fy, source) if 1 < across < 170 else None
+
+
+def _focal_of_film(exif: dict, size: tuple[int, int]) -> Focal | None:
+    """From the equivalent on film, which compares the diagonals."""
+    millimetres = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
+    if not millimetres > 0 or _resized(exif, size) is None:
+        return None
+    f = millimetres * math.hypot(*size) / _FILM_DIAGONAL
+    return Focal(f, f, f"EXIF: {millimetres:g} mm on 35 mm film")
+
+
+def _focal_of_sensor(exif: dict, size: tuple[int, int]) -> Focal | None:
+    """From millimetres and the sensor's pixels per unit of length; the picture may have been resized since."""
+    millimetres = float(exif.get(ExifTags.Base.FocalLength, 0))
+    unit = _MILLIMETRES[exif.get(ExifTags.Base.FocalPlaneResolutionUnit, 2)]
+    x = float(exif.get(ExifTags.Base.FocalPlaneXResolution, 0))
+    y = float(exif.get(ExifTags.Base.FocalPlaneYResolution, x))
+    if not all(n > 0 for n in (millimetres, x, y)) or (resized := _resized(exif, size)) is None:
+        return None
+    factor, turned = resized
+    fx, fy = (millimetres * n / unit * factor for n in ((y, x) if turned else (x, y)))
+    return Focal(fx, fy, f"EXIF: {millimetres:g} mm and the sensor's resolution")
+
+
+def _resized(exif: dict, size: tuple[int, int]) -> tuple[float, bool] | None:
+    """The factor by which the picture was resized since it was taken, and whether it was turned on its side.
+
+    None if it has another shape: it was cropped, and the size of the crop is not known.
+    """
+    tags = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+    was = [float(exif.get(tag) or now) for now, tag in zip(size, tags)]
+    for turned in (False, True):
+        x, y = (now / before for now, before in zip(size, was[::-1] if turned else was))
+        if max(x, y) <= (_SAME_SHAPE + 1 / min(size)) * min(x, y):
+            return (x + y) / 2, turned
+    return None

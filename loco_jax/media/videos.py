@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -12,9 +13,6 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from loco_jax.media import containers
-from loco_jax.media.containers import LONGEST, VideoError, open_video, rate, tagged_end
-
 _CLOCK = 90_000  # ticks a second of the videos that we write
 _TOLERATED = 1.0  # seconds by which times may go back before the clock counts as set back
 
@@ -23,6 +21,27 @@ _TOLERATED = 1.0  # seconds by which times may go back before the clock counts a
 _BT601, _BT709, _BT2020 = 5, 1, 9
 _MATRICES = {1: _BT709, 4: 4, 7: 7, 9: _BT2020, 10: _BT2020}
 _LIMITED, _FULL = 1, 2  # ranges of values
+
+_LONGEST = 86_400.0  # seconds from one frame to the next; a longer step is an error of the clock
+_MOST_PIXELS = 139_264 * 16**2  # of a frame, as in the highest level of H.264 and H.265; 8K has fewer
+_FASTEST = 500  # frames a second; a higher rate is that of a clock, not of pictures
+
+# Only the given file is read: no URLs, and no formats that name further files, such as playlists, which FFmpeg accepts
+# under any name.
+_FORMATS = (
+    "mov", "mp4", "m4v", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "mxf", "nut",
+    "ivf", "obu", "h264", "hevc", "mjpeg", "dv", "gif", "apng", "yuv4mpegpipe",
+)  # fmt: skip
+# Decoders that may use a thread per frame. Others, such as VP8's, can hang at a damaged frame.
+_THREADED = ("h264", "hevc")
+_DECODER = {"max_pixels": str(_MOST_PIXELS)}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS), **_DECODER}
+# Titles in an unknown encoding must not be an error. PyAV 19 has no such argument, and needs none.
+_METADATA = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+
+class VideoError(ValueError):
+    """A video cannot be read or written; the message names the file and, if possible, the frame."""
 
 
 class DamageWarning(UserWarning):
@@ -41,26 +60,19 @@ class Info(NamedTuple):
 
 def info(path: os.PathLike | str) -> Info:
     """The facts in a video's header. Raises VideoError if the file is no video."""
-    with open_video(path) as (container, stream):
-        fps = rate(stream)
+    with _open(path) as (container, stream):
+        fps = _rate(stream)
         seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, if it is longer
         frames = stream.frames or round(seconds * fps)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(fps), int(frames), aspect)
 
 
-def is_turned(path: os.PathLike | str) -> bool:
-    """Whether the header makes rows columns, as `read` then does. Raises VideoError."""
-    with warnings.catch_warnings(), contextlib.closing(frames(path)) as some:
-        warnings.simplefilter("ignore", DamageWarning)  # `read` warns
-        return _display(next(some)[1])[0]
-
-
 def is_video(path: os.PathLike | str) -> bool:
     """Whether the content of a file is moving pictures: no still picture, no text, no cover of a record."""
     try:
-        with open_video(path) as (container, _):
-            return bool(container.duration) and container.format.name != "tty"
+        with _open(path) as (container, _):
+            return bool(container.duration)
     except VideoError:
         return False
 
@@ -78,7 +90,7 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 
         if number == 0:
             start = frame.time or 0.0
         now = time + step if frame.time is None else frame.time - start
-        if not time - _TOLERATED <= now <= time + LONGEST:
+        if not time - _TOLERATED <= now <= time + _LONGEST:
             start -= time + step - now
             now = time + step
         time = max(now, time + 1 / _CLOCK)
@@ -133,9 +145,9 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
     """
     count, damaged = 0, 0
     end, last, longest = 0.0, None, 0.0  # seconds: where the frames so far end, the last one, and the longest step
-    with open_video(path) as (container, stream):
-        stream.thread_type = "AUTO" if stream.codec_context.name in containers.THREADED else "SLICE"
-        stream.codec_context.options = containers.DECODER | ({"err_detect": "explode"} if strict else {})
+    with _open(path) as (container, stream):
+        stream.thread_type = "AUTO" if stream.codec_context.name in _THREADED else "SLICE"
+        stream.codec_context.options = _DECODER | ({"err_detect": "explode"} if strict else {})
         promised = _promised(stream)
         try:
             for frame in container.decode(stream):
@@ -152,7 +164,7 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
                     last = frame.time
                     end = max(end, last + float((frame.duration or 0) * (frame.time_base or 0)))
         except (av.FFmpegError, OSError) as error:
-            reason = error if stream.width else f"it has no size, or more than {containers.MOST_PIXELS:,} pixels"
+            reason = error if stream.width else f"it has no size, or more than {_MOST_PIXELS:,} pixels"
             raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {reason}") from error
     if damaged > 1:
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
@@ -169,10 +181,47 @@ def _promised(stream: av.VideoStream) -> float | None:
     The container's duration is no help, because the sound may be longer. Nor is the number of frames, because a header
     can select a part of them.
     """
-    tagged = tagged_end(stream)  # first, because FFmpeg gives some tracks in Matroska the container's duration
-    if tagged is None and stream.duration:
-        return float((stream.duration + (stream.start_time or 0)) * (stream.time_base or 0))
-    return tagged
+    # First the tag of Matroska and WebM, because FFmpeg gives some of their tracks the container's duration.
+    if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+        return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+    return float((stream.duration + (stream.start_time or 0)) * (stream.time_base or 0)) if stream.duration else None
+
+
+@contextlib.contextmanager
+def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens a file and selects its video: no cover or preview, most frames, then most pixels. Raises VideoError."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may never end
+        raise VideoError(f"{path}: is not a file")
+    try:
+        # An absolute path, because FFmpeg takes the part of a name before a colon for a protocol.
+        container = av.open(os.path.abspath(path), options=_OPTIONS, **_METADATA)  # type: ignore[call-overload]
+    except FileNotFoundError as error:
+        raise VideoError(f"{path}: no such file") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(
+            f"{path}: cannot be opened as a video ({reason}); it is damaged, is no video, or only refers to other files"
+        ) from error
+    with container:
+        attached = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+        if not streams:
+            raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
+        counts = [stream.frames or (_promised(stream) or 0) * float(_rate(stream)) for stream in streams]
+        # Headers are not exact. A stream whose header does not tell the number of frames counts as the longest.
+        longest = [stream for stream, n in zip(streams, counts) if not n or n >= 0.9 * max(counts)]
+        # PyAV knows no width of an unknown codec.
+        stream = max(longest, key=lambda stream: stream.width * stream.height if stream.codec_context else 0)
+        if stream.codec_context is None:
+            raise VideoError(f"{path}: its codec is not known; convert it to H.264, or get it again")
+        yield container, stream
+
+
+def _rate(stream: av.VideoStream) -> Fraction:
+    """Frames a second, 30 if the header has no sensible number."""
+    rates = stream.average_rate, stream.guessed_rate, Fraction(30)
+    found = next(r for r in rates if r and 1 / _LONGEST <= r <= _FASTEST)
+    return Fraction(found.numerator, found.denominator)  # PyAV 19 has a type of its own
 
 
 class Writer:
@@ -201,7 +250,7 @@ class Writer:
         if min(self._height, self._width) < 2:
             raise VideoError(f"{path}: a video of {size[0]} x {size[1]} pixels is too small")
         self._fps, self._count, self._first, self._last = fps, 0, 0, 0
-        self._container = av.open(os.path.abspath(self._part), "w")  # absolute, as in `containers`
+        self._container = av.open(os.path.abspath(self._part), "w")  # absolute, as in `_open`
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         self._stream.codec_context.time_base = Fraction(1, _CLOCK)
         self._stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
@@ -217,12 +266,10 @@ class Writer:
 
     def __exit__(self, kind, *_) -> None:
         try:
-            try:
+            with self._container:
                 if kind is None:
                     self._container.mux(self._finish())
-            finally:
-                self._container.close()
-            if kind is None and not self._part.exists():  # the first frame creates it
+            if kind is None and not self._count:
                 raise VideoError(f"{self._path}: a video needs a frame, and none was written")
             if kind is None:
                 self._part.replace(self._path)

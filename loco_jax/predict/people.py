@@ -15,9 +15,8 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import canvas as canvases
 from loco_jax.media import overlays, pictures
 from loco_jax.media.canvas import Canvas
-from loco_jax.media.lens import Focal
 from loco_jax.media.overlays import Person
-from loco_jax.media.pictures import Picture
+from loco_jax.media.pictures import Focal, Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
 from loco_jax.predict.predictor import Predictor, load_predictor
@@ -55,9 +54,7 @@ class People(list[Person]):
 
     def overlay(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture with skeletons, at its `overlays.drawn_size`."""
-        # The image of a very large file is smaller than the view's size.
-        times = np.divide(self.image.shape[1::-1], self.view.size[::-1])
-        return overlays.draw(self.image, [person._replace(pixels=person.pixels * times) for person in self])
+        return overlays.draw(self.image, self)
 
     def _repr_jpeg_(self) -> bytes:
         return jpeg(self.overlay())
@@ -103,7 +100,7 @@ def load(source: str = weights.RELEASED, min_score: float | None = None) -> Find
 
 def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
     """Finds the people in a picture. Raises ValueError for an impossible camera."""
-    view = view_of(picture.size, lens, picture.focal, predictor)
+    view = view_of(picture.image.shape[:2], lens, picture.focal, predictor)
     view = view._replace(warnings=picture.warnings + view.warnings)
     return People(to_people(*find(picture.image, view, predictor), view.camera), picture.image, view)
 
@@ -135,7 +132,7 @@ def find(
     """The people in a picture: joints in metres (NaN if unknown) and their scores.
 
     The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
-    heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
+    heads lie in the padding around the picture are left out.
     """
     joints, scores = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
     shape = -1, skeleton.NUM_JOINTS
@@ -177,4 +174,4 @@ def _read(picture: np.ndarray | Image.Image | os.PathLike | str) -> Picture:
     image = np.asarray(picture)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"a picture has the shape [H, W, 3] and type uint8, not {list(image.shape)} {image.dtype}")
-    return Picture(image, None, (image.shape[0], image.shape[1]))
+    return Picture(image, None)

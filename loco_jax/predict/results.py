@@ -113,8 +113,6 @@ def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predict
         warnings.simplefilter("always", videos.DamageWarning)
         first = next(images)
         size, aspect = first[1].shape[:2], info.pixel_aspect
-        if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
-            aspect = 1 / aspect
         view, follower = view_of(size, lens, None, predictor, aspect), Follower()
         warned = list(view.warnings)
         with (

@@ -1,6 +1,7 @@
 """The builder against an independent reading of the same JSON, and against everything that can be wrong with it."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -42,8 +43,7 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
     assert capsys.readouterr().err == "loco_jax: stopped\n" and len(calls) == 2
     assert os.listdir(tmp_path / "data") == []
     # One that was killed leaves its folder; the next start removes it.
-    killed = tmp_path / "data" / ".jta_preparing_of_a_process_that_was_killed"
-    (killed / "old").mkdir(parents=True)
+    (tmp_path / "data" / ".preparing_poses" / "work" / "old").mkdir(parents=True)
     prepared = jta.prepare(tmp_path / "jta", tmp_path / "data")
     assert prepared.splits["test"] == {"sequences": 1, "frames": 90, "people": 1, "joints": 1, "most_people": 1}
     assert os.listdir(tmp_path / "data") == ["jta"]
@@ -123,7 +123,7 @@ def test_examples_are_what_the_files_say(good, split):
 
 def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
     _, folder, prepared = good
-    monkeypatch.setattr(sequences, "_BYTES_PER_WORKER", 1)
+    monkeypatch.setattr(sequences, "_SEQUENCES_PER_WORKER", 2)
     again = jta.prepare(folder, tmp_path, num_workers=2)
     assert again.splits == prepared.splits
     for split in jta.SPLITS:
@@ -131,19 +131,26 @@ def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
             np.testing.assert_equal(mine, other)
 
 
+def test_a_process_that_was_killed_is_told_and_none_is_left():
+    before = multiprocessing.active_children()
+    with pytest.raises(OSError, match="a process .* was killed.*--num_workers=1"), sequences._mapper(2) as mapper:
+        list(mapper(os._exit, [1, 1]))
+    assert multiprocessing.active_children() == before
+
+
 def change(**fields) -> list:
     row = list(GOOD_ROW)
     for field, value in fields.items():
-        row[jta.FIELDS.index(field)] = value
+        row[annotations.FIELDS.index(field)] = value
     return row
 
 
 BAD_ROWS = {
-    "nine numbers": (GOOD_ROW[:-1], None, "9 values"),
-    "eleven numbers": (GOOD_ROW + [0], None, "11 values"),
-    "no row": (17, None, "of type int"),
-    "an object": ({"frame": 1}, None, "of type dict"),
-    "empty": ([], None, "0 values"),
+    "nine numbers": (GOOD_ROW[:-1], None, "is not a list of the 10 numbers frame, person_id"),
+    "eleven numbers": (GOOD_ROW + [0], None, "is not a list of the 10 numbers"),
+    "no row": (17, None, "17.0 is not a list of the 10 numbers"),
+    "an object": ({"frame": 1}, None, '{"frame": 1.0} is not a list of the 10 numbers'),
+    "empty": ([], None, "[] is not a list of the 10 numbers"),
     "a string": (change(x2d="12"), "x2d", '"12" is not a number'),
     "true": (change(occluded=True), "occluded", "true is not a number"),
     "false": (change(self_occluded=False), "self_occluded", "false is not a number"),
@@ -152,17 +159,17 @@ BAD_ROWS = {
     "joint 22": (change(joint_type=22), "joint_type", "22 is not an integer from 0 to 21"),
     "joint -1": (change(joint_type=-1), "joint_type", "-1 is not an integer from 0 to 21"),
     "joint 2.5": (change(joint_type=2.5), "joint_type", "2.5 is not an integer from 0 to 21"),
-    "person 2.5": (change(person_id=2.5), "person_id", "2.5 is not an integer"),
-    "huge person": (change(person_id=10**400), "person_id", "inf is not a finite number"),
+    "person 2.5": (change(person_id=2.5), "person_id", "2.5 is not an integer from -9007"),
+    "huge person": (change(person_id=10**400), "person_id", "inf is not an integer"),
     "frame 0": (change(frame=0), "frame", "0 is not an integer from 1 to 900"),
     "frame 901": (change(frame=901), "frame", "901 is not an integer from 1 to 900"),
     "frame 1.5": (change(frame=1.5), "frame", "1.5 is not an integer from 1 to 900"),
     "NaN": (change(y3d=float("nan")), "y3d", "nan is not a finite number"),
     "infinite": (change(y2d=float("inf")), "y2d", "inf is not a finite number"),
-    "infinite frame": (change(frame=-float("inf")), "frame", "-inf is not a finite number"),
+    "infinite frame": (change(frame=-float("inf")), "frame", "-inf is not an integer from 1 to 900"),
     "too large": (change(x2d=1e39), "x2d", "1e+39 is not a finite number"),
-    "flag 2": (change(occluded=2), "occluded", "2 is neither 0 nor 1"),
-    "flag 0.5": (change(self_occluded=0.5), "self_occluded", "0.5 is neither 0 nor 1"),
+    "flag 2": (change(occluded=2), "occluded", "2 is not an integer from 0 to 1"),
+    "flag 0.5": (change(self_occluded=0.5), "self_occluded", "0.5 is not an integer from 0 to 1"),
 }
 
 
@@ -196,7 +203,7 @@ def test_too_many_people(tmp_path):
     assert len(jta.read_sequence(path, [10], max_people=5).id) == 5  # frame 7 is not used
     with pytest.raises(jta.AnnotationError) as error:
         jta.read_sequence(path, [10], max_people=3)
-    for part in (str(path), "row 3 ", "person_id", "frame 10 has 5 people", "max_people=3", "--max_people=5"):
+    for part in (str(path), "frame 10 has 5 people", "max_people=3", "--max_people=5"):
         assert part in str(error.value)
 
 
@@ -206,7 +213,7 @@ BAD_TEXTS = {
     "\xff": "not JSON",
     "[" * 100_000: "not JSON",
     '{"rows": []}': "of type dict, not a list of rows",
-    "12": "of type int, not a list of rows",
+    "12": "of type float, not a list of rows",
 }
 
 
@@ -219,6 +226,17 @@ def test_bad_file(tmp_path, text):
     assert str(path) in str(error.value) and BAD_TEXTS[text] in str(error.value) and "get" in str(error.value)
 
 
+def test_what_cannot_be_read_as_a_file(tmp_path):
+    with pytest.raises(jta.AnnotationError, match=r"cannot be read \(Is a directory\); check the file"):
+        jta.read_sequence(tmp_path, [1])
+
+
+def test_a_height_of_pictures_needs_pictures(tmp_path):
+    for options in ({"picture_height": 90}, {"picture_height": -1, "pictures": True}):
+        with pytest.raises(ValueError, match="needs --pictures, and must not be negative"):
+            jta.prepare(tmp_path, tmp_path, **options)
+
+
 def test_missing_and_empty_folders_are_all_named(tmp_path):
     (tmp_path / "annotations" / "val").mkdir(parents=True)
     (tmp_path / "annotations" / "train").mkdir()
@@ -227,7 +245,7 @@ def test_missing_and_empty_folders_are_all_named(tmp_path):
     with pytest.raises(jta.AnnotationError) as error:
         jta.prepare(tmp_path, tmp_path / "data")
     assert f"{tmp_path / 'annotations' / 'val'}: has no file seq_N.json" in str(error.value)
-    assert f"{tmp_path / 'annotations' / 'test'}: does not exist" in str(error.value)
+    assert f"{tmp_path / 'annotations' / 'test'}: has no file seq_N.json" in str(error.value)
     assert "seq_01.json: is not called seq_N.json" in str(error.value)
     assert "train:" not in str(error.value) and "seq_0.json" not in str(error.value)
     assert not (tmp_path / "data").exists()
@@ -252,8 +270,7 @@ def test_all_bad_files_are_named_at_once_and_can_be_skipped(tmp_path):
     assert names(tmp_path / "data") == ["jta"]
     source = jta.load(tmp_path / "data", "train")
     assert [source[i]["sequence"] for i in (0, 179, 180, 359)] == [1, 1, 3, 3] and len(source) == 360
-    with pytest.raises(FileExistsError, match="lacks 3 bad files"):
-        jta.prepare(tmp_path, tmp_path / "data")
+    assert jta.prepare(tmp_path, tmp_path / "data").left_out == prepared.left_out  # and so it is told again
 
 
 def test_skipping_must_leave_something_of_every_split(tmp_path):
@@ -273,21 +290,16 @@ def test_prepared_data_is_reused_replaced_or_kept(tmp_path):
     stamp = (prepared.folder / "dataset_info.json").stat().st_mtime_ns
     again = jta.prepare(first, data)
     assert again == prepared._replace(reused=True)
-    with pytest.raises(FileExistsError, match="was prepared from .*first, not from .*second; .*--overwrite"):
+    with pytest.raises(FileExistsError, match="with jta_dir=.*first, not .*second; .*--overwrite"):
         jta.prepare(second, data)
-    with pytest.raises(FileExistsError, match="with the camera"):
+    with pytest.raises(FileExistsError, match="with fx=1158.0, not 2316.0, fy="):
         jta.prepare(first, data, camera=cameras.JTA.scaled(2))
-    with pytest.raises(FileExistsError, match="more than max_people=1"):
-        jta.prepare(first, data, max_people=1)
     with pytest.raises(jta.AnnotationError):
         jta.prepare(bad, data, overwrite=True)
     assert (prepared.folder / "dataset_info.json").stat().st_mtime_ns == stamp
     assert jta.prepare(second, data, overwrite=True).splits["train"] != prepared.splits["train"]
     check_example(jta.load(data, "train_vha")[1], read_plainly(random_rows(1)).get(20, {}))
-    assert names(data) == ["jta"] and names(data / "jta" / "poses") == [jta.VERSION]
-    write_jta(second, {0: random_rows(2)})
-    with pytest.raises(FileExistsError, match="before its files changed"):
-        jta.prepare(second, data)
+    assert names(data) == ["jta"] and names(data / "jta" / "poses") == [annotations.VERSION]
 
 
 def test_a_failure_while_writing_keeps_what_was_there(tmp_path, monkeypatch):
@@ -308,7 +320,7 @@ def test_cameras(tmp_path):
     assert Camera(**jta.load(tmp_path / "file", "test")[5]["camera"]) == of_file
     assert jta.prepare(tmp_path, tmp_path / "given", camera=given).camera == given
     assert Camera(**jta.load(tmp_path / "given", "test")[5]["camera"]) == given
-    with pytest.raises(ValueError, match="fy: 0.0 is not a positive finite number"):
+    with pytest.raises(ValueError, match="fy: 0 is not a positive finite number"):
         jta.prepare(tmp_path, tmp_path / "bad", camera=Camera(1, 0, 1, 1))
 
 
@@ -316,10 +328,10 @@ BAD_CAMERAS = {
     "{": "not JSON",
     "[1, 2, 3, 4]": "must hold exactly fx, fy, cx, cy",
     '{"fx": 1, "fy": 1, "cx": 1}': "must hold exactly fx, fy, cx, cy",
-    '{"fx": 1, "fy": "1", "cx": 1, "cy": 1}': 'fy: "1" is not a number',
-    '{"fx": 1, "fy": 1, "cx": true, "cy": 1}': "cx: true is not a number",
+    '{"fx": 1, "fy": "1", "cx": 1, "cy": 1}': 'fy: "1" is not a positive finite number',
+    '{"fx": 1, "fy": 1, "cx": true, "cy": 1}': "cx: true is not a finite number",
     '{"fx": -1, "fy": 1, "cx": 1, "cy": 1}': "fx: -1.0 is not a positive finite number",
-    '{"fx": 1, "fy": 1, "cx": 1, "cy": NaN}': "cy: nan is not a finite number",
+    '{"fx": 1, "fy": 1, "cx": 1, "cy": NaN}': "cy: NaN is not a finite number",
 }
 
 

@@ -278,10 +278,12 @@ def test_miniature_replaces_only_miniatures(tmp_path, monkeypatch):
     assert sorted(p.name for p in (folder / "annotations" / "train").iterdir()) == ["seq_0.json", "seq_1.json"]
     mark = (folder / "miniature.json").read_text()
     (folder / "miniature.json").unlink()  # now it might be the real one, with a camera.json
-    with pytest.raises(FileExistsError, match="other files than those of a miniature JTA, or no miniature.json"):
+    with pytest.raises(FileExistsError, match="other files than a miniature JTA, or no miniature.json"):
         writing.write(folder, once, crowds.DEMO, overwrite=True)
     (folder / "miniature.json").write_text(mark)
     (folder / "precious.txt").write_text("somebody's")
-    with pytest.raises(FileExistsError, match="other files than those of a miniature JTA, or no miniature.json"):
+    with pytest.raises(FileExistsError, match="other files than a miniature JTA, or no miniature.json"):
         writing.write(folder, once, crowds.DEMO, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["jta"]
+    with pytest.raises(FileExistsError, match="precious.txt: is a file"):
+        writing.write(folder / "precious.txt", once, crowds.DEMO, overwrite=True)

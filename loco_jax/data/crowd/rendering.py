@@ -28,21 +28,13 @@ _TILES_AT_ONCE = 64  # except on a CPU
 
 
 class Picture(NamedTuple):
-    """A picture, and what is seen in it.
+    """A picture, and what is seen in it. The flags of joints outside the picture are False."""
 
-    Attributes:
-      image: `[H, W, 3]` uint8.
-      depth: `[H, W]` float32 metres along the ray (Euclidean), infinite for the sky.
-      person: `[H, W]` int32, the person whose body is seen there, -1 for none.
-      occluded: `[P, 22]` bool, joints hidden by somebody or something else; False outside the picture.
-      self_occluded: `[P, 22]` bool, joints hidden by the person's own body; False outside the picture.
-    """
-
-    image: jax.Array
-    depth: jax.Array
-    person: jax.Array
-    occluded: jax.Array
-    self_occluded: jax.Array
+    image: jax.Array  # [H, W, 3] uint8
+    depth: jax.Array  # [H, W] metres along the ray (Euclidean), infinite for the sky
+    person: jax.Array  # [H, W] int32, the person whose body is seen there, -1 for none
+    occluded: jax.Array  # [P, 22] joints hidden by somebody or something else
+    self_occluded: jax.Array  # [P, 22] joints hidden by the person's own body
 
 
 def take_picture(key: PRNGKeyArray, scene: Scene, crowd: Crowd) -> Picture:

@@ -16,20 +16,14 @@ from loco_jax.data.crowd.settings import Crowd
 class Scene(NamedTuple):
     """People and the camera that sees them. A sequence has T frames; a single scene lacks that axis.
 
-    Attributes:
-      joints: `[T, P, 22, 3]` metres in camera coordinates, float32, in the order of `skeleton.JTA_JOINTS`; zeros in
-        the padding. spine0 is just below the neck, spine4 is the pelvis.
-      present: `[T, P]` bool: the person exists, inside or outside the picture.
-      person_id: `[P]` int32, -1 in the padding; a person keeps it through a sequence.
-      rotation: `[3, 3]`, from world to camera axes.
-      height: `[]`, metres from the ground to the camera.
+    Of the joints, spine0 is just below the neck, and spine4 is the pelvis.
     """
 
-    joints: jax.Array
-    present: jax.Array
-    person_id: jax.Array
-    rotation: jax.Array
-    height: jax.Array
+    joints: jax.Array  # [T, P, 22, 3] metres in camera coordinates, as in `skeleton.JTA_JOINTS`; 0 in the padding
+    present: jax.Array  # [T, P] the person exists, inside or outside the picture
+    person_id: jax.Array  # [P] int32, -1 in the padding; a person keeps it through a sequence
+    rotation: jax.Array  # [3, 3] from world to camera axes
+    height: jax.Array  # [] metres from the ground to the camera
 
 
 # First seed and number of seeds of each split. Seeds stay below 2^31, where int32 and uint32 agree.

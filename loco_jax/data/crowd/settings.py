@@ -11,34 +11,23 @@ from loco_jax.geometry.volume import Volume
 class Crowd:
     """The kind of scenes. It is hashable, so it can be a static argument of a jitted function.
 
-    Attributes:
-      volume: gives the picture's size, and the distance up to which joints matter.
-      camera: intrinsics, plain floats.
-      max_people: P, the padded number of people in a scene's arrays.
-      min_people, mean_people, most_people: smallest, mean and largest number of people in a scene. A few of them are
-        outside the picture.
-      min_distance, max_distance: metres from the camera's centre to a person's hips in the first frame.
-      typical_distance: metres along the ground; the most frequent distance, where the view allows it.
-      camera_height: metres of the lowest and of the highest camera.
-      look_distance: metres along the ground to the nearest and farthest point at which the camera is aimed. Together
-        with the height it determines the pitch.
-      activities: shares of walking, running, standing and sitting groups.
-
     Raises ValueError if the numbers of people contradict each other.
     """
 
-    volume: Volume = Volume()
-    camera: Camera = cameras.JTA
-    max_people: int = 64
-    min_people: int = 1
+    volume: Volume = Volume()  # gives the picture's size, and the distance up to which joints matter
+    camera: Camera = cameras.JTA  # plain floats
+    max_people: int = 64  # P, the padded number of people in a scene's arrays
+    min_people: int = 1  # in a scene; a few people are outside the picture
     mean_people: float = 22.0
     most_people: int = 60
-    min_distance: float = 3.0
+    min_distance: float = 3.0  # metres from the camera's centre to a person's hips in the first frame
     max_distance: float = 100.0
-    typical_distance: float = 14.0
-    camera_height: tuple[float, float] = (1.0, 10.0)
+    typical_distance: float = 14.0  # metres along the ground; the most frequent one, where the view allows it
+    camera_height: tuple[float, float] = (1.0, 10.0)  # metres, of the lowest and of the highest camera
+    # Metres along the ground to the nearest and farthest point at which the camera is aimed. Together with the height
+    # it determines the pitch.
     look_distance: tuple[float, float] = (12.0, 40.0)
-    activities: tuple[float, float, float, float] = (0.55, 0.07, 0.28, 0.10)
+    activities: tuple[float, float, float, float] = (0.55, 0.07, 0.28, 0.10)  # walking, running, standing, sitting
 
     def __post_init__(self):
         if not 1 <= self.min_people <= self.mean_people <= self.most_people <= self.max_people:

@@ -3,8 +3,8 @@
     python -m loco_jax.data.jta --jta_dir=JTA --data_dir=DATA
 
 reads `JTA/annotations/{train,val,test}/seq_N.json` and writes `DATA/jta/poses/1.0.0`. With `--pictures` it also reads
-`JTA/frames/{train,val,test}/seq_N/F.jpg` (F from 1; other pictures of 8 bits such as F.png work too), or
-`JTA/videos/{train,val,test}/seq_N.mp4` for a sequence without such a folder, and writes `DATA/jta/frames/1.0.0`.
+`JTA/frames/{train,val,test}/seq_N/F.jpg` or `F.png` (F from 1), or `JTA/videos/{train,val,test}/seq_N.mp4` for a
+sequence without such a folder, and writes `DATA/jta/frames/1.0.0`.
 
 The intrinsics are JTA's, unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx": ..., "cy": ...}`, in pixels) or the
 flags --fx --fy --cx --cy give others. That file may also have `"num_frames"`, the frames of a miniature's sequences, at
@@ -17,12 +17,11 @@ complete.
 from etils import epy
 
 with epy.lazy_api_imports(globals()):  # so that `python -m loco_jax.data.jta --help` answers at once
-    from loco_jax.data.jta.annotations import FIELDS, SPLITS, VERSION, AnnotationError, find_sequences, read_sequence
-    from loco_jax.data.jta.camera_file import read_camera_file
+    from loco_jax.data.jta.annotations import SPLITS, AnnotationError, find_sequences, read_camera_file, read_sequence
     from loco_jax.data.jta.pictures import collect_pictures
     from loco_jax.data.jta.prepared import load, name_of, prepare
 
 __all__ = [
-    "FIELDS", "SPLITS", "VERSION", "AnnotationError", "collect_pictures", "find_sequences", "load", "name_of",
-    "prepare", "read_camera_file", "read_sequence",
+    "SPLITS", "AnnotationError", "collect_pictures", "find_sequences", "load", "name_of", "prepare",
+    "read_camera_file", "read_sequence",
 ]  # fmt: skip

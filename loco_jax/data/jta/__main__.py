@@ -14,10 +14,7 @@ _CAMERA = ("fx", "fy", "cx", "cy")
 
 def _define_flags() -> None:
     flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
-    room = (
-        "Full-HD pictures of all of JTA need about 80 GB, and with --overwrite as much again until they are complete."
-    )
-    flags.DEFINE_string("data_dir", None, f"Folder for the prepared data set. {room}", required=True)
+    flags.DEFINE_string("data_dir", None, "Folder for the data set; all pictures need about 80 GB.", required=True)
     flags.DEFINE_bool("pictures", False, "Prepare pictures too, from JTA's frames/ or videos/.")
     flags.DEFINE_integer("picture_height", 0, "Resize pictures to this height in pixels; 0 leaves them as they are.", 0)
     flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and report them.")

@@ -1,8 +1,8 @@
-"""JTA's annotations: finding, reading and checking its JSON files."""
+"""JTA's annotations: finding, reading and checking its JSON files, and `camera.json`."""
 
-import gc
 import json
 import math
+import numbers
 import os
 import pathlib
 import re
@@ -12,20 +12,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from loco_jax.geometry import camera as cameras
+from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import NUM_JTA_JOINTS
 
 VERSION = "1.0.0"  # of the prepared data
 NUM_FRAMES = 900
 MINIATURE_FILE = "miniature.json"  # beside the annotations of a JTA that loco_jax.data.miniature made
+CAMERA_FILE = "camera.json"  # intrinsics, and the number of frames of a sequence
 MAX_PEOPLE = 64
-
-# An annotation file can have no more bytes and rows: several times what 900 frames of MAX_PEOPLE need.
-_MOST_BYTES = 600_000_000
-_MOST_ROWS = 8_000_000
 
 FIELDS = (  # of a row
     "frame", "person_id", "joint_type", "x2d", "y2d", "x3d", "y3d", "z3d", "occluded", "self_occluded",
 )  # fmt: skip
+_INTEGERS = {  # the first and the last that is allowed
+    "frame": (1, NUM_FRAMES),
+    "person_id": (-(2**53), 2**53),
+    "joint_type": (0, NUM_JTA_JOINTS - 1),
+    "occluded": (0, 1),
+    "self_occluded": (0, 1),
+}
 
 
 class Selection(NamedTuple):
@@ -46,12 +52,6 @@ SPLITS = {
     "validation": Selection("val", range(10, NUM_FRAMES + 1, 10)),
     "test": Selection("test", range(10, NUM_FRAMES + 1, 10)),
 }
-FOLDERS = ("train", "val", "test")
-
-
-def frames_of(folder: str, num_frames: int) -> list[int]:
-    """The frames that the splits of a folder take of a sequence of `num_frames`, ascending."""
-    return sorted(frame for s in SPLITS.values() if s.folder == folder for frame in s.up_to(num_frames))
 
 
 class AnnotationError(ValueError):
@@ -73,28 +73,56 @@ class People(NamedTuple):
 def find_sequences(jta_dir: os.PathLike | str) -> dict[str, dict[int, pathlib.Path]]:
     """Annotation files by folder (train, val, test) and sequence number, ascending.
 
-    Raises:
-      AnnotationError: a folder is missing, has no `seq_N.json`, or has one with a wrong name; the message names all.
+    Raises AnnotationError if a folder has no `seq_N.json`, or has one with a wrong name; the message names all.
     """
-    annotations = pathlib.Path(jta_dir) / "annotations"
     found: dict[str, dict[int, pathlib.Path]] = {}
     problems = []
-    for folder in FOLDERS:
-        numbered = {}
-        for path in (annotations / folder).glob("seq_*.json"):
+    for folder in ("train", "val", "test"):
+        place, numbered = pathlib.Path(jta_dir) / "annotations" / folder, {}
+        for path in place.glob("seq_*.json"):
             if match := re.fullmatch(r"seq_(0|[1-9][0-9]{0,5})\.json", path.name):
                 numbered[int(match[1])] = path
             else:
                 problems.append(f"{path}: is not called seq_N.json with N from 0 to 999999; rename or remove it")
+        if not numbered:
+            problems.append(f"{place}: has no file seq_N.json")
         found[folder] = dict(sorted(numbered.items()))
-        if not (annotations / folder).is_dir():
-            problems.append(f"{annotations / folder}: does not exist")
-        elif not numbered:
-            problems.append(f"{annotations / folder}: has no file seq_N.json")
     if problems:
         hint = "--jta_dir must be the folder with JTA's annotations/train, annotations/val and annotations/test"
         raise AnnotationError("\n  ".join([f"{jta_dir} has no complete JTA:", *problems, hint]))
     return found
+
+
+def read_camera_file(jta_dir: os.PathLike | str) -> tuple[Camera, int]:
+    """The intrinsics in pixels and the frames of a sequence; JTA's own if `jta_dir` has no `camera.json`.
+
+    Raises AnnotationError if the file does not hold fx, fy, cx, cy, all finite, the first two positive, and perhaps
+    num_frames, an integer from 10 to 900.
+    """
+    path = pathlib.Path(jta_dir).expanduser() / CAMERA_FILE
+    if not path.exists():
+        return cameras.JTA, NUM_FRAMES
+    values = _load_json(path)
+    num_frames = values.pop("num_frames", NUM_FRAMES) if isinstance(values, dict) else NUM_FRAMES
+    try:
+        if not isinstance(values, dict) or sorted(values) != sorted(Camera._fields):
+            raise ValueError(f"must hold exactly {', '.join(Camera._fields)}")
+        if num_frames not in range(10, NUM_FRAMES + 1):
+            raise ValueError(f"num_frames: {_quoted(num_frames)} is not an integer from 10 to {NUM_FRAMES}")
+        return check_camera(Camera(**values)), int(num_frames)
+    except ValueError as error:
+        remedy = "write numbers of pixels, or remove the file to use the camera of JTA"
+        raise AnnotationError(f"{path}: {error}; {remedy}") from error
+
+
+def check_camera(camera: Camera) -> Camera:
+    """`camera` as Python floats. Raises ValueError unless all are finite and fx and fy are positive."""
+    for field, value in camera._asdict().items():
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (field in ("fx", "fy") and value <= 0):
+            kind = "positive finite" if field in ("fx", "fy") else "finite"
+            raise ValueError(f"{field}: {_quoted(value)} is not a {kind} number")
+    return Camera(*map(float, camera))
 
 
 def read_sequence(path: os.PathLike | str, frames: Sequence[int], max_people: int = MAX_PEOPLE) -> People:
@@ -109,41 +137,33 @@ def read_sequence(path: os.PathLike | str, frames: Sequence[int], max_people: in
     rows = np.lexsort((table[:, 2], table[:, 1], table[:, 0]))  # by frame, person, joint
     table = table[rows]
     _check_duplicates(path, table, rows)
-    used = np.isin(table[:, 0], np.asarray(frames))
-    table, rows = table[used], rows[used]
+    table = table[np.isin(table[:, 0], np.asarray(frames))]
     starts = np.flatnonzero(np.any(np.diff(table[:, :2], axis=0, prepend=-1) != 0, axis=1))  # a person's first row
-    _check_crowding(path, table[starts, 0], rows[starts], max_people)
-    return _group(table, starts)
+    people = _group(table, starts)
+    frame, count = np.unique(people.frame, return_counts=True)
+    if (crowded := count > max_people).any():
+        raise AnnotationError(
+            f"{path}: frame {frame[crowded][0]} has {count[crowded][0]} people, more than max_people={max_people}; "
+            f"prepare with --max_people={count.max()} or more"
+        )
+    return people
 
 
-def read_text(path: pathlib.Path, most_bytes: int) -> str:
-    """A file's text. Raises AnnotationError if it is no file, is not UTF-8, or is larger than `most_bytes`."""
+def _load_json(path: pathlib.Path) -> Any:
+    """A file's content, with floats for all numbers. Raises AnnotationError."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-            raise AnnotationError(f"{path}: is not a file; get it again")
-        if path.stat().st_size > most_bytes:
-            raise AnnotationError(f"{path}: has more than {most_bytes:,} bytes, unlike all files of JTA; get it again")
-        return path.read_bytes().decode("utf-8-sig")
+        return json.loads(path.read_bytes(), parse_int=float)
     except OSError as error:
         raise AnnotationError(
             f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
         ) from error
-    except UnicodeDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: is not JSON ({error}); the file is damaged, get it again") from error
 
 
-def as_float(value: float) -> float:
-    """A float; infinite for an integer that is too large for one, which no check accepts."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def quoted(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """A value as JSON, cut after 60 characters."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]} …"
+    return json.dumps(value, default=str)[:60]
 
 
 # ---- Rows
@@ -151,59 +171,32 @@ def quoted(value: Any) -> str:
 
 def _load_table(path: pathlib.Path) -> np.ndarray:
     """The file's R rows of numbers, `[R, 10]` float64."""
-    text = read_text(path, _MOST_BYTES)
-    if text.count("[") + text.count("{") > _MOST_ROWS:  # a small file can hold more lists than memory
-        raise AnnotationError(f"{path}: has more than {_MOST_ROWS:,} rows, unlike all sequences; get the file again")
-    try:
-        gc.disable()  # while half a million small lists are made, it would add half to the time
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: is not JSON ({error}); the file is damaged, get it again") from error
-    finally:
-        gc.enable()
+    rows = _load_json(path)
     if not isinstance(rows, list):
         raise AnnotationError(f"{path}: is of type {type(rows).__name__}, not a list of rows; get the file again")
-    if not rows:
-        return np.zeros((0, len(FIELDS)))
-    # NumPy reads true as 1, and one long text makes all values texts of that length. The loop below finds both.
-    if not any(part in text for part in ("true", "false", '"')):
-        try:
-            table = np.array(rows)
-        except ValueError:  # rows of different lengths
-            table = np.zeros(0)
-        if table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf":
-            return table.astype(np.float64)
-    for i, row in enumerate(rows):  # finds the first one that is wrong
+    for i, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(FIELDS):
-            found = f"has {len(row)} values" if isinstance(row, list) else f"is of type {type(row).__name__}"
-            wanted = f"not a list of the {len(FIELDS)} numbers {', '.join(FIELDS)}"
-            raise _bad_row(path, i, None, f"{found}, {wanted}; correct it or leave it out")
+            wanted = f"is not a list of the {len(FIELDS)} numbers {', '.join(FIELDS)}"
+            raise _bad_row(path, i, None, f"{_quoted(row)} {wanted}; correct it or leave it out")
         for field, value in zip(FIELDS, row):
-            if type(value) not in (int, float):
-                raise _bad_row(path, i, field, f"{quoted(value)} is not a number; write the number")
-    return np.array([[as_float(value) for value in row] for row in rows])
+            if type(value) is not float:
+                raise _bad_row(path, i, field, f"{_quoted(value)} is not a number; write the number")
+    return np.array(rows, np.float64).reshape(-1, len(FIELDS))
 
 
 def _check_values(path: pathlib.Path, table: np.ndarray) -> None:
     """Raises AnnotationError for the first value that its field does not allow."""
-    columns = dict(zip(FIELDS, table.T))
-    for field, column in columns.items():  # NaN compares false
-        finite = np.abs(column) < np.finfo(np.float32).max
-        _check_column(path, field, column, finite, "is not a finite number; correct it or leave the row out")
-    whole = {field: columns[field] == np.rint(columns[field]) for field in ("frame", "person_id", "joint_type")}
-    good = whole["person_id"] & (np.abs(columns["person_id"]) < 2**53)
-    _check_column(path, "person_id", columns["person_id"], good, "is not an integer; correct it")
-    for field, first, last in (("frame", 1, NUM_FRAMES), ("joint_type", 0, NUM_JTA_JOINTS - 1)):
-        good = whole[field] & (columns[field] >= first) & (columns[field] <= last)
-        _check_column(path, field, columns[field], good, f"is not an integer from {first} to {last}; correct it")
-    for field in ("occluded", "self_occluded"):
-        _check_column(path, field, columns[field], np.isin(columns[field], (0, 1)), "is neither 0 nor 1; correct it")
-
-
-def _check_column(path: pathlib.Path, field: str, values: np.ndarray, good: np.ndarray, problem: str) -> None:
-    bad = np.flatnonzero(~good)
-    if bad.size:
-        raise _bad_row(path, bad[0], field, f"{values[bad[0]]:.10g} {problem}", others=bad.size - 1)
+    for field, column in zip(FIELDS, table.T):
+        if field in _INTEGERS:
+            first, last = _INTEGERS[field]
+            good = (column == np.rint(column)) & (column >= first) & (column <= last)
+            wanted = f"an integer from {first} to {last}"
+        else:
+            good, wanted = np.abs(column) < np.finfo(np.float32).max, "a finite number"  # NaN compares false
+        bad = np.flatnonzero(~good)
+        if bad.size:
+            problem = f"{column[bad[0]]:.10g} is not {wanted}; correct it or leave the row out"
+            raise _bad_row(path, bad[0], field, problem, others=bad.size - 1)
 
 
 def _check_duplicates(path: pathlib.Path, table: np.ndarray, rows: np.ndarray) -> None:
@@ -214,17 +207,6 @@ def _check_duplicates(path: pathlib.Path, table: np.ndarray, rows: np.ndarray) -
         frame, person, joint = table[i, :3].astype(int)
         what = f"joint {joint} of person {person} in frame {frame} is also in row {rows[i]}; leave one of them out"
         raise _bad_row(path, rows[i + 1], "joint_type", what, others=same.size - 1)
-
-
-def _check_crowding(path: pathlib.Path, frame: np.ndarray, rows: np.ndarray, max_people: int) -> None:
-    """Raises AnnotationError for too many people. `frame` and `rows` have each person's frame and first row."""
-    frames, firsts, counts = np.unique(frame, return_index=True, return_counts=True)
-    crowded = np.flatnonzero(counts > max_people)
-    if crowded.size:
-        i = crowded[0]
-        what = f"frame {int(frames[i])} has {counts[i]} people, more than max_people={max_people}"
-        remedy = f"prepare with --max_people={counts.max()} or more"
-        raise _bad_row(path, rows[firsts[i] + max_people], "person_id", f"{what}; {remedy}", others=crowded.size - 1)
 
 
 def _bad_row(

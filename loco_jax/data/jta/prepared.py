@@ -12,8 +12,8 @@ from etils import epath
 
 from loco_jax.cli import accounts, disk
 from loco_jax.data import scratch
-from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS, VERSION, find_sequences
-from loco_jax.data.jta.camera_file import check_camera, read_camera_file
+from loco_jax.data.jta import annotations
+from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS
 from loco_jax.data.jta.sequences import Source
 from loco_jax.geometry.camera import Camera
 
@@ -49,36 +49,38 @@ def prepare(
       camera: intrinsics in pixels; None for those of `read_camera_file`.
       max_people: more people in a frame are an error.
       skip_bad: leave out sequences with bad files instead of refusing all.
-      overwrite: replace existing data. Without it, data from the same source is reused, and other data is an error.
+      overwrite: replace existing data. Without it, data that was prepared with the same `jta_dir`, camera and
+        `picture_height` is reused, and other data is an error.
       num_workers: most processes that read; with fewer than two, this process reads.
       pictures: with them, see `collect_pictures`.
       picture_height: resize pictures, and with them the camera, to this height in pixels; 0 leaves them as they are.
 
-    Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if the disk is
-    too small or not writable, and ValueError for a `picture_height` that is negative or without `pictures`.
+    Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if it is not
+    writable, and ValueError for a `picture_height` that is negative or without `pictures`.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
-    if picture_height < 0:
-        raise ValueError(f"--picture_height={picture_height} must not be negative")
-    if picture_height and not pictures:
-        raise ValueError(f"--picture_height={picture_height} needs --pictures")
+    if picture_height < 0 or (picture_height and not pictures):
+        raise ValueError(f"--picture_height={picture_height} needs --pictures, and must not be negative")
     from loco_jax.data.jta import builder  # here, because TFDS takes seconds to import
 
-    files, (of_file, num_frames) = find_sequences(jta_dir), read_camera_file(jta_dir)
-    camera = check_camera(of_file if camera is None else camera)
+    of_file, num_frames = annotations.read_camera_file(jta_dir)
+    camera = annotations.check_camera(of_file if camera is None else camera)
+    files = annotations.find_sequences(jta_dir)
     source = Source(jta_dir, files, camera, num_frames, max_people, pictures, picture_height)
-    target = _folder(data_dir, "frames" if pictures else "poses")
+    config = "frames" if pictures else "poses"
+    target = _folder(data_dir, config)
     if _is_prepared(target) and not overwrite:
-        if difference := _difference(target, source, skip_bad):
-            raise FileExistsError(f"{target} {difference}; replace it with --overwrite, or choose another --data_dir")
+        old = _metadata(target).get("asked", {})
+        if differences := [f"{k}={old.get(k)}, not {v}" for k, v in source.asked().items() if old.get(k) != v]:
+            remedy = "replace it with --overwrite, or choose another --data_dir"
+            raise FileExistsError(f"{target} was prepared with {', '.join(differences)}; {remedy}")
         return _describe(target, reused=True)
     try:
         disk.check_writable(target.parent)  # before the work
     except OSError as error:
         problem = f"cannot be written to ({error.strerror})"
         raise OSError(f"{error.filename}: {problem}; choose another --data_dir") from error
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
+    with scratch.folder(data_dir / f".preparing_{config}") as work, _quiet_tfds():
         new = builder.Jta(source, skip_bad, num_workers, work)
         new.download_and_prepare()
         scratch.replace_folder(target, pathlib.Path(new.data_dir), work / "old")
@@ -141,7 +143,7 @@ class _Examples(Sequence):
 
 
 def _folder(data_dir: Any, config: str) -> Any:
-    return data_dir / "jta" / config / VERSION
+    return data_dir / "jta" / config / annotations.VERSION
 
 
 def _find(data_dir: os.PathLike | str, pictures: bool) -> Any:
@@ -165,29 +167,6 @@ def _metadata(target: Any) -> dict[str, Any]:
         return dict(tfds.builder_from_directory(target).info.metadata)
 
 
-def _difference(target: Any, source: Source, skip_bad: bool) -> str | None:
-    """The first difference between the data in `target` and what a new run would give; None if there is none."""
-    old, new = _metadata(target), source.describe()
-    if "asked" not in old:
-        return "was prepared by an earlier version of loco_jax"
-    most_people = max(split["most_people"] for split in old["splits"].values())
-    camera, height = (old["asked"][key] for key in ("camera", "picture_height"))
-    if old["source"]["jta_dir"] != new["jta_dir"]:
-        return f"was prepared from {old['source']['jta_dir']}, not from {new['jta_dir']}"
-    if old["source"]["files"] != new["files"]:
-        return "was prepared before its files changed"
-    if height != source.picture_height:
-        heights = (f"{h} pixels high" if h else "as they came" for h in (height, source.picture_height))
-        return "has pictures {}, not {}".format(*heights)
-    if camera != source.camera._asdict():
-        return f"was prepared with the camera {camera}, not {source.camera._asdict()}"
-    if old["left_out"] and not skip_bad:
-        return f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
-    if most_people > source.max_people:
-        return f"has up to {most_people} people in a frame, more than max_people={source.max_people}"
-    return None
-
-
 def _describe(target: Any, reused: bool) -> Prepared:
     metadata = _metadata(target)
     size = metadata["picture_size"] and tuple(metadata["picture_size"])
@@ -206,5 +185,4 @@ def _quiet_tfds() -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
             yield
     finally:
-        tfds.enable_progress_bar()
         logging.set_verbosity(verbosity)

@@ -3,9 +3,7 @@
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -13,73 +11,42 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from loco_jax.cli import progress
 from loco_jax.data.jta import annotations, pictures
-from loco_jax.data.jta.annotations import MAX_PEOPLE, NUM_FRAMES, SPLITS, AnnotationError, People, frames_of
-from loco_jax.data.jta.pictures import PictureSize
-from loco_jax.geometry import camera as cameras
+from loco_jax.data.jta.annotations import SPLITS, AnnotationError, People
 from loco_jax.geometry.camera import Camera
 
-# A process takes as long to start as to read one or two real sequences, of about 25 MB each.
-_BYTES_PER_WORKER = 50_000_000
+_SEQUENCES_PER_WORKER = 8  # at least: a process takes as long to start as to read one or two
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A JTA on disk, and what the prepared data takes from it.
-
-    Attributes:
-      jta_dir: holds the annotations and pictures.
-      files: the annotation files, by folder and sequence number.
-      camera: intrinsics in pixels of the pictures as they come.
-      num_frames: of each sequence.
-      max_people: more people in a frame are an error.
-      pictures: whether to take pictures.
-      picture_height: resize pictures to this height in pixels; 0 leaves them as they are.
-    """
+class Source(NamedTuple):
+    """A JTA on disk, and what the prepared data takes from it."""
 
     jta_dir: pathlib.Path
-    files: Mapping[str, Mapping[int, pathlib.Path]]
-    camera: Camera = cameras.JTA
-    num_frames: int = NUM_FRAMES
-    max_people: int = MAX_PEOPLE
-    pictures: bool = False
-    picture_height: int = 0
+    files: Mapping[str, Mapping[int, pathlib.Path]]  # of annotations, by folder and sequence number
+    camera: Camera  # intrinsics in pixels of the pictures as they come
+    num_frames: int  # of each sequence
+    max_people: int  # more people in a frame are an error
+    pictures: bool  # whether to take pictures
+    picture_height: int  # resize pictures to this height in pixels; 0 leaves them as they are
 
-    def names(self) -> list[tuple[str, int]]:
-        """Folder and number of each sequence."""
-        return [(folder, number) for folder, numbered in self.files.items() for number in numbered]
-
-    def frames(self, folder: str) -> list[int]:
-        """The frames that the splits of a folder take of each sequence."""
-        return frames_of(folder, self.num_frames)
-
-    def picture_files(self, folder: str, number: int) -> list[pathlib.Path]:
-        """The files of a sequence's pictures, whether they exist or not."""
-        return pictures.source_files(self.jta_dir, folder, number, self.frames(folder))
-
-    def describe(self) -> dict[str, str]:
-        """The folder, and a digest of its files' sizes and times, which shows later whether files have changed."""
-        digest = hashlib.sha256(f"{self.num_frames} frames\n".encode())
-        for folder, number in self.names():
-            of_pictures = self.picture_files(folder, number) if self.pictures else []
-            for file in (file for file in (self.files[folder][number], *of_pictures) if file.exists()):
-                status = file.stat()
-                digest.update(f"{folder}/{number}/{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-        return {"jta_dir": str(self.jta_dir), "files": digest.hexdigest()}
+    def asked(self) -> dict[str, Any]:
+        """The values that prepared data must have been prepared with, to be used again."""
+        numbers = {"num_frames": self.num_frames, "picture_height": self.picture_height}
+        return {"jta_dir": str(self.jta_dir), **self.camera._asdict(), **numbers}
 
 
 class Read(NamedTuple):
-    """A sequence after reading: the file of its `People`, counts per split, its pictures by frame, and their size."""
+    """A sequence after reading."""
 
-    path: pathlib.Path
-    counts: dict[str, dict[str, int]]
-    pictures: dict[int, pathlib.Path]
-    size: PictureSize | None
+    path: pathlib.Path  # of its `People`
+    counts: dict[str, dict[str, int]]  # of each split
+    pictures: dict[int, pathlib.Path]  # by frame
+    size: tuple[int, int] | None  # height and width of the pictures as they come
 
 
 def load_people(path: os.PathLike | str) -> People:
@@ -90,25 +57,37 @@ def load_people(path: os.PathLike | str) -> People:
 
 def read_all(
     source: Source, work: pathlib.Path, num_workers: int, skip_bad: bool
-) -> tuple[dict[str, dict[int, Read]], list[str]]:
-    """Reads every sequence into `work`. Returns the sequences by folder and number, and a message for each bad one.
+) -> tuple[dict[str, dict[int, Read]], list[str], tuple[int, int] | None]:
+    """Reads every sequence into `work`.
+
+    Returns the sequences by folder and number, a message for each bad one, and height and width of all pictures.
 
     Raises AnnotationError that names all bad files, unless they may be skipped and leave a sequence in each folder.
+    Raises it at once for pictures of several sizes, and for those that the camera cannot have taken.
     """
-    names = source.names()
+    names = [(folder, number) for folder, numbered in source.files.items() for number in numbered]
     read: dict[str, dict[int, Read]] = {folder: {} for folder in source.files}
-    bad = []
-    worth = len(names)  # processes
-    if not source.pictures:
-        worth = sum(source.files[folder][number].stat().st_size for folder, number in names) // _BYTES_PER_WORKER
-    with _mapper(min(num_workers, worth)) as mapper, bar("Reading", len(names), " sequences") as shown:
+    bad, size = [], None
+    with (
+        _mapper(min(num_workers, len(names) // _SEQUENCES_PER_WORKER)) as mapper,
+        bar("Reading", len(names), " sequences") as shown,
+    ):
         results = mapper(functools.partial(_read_to_file, work=work, source=source), names)
         for result, (folder, number) in zip(results, names):
             shown.update()
             if isinstance(result, str):
                 bad.append(result)
-            else:
-                read[folder][number] = result
+                continue
+            read[folder][number] = result
+            if size is None and result.size:
+                pictures.check_middle(source.camera, result.size)
+            if size not in (None, result.size):
+                ours, first = (f"{s[1]} x {s[0]}" for s in (result.size, size))
+                raise AnnotationError(
+                    f"{folder}/seq_{number} has pictures of {ours} pixels, but the sequences before have {first}; "
+                    "one camera must have taken them all"
+                )
+            size = result.size
     empty = [folder for folder in read if not read[folder]]
     if bad and (empty or not skip_bad):
         remedy = "Correct them, or prepare the other files with --skip_bad."
@@ -116,7 +95,7 @@ def read_all(
             remedy = f"Correct them: no good sequence is left in annotations/{', annotations/'.join(empty)}."
         head = f"{len(bad)} of {len(names)} sequences are bad, and nothing was prepared:"
         raise AnnotationError("\n  ".join([head, *bad, remedy]))
-    return read, bad
+    return read, bad, size
 
 
 def bar(what: str, total: int, unit: str):
@@ -127,18 +106,20 @@ def bar(what: str, total: int, unit: str):
 def _read_to_file(name: tuple[str, int], *, work: pathlib.Path, source: Source) -> Read | str:
     """Writes the frames that the splits take of a sequence into `work`. Returns the message if a file is bad."""
     folder, number = name
-    frames, out = source.frames(folder), work / f"{folder}_{number}"
-    collected: tuple[dict[int, pathlib.Path], PictureSize | None] = {}, None
+    out = work / f"{folder}_{number}"
+    splits = {split: s.up_to(source.num_frames) for split, s in SPLITS.items() if s.folder == folder}
+    frames = sorted(sum(splits.values(), []))
+    files: dict[int, pathlib.Path] = {}
+    size = None
     try:
         people = annotations.read_sequence(source.files[folder][number], frames, source.max_people)
         if source.pictures:
-            collected = pictures.collect_pictures(source.jta_dir, folder, number, frames, out, source.picture_height)
+            files, size = pictures.collect_pictures(source.jta_dir, folder, number, frames, out, source.picture_height)
     except AnnotationError as error:
         shutil.rmtree(out, ignore_errors=True)  # it would stay until the end
         return str(error)
     np.savez(out.with_suffix(".npz"), **people._asdict())
-    counts = {name: _count(people, s.up_to(source.num_frames)) for name, s in SPLITS.items() if s.folder == folder}
-    return Read(out.with_suffix(".npz"), counts, *collected)
+    return Read(out.with_suffix(".npz"), {split: _count(people, some) for split, some in splits.items()}, files, size)
 
 
 def _count(people: People, frames: Sequence[int]) -> dict[str, int]:
@@ -160,13 +141,11 @@ def _mapper(num_workers: int) -> Iterator[Callable]:
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield pool.map
-    except BaseException as error:
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise OSError(
+            "a process that read sequences was killed, perhaps because memory was short; try --num_workers=1"
+        ) from error
+    finally:
         for worker in set(multiprocessing.active_children()).difference(others):
             worker.terminate()
-        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-            raise OSError(
-                "a process that read sequences was killed, perhaps because memory was short; try --num_workers=1"
-            ) from error
-        raise
-    finally:
         pool.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,26 +17,12 @@ from loco_jax.cli import progress
 from loco_jax.data import crowd as crowds
 from loco_jax.data import scratch
 from loco_jax.data.crowd import Crowd, Scene
-from loco_jax.data.jta.annotations import MINIATURE_FILE, NUM_FRAMES
-from loco_jax.data.jta.camera_file import CAMERA_FILE
+from loco_jax.data.jta.annotations import CAMERA_FILE, MINIATURE_FILE, NUM_FRAMES
 from loco_jax.data.jta.pictures import JPEG_QUALITY
 from loco_jax.media.videos import Writer
 
-
-class Numbering(NamedTuple):
-    """A split's folder, the first of its sequence numbers, the step to the next, and how many JTA has of them."""
-
-    folder: str
-    first: int
-    step: int
-    most: int
-
-
-NUMBERS = {
-    "train": Numbering("train", 0, 1, 256),
-    "validation": Numbering("val", 257, 2, 128),
-    "test": Numbering("test", 256, 2, 128),
-}
+# Of each split, as in JTA: the folder, the first sequence's number, the step to the next, and how many there can be.
+NUMBERS = {"train": ("train", 0, 1, 256), "validation": ("val", 257, 2, 128), "test": ("test", 256, 2, 128)}
 # A pixel to a thousandth, a metre to a tenth of a millimetre.
 _ROW = "[%d,%d,%d,%.3f,%.3f,%.4f,%.4f,%.4f,%d,%d]"
 _FPS = 30
@@ -68,10 +54,10 @@ def write(
     """
     output = pathlib.Path(output).expanduser().resolve()
     _check_free(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with scratch.folder(output.parent, ".miniature_writing_") as work:
+    with scratch.folder(output.parent / f".{output.name}_writing") as work:
         new = work / "new"
-        new.mkdir()
+        for folder in ("train", "val", "test"):
+            (new / "annotations" / folder).mkdir(parents=True)
         facts = crowd.camera._asdict() | ({} if num_frames == NUM_FRAMES else {"num_frames": num_frames})
         (new / CAMERA_FILE).write_text(json.dumps(facts) + "\n")
         mark = {"what": "a miniature JTA, made by loco_jax.data.miniature", "sequences": sequences, "seed": seed}
@@ -88,9 +74,7 @@ def write(
                     flags = _write_pictures(scene, crowd, jax.random.fold_in(key, 1), movie, pictures, bar.update)
                 else:
                     bar.update(num_frames)
-                path = new / "annotations" / f"{name}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(sequence_text(scene, crowd, flags))
+                (new / "annotations" / f"{name}.json").write_text(sequence_text(scene, crowd, flags))
         scratch.replace_folder(output, new, work / "old")
 
 
@@ -160,11 +144,11 @@ def _check_free(output: pathlib.Path, overwrite: bool) -> None:
     """Raises FileExistsError unless `output` is new or empty, or a miniature that may be replaced."""
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output}: is a file; choose another --output")
-    names = {path.name for path in output.iterdir()} if output.exists() else set()
+    names = set(os.listdir(output)) if output.exists() else set()
     if not names:
         return
-    if not {"annotations", MINIATURE_FILE} <= names <= {"annotations", "videos", "frames", CAMERA_FILE, MINIATURE_FILE}:
-        problem = f"is not empty, and holds other files than those of a miniature JTA, or no {MINIATURE_FILE}"
+    if MINIATURE_FILE not in names or names - {"annotations", "videos", "frames", CAMERA_FILE, MINIATURE_FILE}:
+        problem = f"has other files than a miniature JTA, or no {MINIATURE_FILE}"
         raise FileExistsError(f"{output}: {problem}; choose another --output")
     if not overwrite:
         raise FileExistsError(f"{output}: holds a miniature JTA already; replace it with --overwrite")
