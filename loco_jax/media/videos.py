@@ -1,6 +1,5 @@
 """Reading videos frame by frame, and writing them as H.264, with PyAV."""
 
-import contextlib
 import os
 import pathlib
 import warnings
@@ -47,13 +46,6 @@ def info(path: os.PathLike | str) -> Info:
         frames = stream.frames or round(seconds * fps)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(fps), int(frames), aspect)
-
-
-def is_turned(path: os.PathLike | str) -> bool:
-    """Whether the header makes rows columns, as `read` then does. Raises VideoError."""
-    with warnings.catch_warnings(), contextlib.closing(frames(path)) as some:
-        warnings.simplefilter("ignore", DamageWarning)  # `read` warns
-        return _display(next(some)[1])[0]
 
 
 def is_video(path: os.PathLike | str) -> bool:
