@@ -4,10 +4,8 @@ A command defines absl flags, has a function `main(argv)`, and calls `cli.start(
 beginning of its --help. Heavy imports come inside of `main`, so that --help answers at once.
 """
 
-import contextlib
 import faulthandler
 import io
-import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,9 +41,8 @@ def run(main: Main, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS,
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file's name
             stream.reconfigure(errors="replace")
-    if {"--help", "-help", "-h"} & set(itertools.takewhile(lambda text: text != "--", argv)):
-        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
-            print(_help(main, values))
+    if {"--help", "-help", "-h"} & set(argv):
+        print(_help(main, values))
         return 0
 
     def parse_and_run() -> int:
@@ -90,11 +87,9 @@ def check_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-        asked = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
-        what = f"{asked}: no such device can be used here" if asked else "JAX finds no device"
-        why = f" ({in_a_line(error)})" if str(error) else ""
-        raise ValueError(f"{what}{why}; set JAX_PLATFORMS=cpu") from error
+        asked = os.environ.get("JAX_PLATFORMS")
+        what = f"JAX_PLATFORMS={asked}: no such device can be used here" if asked else "JAX finds no device"
+        raise ValueError(f"{what} ({in_a_line(error)}); set JAX_PLATFORMS=cpu") from error
 
 
 def _help(main: Main, values: flags.FlagValues) -> str:

@@ -6,9 +6,10 @@ import pathlib
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags
+from ml_collections import ConfigDict
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -67,15 +68,19 @@ def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:
     names = [match[1] for text in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)", text))]
     if not (path and names):
         return ""
-    from flax import traverse_util  # here, because it imports JAX
-
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except Exception:  # the file's own error is reported elsewhere
         return ""
-    fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    fields = list(_fields(config))
     wrong = next((name for name in names if name not in fields), None)
     if wrong is None:
         return ""
     near = " or ".join(f"--config.{name}" for name in difflib.get_close_matches(wrong, fields, cutoff=0.5))
     return f"--config.{wrong}: the config has no such field" + (f"; did you mean {near}?" if near else "")
+
+
+def _fields(section: ConfigDict, name: str = "") -> Iterator[str]:
+    """The full names of all fields."""
+    for field, value in section.items():
+        yield from _fields(value, f"{name}{field}.") if isinstance(value, ConfigDict) else [f"{name}{field}"]

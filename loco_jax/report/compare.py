@@ -17,7 +17,6 @@ from loco_jax.report.runs import Run, RunError
 from loco_jax.runs import observation
 
 _NOTHING = "–"
-_HIDDEN_FIELDS = ("demo",)  # of a config: the name of another config, which a message suggests
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; }
 img { max-width: 100%; }
@@ -190,5 +189,5 @@ def _differences(runs: Sequence[Run]) -> Section:
 
     note = f"All other fields are equal. {_NOTHING}: the config has no such field."
     found = _by_run("Where the configs differ", [run for run in runs if run.config], fields, note)
-    rows = [row for row in found.rows if len(set(row[1:])) > 1 and row[0] not in _HIDDEN_FIELDS]
+    rows = [row for row in found.rows if len(set(row[1:])) > 1]
     return dataclasses.replace(found, rows=sorted(rows, key=lambda row: row[0]))

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from loco_jax.report import drawings
 from loco_jax.report.runs import Run
@@ -96,17 +96,19 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
         return
     if max(lasts) > _LONGER * min(lasts) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
     values = np.concatenate(drawn)
     if all("f1" in name for name in names):
         axes.set_ylim(-0.02, 1.02)
     elif values.min() > 0 and (names == ["loss"] or values.max() > _WIDE * values.min()):
         axes.set_yscale("log")
+        axes.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
     else:
         axes.set_ylim(bottom=0 if values.min() >= 0 else None)
     if len(names) > 1:
         handles = [Line2D([], [], color=_GREY, **_look(i)) for i in range(len(names))]
         labels = [name.removeprefix("validation/") for name in names]
-        columns = min(2 if title in _PEOPLE else 3, len(names))
+        columns = min(2, len(names))
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
         axes.legend(handles, labels, fontsize=10, frameon=False, handlelength=3.2, columnspacing=1.4, **place)
     else:

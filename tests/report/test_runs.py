@@ -181,7 +181,7 @@ def test_configs_differ_where_they_differ(markdown, workdirs):
             config = config.get(part, {}) if isinstance(config, dict) else {}
         return "–" if config == {} else '""' if config == "" else str(config)
 
-    leaves = {name for config in CONFIGS.values() for name in leaf_names(config)} - {"demo"}
+    leaves = {name for config in CONFIGS.values() for name in leaf_names(config)}
     wanted = [[name, *(at(config, name) for config in configs)] for name in sorted(leaves)]
     assert rows[1:] == [row for row in wanted if len(set(row[1:])) > 1]
     assert "Where the configs differ" not in tables(compare.to_markdown(compare.sections(runs.read(workdirs[:1]))))
