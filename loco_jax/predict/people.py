@@ -84,7 +84,7 @@ class Finder:
         Without both, the focal length comes from EXIF. Without EXIF, the field of view of the training pictures is
         assumed. Raises ValueError for other kinds of `picture` and for an impossible camera.
         """
-        lens = Lens(*map(float, camera or ()), fov=fov)
+        lens = (Lens() if camera is None else Lens(*map(float, camera)))._replace(fov=fov)
         return look(_read(picture), lens, self.predictor)
 
 
