@@ -49,8 +49,8 @@ def test_the_second_start_compiles_nothing_even_after_two_at_once(tmp_path):
     first, second = (start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
     results = [finish(first)[0], finish(second)[0]]
     folder = tmp_path / "loco_jax" / "xla"
-    for place, requests, hits, _ in results:
-        assert place == str(folder) and requests >= 2 and hits < requests
+    assert all(place == str(folder) and requests >= 2 for place, requests, *_ in results)
+    assert any(hits < requests for _, requests, hits, _ in results)  # the later one may find all that it needs
     (place, requests, hits, value), stderr = run(XDG_CACHE_HOME=str(tmp_path))
     assert hits == requests and not stderr
     assert {value} == {r[-1] for r in results}
