@@ -30,7 +30,7 @@ _LENS = {
         "fy": "Vertical focal length, if pixels are not square.",
         "cx": "Pixels from the left edge to the optical axis; the middle if absent.",
         "cy": "Pixels from the top edge to the optical axis; the middle if absent.",
-        "fov": "Horizontal field of view in degrees, from edge to edge, instead of --fx and --fy.",
+        "fov": "Horizontal field of view in degrees, instead of --fx and --fy.",
     }.items()
 }
 

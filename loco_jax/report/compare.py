@@ -13,7 +13,7 @@ from flax import traverse_util
 from matplotlib.figure import Figure
 
 from loco_jax.report import figure, tables
-from loco_jax.report.runs import Run, RunError
+from loco_jax.report.runs import Run
 from loco_jax.runs import observation
 
 _NOTHING = "–"
@@ -144,7 +144,7 @@ def _scores(runs: Sequence[Run]) -> list[Section]:
             try:
                 rows += [[run.name, *row] for row in make(results)]
             except (KeyError, TypeError, AttributeError) as error:
-                raise RunError(
+                raise ValueError(
                     f"{run.name}: eval/results.json is not as this version writes it ({error!r}); score the run again "
                     "with --mode=eval"
                 ) from error

@@ -17,10 +17,6 @@ from loco_jax.runs import log as logs
 from loco_jax.runs import observation
 
 
-class RunError(ValueError):
-    """A folder holds no run, or one that cannot be read."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The content of a workdir. Where a file is missing, its attribute is empty, and `parameters` is None.
@@ -63,7 +59,7 @@ class Run:
 
 
 def read(folders: Sequence[os.PathLike | str]) -> list[Run]:
-    """The runs in the given workdirs, each once. Raises RunError for a folder without a readable run."""
+    """The runs in the given workdirs, each once. Raises ValueError for a folder without a readable run."""
     given = [epath.Path(folder).expanduser() for folder in folders]
     paths = list(dict.fromkeys(path if "://" in str(path) else path.resolve() for path in given))
     names = [path.name for path in paths]
@@ -72,12 +68,12 @@ def read(folders: Sequence[os.PathLike | str]) -> list[Run]:
 
 def _read_one(path: epath.Path, name: str) -> Run:
     if not path.exists():
-        raise RunError(f"{path}: no such folder")
+        raise ValueError(f"{path}: no such folder")
     config = _read_json(path / "config.json")
     results = _read_json(path / "eval" / "results.json")
     log = path / "log.jsonl"
     if config is None and results is None and not log.exists():
-        raise RunError(f"{path}: no run: want a --workdir of python -m loco_jax.main")
+        raise ValueError(f"{path}: no run: want a --workdir of python -m loco_jax.main")
     overview = path / "parameters.txt"
     total = re.search(r"^Total: ([\d,]+)", overview.read_text() if overview.exists() else "", re.MULTILINE)
     parameters = int(total[1].replace(",", "")) if total else None
@@ -88,4 +84,4 @@ def _read_json(path: epath.Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_bytes()) if path.exists() else None
     except ValueError as error:
-        raise RunError(f"{path}: not JSON ({error}); is it damaged?") from error
+        raise ValueError(f"{path}: not JSON ({error}); is it damaged?") from error
