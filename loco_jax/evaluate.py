@@ -48,7 +48,6 @@ class Evaluator:
             key = jax.random.fold_in(jax.random.key(0), number * mesh.size + jax.lax.axis_index("batch"))
             return task.predict(params, frames, key, thorough)
 
-        self._compiled: jax.stages.Compiled | None = None
         self.example: Any = None
         batch, whole = PartitionSpec("batch"), PartitionSpec()
         self._predict = jax.jit(
@@ -69,8 +68,7 @@ class Evaluator:
         """
         found: list[tuple[int, Any]] = []
         quiet = self._config.quiet or not distributed.is_first()
-        bar = progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False)
-        with bar:
+        with progress.bar(num_frames, "frame", quiet, desc=self._split_name, leave=False) as bar:
             for number, (frames, real) in enumerate(self._batches(num_frames)):
                 if self._agree(should_stop()):
                     return None
@@ -96,9 +94,7 @@ class Evaluator:
     def _find(self, params: Any, frames: Frames, number: int) -> tuple[Any, Frames]:
         """This process's share of the predictions for a batch and of the batch itself."""
         arguments = params, frames, distributed.put(np.int32(number), self._replicated)
-        if self._compiled is None:
-            self._compiled = self._predict.lower(*arguments).compile()
-        return distributed.get((self._compiled(*arguments), frames))
+        return distributed.get((self._predict(*arguments), frames))
 
     def _to_draw(self, records: Mapping[int, Any]) -> dict[str, tuple[int, str]]:
         """The number of a frame and its title, by the picture's name; the same in all processes."""
@@ -170,18 +166,16 @@ def evaluate(
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
         params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        name: str = "weights"
-        value: str | int = source
+        step = 0
         if source:
             experiment.check_weights(task, source, "--weights")
             task = experiment.with_parts_of(task, source, given)
             params = weights.read(config.task, source, tasks.network_shapes(task))
         elif distributed.is_first():
             with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-                value, params = saved.restore_params(like, averaged=bool(config.ema))
+                step, params = saved.restore_params(like, averaged=bool(config.ema))
         params = task.for_evaluation(params)
-    if not source:
-        name, value = "step", distributed.from_first(lambda: value)
+    name, value = ("weights", source) if source else ("step", distributed.from_first(lambda: step))
     params = distributed.put_first(params, NamedSharding(mesh, PartitionSpec()))
     say(task.describe())
     say(f"{folder}: {name} {value}, up to {config.test_frames} frames of the {split} split")
@@ -198,13 +192,8 @@ def evaluate(
     if seconds := task.stage_seconds(*jax.device_put((jax.device_get(params), evaluator.example), device)):
         summary = {**summary, "seconds_a_frame": seconds, "device": device.device_kind}
     table = report.table_of(config.task, summary)
-    write_results(out, summary, table)
+    files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
+    files.write_text(out / "table.md", table + "\n")
     say(table)
     say(f"Table, results.json and pictures: {out}")
     return summary
-
-
-def write_results(out: epath.Path, summary: Mapping[str, Any], table: str) -> None:
-    """Writes results.json and table.md into the folder `out`."""
-    files.write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
-    files.write_text(out / "table.md", table + "\n")

@@ -4,14 +4,11 @@ A command defines absl flags, has a function `main(argv)`, and calls `cli.start(
 beginning of its --help. Heavy imports come inside of `main`, so that --help answers at once.
 """
 
-import contextlib
 import faulthandler
 import io
-import itertools
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags, logging
@@ -28,6 +25,7 @@ T = TypeVar("T")
 
 def start(main: Main, values: flags.FlagValues = flags.FLAGS, stuck: Stuck = None) -> NoReturn:
     """Runs a command on the process's command line, and ends the process with its exit status; see `run`."""
+    os.environ["MPLBACKEND"] = "Agg"  # Jupyter sets one for its child processes that may not be installed here
     if sys.stderr:
         faulthandler.enable()
     logging.use_absl_handler()
@@ -43,9 +41,8 @@ def run(main: Main, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS,
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file's name
             stream.reconfigure(errors="replace")
-    if {"--help", "-help", "-h"} & set(itertools.takewhile(lambda text: text != "--", argv)):
-        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
-            print(_help(main, values))
+    if {"--help", "-help", "-h"} & set(argv):
+        print(_help(main, values))
         return 0
 
     def parse_and_run() -> int:
@@ -66,7 +63,7 @@ def call(main: Callable[..., T], *arguments: Any, stuck: Stuck = None) -> T | in
 
     A thread calls `stuck` if code outside Python does not let a signal through, see `signals.sigterm_as_ctrl_c`.
     """
-    with signals.sigterm_as_ctrl_c(stuck), accounts.stand_ins(), _plain_backend():
+    with signals.sigterm_as_ctrl_c(stuck), accounts.stand_ins():
         try:
             return main(*arguments)
         except KeyboardInterrupt as error:
@@ -90,36 +87,14 @@ def check_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-        asked = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
-        what = f"{asked}: no such device can be used here" if asked else "JAX finds no device"
-        why = f" ({in_a_line(error)})" if str(error) else ""
-        raise ValueError(f"{what}{why}; set JAX_PLATFORMS=cpu") from error
+        asked = os.environ.get("JAX_PLATFORMS")
+        what = f"JAX_PLATFORMS={asked}: no such device can be used here" if asked else "JAX finds no device"
+        raise ValueError(f"{what} ({in_a_line(error)}); set JAX_PLATFORMS=cpu") from error
 
 
 def _help(main: Main, values: flags.FlagValues) -> str:
     """The docstring of the command's module, and the command's own flags without those of libraries."""
-    blocks = [(sys.modules[main.__module__].__doc__ or "").strip(), "", "options:"]
-    for module, its_flags in values.flags_by_module_dict().items():
-        # absl calls the main module argv[0]. Libraries define flags of their own, all in flags.FLAGS.
-        if values is not flags.FLAGS or module == sys.argv[0] or module.startswith("loco_jax."):
-            blocks += [_describe(flag) for flag in its_flags]
-    return "\n".join(blocks)
-
-
-def _describe(flag: flags.Flag) -> str:
-    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=X"
-    default = "" if flag.default in (None, "") or flag.default is False else f" (default: {flag.default})"
-    return textwrap.fill(f"{flag.help}{default}", 100, initial_indent=f"  {name}  ", subsequent_indent=" " * 6)
-
-
-@contextlib.contextmanager
-def _plain_backend() -> Iterator[None]:
-    """While entered, Matplotlib draws into files. Jupyter sets a backend that may not be installed here."""
-    old = os.environ.get("MPLBACKEND")
-    os.environ["MPLBACKEND"] = "Agg"
-    try:
-        yield
-    finally:
-        os.environ.pop("MPLBACKEND")
-        os.environ.update({} if old is None else {"MPLBACKEND": old})
+    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    # absl calls the main module argv[0].
+    modules = [sys.argv[0]] if values is flags.FLAGS else values.flags_by_module_dict().keys() - {"absl.flags"}
+    return "\n".join([doc, *map(values.module_help, modules)])

@@ -7,7 +7,6 @@ import re
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -66,39 +65,22 @@ def _configs_like(path: str) -> str:
 
 def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:
     """Says which --config.NAME is not a field of the config, and which field is nearest; "" if all are fields."""
-    names = [match[1] for text in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", text))]
+    names = [match[1] for text in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)", text))]
     if not (path and names):
         return ""
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except Exception:  # the file's own error is reported elsewhere
         return ""
-    fields = dict(_fields(config))
-    return next(filter(None, (_wrong_name(fields, re.sub(r"\[[^]]*\]", "", name)) for name in names)), "")
-
-
-def _wrong_name(fields: dict[str, Any], name: str) -> str:
-    section, _, field = name.rpartition(".")
-    if name in fields:
+    fields = list(_fields(config))
+    wrong = next((name for name in names if name not in fields), None)
+    if wrong is None:
         return ""
-    if section not in fields:
-        return _wrong_name(fields, section)
-    if not isinstance(fields[section], ConfigDict):
-        return f"--config.{name}: config.{section} is {fields[section]!r} and has no fields"
-    last = {full: full.rpartition(".")[2] for full in fields}
-    here = [full for full in fields if full and full.rpartition(".")[0] == section]
-    for known, cutoff in ((here, 0.6), (fields, 0.8)):
-        if near := difflib.get_close_matches(field, [last[full] for full in known], n=1, cutoff=cutoff):
-            hint = f"did you mean --config.{next(full for full in known if last[full] == near[0])}?"
-            break
-    else:
-        hint = f"there are {', '.join(here)}"
-    return f"--config.{name}: the config has no such field; {hint}"
+    near = " or ".join(f"--config.{name}" for name in difflib.get_close_matches(wrong, fields, cutoff=0.5))
+    return f"--config.{wrong}: the config has no such field" + (f"; did you mean {near}?" if near else "")
 
 
-def _fields(section: ConfigDict, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All fields and sections by their full names; the config itself is ""."""
-    yield name, section
+def _fields(section: ConfigDict, name: str = "") -> Iterator[str]:
+    """The full names of all fields."""
     for field, value in section.items():
-        full = f"{name}.{field}".strip(".")
-        yield from _fields(value, full) if isinstance(value, ConfigDict) else [(full, value)]
+        yield from _fields(value, f"{name}{field}.") if isinstance(value, ConfigDict) else [f"{name}{field}"]

@@ -1,6 +1,5 @@
 """Reading videos frame by frame, and writing them as H.264, with PyAV."""
 
-import contextlib
 import os
 import pathlib
 import re

@@ -9,7 +9,6 @@ pictures is assumed. Distances are as accurate as the focal length. The camera o
 """
 
 import sys
-from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -31,20 +30,12 @@ _LENS = {
         "fy": "Vertical focal length, if pixels are not square.",
         "cx": "Pixels from the left edge to the optical axis; the middle if absent.",
         "cy": "Pixels from the top edge to the optical axis; the middle if absent.",
-        "fov": "Horizontal field of view in degrees, from edge to edge, instead of --fx and --fy.",
+        "fov": "Horizontal field of view in degrees, instead of --fx and --fy.",
     }.items()
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command on `argv`, without the program's name.
-
-    Returns the exit status: 0, 1 if anything failed, 2 if no input is named, 130 after Ctrl-C or SIGTERM.
-    """
-    return cli.run(_main, sys.argv if argv is None else ["loco_jax.predict", *argv], FLAGS)
-
-
-def _main(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise app.UsageError("name a picture, a folder, or a video")
     from loco_jax.predict import files  # heavy imports come after the flags, so that --help answers at once
@@ -68,5 +59,10 @@ def _main(argv: list[str]) -> int:
     return 1 if failures else 0
 
 
+def command() -> None:
+    """The command `loco-predict`."""
+    cli.start(main, FLAGS)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -6,20 +6,15 @@ from typing import NamedTuple
 from loco_jax.geometry.camera import Camera
 from loco_jax.media.pictures import Focal
 
-_NARROWEST, _WIDEST = 1.0, 170.0  # degrees
-
 
 class Lens(NamedTuple):
-    """The user's values for the camera, in pixels of the user's picture, or None.
-
-    `fov` is the horizontal field of view in degrees, from edge to edge.
-    """
+    """The user's values for the camera, in pixels of the user's picture, or None."""
 
     fx: float | None = None
     fy: float | None = None
     cx: float | None = None
     cy: float | None = None
-    fov: float | None = None
+    fov: float | None = None  # horizontal, in degrees, of a picture whose optical axis is in the middle
 
 
 def check_lens(lens: Lens) -> None:
@@ -28,12 +23,10 @@ def check_lens(lens: Lens) -> None:
         centre = name in ("cx", "cy")
         if value is not None and not (math.isfinite(value) and (value > 0 or centre)):
             raise ValueError(f"--{name}={value:g} must be a finite number" + ("" if centre else " above 0"))
-    if lens.fov is None:
-        return
-    if lens.fx is not None or lens.fy is not None:
+    if lens.fov is not None and (lens.fx is not None or lens.fy is not None):
         raise ValueError("--fov says the same as --fx and --fy: give one of them")
-    if not _NARROWEST <= lens.fov <= _WIDEST:
-        raise ValueError(f"--fov={lens.fov:g} is not between {_NARROWEST:g} and {_WIDEST:g} degrees")
+    if lens.fov is not None and not 1 <= lens.fov <= 170:
+        raise ValueError(f"--fov={lens.fov:g} is not between 1 and 170 degrees")
 
 
 def camera_of(
@@ -61,37 +54,24 @@ def camera_of(
     check_lens(lens)
     height, width = size
     given = {name: value for name, value in lens._asdict().items() if value is not None}
-    for name, length in (("cx", width), ("cy", height)):
-        if not -length <= given.get(name, 0) <= 2 * length:
-            raise ValueError(f"--{name}={given[name]:g} is far outside the picture, which is {width} x {height} pixels")
+    source = [f"--{name}={value:g}" for name, value in given.items()]
     cx, cy = given.get("cx", width / 2), given.get("cy", height / 2)
-    sources = [f"--{name}={value:g}" for name, value in given.items() if name in ("cx", "cy")]
+    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+        raise ValueError(f"{' '.join(source)} is far outside the picture, which is {width} x {height} pixels")
     if lens.fov is not None:
-        fx = _focal_of_view(lens.fov, cx, width)
-        fy, source = fx * pixel_aspect, f"--fov={lens.fov:g}"
-    elif lens.fx is not None or lens.fy is not None:
-        lengths = [f for f in (lens.fx, lens.fy) if f is not None]
+        fx = width / 2 / math.tan(math.radians(lens.fov) / 2)
+        fy = fx * pixel_aspect
+    elif lengths := [f for f in (lens.fx, lens.fy) if f is not None]:
         fx, fy = lengths[0], lengths[-1]
-        source = " ".join(f"--{name}={given[name]:g}" for name in ("fx", "fy") if name in given)
     elif focal is not None:
-        fx, fy, source = focal
+        fx, fy = focal.fx, focal.fy
+        source.insert(0, focal.source)
     else:
         longer = max(width * pixel_aspect, height)  # in heights of pixels
         fy = float(trained.fx) * longer / max(trained_size)
         fx = fy / pixel_aspect
         angle = 2 * math.degrees(math.atan(longer / 2 / fy))
-        source = f"assumed: {angle:.1f} degrees across the longer side, as in training"
-    if given.keys() & {"fx", "fy", "fov"}:
-        for f in (fx, fy):
-            if not 0.02 * max(size) < f < 200 * max(size):
-                raise ValueError(f"a focal length of {f:g} pixels cannot be, for a picture of {width} x {height}")
-    return Camera(float(fx), float(fy), float(cx), float(cy)), ", ".join([source, *sources])
-
-
-def _focal_of_view(fov: float, cx: float, width: int) -> float:
-    """Solves atan(cx / f) + atan((width - cx) / f) = fov (degrees) for f; of two solutions the longer."""
-    half = 0.5 * width / math.tan(math.radians(fov))
-    square = half * half + cx * (width - cx)
-    if square < 0 or (f := half + math.sqrt(square)) <= 0:
-        raise ValueError(f"--fov={fov:g} cannot be with --cx={cx:g}: give --fx")
-    return f
+        source.insert(0, f"assumed: {angle:.1f} degrees across the longer side, as in training")
+    if not 0.02 * max(size) < min(fx, fy) <= max(fx, fy) < 200 * max(size):
+        raise ValueError(f"focal lengths of {fx:g} and {fy:g} pixels cannot be, for {width} x {height} pixels")
+    return Camera(float(fx), float(fy), float(cx), float(cy)), ", ".join(source)

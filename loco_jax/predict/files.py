@@ -8,9 +8,8 @@ from loco_jax.cli import disk
 from loco_jax.media import pictures, videos
 
 VIDEO_SUFFIXES = (
-    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".wmv", ".asf", ".flv",
-    ".f4v", ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv", ".qt", ".mxf", ".dv", ".y4m", ".mjpeg", ".h264", ".h265",
-    ".hevc", ".ivf",
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts", ".ts",
+    ".ogv",
 )  # fmt: skip
 OUR_KEYS = "weights", "coordinates"  # our JSON has these keys near its beginning
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings like _overlay.jpg are added
@@ -37,38 +36,23 @@ def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str], list[
         path = pathlib.Path(text).expanduser()
         try:
             paths += pictures.find(path) if path.is_dir() else [path]
-            notes += _left_out(path) if path.is_dir() else []
+            if path.is_dir() and (names := _left_out(path)):
+                shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                notes.append(f"{path}: left out {shown}: name videos one by one, convert pictures to JPEG or PNG")
         except (OSError, ValueError) as error:
             failures.append(str(error))
     return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1], failures, notes
 
 
 def _left_out(folder: pathlib.Path) -> list[str]:
-    """Notes about a folder's videos, and about its pictures in unknown formats."""
-    notes = []
-    for suffixes, text in (
-        (pictures.FOREIGN, "cannot be read; convert them to JPEG or PNG"),
-        (VIDEO_SUFFIXES, "are videos, which are named one by one"),
-    ):
-        some = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != "."]
-        names = sorted(path.name for path in some if not _is_our_overlay(path))
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        notes += [f"{folder}: left out {shown}: they {text}"] if names else []
-    return notes
-
-
-def _is_our_overlay(path: pathlib.Path) -> bool:
-    stem = path.name.removesuffix("_overlay.mp4")
-    return stem != path.name and not _is_foreign(path.parent, stem)
+    """The names of a folder's videos, without the overlays of this command, and of its pictures in unknown formats."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES + pictures.FOREIGN)
+    return [name for name in names if name[0] != "." and not name.endswith("_overlay.mp4")]
 
 
 def make_folder(name: str) -> pathlib.Path:
     """Makes the folder for results. Raises ValueError if files cannot be written there."""
-    if not name:
-        raise ValueError("--output= names no folder")
     output = pathlib.Path(name).expanduser()
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output={output} is a file; name a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         disk.check_writable(output)

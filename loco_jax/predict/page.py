@@ -15,8 +15,9 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from scipy import optimize
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
@@ -25,8 +26,9 @@ from loco_jax.media.overlays import Person
 
 MOST_FRAMES = 3000  # the page has every second, fourth, ... frame of a longer video
 MOST_PICTURES = 160  # of a video
-_STEEPEST = math.radians(65)  # between the ground and the camera's axis
-_USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if there are no people
+_LEAST_UPRIGHT = math.cos(math.radians(65))  # of the angle between the camera's up and the world's
+_USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if there are no ankles
+_TRUST = 5.5  # metres: ankles that are farther apart count more than bodies for the ground's slope
 _LEVEL = np.array([0.0, -1.0, 0.0])  # up, for a camera that is held level
 _ANKLE = 0.08  # metres above the ground
 _HEAD, _NECK = (skeleton.JOINTS.index(name) for name in ("head_top", "neck"))
@@ -72,28 +74,25 @@ class Frames(_Thinned):
 
 
 class _Frame(NamedTuple):
-    """The part of a frame that the page shows, as arrays, because there are many frames. Unknown joints are NaN."""
+    """The part of a frame that the page shows. The people are JSON, because there are many frames."""
 
     time: float
-    ids: list[int]
-    scores: Float[np.ndarray, "P"]  # noqa: F821
-    joints_PxJx3: Float[np.ndarray, "P J 3"]
-    seen_PxJ: Bool[np.ndarray, "P J"]
+    people: str
+    joints_PxJx3: Float[np.ndarray, "P J 3"]  # NaN if unknown
 
     @classmethod
     def of(cls, people: Sequence[Person], time: float = 0.0) -> "_Frame":
-        joints = np.array([p.joints for p in people], np.float32).reshape(-1, skeleton.NUM_JOINTS, 3)
-        seen = np.array([p.scores for p in people]).reshape(-1, skeleton.NUM_JOINTS) > 0
-        return cls(time, [p.id for p in people], np.array([p.score for p in people], np.float32), joints, seen)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        unknown = ~np.isfinite(self.joints_PxJx3).all(axis=-1)
-        millimetres = np.round(np.where(unknown[..., None], 0, self.joints_PxJx3) * 1000).astype(int).tolist()
-        for person, joint in np.argwhere(unknown).tolist():
-            millimetres[person][joint] = None
-        scores = np.round(self.scores.astype(float), 3).tolist()
-        rows = zip(self.ids, scores, millimetres, self.seen_PxJ.astype(int).tolist())
-        return [dict(zip(("id", "score", "joints", "seen"), row)) for row in rows]
+        joints = np.array([person.joints for person in people], np.float32).reshape(-1, skeleton.NUM_JOINTS, 3)
+        rows = [
+            {
+                "id": person.id,
+                "score": round(float(person.score), 3),
+                "joints": [(1000 * x).round().astype(int).tolist() if np.isfinite(x).all() else None for x in places],
+                "seen": (person.scores > 0).astype(int).tolist(),
+            }
+            for person, places in zip(people, joints)
+        ]
+        return cls(time, _json(rows), joints)
 
 
 def jpeg(image: UInt8[np.ndarray, "H W 3"], width: int = 1280) -> bytes:
@@ -109,7 +108,7 @@ def to_html(
     frames: Frames,
     camera: Camera,
     size: tuple[int, int],
-    pictures: Mapping[int, bytes] | None = None,
+    pictures: Mapping[int, bytes] = {},
     notes: Sequence[str] = (),
 ) -> str:
     """The page as text, to be written as UTF-8.
@@ -128,7 +127,7 @@ def to_html(
         "notes": list(notes),
         "numbers": list(frames.kept),
         "times": [round(frame.time, 4) for frame in shown],
-        "pictures": {i: f"data:image/jpeg;base64,{base64.b64encode(x).decode()}" for i, x in (pictures or {}).items()},
+        "pictures": {i: f"data:image/jpeg;base64,{base64.b64encode(x).decode()}" for i, x in pictures.items()},
         "limbs": skeleton.LIMBS,
         "joints": skeleton.JOINTS,
         "colours": overlays.COLOURS,
@@ -137,8 +136,7 @@ def to_html(
         "size": size[::-1],
         **_world(ground(np.concatenate(joints))),
     }
-    # Frame by frame: all frames at once would take much memory.
-    texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
+    texts = [_json(data)[:-1], ',"frames":[', ",".join(frame.people for frame in shown), "]}"]
     template = resources.files("loco_jax.predict").joinpath("page.html").read_text(encoding="utf-8")
     parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
     # In one pass, because the data may contain "{{title}}".
@@ -149,60 +147,43 @@ def ground(joints: Float[np.ndarray, "P J 3"]) -> Ground:
     """Estimates the ground from how people stand, because the camera's tilt is unknown. Unknown joints are NaN.
 
     The direction of bodies gives a first estimate of up. A plane is then fitted to the ankles. The farther they are
-    apart, the more the plane follows them. Ankles far from the plane count less. Without people the ground is level,
-    1.6 m below the camera.
+    apart, the more the plane follows them. Ankles far from the plane count less. Without ankles the ground is 1.6 m
+    below the camera, and without people it is level.
     """
     joints = joints[:: max(1, len(joints) // 5000)]
-    feet = np.full((len(joints), 3), np.nan)
     ankles = joints[:, _ANKLES]
-    both = np.isfinite(ankles).all(axis=(1, 2))
-    feet[both] = ankles[both].mean(axis=1)
-    tops = np.where(np.isfinite(joints[:, [_HEAD]]), joints[:, [_HEAD]], joints[:, [_NECK]])[:, 0]
-    bodies = tops - feet
+    tops = np.where(np.isfinite(joints[:, _HEAD]), joints[:, _HEAD], joints[:, _NECK])
+    bodies = tops - ankles.mean(axis=1)
     bodies = bodies[np.isfinite(bodies).all(axis=1)]
     bodies /= np.maximum(np.linalg.norm(bodies, axis=1, keepdims=True), 1e-6)
-    up = _upright(_unit(np.median(bodies, axis=0), _LEVEL) if len(bodies) else _LEVEL)
-    ankles = ankles.reshape(-1, 3)
-    ankles = ankles[np.isfinite(ankles).all(axis=1)]
+    up = _upright(np.median(bodies, axis=0)) if len(bodies) else _LEVEL
+    ankles = ankles[np.isfinite(ankles).all(axis=-1)]
     if not len(ankles):
-        lowest = [np.nanmin(person @ up) for person in joints if np.isfinite(person).any()]
-        return Ground(up, float(-np.median(lowest)) if lowest else _USUAL_HEIGHT)
-    # Robust ridge regression of the plane y = a + b x + c z; the bodies give the prior of b and c.
-    prior = -up[[0, 2]] / up[1]
-    weights = np.ones(len(ankles))
-    x, y, z = ankles.T
-    centre = np.array([np.median(x), np.median(z)])
-    for _ in range(10):
-        rows = np.column_stack([np.ones_like(x), x - centre[0], z - centre[1]])
-        ridge = np.diag([0.0, 30.0, 30.0]) * min(1.0, weights.mean())
-        weighted = rows.T * weights
-        a, b, c = np.linalg.solve(weighted @ rows + ridge, weighted @ y + ridge @ [0.0, *prior])
-        error = np.abs(y - rows @ [a, b, c])
-        weights = 1 / np.maximum(1.0, error / 0.15) ** 2 + 1e-6
-    normal = _upright(_unit(np.array([b, -1.0, c]), _LEVEL))
-    middle = np.array([centre[0], a, centre[1]])
-    return Ground(normal, float(_ANKLE - middle @ normal))
+        return Ground(up, _USUAL_HEIGHT)
+    centre, prior = np.median(ankles, axis=0), -up[[0, 2]] / up[1]
+    x, y, z = (ankles - centre).T
+
+    def errors(plane):  # of the plane y = a + b x + c z, and of its slope
+        a, b, c = plane
+        return np.concatenate([a + b * x + c * z - y, _TRUST * (plane[1:] - prior)])
+
+    a, b, c = optimize.least_squares(errors, [0.0, *prior], loss="soft_l1", f_scale=0.15).x
+    normal = _upright(np.array([b, -1.0, c]))
+    return Ground(normal, float(_ANKLE - (centre + [0, a, 0]) @ normal))
 
 
 def _upright(up: np.ndarray) -> np.ndarray:
-    """Limits the angle between `up` and the camera's own up to _STEEPEST."""
-    if up @ _LEVEL >= math.cos(_STEEPEST):
-        return up
-    aside = _unit(up - (up @ _LEVEL) * _LEVEL, np.array([0.0, 0.0, 1.0]))
-    return math.cos(_STEEPEST) * _LEVEL + math.sin(_STEEPEST) * aside
-
-
-def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vector)
-    return vector / length if length > 1e-6 else otherwise
+    """A unit vector like `up`; the camera's own up if the two are too far apart."""
+    up = up / max(np.linalg.norm(up), 1e-6)
+    return up if up @ _LEVEL >= _LEAST_UPRIGHT else _LEVEL
 
 
 def _world(place: Ground) -> dict[str, Any]:
     """The rotation from camera axes to the page's axes (right, up, ahead), by rows, and the camera's height."""
-    ahead = _unit(np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up, np.array([1.0, 0.0, 0.0]))
-    right = np.cross(ahead, place.up)
-    rotation = [[round(float(x), 6) for x in row] for row in (right, place.up, ahead)]
-    return {"rotation": rotation, "height": round(float(place.height), 4)}
+    ahead = np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up
+    ahead /= np.linalg.norm(ahead)
+    rotation = [[round(float(x), 6) for x in row] for row in (np.cross(ahead, place.up), place.up, ahead)]
+    return {"rotation": rotation, "height": round(place.height, 4)}
 
 
 def _json(content: Any) -> str:

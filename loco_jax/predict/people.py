@@ -10,7 +10,6 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from loco_jax import weights
-from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.media import canvas as canvases
 from loco_jax.media import overlays, pictures
@@ -82,9 +81,7 @@ class Finder:
         Without both, the focal length comes from EXIF. Without EXIF, the field of view of the training pictures is
         assumed. Raises ValueError for other kinds of `picture` and for an impossible camera.
         """
-        if camera is not None and fov is not None:
-            raise ValueError("give camera or fov, not both")
-        lens = Lens(*map(float, camera)) if camera is not None else Lens(fov=fov)
+        lens = (Lens() if camera is None else Lens(*map(float, camera)))._replace(fov=fov)
         return look(_read(picture), lens, self.predictor)
 
 
@@ -134,10 +131,8 @@ def find(
     The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
     heads lie in the padding around the picture are left out.
     """
-    joints, scores = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
-    shape = -1, skeleton.NUM_JOINTS
-    joints, scores = np.asarray(joints, np.float64).reshape(*shape, 3), np.asarray(scores, np.float64).reshape(shape)
-    scores = np.where(np.isfinite(scores), scores, 0.0)
+    found = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
+    joints, scores = (np.asarray(array, np.float64) for array in found)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
     joints = canvases.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)
     joints = np.where(known[..., None], joints, np.nan)

@@ -14,7 +14,6 @@ from typing import Any
 
 import av
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from loco_jax.cli import progress
@@ -29,31 +28,22 @@ from loco_jax.predict.people import View, find, look, to_people, view_of
 from loco_jax.predict.predictor import Predictor
 
 _AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
-_SAME_SHAPE = 0.02  # by how much a later frame's aspect ratio may differ from the first's
 _FOLLOWED = (
     "ids are tracks, by people's places; two people who meet may swap ids, and a person who returns may get a new id"
 )
 _text = functools.partial(json.dumps, allow_nan=False)
-Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]  # the number, the picture, and the time in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """The result of one picture or video. `people` is the sum over all frames."""
+    """The result of one picture or video. `people` is the sum over all frames. `failure` stopped a video after them."""
 
     people: int
     frames: int
     camera_from: str
     warnings: tuple[str, ...] = ()
     video: bool = False
-
-
-class InputError(ValueError):
-    """A file failed after some frames. `done` is the result up to there."""
-
-    def __init__(self, message: str, done: Done):
-        super().__init__(message)
-        self.done = done
+    failure: str = ""
 
 
 def process_all(
@@ -67,11 +57,11 @@ def process_all(
         except (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError) as error:  # JAX raises RuntimeError
             failures.append(_in_a_line(path, error))
             print(f"loco_jax: {failures[-1]}", file=sys.stderr)
-            if not isinstance(error, InputError):
-                continue
-            done = error.done
-        for warning in done.warnings:
-            print(f"loco_jax: {_in_a_line(path, warning)}", file=sys.stderr)
+            continue
+        if done.failure:
+            failures.append(done.failure)
+        for line in filter(None, (*done.warnings, done.failure)):
+            print(f"loco_jax: {_in_a_line(path, line)}", file=sys.stderr)
         people = "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
         if done.video:
             people = f"{done.frames} frame{'s' * (done.frames != 1)}, {done.people / done.frames:.1f} people in each"
@@ -86,8 +76,7 @@ def process(
 ) -> Done:
     """Finds the people in one picture or video, and writes the results into the folder `output` under `name`.
 
-    Raises ValueError or OSError. If an error or Ctrl-C stops a video after some frames, their results stay, and this
-    raises InputError or KeyboardInterrupt.
+    Raises ValueError or OSError. If an error or Ctrl-C stops a video after some frames, their results stay.
     """
     path, base = pathlib.Path(path), os.path.join(output, name)  # a name may be ".", which pathlib would drop
     if files.is_video(path):
@@ -112,11 +101,12 @@ def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predict
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", videos.DamageWarning)
         first = next(images)
-        size, aspect = first[1].shape[:2], info.pixel_aspect
-        view, follower = view_of(size, lens, None, predictor, aspect), Follower()
-        warned = list(view.warnings)
+        size = first[1].shape[:2]
+        view, follower = view_of(size, lens, None, predictor, info.pixel_aspect), Follower()
         with (
-            videos.Writer(f"{base}_overlay.mp4", info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
+            videos.Writer(
+                f"{base}_overlay.mp4", info.fps, overlays.drawn_size(size), pixel_aspect=info.pixel_aspect
+            ) as writer,
             _whole(f"{base}.json") as part,
             part.open("w", encoding="utf-8", buffering=1) as file,
             progress.bar(info.frames or None, " frames", quiet, desc=printable(path.name)[-30:], leave=False) as bar,
@@ -124,7 +114,9 @@ def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predict
             # Each frame is a line of its own, written at once: all are kept whatever happens later.
             file.write(_text(_facts(path, view, predictor) | {"ids": _FOLLOWED})[:-1] + ', "frames": [\n')
             try:
-                for number, image, time in _of_size(path, itertools.chain([first], images), size, warned):
+                for number, image, time in itertools.chain([first], images):
+                    if image.shape[:2] != size:  # as in recorded calls
+                        raise ValueError(f"frame {number} (counted from 0) has another size; cut the video there")
                     joints, scores = find(image, view, predictor)
                     now = to_people(joints, scores, view.camera, follower.update(joints, time))
                     writer.write(overlays.draw(image, now), time)
@@ -139,37 +131,16 @@ def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predict
                 if not people:
                     raise
                 failure = error
-            warned += [str(w.message) for w in caught if issubclass(w.category, videos.DamageWarning)]
+            damage = (str(w.message) for w in caught if issubclass(w.category, videos.DamageWarning))
+            view = view._replace(warnings=(*view.warnings, *damage))
             fps = round((len(people) - 1) / last, 4) if last else info.fps
-            file.write("], " + _text({"fps": fps, "warnings": warned, "complete": failure is None})[1:] + "\n")
-    view = view._replace(warnings=tuple(warned))
+            file.write("], " + _text({"fps": fps, "warnings": view.warnings, "complete": failure is None})[1:] + "\n")
     _write_page(path, base, frames, photos.kept, view, predictor)
-    done = Done(sum(people), len(people), view.camera_from, view.warnings, video=True)
-    if failure is None:
-        return done
-    before = f"the {done.frames} frames before that were done"
+    before = f"the {len(people)} frames before that were done"
     if isinstance(failure, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{path}: stopped; {before}") from failure
-    raise InputError(f"{_in_a_line(path, failure)} ({before})", done) from failure
-
-
-def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int], warned: list[str]) -> Iterator[Frame]:
-    """Resizes frames to the first frame's size, because recorded calls change it. Adds a line to `warned`.
-
-    Raises ValueError for a frame of another aspect ratio, because it would need another camera.
-    """
-    resized = False
-    for number, image, time in images:
-        height, width = image.shape[:2]
-        if (height, width) != size:
-            text = f"frame {number} (counted from 0) has {width} x {height} pixels, the first {size[1]} x {size[0]}"
-            if abs(width * size[0] / (height * size[1]) - 1) > _SAME_SHAPE:
-                raise ValueError(f"{path}: {text}; cut the video there")
-            if not resized:
-                warned.append(f"{text}; such frames were resized")
-            resized = True
-            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
-        yield number, image, time
+    failed = "" if failure is None else f"{_in_a_line(path, failure)} ({before})"
+    return Done(sum(people), len(people), view.camera_from, view.warnings, video=True, failure=failed)
 
 
 def _as_json(person: Person) -> dict[str, Any]:
@@ -197,12 +168,7 @@ def _facts(path: pathlib.Path, view: View, predictor: Predictor) -> dict[str, An
 
 
 def _write_page(
-    path: pathlib.Path,
-    base: str,
-    frames: page.Frames,
-    photos: Mapping[int, bytes],
-    view: View,
-    predictor: Predictor,
+    path: pathlib.Path, base: str, frames: page.Frames, photos: Mapping[int, bytes], view: View, predictor: Predictor
 ) -> None:
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in view.camera._asdict().items())
     notes = [f"Camera: {numbers} pixels ({view.camera_from})", f"Weights: {predictor.description}", *view.warnings]

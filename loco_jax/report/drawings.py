@@ -3,7 +3,6 @@
 Figures are made without pyplot, so they need no display and leave no global state. `figure.savefig` saves them.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
@@ -49,12 +47,8 @@ def projections(
       title: the heading.
       threshold: the greatest distance of a pair in voxels.
 
-    Raises:
-      ValueError: `code` is not `[h, w, d]`, or `metrics.match` refuses the points or the threshold.
+    Raises ValueError if `metrics.match` refuses the points or the threshold.
     """
-    code = np.asarray(code, np.float32)
-    if code.ndim != 3:
-        raise ValueError(f"code has shape {code.shape}, not [h, w, d]")
     marks = _marks(predicted, true, threshold)
     rows, columns, _ = volume.shape
     # Half of the width is for the columns, half for the bins. A row is as high as a column is wide.
@@ -64,7 +58,7 @@ def projections(
     _draw_view(figure.add_subplot(grid[0, 0]), volume, marks, "Picture plane", x=_COLUMN, y=_ROW)
     _draw_view(figure.add_subplot(grid[0, 1]), volume, marks, "Side view", x=_BIN, y=_ROW)
     _draw_view(figure.add_subplot(grid[1, 0]), volume, marks, "Top view", x=_COLUMN, y=_BIN)
-    _draw_code(figure, grid[1, 1], code)
+    _draw_code(figure, grid[1, 1], np.asarray(code, np.float32))
     figure.suptitle(title, fontsize=15)
     ring, *others = (Line2D([], [], **mark.look) for mark in marks)
     handles: list[Any] = [(ring, others[0]), *others[1:]]
@@ -172,8 +166,7 @@ def _marks(predicted: ArrayLike, true: ArrayLike, threshold: float) -> list[_Mar
     pairs = metrics.match(predicted, true, threshold)
     predicted, true = (np.asarray(points, float).reshape(-1, 4)[:, 1:] for points in (predicted, true))
     missed, spurious = np.delete(true, pairs[:, 1], axis=0), np.delete(predicted, pairs[:, 0], axis=0)
-    # Sixty people have 840 joints: the more marks there are, the smaller they must be.
-    size = float(np.clip(9 - 1.6 * math.log10(1 + len(true) + len(spurious)), 4.0, 7.0))
+    size = 6.0
     found = f"found within {threshold:g} voxel{'s' * (threshold != 1)}: {len(pairs)}"
     dot = _hollow("o", _BLUE, 0.45 * size, width=0) | {"markerfacecolor": _BLUE}
     return [
@@ -199,7 +192,7 @@ def _draw_view(axes: Axes, volume: Volume, marks: Sequence[_Marks], title: str, 
     """Draws all marks by two coordinates. Rows go down as in the picture. Bins have a second axis in metres."""
     names = (f"row ({volume.stride} px)", f"column ({volume.stride} px)", f"bin ({volume.bin_size:.3g} m)")
     axes.set(title=title, xlabel=names[x], ylabel=names[y])
-    axes.set(xlim=_limits(volume.shape[x]), ylim=_limits(volume.shape[y]))
+    axes.set(xlim=(-1.5, volume.shape[x] + 0.5), ylim=(-1.5, volume.shape[y] + 0.5))
     if y == _ROW:
         axes.invert_yaxis()
     axes.grid(color="0.9", linewidth=0.6)
@@ -213,39 +206,23 @@ def _draw_view(axes: Axes, volume: Volume, marks: Sequence[_Marks], title: str, 
         axes.secondary_yaxis("right", functions=metres).set_ylabel("distance from the camera (m)")
 
 
-def _limits(voxels: int) -> tuple[float, float]:
-    """The limits of an axis: all voxels, and a margin for marks on the border."""
-    margin = 0.5 + 0.015 * voxels
-    return -margin, voxels - 1 + margin
-
-
 def _draw_code(figure: Figure, cell, code: np.ndarray):
     """Draws maxima of the code along each axis, arranged like the three views, with one scale of colours."""
     h, w, d = code.shape
     views: tuple[tuple[Any, ...], ...] = (
-        ("code from the front", code.max(2), "w", "h", "upper"),
-        ("code from the side", code.max(1), "d", "h", "upper"),
-        ("code from above", code.max(0).T, "w", "d", "lower"),
+        (0, 0, "code from the front", code.max(2), "w", "h", "upper"),
+        (0, 1, "code from the side", code.max(1), "d", "h", "upper"),
+        (1, 0, "code from above", code.max(0).T, "w", "d", "lower"),
     )
-    low, high = min(view.min() for _, view, *_ in views), code.max()
-    high = high if high > low else low + 1  # one scale for all, even of a constant
-    grid = cell.subgridspec(2, 2, width_ratios=_spread(w, d), height_ratios=_spread(h, d))
-    all_axes = [figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0))]
-    for axes, (title, view, x_label, y_label, origin) in zip(all_axes, views):
-        image = axes.imshow(view, vmin=low, vmax=high, cmap="viridis", origin=origin, aspect="auto")
+    low, high = min(view.min() for _, _, _, view, *_ in views), code.max()
+    grid = cell.subgridspec(2, 2, width_ratios=(w, d), height_ratios=(h, d))
+    for row, column, title, view, x_label, y_label, origin in views:
+        axes = figure.add_subplot(grid[row, column])
+        image = axes.imshow(view, vmin=low, vmax=high, origin=origin, aspect="auto")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label, rotation=0, labelpad=12)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set(xlabel=x_label, ylabel=y_label)
     corner = figure.add_subplot(grid[1, 1])
     corner.axis("off")
     facts = f"{h} × {w} × {d}\n{code.size:,} values\nmean {code.mean():.3g}, σ {code.std():.3g}\nmaxima along each axis"
-    corner.text(0.5, 0.6, facts, ha="center", va="center", linespacing=1.5, transform=corner.transAxes)
-    figure.colorbar(image, ax=all_axes + [corner], label="code", pad=0.02)
-
-
-def _spread(a: int, b: int) -> tuple[float, float]:
-    """Ratios of two sides' lengths, limited so that both stay legible."""
-    ratio = float(np.clip(a / b, 0.6, 1.7))
-    return ratio, 1.0
+    corner.text(0.5, 0.6, facts, ha="center", va="center", linespacing=1.5)
+    figure.colorbar(image, ax=corner, label="code")

@@ -33,13 +33,17 @@ PEOPLE_NOTE = (
 )
 VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
 LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
-VHA_HEADER = ["network", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES)]
+VHA_HEADER = [
+    "network", *(f"{m} @{t}" for t in VHA_THRESHOLDS for m in MEASURES), *(f"F1 @{t}" for t in LOCO_THRESHOLDS),
+    "error (cm)",
+]  # fmt: skip
 PEOPLE_MEASURES = (
     "there", "named", "found", "PR", "RE", "F1", "twice", "MPJPE", "PA-MPJPE", "shoulders", "hips", "wrists",
     "along", "along, mean", "across", "across, mean",
 )  # fmt: skip
 PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
 LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
+REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,38 +66,36 @@ def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows under `VHA_HEADER`: a VHA's scores, by noise on the code and by matching."""
     name = summary["network"]
 
-    def row(label, scores):
-        return [label, *(f"{100 * scores[t][m]:.1f}" for t in VHA_THRESHOLDS for m in MEASURES.values())]
+    def row(label, scores, error=None):
+        voxels = [number(scores[t][m], 1, 100) for t in VHA_THRESHOLDS for m in MEASURES.values()]
+        metres = [number(scores[t]["f1"], 1, 100) if t in scores else "" for t in LOCO_THRESHOLDS]
+        return [label, *voxels, *metres, number(error)]
 
     rows = []
     for noise, scores in summary["scores"]["hungarian"].items():
         part = float(noise.split()[1])
         label = name if part == 0 else f"{name}, {100 * part:.0f} % noise on the code"
-        rows.append(row(label, scores))
+        rows.append(row(label, scores, summary["error_cm"] if part == 0 else None))
     rows.append(row(f"{name}, `nearest` matching", summary["scores"]["nearest"]["noise 0"]))
     return rows
 
 
 def vha_poster_row(level: int) -> list[str]:
     """The poster's row under `VHA_HEADER`."""
-    return [f"VHA({level})", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}"))]
+    return [f"VHA({level})", *(x for f in POSTER_VHA[level] for x in ("", "", f"{f:.1f}")), *[""] * 4]
 
 
 def vha_table(summary: Mapping[str, Any]) -> str:
     """A VHA's scores, the poster's, and errors by distance."""
-    error, noiseless = summary["error_cm"], summary["scores"]["hungarian"]["noise 0"]
     bands = [
         ["{:g} to {:g} m".format(*b["metres"]), f"{b['joints']:,}", number(b["recall"], 1, 100), number(b["error_cm"])]
         for b in summary["by_distance"]
         if b["joints"]
     ]
-    metres = ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in noiseless.items() if t.endswith(" m"))
     lines = [
         table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        _about_scores(summary),
-        f"In metres, at sub-voxel positions: F1 {metres}.",
-        f"Localisation error of joints found within 2 voxels: {'none found' if error is None else f'{error:.1f} cm'}. "
+        f"{_about_scores(summary)} In metres: at sub-voxel positions. Error: mean of joints found within 2 voxels. "
         f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
         "",
         table(["distance", "joints", "recall @2 vx", "error (cm)"], bands),
@@ -216,13 +218,15 @@ def loco_table(summary: Mapping[str, Any]) -> str:
 
 def refiner_table(summary: Mapping[str, Any]) -> str:
     """Errors of a refiner's joints before and after, by what was done to them."""
-    rows = [
-        [kind, f"{count:,}", number(summary["before_cm"][kind]), number(summary["after_cm"][kind])]
-        for kind, count in summary["joints"].items()
-    ]
-    rows.append(["of people without any mistake", "", "0.0", number(summary["clean_cm"])])
-    header = ["joints", "number", "error before (cm)", "error after (cm)"]
-    return f"{table(header, rows)}\n\nMean over {summary['frames']:,} frames of {summary.get('data', '')}."
+    text = f"Mean over {summary['frames']:,} frames of {summary.get('data', '')}."
+    return f"{table(REFINER_HEADER, refiner_rows(summary))}\n\n{text}"
+
+
+def refiner_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Rows under `REFINER_HEADER`."""
+    before, after = summary["before_cm"], summary["after_cm"]
+    rows = [[kind, f"{n:,}", number(before[kind]), number(after[kind])] for kind, n in summary["joints"].items()]
+    return [*rows, ["of people without any mistake", "", "0.0", number(summary["clean_cm"])]]
 
 
 def trunk_table(summary: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 import loco_jax
+from loco_jax import cli
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays
@@ -106,7 +107,7 @@ def test_the_released_weights_find_the_crowd(tmp_path, capsys, monkeypatch):
     for head in ((-3.8, -0.1, 8.0), (3.6, 0.8, 5.4)):  # as the crowd has them; three more are 15 m away
         assert min(np.linalg.norm(person.joints[0] - head) for person in found) < 0.6
     lens = [f"--{name}={value}" for name, value in camera._asdict().items()]
-    assert predict.main([str(path), *lens, "--output", str(tmp_path)]) == 0
+    assert cli.run(predict.main, ["predict", str(path), *lens, "--output", str(tmp_path)], predict.FLAGS) == 0
     assert "the released weights, no good on photographs yet: " in capsys.readouterr().out
     written = json.loads((tmp_path / "crowd.json").read_text())["people"]
     assert [person["score"] for person in written] == pytest.approx([person.score for person in found], abs=1e-4)
