@@ -1,8 +1,7 @@
 """One training step: the state, the optimiser, the loss and its gradient, and the stages of training."""
 
-import dataclasses
+import copy
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +11,14 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from loco_jax import experiment, muon, tasks, weights
+from loco_jax.data import streams
+from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints
-from loco_jax.runs import watch as watches
+from loco_jax.runs.watch import Watch
 from loco_jax.tasks import Task
 
 
@@ -30,18 +31,12 @@ class TrainState:
       params: the network's parameters.
       opt_state: the optimiser's state.
       ema: moving average of the parameters, or None.
-      sums: sums of the logged scalars since the last log line, and their `count`.
-      bad_step: the step at which too many steps in a row had been skipped, or 0.
-      watch: the odd steps so far.
     """
 
     step: Any
     params: Any
     opt_state: Any
     ema: Any
-    sums: Any
-    bad_step: Any
-    watch: Any = flax.struct.field(default_factory=watches.start)
 
     @property
     def best_params(self) -> Any:
@@ -85,6 +80,44 @@ class Stages:
         return True
 
 
+class Setup:
+    """What the steps of a config need.
+
+    Attributes:
+      mesh: the devices that share a batch.
+      replicated: the sharding of the state.
+      task, optimizer: those of the config.
+      stages, watch: where the training is, and its losses.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        self.mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.task, self.optimizer = experiment.create_task(config), make_optimizer(config)
+        self.stages, self.watch = Stages(config, self.task), Watch(config.spike, config.optimizer.max_skipped)
+
+    @functools.cached_property
+    def source(self) -> streams.CrowdStream | streams.JtaStream:
+        """The batches of training."""
+        return streams.training_stream(self._config, NamedSharding(self.mesh, PartitionSpec("batch")))
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """The positions of data, stages and losses for a checkpoint, as JSON."""
+        return copy.deepcopy({"data": self.source.get_state(), **self.stages.state, "watch": self.watch.state})
+
+    @position.setter
+    def position(self, saved: dict[str, Any]) -> None:
+        self.source.set_state(saved["data"])
+        self.stages.state, self.watch.state = saved, saved["watch"]
+
+    def compile(self, state: TrainState, *rate: Any) -> jax.stages.Compiled:
+        """The step of the present stage. The arguments are examples, or shapes and types."""
+        step = functools.partial(step_of(self._config, self.task, self.optimizer), stage=self.stages.now)
+        return compile_step(step, self.mesh, state, self.source.like(), *rate)
+
+
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser of `config.optimizer`, with its learning rate over `config.steps`.
 
@@ -114,9 +147,9 @@ def _scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
 
 def init_state(
-    task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, like: Any, pretrained: bool = True
+    task: Task, optimizer: optax.GradientTransformation, config: ConfigDict, pretrained: bool = True
 ) -> TrainState:
-    """The state before the first step; it depends on the config alone. `like` is a batch, or its shapes and types.
+    """The state before the first step; it depends on the config alone.
 
     Without `pretrained` no files of weights are read. That suffices for a state that a checkpoint replaces.
     """
@@ -128,9 +161,7 @@ def init_state(
             params = traverse_util.unflatten_dict(flat)
         params = task.pretrained(params, initialised=bool(config.init))
     ema = jax.tree.map(jnp.copy, params) if config.ema else None
-    _, logged = jax.eval_shape(lambda p, f: task.loss(p, f, jax.random.key(0), 0), params, like)
-    sums = {name: jnp.float32(0) for name in ("loss", *logged, "grad_norm", "count")}
-    return TrainState(jnp.int32(0), params, optimizer.init(_trained(task, params)), ema, sums, jnp.int32(0))
+    return TrainState(jnp.int32(0), params, optimizer.init(_trained(task, params)), ema)
 
 
 def read_init(task: Task, config: ConfigDict) -> Any:
@@ -164,59 +195,32 @@ def train_step(
     stage: int,
     seed: int,
     ema: float,
-    most_skipped: int = 0,
-    spike: float = 0.0,
-) -> tuple[TrainState, Float[jax.Array, ""]]:
-    """The state after one more step on a batch, and the loss. Random numbers depend on the seed and the step alone.
+) -> tuple[TrainState, dict[str, Shaped[jax.Array, ""]]]:
+    """The state after one more step on a batch, and scalars: the loss, those that the task logs, the gradient's norm.
 
-    With a budget of time the optimiser needs the learning rate. If loss, gradient or update is not finite, parameters,
-    optimiser and average stay as they were; more than `most_skipped` such steps in a row set `bad_step`.
+    Random numbers depend on the seed and the step alone. With a budget of time the optimiser needs the learning rate.
+    If loss, gradient or update is not finite, the step is `skipped`, one of the scalars: parameters, optimiser and
+    average stay as they were.
     """
     loss, logged, grads = loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
     trained = _trained(task, state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained, **({} if rate is None else {"rate": rate}))
     trained = optax.apply_updates(trained, updates)
-    params = {**state.params, **trained} if task.frozen else trained
-    step = state.step + 1
-    norm = optax.tree.norm(grads)
-    logged = {"loss": loss, **logged, "grad_norm": norm, "count": jnp.float32(1)}
-    averages = state.ema
+    step, averages, norm = state.step + 1, state.ema, optax.tree.norm(grads)
     if ema:
         # A young average forgets faster, or it would remember the random start.
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
-        averages = {**averages, **moved} if task.frozen else moved
-    # Not every batch gives all scalars: JTA has no data about the ground.
-    sums = {**state.sums, **{name: state.sums[name] + value for name, value in logged.items()}}
+        averages = {**averages, **moved}
     skipped = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
-    new = (params, opt_state, averages, sums)
-    old = (state.params, state.opt_state, state.ema, state.sums)
-    params, opt_state, averages, sums = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
-    watch = watches.observe(state.watch, step, loss, skipped, spike, stage)
-    state = dataclasses.replace(
-        state,
-        step=step,
-        params=params,
-        opt_state=opt_state,
-        ema=averages,
-        sums=sums,
-        bad_step=jnp.where((state.bad_step == 0) & (watch.in_a_row > most_skipped), step, state.bad_step),
-        watch=watch,
-    )
-    return state, loss
+    old, new = (state.params, state.opt_state, state.ema), ({**state.params, **trained}, opt_state, averages)
+    kept = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
+    return TrainState(step, *kept), {"loss": loss, **logged, "grad_norm": norm, "skipped": skipped}
 
 
 def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:
     """The `train_step` of a config; only the stage is missing."""
-    return functools.partial(
-        train_step,
-        task=task,
-        optimizer=optimizer,
-        seed=config.seed,
-        ema=config.ema,
-        most_skipped=config.optimizer.max_skipped,
-        spike=config.spike,
-    )
+    return functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
 
 
 def loss_and_gradient(
@@ -226,7 +230,7 @@ def loss_and_gradient(
     key = jax.random.fold_in(jax.random.key(seed + 1), state.step)
 
     def loss_of(trained):
-        return task.loss({**state.params, **trained} if task.frozen else trained, frames, key, stage)
+        return task.loss({**state.params, **trained}, frames, key, stage)
 
     (loss, logged), grads = jax.value_and_grad(loss_of, has_aux=True)(_trained(task, state.params))
     return loss, logged, grads
@@ -234,7 +238,7 @@ def loss_and_gradient(
 
 def _trained(task: Task, params: Any) -> Any:
     """The parameters that training changes."""
-    return {name: value for name, value in params.items() if name not in task.frozen} if task.frozen else params
+    return {name: value for name, value in params.items() if name not in task.frozen}
 
 
 def compile_step(
@@ -247,19 +251,3 @@ def compile_step(
     jitted = jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):  # tasks may ask which devices share the batch
         return jitted.lower(state, frames, *rate).compile()
-
-
-def compile_drain(state: TrainState, sharding: NamedSharding) -> jax.stages.Compiled:
-    """A function from a state to three results: the state with empty sums, the means of the scalars, and the watch."""
-
-    def drain(state):
-        means = {name: total / state.sums["count"] for name, total in state.sums.items() if name != "count"}
-        sums, cleared = jax.tree.map(jnp.zeros_like, state.sums), watches.cleared(state.watch)
-        return dataclasses.replace(state, sums=sums, watch=cleared), means, state.watch
-
-    return jax.jit(drain, donate_argnums=0, out_shardings=sharding).lower(state).compile()
-
-
-def means_of(means: dict[str, Float[jax.Array, ""]]) -> dict[str, float]:
-    """The means of a drained state as numbers on the host; none if every step was skipped."""
-    return {name: float(value) for name, value in jax.device_get(means).items() if math.isfinite(value)}

@@ -9,7 +9,7 @@ import errno
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class _DamagedError(CheckpointError):
     """The content of a checkpoint has changed since it was saved."""
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints in `workdir/checkpoints`, for this process alone; see `SharedCheckpoints` for several.
 
     Saving goes on in the background. Use it as a context manager: leaving it waits for the saves under way. With
@@ -44,34 +44,14 @@ class Checkpoints:
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
         self.folder, self._read_only = _folder(workdir), read_only
-        self._left_out: dict[int, CheckpointError] = {}
         options: dict[str, Any] = {"read_only": True}
         if not read_only:
             options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._manager = self._open(**options)
-        except Exception:
-            self._leave_out_unopened()
-            self._manager = self._open(**options)
-
-    def _leave_out_unopened(self) -> None:
-        """Moves the checkpoints away that keep Orbax from opening the folder.
-
-        Raises CheckpointError if none would be left, or if the folder was opened `read_only`.
-        """
-        steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
-        for step in steps:
-            try:
-                with self._reading(step):  # what Orbax reads of every checkpoint
-                    _ = ocp.path.step.standard_name_format().find_step(self.folder, step).commit_timestamp
-            except CheckpointError as error:
-                if self._read_only or not isinstance(error, _DamagedError):
-                    raise
-                self._left_out[step] = error
-        if self._left_out and len(self._left_out) == len(steps):
-            raise self._left_out[steps[0]]
-        self._move_away(self._left_out)
+        except Exception as error:  # of many kinds
+            raise CheckpointError(f"{self.folder}: cannot be opened: {_first_line(error)}") from error
 
     def _open(self, **options: Any) -> ocp.CheckpointManager:
         me = jax.process_index()
@@ -80,9 +60,6 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
         return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
@@ -152,29 +129,28 @@ class Checkpoints:
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
-        for step, error in self._left_out.items():
-            _tell_damaged(error, next((other for other in self.steps if other < step), None), say)
         for number, step in enumerate(steps):
             try:
                 state, position = self._read(step, _empty(like))
             except _DamagedError as error:
                 first_error = first_error or error
                 if number + 1 < len(steps):
-                    _tell_damaged(error, steps[number + 1], say)
+                    before = f"the one before is of step {steps[number + 1]}"
+                    say(f"{_first_line(error)}\nDamaged, so it is left out; {before}.")
                 continue
             if number and not self._read_only:
                 self._move_away(steps[:number])
-                self._manager.reload()
             return step, state, position
         raise first_error or self._none()
 
-    def _move_away(self, steps: Iterable[int]) -> None:
+    def _move_away(self, steps: list[int]) -> None:
         """Moves damaged checkpoints into another folder, so that these steps can be saved again."""
         folder = self.folder.parent / _DAMAGED
+        folder.mkdir(exist_ok=True)
         for step in steps:
-            folder.mkdir(parents=True, exist_ok=True)
             count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
+        self._manager.reload()
 
     def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
         """Step and parameters, or their moving average, of the newest checkpoint, without the rest of its state.
@@ -237,44 +213,35 @@ class Checkpoints:
         return CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
 
 
-class SharedCheckpoints:
+class SharedCheckpoints(contextlib.ExitStack):
     """The checkpoints of a run of several processes. All of them call its methods, at the same time.
 
     Only the first process accesses the folder, which the others need not see. Its errors are raised in all of them.
+
+    Attributes:
+      latest: step of the newest checkpoint, or None. It may not be complete yet.
     """
 
     def __init__(self, workdir: str, keep: int):
+        super().__init__()
         with distributed.together():
-            self._own = Checkpoints(workdir, keep) if distributed.is_first() else None
-        self._latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
-
-    def __enter__(self) -> "SharedCheckpoints":
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._own:
-            self._own.__exit__(*error)
-
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None. In processes other than the first it may be incomplete."""
-        return self._own.latest if self._own else self._latest
+            self._own = self.enter_context(Checkpoints(workdir, keep)) if distributed.is_first() else None
+        self.latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
 
     def restore(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
         """As `Checkpoints.restore` in the first process; in the others the state is `like`."""
-        state = like
+        read: list[Any] = []
 
-        def read():
-            nonlocal state
-            step, state, position = self._own.restore(like, say=say)
-            return step, position
+        def read_first():
+            read[:] = self._own.restore(like, say=say)
+            return read[::2]
 
-        self._latest, position = distributed.from_first(read)
-        return self._latest, state, position
+        self.latest, position = distributed.from_first(read_first)
+        return self.latest, read[1] if read else like, position
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """As `Checkpoints.save`. The other processes do not wait for the first, which raises if it cannot save."""
-        self._latest = step
+        self.latest = step
         if self._own:
             self._own.save(step, state, position)
 
@@ -345,11 +312,6 @@ def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _tell_damaged(error: CheckpointError, before: int | None, say: Callable[[str], None]) -> None:
-    more = "" if before is None else f"; the one before is of step {before}"
-    say(f"{_first_line(error)}\nDamaged, so it is left out{more}.")
 
 
 def exist(workdir: str) -> bool:

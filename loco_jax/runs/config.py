@@ -20,7 +20,6 @@ FREE_FIELDS = (
 )  # fmt: skip
 # Fields for the length of a run. These may change too if the learning rate is constant.
 LENGTHS = ("steps", "budget_minutes")
-_CONSTANT = "constant"
 # Fields that may differ between the processes of one run.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
@@ -53,20 +52,15 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, o
         )
     theirs, ours = _read(path), _plain(config)
     free = (*free, *_free_lengths(theirs, ours))
-    differences = {
-        name: f"  {name}: {old!r} there, {new!r} now"
+    differences = [
+        (name, old, new)
         for name, old, new in _differences(theirs, ours)
         if not any(f"{name}.".startswith(f"{field}.") for field in free) and not (older and old is None)
-    }
+    ]
     if differences:
-        why = ""
-        if _schedule(theirs) != _CONSTANT and not differences.keys().isdisjoint(LENGTHS):
-            why = (
-                f"The learning rate falls over the whole run (config.optimizer.schedule={_schedule(theirs)}), so one "
-                "of another length takes other steps from the first on. "
-            )
+        listed = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
         raise CheckpointError(
-            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences.values()) + f"\n{why}"
+            f"{path.parent}: holds a run of another config:\n{listed}\n"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
 
@@ -145,14 +139,10 @@ def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
     A run has a budget of time from its first step on, or none.
     """
-    if (_schedule(old), _schedule(new)) != (_CONSTANT, _CONSTANT):
+    schedules = {config.get("optimizer", {}).get("schedule") for config in (old, new)}
+    if schedules != {"constant"}:
         return ()
     return LENGTHS if old.get("budget_minutes") and new.get("budget_minutes") else LENGTHS[:1]
-
-
-def _schedule(config: Mapping[str, Any]) -> Any:
-    section, name = section_of(config, "optimizer.schedule")
-    return section.get(name)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
