@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -47,30 +46,30 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
         raise ValueError(f"--step={number}: --mode=replay needs the number of a step, from 1 to {config.steps}")
     experiment.check(config)
     setup, folder = steps.Setup(config), epath.Path(workdir).expanduser()
-    rates = _read_rates(folder / log.FILE, number) if config.budget_minutes else {}
+    rates = budget.logged_rates(log.read(folder / log.FILE))  # of a run with a budget of time they depended on it
+    missing = [step for step in range(1, number + 1) if config.budget_minutes and step not in rates]
+    if missing:
+        raise ValueError(f"--step={number}: {folder / log.FILE} lacks the learning rate of step {missing[0]}")
 
     def rate_of(step: int) -> list[jax.Array]:
         """The further argument of a step, if the run has a budget of time."""
         return [jax.device_put(np.float32(rates[step]), setup.replicated)] if rates else []
 
     state = _begin(setup, config, workdir, number, say)
-    do_step, first = setup.compile(state, *rate_of(number)), int(state.step)
+    do_step, first = setup.compile(state), int(state.step)
     with progress.bar(number - 1, "step", config.quiet, initial=first) as bar:
         for done in range(first + 1, number):
             state, scalars = do_step(state, next(setup.source), *rate_of(done))
-            numbers = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            setup.watch.see(done, numbers, setup.stages.now)
+            setup.see(done, scalars)
             bar.update()
             if done % config.log_every == 0 and setup.stages.move_on(setup.watch.take()[0]):
-                do_step = setup.compile(state, *rate_of(number))
+                do_step = setup.compile(state)
 
     frames = next(setup.source)
     with jax.set_mesh(setup.mesh):
-        look = functools.partial(_look, setup=setup, seed=config.seed)
-        found, arrays = jax.device_get(jax.jit(look)(state, frames, *rate_of(number)))
+        arrays = jax.device_get(jax.jit(functools.partial(_look, setup=setup, seed=config.seed))(state, frames))
     params = jax.device_get(state.params)  # the step reuses the state's memory
-    # The run's own numbers: compiled together with other code they may round differently.
-    found |= jax.device_get(do_step(state, frames, *rate_of(number))[1])
+    found = jax.device_get(do_step(state, frames, *rate_of(number))[1])
     skipped = bool(found.pop("skipped"))
     result = {
         "step": number,
@@ -85,17 +84,6 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     _draw(setup.task, params, jax.device_get(frames), config.pictures, folder / f"step_{number}", say)
     say(f"All numbers, and pictures: {folder}")
     return result
-
-
-def _read_rates(path: epath.Path, number: int) -> dict[int, float]:
-    """The learning rates of the steps up to `number`, which depended on time, from the log."""
-    rates = budget.logged_rates(log.read(path))
-    missing = [step for step in range(1, number + 1) if step not in rates]
-    if missing:
-        raise ValueError(
-            f"--step={number}: {path} lacks the learning rate of step {missing[0]}, which depended on time"
-        )
-    return rates
 
 
 def _begin(
@@ -114,12 +102,10 @@ def _begin(
 
 
 def _look(
-    state: steps.TrainState, frames: Frames, rate: jax.Array | None = None, *, setup: steps.Setup, seed: int
-) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-    """Scalars of a step; for each array the count of numbers that are not finite, and the greatest other one."""
-    loss, logged, grads = steps.loss_and_gradient(state, frames, task=setup.task, stage=setup.stages.now, seed=seed)
-    trained, given = {name: state.params[name] for name in grads}, {} if rate is None else {"rate": rate}
-    updates, _ = setup.optimizer.update(grads, state.opt_state, trained, **given)
+    state: steps.TrainState, frames: Frames, *, setup: steps.Setup, seed: int
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """For each array of a step the count of numbers that are not finite, and the greatest other one."""
+    _, _, grads = steps.loss_and_gradient(state, frames, task=setup.task, stage=setup.stages.now, seed=seed)
     arrays = {}
     leaves = jax.tree_util.tree_leaves_with_path(dict(zip(_KINDS, (frames._asdict(), grads, state.params))))
     for path, x in leaves:
@@ -127,7 +113,7 @@ def _look(
         greatest = jnp.max(jnp.where(finite, jnp.abs(x.astype(jnp.float32)), 0), initial=0)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         arrays[name] = jnp.sum(~finite, dtype=jnp.int32), greatest
-    return {"loss": loss, **logged, "update_norm": optax.tree.norm(updates)}, arrays
+    return arrays
 
 
 def _draw(task: Any, params: Any, frames: Frames, count: int, name: epath.Path, say: Callable[[str], None]) -> None:

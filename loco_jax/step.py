@@ -112,10 +112,17 @@ class Setup:
         self.source.set_state(saved["data"])
         self.stages.state, self.watch.state = saved, saved["watch"]
 
-    def compile(self, state: TrainState, *rate: Any) -> jax.stages.Compiled:
-        """The step of the present stage. The arguments are examples, or shapes and types."""
+    def compile(self, state: TrainState) -> jax.stages.Compiled:
+        """The step of the present stage, for states like this one. With a budget of time it takes a rate."""
         step = functools.partial(step_of(self._config, self.task, self.optimizer), stage=self.stages.now)
-        return compile_step(step, self.mesh, state, self.source.like(), *rate)
+        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=self.replicated)
+        rates = [rate] if self._config.budget_minutes else []
+        return compile_step(step, self.mesh, state, self.source.like(), *rates)
+
+    def see(self, step: int, scalars: dict[str, Shaped[jax.Array, ""]]) -> None:
+        """Waits for a step and remembers its scalars."""
+        numbers = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        self.watch.see(step, numbers, self.stages.now)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -196,7 +203,7 @@ def train_step(
     seed: int,
     ema: float,
 ) -> tuple[TrainState, dict[str, Shaped[jax.Array, ""]]]:
-    """The state after one more step on a batch, and scalars: the loss, those that the task logs, the gradient's norm.
+    """The state after one more step on a batch, and scalars: the loss, those that the task logs, and norms.
 
     Random numbers depend on the seed and the step alone. With a budget of time the optimiser needs the learning rate.
     If loss, gradient or update is not finite, the step is `skipped`, one of the scalars: parameters, optimiser and
@@ -206,16 +213,17 @@ def train_step(
     trained = _trained(task, state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained, **({} if rate is None else {"rate": rate}))
     trained = optax.apply_updates(trained, updates)
-    step, averages, norm = state.step + 1, state.ema, optax.tree.norm(grads)
+    step, averages = state.step + 1, state.ema
     if ema:
         # A young average forgets faster, or it would remember the random start.
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
         averages = {**averages, **moved}
-    skipped = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
+    scalars = {"loss": loss, **logged, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+    skipped = ~jnp.isfinite(loss + scalars["grad_norm"] + scalars["update_norm"])
     old, new = (state.params, state.opt_state, state.ema), ({**state.params, **trained}, opt_state, averages)
     kept = jax.tree.map(lambda a, b: jnp.where(skipped, a, b), old, new)
-    return TrainState(step, *kept), {"loss": loss, **logged, "grad_norm": norm, "skipped": skipped}
+    return TrainState(step, *kept), {**scalars, "skipped": skipped}
 
 
 def step_of(config: ConfigDict, task: Task, optimizer: optax.GradientTransformation) -> functools.partial:

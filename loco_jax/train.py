@@ -99,7 +99,7 @@ class _Training:
         self._say(f"To do: {minutes}{config.steps:,} steps of {config.data.batch_size} frames")
         if jax.default_backend() == "cpu" and config.scale == "full":
             self._say(f"The demo scale trains in minutes: --config={config.demo}")
-        self._compile()
+        self._do_step = setup.compile(self._state)
         in_a_row = distributed.in_a_row(setup.mesh)
         self._evaluator = evaluate.Evaluator(self._task, config, in_a_row, config.data.validation_split)
         with distributed.together():
@@ -157,13 +157,8 @@ class _Training:
         self._say(said)
         return summary or {}
 
-    def _compile(self) -> None:
-        """Compiles the step of the present stage."""
-        rate = [self._budget.place(0)] if self._config.budget_minutes else []
-        self._do_step = self._setup.compile(self._state, *rate)
-
     def _is_done(self) -> bool:
-        return self._step >= self._config.steps or self._budget.is_over
+        return self._step >= self._config.steps or self._budget.used >= 1
 
     def _is_evaluated(self) -> bool:
         """Whether an evaluation belongs to the present step."""
@@ -197,9 +192,7 @@ class _Training:
     def _wait(self, ahead: int = 0) -> None:
         """Waits until at most so many steps are queued, and sees the scalars of the others."""
         while len(self._ahead) > ahead:
-            step, scalars = self._ahead.popleft()
-            numbers = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            self._setup.watch.see(step, numbers, self._setup.stages.now)
+            self._setup.see(*self._ahead.popleft())
 
     def _write_log(self) -> dict[str, float]:
         """Writes a log line about the steps since the last one; returns the means of losses in it."""
@@ -238,7 +231,7 @@ class _Training:
             number = self._setup.stages.now + 1
             self._say(f"step {self._step}: the loss no longer falls; stage {number} of {self._task.stages} begins")
             with self._split.part("setup"):
-                self._compile()
+                self._do_step = self._setup.compile(self._state)
             self._bar.unpause()
 
     def _check_finite(self) -> None:
@@ -248,7 +241,14 @@ class _Training:
         if bad_step := self._setup.watch.bad_step:
             if self._logged_step < self._step:
                 self._write_log()
-            raise _not_finite(bad_step, self._saved.latest, self._folder, self._config)
+            most, kept = self._config.optimizer.max_skipped, self._saved.latest
+            intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
+            before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
+            raise TrainingError(
+                f"{self._folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
+                f"--mode=replay --step={bad_step - most} shows the first of them. Start anew in another --workdir, "
+                "with a lower config.optimizer.learning_rate or config.optimizer.clip_norm, or in float32."
+            )
 
     def _save(self) -> None:
         with self._split.part("save"):
@@ -280,15 +280,3 @@ def _curves(records: list[dict[str, Any]]) -> Any:
     from loco_jax.report import figure, runs  # here, because Matplotlib takes long to import
 
     return figure.draw_runs([runs.Run("training", {}, records, {}, None)])
-
-
-def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: ConfigDict) -> TrainingError:
-    most = config.optimizer.max_skipped
-    intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
-    before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
-    return TrainingError(
-        f"{folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
-        f"--mode=replay --step={bad_step - most} shows the first of them. "
-        "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
-        "config.optimizer.clip_norm, or in float32."
-    )

@@ -91,11 +91,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         # The training loop forbids transfers from a device, but this one is intended.
         with self._saving(), jax.transfer_guard("allow"):
             state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
-            position = _sealed(position, _bit_sums(state))
+            content = {"position": position, "sums": _sums(state, position)}
             # A copy, because the next step may reuse the state's memory before the background save has read it.
             # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(content))
             self._manager.save(step, args=args)
 
     def wait(self) -> None:
@@ -182,10 +182,9 @@ class Checkpoints(contextlib.AbstractContextManager):
             args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
         with self._reading(step), manager as opened:
             restored = opened.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
-            position, wanted = _unsealed(restored.position)
+            position, wanted = restored.position["position"], restored.position["sums"]
             jax.tree.map_with_path(_check_shape, restored.state, like)
-        changed = [name for name, value in _bit_sums(restored.state).items() if wanted.get(name, value) != value]
-        if changed:
+        if changed := [name for name, value in _sums(restored.state, position).items() if wanted.get(name) != value]:
             raise _DamagedError(
                 f"{self.folder / str(step)}: is damaged: other bits than were saved in {', '.join(changed[:5])}\n"
                 "Remove that folder to go on from the one before."
@@ -276,11 +275,11 @@ def _may_pass(error: BaseException | None) -> bool:
     return False
 
 
-def _bit_sums(tree: Any) -> dict[str, int]:
-    """For each array, by its path, a sum over its bits. Any single flipped bit changes the sum."""
-    sums = jax.device_get(_compute_bit_sums(tree))
-    named = jax.tree_util.tree_leaves_with_path(sums)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
+def _sums(state: Any, position: dict[str, Any]) -> dict[str, int]:
+    """For each array, by its path, and for the position a sum over its bits, which any single flipped bit changes."""
+    named = jax.tree_util.tree_leaves_with_path(jax.device_get(_compute_bit_sums(state)))
+    sums = {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
+    return {**sums, "position": zlib.crc32(json.dumps(position, sort_keys=True).encode())}
 
 
 @jax.jit
@@ -295,19 +294,6 @@ def _compute_bit_sums(tree: Any) -> Any:
         return jnp.sum(words * factors, dtype=jnp.uint32)
 
     return jax.tree.map(one, tree)
-
-
-def _sealed(position: dict[str, Any], sums: dict[str, int]) -> dict[str, Any]:
-    content = {"position": position, "bit_sums": sums}
-    return {**content, "crc32": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
-
-
-def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The position, and the sums of the state that was saved with it. Raises ValueError if it has changed since."""
-    content = {name: value for name, value in sealed.items() if name != "crc32"}
-    if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):
-        raise ValueError("its position has changed since it was saved")
-    return content["position"], content["bit_sums"]
 
 
 def _first_line(error: Exception) -> str:

@@ -160,7 +160,7 @@ def test_what_is_measured_is_explained_and_in_tensorboard_too(tmp_path, monkeypa
     monkeypatch.setattr(experiment, "create_task", lambda config: Mean())
     train.train(tiny(steps=2, log_every=1), str(tmp_path), lambda _: None)
     line = logged(tmp_path)[0]
-    known = {"step", "stage", "skipped", "loss", "size", "grad_norm"}  # the losses and the task's own
+    known = {"step", "stage", "skipped", "loss", "size", "grad_norm", "update_norm"}  # the losses and the task's own
     measured = line.keys() - known
     assert measured == set(observation.NAMES) - {"memory/device_bytes", "memory/device_peak_bytes"}
     (events,) = (tmp_path / "tensorboard").iterdir()
