@@ -17,9 +17,8 @@ from ml_collections import ConfigDict
 from loco_jax import experiment, muon, tasks, weights
 from loco_jax.data import streams
 from loco_jax.ops import distributed
-from loco_jax.runs import checkpoints
 from loco_jax.runs.watch import Watch
-from loco_jax.tasks import Task
+from loco_jax.tasks import Task, pretrained
 
 
 @flax.struct.dataclass
@@ -48,35 +47,31 @@ class Stages:
     """The stages of training: the next one begins when the loss no longer falls (method section 3).
 
     Attributes:
-      now: the present stage, from 0.
+      state: the stage, from 0, its best loss, and how many losses have not improved on it; JSON.
     """
 
     def __init__(self, config: ConfigDict, task: Task):
-        self.now, self._last, self._config = 0, task.stages - 1, config.plateau
-        self._plateau: dict[str, Any] = {"best": None, "waited": 0}
+        self._config, self._last = config.plateau, task.stages - 1
+        self.state: dict[str, Any] = {"stage": 0, "best": None, "waited": 0}
 
     @property
-    def state(self) -> dict[str, Any]:
-        """The stage and its plateau for a checkpoint, as JSON."""
-        return {"stage": self.now, "plateau": self._plateau}
-
-    @state.setter
-    def state(self, saved: dict[str, Any]) -> None:
-        self.now, self._plateau = saved["stage"], saved["plateau"]
+    def now(self) -> int:
+        """The present stage."""
+        return self.state["stage"]
 
     def move_on(self, means: dict[str, float]) -> bool:
         """Whether the next stage begins, given the means of a log line.
 
         It does after `patience` losses in a row that do not improve the best by `least_gain` of it.
         """
-        if self.now == self._last or "loss" not in means:
+        s, loss = self.state, means.get("loss")
+        if self.now == self._last or loss is None:
             return False
-        loss, best, waited = means["loss"], self._plateau["best"], self._plateau["waited"]
-        better = best is None or loss < best * (1 - self._config.least_gain)
-        self._plateau = {"best": loss, "waited": 0} if better else {"best": best, "waited": waited + 1}
-        if self._plateau["waited"] < self._config.patience:
+        better = s["best"] is None or loss < s["best"] * (1 - self._config.least_gain)
+        s.update({"best": loss, "waited": 0} if better else {"waited": s["waited"] + 1})
+        if s["waited"] < self._config.patience:
             return False
-        self.now, self._plateau = self.now + 1, {"best": None, "waited": 0}
+        self.state = {"stage": self.now + 1, "best": None, "waited": 0}
         return True
 
 
@@ -105,12 +100,12 @@ class Setup:
     @property
     def position(self) -> dict[str, Any]:
         """The positions of data, stages and losses for a checkpoint, as JSON."""
-        return copy.deepcopy({"data": self.source.get_state(), **self.stages.state, "watch": self.watch.state})
+        return copy.deepcopy({"data": self.source.get_state(), "stages": self.stages.state, "watch": self.watch.state})
 
     @position.setter
     def position(self, saved: dict[str, Any]) -> None:
         self.source.set_state(saved["data"])
-        self.stages.state, self.watch.state = saved, saved["watch"]
+        self.stages.state, self.watch.state = saved["stages"], saved["watch"]
 
     def compile(self, state: TrainState) -> jax.stages.Compiled:
         """The step of the present stage, for states like this one. With a budget of time it takes a rate."""
@@ -176,20 +171,15 @@ def read_init(task: Task, config: ConfigDict) -> Any:
 
     Raises WeightsError that names the field if the parameters do not fit.
     """
-    try:
+    with pretrained.naming("init", config.init):
         experiment.check_weights(task, config.init, "config.init")
         like = tasks.network_shapes(task)
         params = weights.read(config.task, config.init, like, config.init_missing)
         given = traverse_util.flatten_dict(params)
         lacking = {name for name, *rest in traverse_util.flatten_dict(like) if (name, *rest) not in given}
         for name in sorted(lacking.intersection(task.frozen)):
-            raise weights.WeightsError(
-                f'lacks {name}, which is not trained, so it cannot be new: give weights that have it, or config.init=""'
-            )
+            raise weights.WeightsError(f"lacks {name}, which is not trained, so it cannot be new")
         return params
-    except (weights.WeightsError, checkpoints.CheckpointError) as error:
-        named = f"config.init={config.init}: "
-        raise weights.WeightsError(named + str(error).removeprefix(named)) from error
 
 
 def train_step(

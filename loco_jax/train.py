@@ -95,8 +95,6 @@ class _Training:
                 f"Using {setup.mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
-        minutes = f"{config.budget_minutes:g} minutes of training, or " if config.budget_minutes else ""
-        self._say(f"To do: {minutes}{config.steps:,} steps of {config.data.batch_size} frames")
         if jax.default_backend() == "cpu" and config.scale == "full":
             self._say(f"The demo scale trains in minutes: --config={config.demo}")
         self._do_step = setup.compile(self._state)

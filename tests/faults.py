@@ -159,7 +159,7 @@ def killed(lab: Lab, kills: int = 20) -> str:
                 process.wait(timeout=lab.rng.uniform(0, 1.2 * to_begin))
         process.kill()
         said = end(process)
-        began = "To do: " in said  # and so what the one before left behind is gone
+        began = " parameters, " in said  # and so what the one before left behind is gone
         in_save, early = in_save + (began and bool(under_way(workdir))), early + (not began)
         # What the one before had saved is where this one went on, and nothing of it is lost.
         on = re.search(r"going on from step (\d+)", said)

@@ -186,11 +186,6 @@ def test_steps_may_end_a_run_before_its_budget(toy, tmp_path):
     assert evaluate.evaluate(tiny(), str(tmp_path), lambda _: None)["step"] == 4
 
 
-def test_minutes_are_told(toy, tmp_path):
-    _, said = quietly(budgeted(steps=2), tmp_path)
-    assert "To do: 0.133333 minutes of training, or 2 steps of 2 frames" in said
-
-
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_minutes_that_cannot_be_are_told(toy, tmp_path, value):
     with pytest.raises(ValueError, match=f"config.budget_minutes={value} must be a number of minutes, or 0 for none"):
