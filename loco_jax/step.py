@@ -107,14 +107,14 @@ class Setup:
         self.source.set_state(saved["data"])
         self.stages.state, self.watch.state = saved["stages"], saved["watch"]
 
-    def compile(self, state: TrainState) -> jax.stages.Compiled:
+    def compile(self, state: TrainState) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
         """The step of the present stage, for states like this one. With a budget of time it takes a rate."""
         step = functools.partial(step_of(self._config, self.task, self.optimizer), stage=self.stages.now)
         rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=self.replicated)
         rates = [rate] if self._config.budget_minutes else []
         return compile_step(step, self.mesh, state, self.source.like(), *rates)
 
-    def see(self, step: int, scalars: dict[str, Shaped[jax.Array, ""]]) -> None:
+    def see(self, step: int, scalars: dict[str, Any]) -> None:
         """Waits for a step and remembers its scalars."""
         numbers = {name: float(value) for name, value in jax.device_get(scalars).items()}
         self.watch.see(step, numbers, self.stages.now)

@@ -148,10 +148,7 @@ def people_pairs(
     shares = shares / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
     found = shares >= 0.5
     means = distances.sum(axis=-1, where=both) / np.maximum(both.sum(axis=-1), 1)
-    # A missing pair costs more than the sum of all distances.
-    scale = (min(found.shape) + 1) * (means.max(initial=0, where=found) or 1.0)
-    rows, columns = linear_sum_assignment(np.where(found, means / scale, 1.0))
-    pairs = np.stack([rows, columns], axis=-1)[found[rows, columns]]
+    pairs = np.stack(_assign(means, found), axis=-1)
     return pairs[np.argsort(pairs[:, 1])]
 
 
@@ -168,17 +165,16 @@ def _points(points: ArrayLike, name: str) -> np.ndarray:
     return points
 
 
-def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs among `distances[N, M]`.
+def _assign(costs: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the most pairs that are allowed, and among those with the least sum of costs.
 
-    Distances are scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together. So the number
-    of pairs comes first, and the distances lose no digits beside the penalty.
+    Costs are scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, and so little
+    that costs lose no digits beside it.
     """
-    allowed = distances <= threshold
-    scale = distances.max(initial=0, where=allowed) or 1.0
-    costs = np.full(distances.shape, min(distances.shape) + 1.0)
-    np.divide(distances, scale, out=costs, where=allowed)
-    rows, columns = linear_sum_assignment(costs)
+    scale = costs.max(initial=0, where=allowed) or 1.0
+    scaled = np.full(costs.shape, min(costs.shape) + 1.0)
+    np.divide(costs, scale, out=scaled, where=allowed)
+    rows, columns = linear_sum_assignment(scaled)
     real = allowed[rows, columns]
     return rows[real], columns[real]
 
@@ -192,4 +188,4 @@ def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nd
     return rows, columns[by_distance[first]]
 
 
-_MATCHINGS = {"hungarian": _hungarian, "nearest": _nearest}
+_MATCHINGS = {"hungarian": lambda distances, threshold: _assign(distances, distances <= threshold), "nearest": _nearest}

@@ -95,7 +95,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             # A copy, because the next step may reuse the state's memory before the background save has read it.
             # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(content))
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), position=ocp.args.JsonSave(content))
             self._manager.save(step, args=args)
 
     def wait(self) -> None:
@@ -160,7 +160,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         if self.latest is None:
             raise self._none()
-        state, _ = self._read(self.latest, _empty({"ema" if averaged else "params": like}), partial=True)
+        state, _ = self._read(self.latest, _empty({"ema" if averaged else "params": like}))
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
@@ -170,18 +170,16 @@ class Checkpoints(contextlib.AbstractContextManager):
             fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
         return fields.get("ema" if averaged else "params") or {}
 
-    def _read(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """State and position of a checkpoint, with their bits as they were saved; arrays of NumPy.
 
-        With `partial`, `like` may lack fields of the state. Raises CheckpointError.
+        `like` may lack fields of the state. Raises CheckpointError.
         """
-        args, manager = ocp.args.StandardRestore(like), contextlib.nullcontext(self._manager)
-        if partial:  # by a manager of its own, because one manager reads an item in one way only
-            manager = self._open(read_only=True)
-            places = ocp.checkpoint_utils.construct_restore_args(like)
-            args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
-        with self._reading(step), manager as opened:
-            restored = opened.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
+        places = ocp.checkpoint_utils.construct_restore_args(like)
+        args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
+        with self._reading(step):
+            args = ocp.args.Composite(state=args, position=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
             position, wanted = restored.position["position"], restored.position["sums"]
             jax.tree.map_with_path(_check_shape, restored.state, like)
         if changed := [name for name, value in _sums(restored.state, position).items() if wanted.get(name) != value]:
