@@ -37,11 +37,6 @@ class TrainState:
     opt_state: Any
     ema: Any
 
-    @property
-    def best_params(self) -> Any:
-        """The parameters to evaluate and release: the average if there is one."""
-        return self.params if self.ema is None else self.ema
-
 
 class Stages:
     """The stages of training: the next one begins when the loss no longer falls (method section 3).

@@ -22,7 +22,6 @@ from loco_jax.runs.ending import Stopped, TrainingError
 
 _MOST_AHEAD = 2  # steps that are queued on the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
-_MOST_WAITING = 0.1  # share of the time that devices wait for input before a message advises more workers
 _OUT_OF_TIME, _SIGNALLED = 1, 2  # reasons of a process to stop
 
 
@@ -108,7 +107,7 @@ class _Training:
         self._agree = distributed.Agreement(setup.mesh, self._delay)
         total = None if config.budget_minutes else config.steps  # with a budget nobody knows how many
         self._bar = progress.bar(total, "step", config.quiet or not is_first, initial=self._step, dynamic_ncols=True)
-        self._logged_step, self._waited, self._is_told = self._step, 0.0, False
+        self._logged_step, self._waited = self._step, 0.0
         self._ahead: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._is_long: bool | None = None  # of the last step; None before the first
         self._loss: Any = None
@@ -214,13 +213,6 @@ class _Training:
         self._bar.set_postfix_str(
             f"{self._budget}loss {loss:.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input", refresh=False
         )
-        decodes = config.data.source == "jta" and config.data.pictures
-        if share > _MOST_WAITING and decodes and not self._is_told:
-            self._is_told = True
-            self._say(
-                f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
-                f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
-            )
         return means
 
     def _move_on(self, means: dict[str, float]) -> None:
@@ -230,7 +222,6 @@ class _Training:
             self._say(f"step {self._step}: the loss no longer falls; stage {number} of {self._task.stages} begins")
             with self._split.part("setup"):
                 self._do_step = self._setup.compile(self._state)
-            self._bar.unpause()
 
     def _check_finite(self) -> None:
         """Raises TrainingError if too many steps in a row were not finite, before any of that is saved."""
@@ -258,12 +249,10 @@ class _Training:
     def _score(self, least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
         """Evaluates and logs; None if a reason to stop of at least `least` interrupts it."""
         with self._split.part("evaluation"):
-            is_new = self._evaluator.example is None
+            params = self._state.params if self._state.ema is None else self._state.ema
             summary = self._evaluator.run(
-                self._state.best_params, self._config.eval_frames, should_stop=lambda: self._why_stop() >= least
+                params, self._config.eval_frames, should_stop=lambda: self._why_stop() >= least
             )
-        if is_new:  # it was compiled, which the bar does not count
-            self._bar.unpause()
         if summary is not None:
             last = self._is_done()
             if last:

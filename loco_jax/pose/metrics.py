@@ -51,11 +51,8 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
     """
     if not frames:
         raise ValueError("there is no mean over no frames")
-    counts = (sum(getattr(frame, name) for frame in frames) for name in ("tp", "fp", "fn"))
-    means = (
-        math.fsum(getattr(frame, name) for frame in frames) / len(frames) for name in ("precision", "recall", "f1")
-    )
-    return Scores(*counts, *means)
+    *counts, precision, recall, f1 = zip(*frames)
+    return Scores(*map(sum, counts), *(math.fsum(x) / len(frames) for x in (precision, recall, f1)))
 
 
 def match(

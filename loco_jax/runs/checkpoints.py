@@ -43,23 +43,19 @@ class Checkpoints(contextlib.AbstractContextManager):
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder, self._read_only = _folder(workdir), read_only
+        self.folder, self._read_only, me = _folder(workdir), read_only, jax.process_index()
         options: dict[str, Any] = {"read_only": True}
         if not read_only:
             options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
             self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._manager = self._open(**options)
-        except Exception as error:  # of many kinds
-            raise CheckpointError(f"{self.folder}: cannot be opened: {_first_line(error)}") from error
-
-    def _open(self, **options: Any) -> ocp.CheckpointManager:
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
         )
-        options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
-        return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
+        try:
+            all_options = ocp.CheckpointManagerOptions(create=False, **options)
+            self._manager = ocp.CheckpointManager(self.folder, options=all_options, item_names=("state", "position"))
+        except Exception as error:  # of many kinds
+            raise CheckpointError(f"{self.folder}: cannot be opened: {_first_line(error)}") from error
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
@@ -131,7 +127,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         first_error = None
         for number, step in enumerate(steps):
             try:
-                state, position = self._read(step, _empty(like))
+                state, position = self._read(step, like)
             except _DamagedError as error:
                 first_error = first_error or error
                 if number + 1 < len(steps):
@@ -160,7 +156,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         if self.latest is None:
             raise self._none()
-        state, _ = self._read(self.latest, _empty({"ema" if averaged else "params": like}))
+        state, _ = self._read(self.latest, {"ema" if averaged else "params": like})
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
@@ -175,6 +171,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         `like` may lack fields of the state. Raises CheckpointError.
         """
+        like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)  # for Orbax to fill
         places = ocp.checkpoint_utils.construct_restore_args(like)
         args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
         with self._reading(step):
@@ -247,11 +244,6 @@ class SharedCheckpoints(contextlib.ExitStack):
         with distributed.together():
             if self._own:
                 self._own.wait()
-
-
-def _empty(like: Any) -> Any:
-    """NumPy arrays for Orbax to fill."""
-    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
 
 
 def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:

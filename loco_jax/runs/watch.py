@@ -52,12 +52,6 @@ class Watch:
 
     def describe(self, odd: list[dict[str, float]]) -> str:
         """Odd steps in one line."""
-        told = [
-            f"step {x['odd_step']} with loss {x['odd_step_loss']:.4g}, usually {x['odd_step_usual_loss']:.4g}"
-            if "odd_step_usual_loss" in x
-            else f"step {x['odd_step']} skipped, as a number was not finite"
-            for x in odd
-        ]
-        listed = "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
-        replay = f"--mode=replay --step={odd[0]['odd_step']} shows its batch"
-        return f"{listed}. {self.state['skipped']} skipped so far. {replay}"
+        listed = ", ".join(str(x["odd_step"]) for x in odd[:5]) + f" and {len(odd) - 5} more" * (len(odd) > 5)
+        replay = f"--mode=replay --step={odd[0]['odd_step']} shows the first one's batch"
+        return f"Odd steps, see log.jsonl: {listed}. {self.state['skipped']} skipped so far. {replay}"
