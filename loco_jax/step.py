@@ -100,7 +100,9 @@ class Setup:
     @position.setter
     def position(self, saved: dict[str, Any]) -> None:
         self.source.set_state(saved["data"])
-        self.stages.state, self.watch.state = saved["stages"], saved["watch"]
+        # Older runs have the stage elsewhere, and their losses in the state.
+        self.stages.state = saved["stages"] if "stages" in saved else {"stage": saved["stage"], **saved["plateau"]}
+        self.watch.state |= saved.get("watch", {})
 
     def compile(self, state: TrainState) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
         """The step of the present stage, for states like this one. With a budget of time it takes a rate."""
@@ -118,10 +120,12 @@ class Setup:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser of `config.optimizer`, with its learning rate over `config.steps`.
 
-    With a budget of time its `update` needs the argument `rate`, see `budget.Budget`.
+    With a budget of time the rate is 1, see `budget.Budget`.
     """
     c = config.optimizer
-    if c.schedule == "constant":
+    if config.budget_minutes:
+        rate = optax.constant_schedule(1.0)
+    elif c.schedule == "constant":
         # Without a warm-up optax would keep its initial value.
         rate = optax.warmup_constant_schedule(0.0 if c.warmup else c.learning_rate, c.learning_rate, c.warmup)
     else:
@@ -131,16 +135,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         "muon": lambda rate: muon.muon(rate, c.orthogonalise_every, jnp.dtype(c.orthogonalise_dtype)),
     }
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
-    if config.budget_minutes:
-        return optax.chain(clip, rules[c.name](optax.constant_schedule(1.0)), _scale_by_given_rate())
     return optax.chain(clip, rules[c.name](rate))
-
-
-def _scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, rate, **_):
-        return optax.tree.scale(rate, updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def init_state(
@@ -190,13 +185,14 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Shaped[jax.Array, ""]]]:
     """The state after one more step on a batch, and scalars: the loss, those that the task logs, and norms.
 
-    Random numbers depend on the seed and the step alone. With a budget of time the optimiser needs the learning rate.
+    Random numbers depend on the seed and the step alone. With a budget of time updates are multiplied by `rate`.
     If loss, gradient or update is not finite, the step is `skipped`, one of the scalars: parameters, optimiser and
     average stay as they were.
     """
     loss, logged, grads = loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
     trained = _trained(task, state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained, **({} if rate is None else {"rate": rate}))
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    updates = updates if rate is None else optax.tree.scale(rate, updates)
     trained = optax.apply_updates(trained, updates)
     step, averages = state.step + 1, state.ema
     if ema:

@@ -87,7 +87,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         # The training loop forbids transfers from a device, but this one is intended.
         with self._saving(), jax.transfer_guard("allow"):
             state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
-            content = {"position": position, "sums": _sums(state, position)}
+            content = {"position": position, "bit_sums": _sums(state, position)}
             # A copy, because the next step may reuse the state's memory before the background save has read it.
             # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
@@ -177,9 +177,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         with self._reading(step):
             args = ocp.args.Composite(state=args, position=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-            position, wanted = restored.position["position"], restored.position["sums"]
+            position, wanted = restored.position["position"], restored.position["bit_sums"]
             jax.tree.map_with_path(_check_shape, restored.state, like)
-        if changed := [name for name, value in _sums(restored.state, position).items() if wanted.get(name) != value]:
+            sums = _sums(restored.state, position)
+        if changed := [name for name, value in sums.items() if wanted.get(name, value) != value]:
             raise _DamagedError(
                 f"{self.folder / str(step)}: is damaged: other bits than were saved in {', '.join(changed[:5])}\n"
                 "Remove that folder to go on from the one before."

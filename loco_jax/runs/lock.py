@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from etils import epath
 
@@ -13,24 +13,20 @@ from loco_jax.ops import distributed
 from loco_jax.runs.checkpoints import CheckpointError
 
 
-@contextlib.contextmanager
-def owned(workdir: str, say: Callable[[str], None] = print) -> Iterator[None]:
-    """While entered, no other run can be in `workdir`, on this machine or another that sees the same disk.
+def owned(workdir: str, say: Callable[[str], None] = print) -> contextlib.AbstractContextManager:
+    """Until the result is left, no other run can be in `workdir`, on this machine or another that sees the same disk.
 
     The operating system releases the lock however a process ends. Buckets and some network disks have no locks, which
     `say` reports. If there are several processes, the first holds the lock.
 
     Raises CheckpointError in all processes if another run is there, or if the folder cannot be written to.
     """
-    with contextlib.ExitStack() as stack:
-        with distributed.together():
-            if distributed.is_first():
-                stack.enter_context(locked(workdir, say))
-        yield
+    with distributed.together():
+        return locked(workdir, say) if distributed.is_first() else contextlib.nullcontext()
 
 
 def locked(workdir: str, say: Callable[[str], None]) -> contextlib.AbstractContextManager:
-    """The lock of `owned`, held by this process alone until the result is closed."""
+    """The lock of `owned`, held by this process alone."""
     folder = epath.Path(workdir).expanduser()
     unguarded = f"{folder}: no locks there, so two runs at once in this workdir would not be noticed"
     if "://" in str(folder):

@@ -1,6 +1,7 @@
 """Checkpoints: what is restored, what counts as damage, and what does not."""
 
 import errno
+import json
 import shutil
 
 import jax
@@ -16,6 +17,7 @@ from loco_jax.step import TrainState
 from tests.support import (
     assert_same_run,
     quietly,
+    saved_state,
     saved_steps,
     tiny,
 )
@@ -51,6 +53,26 @@ def test_the_only_checkpoint_is_not_passed_over(toy, tmp_path):
         with pytest.raises(checkpoints.CheckpointError, match=told):
             quietly(tiny(steps=2), tmp_path)
     assert saved_steps(tmp_path) == [2] and not (tmp_path / "damaged").exists()
+
+
+def test_a_run_of_before_losses_were_kept_beside_the_state_goes_on(toy, tmp_path):
+    config = tiny(steps=4, checkpoint_every=2, log_every=2, ema=0.9)
+    quietly(config, tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "older")
+    shutil.rmtree(tmp_path / "older" / "checkpoints" / "4")
+    path = tmp_path / "older" / "checkpoints" / "2" / "position" / "metadata"
+    content = json.loads(path.read_text())
+    stages, _, _ = (
+        content["position"].pop("stages"),
+        content["position"].pop("watch"),
+        content["bit_sums"].pop("position"),
+    )
+    content["position"] |= {"stage": stages.pop("stage"), "plateau": stages}
+    path.write_text(json.dumps(content))
+    _, said = quietly(config, tmp_path / "older")
+    assert f"{tmp_path / 'older'}: going on from step 2" in said
+    one, other = (saved_state(tmp_path / name, 4) for name in ("straight", "older"))
+    assert one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 PASSING = {
