@@ -225,14 +225,10 @@ class SharedCheckpoints(contextlib.ExitStack):
 
     def restore(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
         """As `Checkpoints.restore` in the first process; in the others the state is `like`."""
-        read: list[Any] = []
-
-        def read_first():
-            read[:] = self._own.restore(like, say=say)
-            return read[::2]
-
-        self.latest, position = distributed.from_first(read_first)
-        return self.latest, read[1] if read else like, position
+        with distributed.together():
+            step, state, position = self._own.restore(like, say=say) if self._own else (None, like, {})
+        self.latest, position = distributed.gather([(step, position)])[0]
+        return self.latest, state, position
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """As `Checkpoints.save`. The other processes do not wait for the first, which raises if it cannot save."""
