@@ -31,12 +31,11 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     those of the run. On the same machine they are equal bit for bit, if its kernels are deterministic. Fields that only
     training reads are taken from the run.
 
-    The numbers are the loss and the scalars that are logged with it, the norms of gradient and update, and for every
-    array of parameters, gradient and batch the count of numbers that are not finite, and the greatest magnitude of the
-    others. They are written to `replay/step_N.json`, with pictures of the first `config.pictures` frames beside it.
+    The numbers are the step's scalars, and for every array of parameters, gradient and batch the count of numbers that
+    are not finite, and the greatest magnitude of the others. They are written to `replay/step_N.json`, with pictures of
+    the first `config.pictures` frames beside it.
 
-    Raises CheckpointError if there is no run of this config, ValueError for a step that the run does not have, or if
-    there are several processes.
+    Raises CheckpointError if there is no run of this config, ValueError for a step that the run does not have.
     """
     if jax.process_count() > 1:
         raise ValueError("--mode=replay is for one process: start it alone, wherever the run was")

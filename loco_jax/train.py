@@ -198,7 +198,7 @@ class _Training:
             self._wait()
         means, odd = watch.take()
         lap = self._split.lap()
-        seconds = observation.training_seconds(lap)
+        seconds = sum(lap[f"seconds/{part}"] for part in observation.TRAINING)
         rate = (step - self._logged_step) * config.data.batch_size / seconds
         share = self._waited / seconds
         self._logged_step, self._waited = step, 0.0

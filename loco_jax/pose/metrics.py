@@ -128,15 +128,11 @@ def people_pairs(
 ) -> Int[np.ndarray, "K 2"]:
     """Pairs of predicted and true people that find each other, as indices into both in the order of `true`.
 
-    A pair has at least half of the true person's joints within `threshold`, inclusive. There are as many pairs as
-    possible, and among such matchings the least sum of mean distances over the joints known of both.
+    A pair has at least half of the true person's joints within `threshold` metres, inclusive. There are as many pairs
+    as possible, and among such matchings the least sum of mean distances over the joints known of both.
 
-    Args:
-      predicted: `[N, J, 3]` joints of people, in metres.
-      predicted_present: `[N, J]` whether these joints exist.
-      true: `[M, J, 3]`, the same for true people.
-      true_present: `[M, J]`; people without joints do not count.
-      threshold: metres.
+    Joints are `[N, J, 3]` and `[M, J, 3]`; `[N, J]` and `[M, J]` say which of them exist. True people without joints do
+    not count.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]

@@ -4,7 +4,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import jax
 
@@ -65,11 +65,6 @@ class Split:
         """Seconds of these parts since the beginning."""
         self.switch(self._part)
         return sum(self._seconds[part] for part in parts)
-
-
-def training_seconds(lap: Mapping[str, float]) -> float:
-    """Seconds of training in a lap or a line of the log: all but setup and evaluation."""
-    return sum(lap.get(f"seconds/{part}", 0.0) for part in TRAINING)
 
 
 def memory() -> dict[str, int]:
