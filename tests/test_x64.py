@@ -68,8 +68,7 @@ def test_the_example_and_training_are_the_same(tmp_path):
         name: (x.dtype, x.shape) for name, x in wanted.items()
     }
     of_state = {name: x for name, x in found.items() if name.startswith("state")}
-    assert {str(x.dtype) for x in of_state.values()} == {"float32", "int32", "bool"}
-    assert of_state["state/step"] == 2 and of_state["state/watch/skipped"] == 0
+    assert {str(x.dtype) for x in of_state.values()} == {"float32", "int32"} and of_state["state/step"] == 2
     for name in wanted:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
