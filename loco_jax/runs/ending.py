@@ -1,12 +1,13 @@
 """The end of a run's process: the exceptions that end training, and their messages and exit statuses."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from loco_jax import cli
 
@@ -30,6 +31,7 @@ def reported() -> Iterator[None]:
 
     from loco_jax.ops import distributed
 
+    sys.unraisablehook = functools.partial(_unless_of_orbax, sys.unraisablehook)
     try:
         yield
     except Stopped as stopped:
@@ -68,3 +70,9 @@ def _fail(message: str, status: int = 1) -> NoReturn:
     for worker in multiprocessing.active_children():
         worker.terminate()
     os._exit(status)
+
+
+def _unless_of_orbax(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides the message of Orbax that follows a failed read or write. The failure itself is reported separately."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
