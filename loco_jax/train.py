@@ -1,6 +1,7 @@
 """The one training loop, for any task."""
 
 import collections
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -36,10 +37,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     OtherProcessError for an error of another process before the first step.
     """
     training = _Training(config, workdir, distributed.only_first(say))
-    with (
-        lock.owned(workdir, distributed.only_first(say)),
-        checkpoints.SharedCheckpoints(workdir, config.keep_checkpoints) as saved,
-    ):
+    with lock.owned(workdir, distributed.only_first(say)), contextlib.ExitStack() as stack:
+        saved = None
+        with distributed.together():
+            if distributed.is_first():
+                saved = stack.enter_context(checkpoints.Checkpoints(workdir, config.keep_checkpoints))
         training.begin(saved)
         return training.run()
 
@@ -69,15 +71,18 @@ class _Training:
         alone = jax.process_count() == 1 or jax.default_backend() == "cpu"
         self._delay = 0 if alone else _MOST_AHEAD
 
-    def begin(self, saved: checkpoints.SharedCheckpoints) -> None:
-        """Loads or makes the state, compiles the step, and opens the log."""
+    def begin(self, saved: checkpoints.Checkpoints | None) -> None:
+        """Loads or makes the state, compiles the step, and opens the log. Only the first process has checkpoints."""
         config, setup, is_first = self._config, self._setup, distributed.is_first()
-        self._saved, new = saved, saved.latest is None
+        self._saved, self._kept = saved, distributed.from_first(lambda: saved and saved.latest)
+        new = self._kept is None
         with distributed.together():
             state = steps.init_state(self._task, setup.optimizer, config, pretrained=new and is_first)
         if not new:
-            step, state, position = saved.restore(state, self._say)
-            self._say(f"{self._folder}: going on from step {step}")
+            with distributed.together():
+                step, state, position = saved.restore(state, say=self._say) if saved else (0, state, {})
+            self._kept, position = distributed.gather([(step, position)])[0]
+            self._say(f"{self._folder}: going on from step {self._kept}")
         with distributed.together():
             if not new:
                 setup.position = self._budget.state = position
@@ -139,7 +144,7 @@ class _Training:
             if summary is None:  # only an evaluation is lost, which the next start repeats
                 self._save()
                 why = distributed.Agreement(self._setup.mesh)(self._why_stop())
-            self._saved.wait()
+            self._wait_for_saves()
         if self._is_done() and summary is not None:
             self._say(f"{self._folder}: {self._step} steps done")
             return summary
@@ -230,7 +235,7 @@ class _Training:
         if bad_step := self._setup.watch.bad_step:
             if self._logged_step < self._step:
                 self._write_log()
-            most, kept = self._config.optimizer.max_skipped, self._saved.latest
+            most, kept = self._config.optimizer.max_skipped, self._kept
             intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
             before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
             raise TrainingError(
@@ -244,7 +249,14 @@ class _Training:
             self._check_finite()
             if rates := self._budget.take():  # the log needs the rates of all saved steps
                 self._log.write(self._step, rates)
-            self._saved.save(self._step, self._state, {**self._setup.position, **self._budget.state})
+            self._kept = self._step
+            if self._saved:
+                self._saved.save(self._step, self._state, {**self._setup.position, **self._budget.state})
+
+    def _wait_for_saves(self) -> None:
+        with distributed.together():
+            if self._saved:
+                self._saved.wait()
 
     def _score(self, least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
         """Evaluates and logs; None if a reason to stop of at least `least` interrupts it."""
@@ -257,7 +269,7 @@ class _Training:
             last = self._is_done()
             if last:
                 with self._split.part("save"):
-                    self._saved.wait()
+                    self._wait_for_saves()
             scores = {f"validation/{name}": value for name, value in self._task.headline(summary).items()}
             self._log.write(self._step, {**scores, **(self._split.lap() if last else {})})
         return summary

@@ -18,8 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from loco_jax.ops import distributed
-
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
 # Errors that say nothing about the content of the files. All numbers of OSErrors are such, except these:
 _NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -36,7 +34,7 @@ class _DamagedError(CheckpointError):
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints in `workdir/checkpoints`, for this process alone; see `SharedCheckpoints` for several.
+    """The checkpoints in `workdir/checkpoints`, for this process alone.
 
     Saving goes on in the background. Use it as a context manager: leaving it waits for the saves under way. With
     `read_only` it changes nothing in the folder, so that a run which is still training there is not disturbed.
@@ -206,41 +204,6 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _none(self) -> CheckpointError:
         return CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
-
-
-class SharedCheckpoints(contextlib.ExitStack):
-    """The checkpoints of a run of several processes. All of them call its methods, at the same time.
-
-    Only the first process accesses the folder, which the others need not see. Its errors are raised in all of them.
-
-    Attributes:
-      latest: step of the newest checkpoint, or None. It may not be complete yet.
-    """
-
-    def __init__(self, workdir: str, keep: int):
-        super().__init__()
-        with distributed.together():
-            self._own = self.enter_context(Checkpoints(workdir, keep)) if distributed.is_first() else None
-        self.latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
-
-    def restore(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
-        """As `Checkpoints.restore` in the first process; in the others the state is `like`."""
-        with distributed.together():
-            step, state, position = self._own.restore(like, say=say) if self._own else (None, like, {})
-        self.latest, position = distributed.gather([(step, position)])[0]
-        return self.latest, state, position
-
-    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """As `Checkpoints.save`. The other processes do not wait for the first, which raises if it cannot save."""
-        self.latest = step
-        if self._own:
-            self._own.save(step, state, position)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        with distributed.together():
-            if self._own:
-                self._own.wait()
 
 
 def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
