@@ -1,33 +1,28 @@
 """The one training loop, for any task."""
 
 import collections
-import functools
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from loco_jax import evaluate, experiment
+from loco_jax import step as steps
 from loco_jax.cli import progress, signals
-from loco_jax.data import streams
 from loco_jax.ops import distributed
 from loco_jax.runs import budget, checkpoints, lock, observation
 from loco_jax.runs import config as configs
 from loco_jax.runs import log as logs
-from loco_jax.runs import watch as watches
 from loco_jax.runs.ending import Stopped, TrainingError
-from loco_jax.step import Stages, compile_drain, compile_step, init_state, make_optimizer, means_of, read_init, step_of
 
 _MOST_AHEAD = 2  # steps that are queued on the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
-_MOST_WAITING = 0.1  # share of the time that devices wait for input before a message advises more workers
 _OUT_OF_TIME, _SIGNALLED = 1, 2  # reasons of a process to stop
 
 
@@ -42,10 +37,11 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     OtherProcessError for an error of another process before the first step.
     """
     training = _Training(config, workdir, distributed.only_first(say))
-    with (
-        lock.owned(workdir, distributed.only_first(say)),
-        checkpoints.SharedCheckpoints(workdir, config.keep_checkpoints) as saved,
-    ):
+    with lock.owned(workdir, distributed.only_first(say)), contextlib.ExitStack() as stack:
+        saved = None
+        with distributed.together():
+            if distributed.is_first():
+                saved = stack.enter_context(checkpoints.Checkpoints(workdir, config.keep_checkpoints))
         training.begin(saved)
         return training.run()
 
@@ -61,71 +57,64 @@ class _Training:
         configs.check_same(config)
         with distributed.together():
             experiment.check(config)
-            self._mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
-            self._replicated = NamedSharding(self._mesh, PartitionSpec())
-            self._task, self._optimizer = experiment.create_task(config), make_optimizer(config)
-            self._step_of_stage, self._stages = step_of(config, self._task, self._optimizer), Stages(config, self._task)
+            self._setup = steps.Setup(config)
+            self._task, mesh = self._setup.task, self._setup.mesh
             if distributed.is_first():
                 configs.check(workdir, config)
                 if not checkpoints.exist(workdir):
                     experiment.check_sources(config, self._task)
                     if config.init:
-                        read_init(self._task, config)  # so that bad weights are reported before anything is written
-            self._source = streams.training_stream(config, NamedSharding(self._mesh, PartitionSpec("batch")))
-            self._frames_like = self._source.like()
-            self._budget = budget.Budget(config, self._mesh, self._split, delay=_MOST_AHEAD)
+                        steps.read_init(self._task, config)  # bad weights are reported before anything is written
+            self._source = self._setup.source
+            self._budget = budget.Budget(config, mesh, self._split, delay=_MOST_AHEAD)
+        # Each process waits for the answers of the others: at once, or while it starts further steps.
+        alone = jax.process_count() == 1 or jax.default_backend() == "cpu"
+        self._delay = 0 if alone else _MOST_AHEAD
 
-    def begin(self, saved: checkpoints.SharedCheckpoints) -> None:
-        """Loads or makes the state, compiles the step, and opens the log."""
-        config, task = self._config, self._task
-        self._saved = saved
+    def begin(self, saved: checkpoints.Checkpoints | None) -> None:
+        """Loads or makes the state, compiles the step, and opens the log. Only the first process has checkpoints."""
+        config, setup, is_first = self._config, self._setup, distributed.is_first()
+        self._saved, self._kept = saved, distributed.from_first(lambda: saved and saved.latest)
+        new = self._kept is None
         with distributed.together():
-            new = saved.latest is None
-            read_weights = new and distributed.is_first()
-            self._state = init_state(task, self._optimizer, config, self._frames_like, pretrained=read_weights)
+            state = steps.init_state(self._task, setup.optimizer, config, pretrained=new and is_first)
         if not new:
-            step, self._state, position = saved.restore(self._state, self._say)
-            self._say(f"{self._folder}: going on from step {step}")
+            with distributed.together():
+                step, state, position = saved.restore(state, say=self._say) if saved else (0, state, {})
+            self._kept, position = distributed.gather([(step, position)])[0]
+            self._say(f"{self._folder}: going on from step {self._kept}")
         with distributed.together():
             if not new:
-                self._source.set_state(position["data"])
-                self._stages.state = {name: position[name] for name in self._stages.state}
-                self._budget.state = position
-            if distributed.is_first():
+                setup.position = self._budget.state = position
+            if is_first:
                 configs.claim(self._workdir, config)
-                overview = parameter_overview.get_parameter_overview(self._state.params)
+                overview = parameter_overview.get_parameter_overview(state.params)
                 (self._folder / "parameters.txt").write_text(overview + "\n")
-        self._state = distributed.put_first(self._state, self._replicated)
+        self._state = distributed.put_first(state, setup.replicated)
         self._step = int(self._state.step)
 
-        self._say(task.describe())
-        if self._mesh.size < jax.device_count():
+        self._say(self._task.describe())
+        if setup.mesh.size < jax.device_count():
             self._say(
-                f"Using {self._mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
+                f"Using {setup.mesh.size} of {jax.device_count()} devices, since config.data.batch_size="
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
-        self._compile()
-        least_seconds, lines = _cost(self._do_step, config)
-        self._is_long = distributed.from_first(lambda: least_seconds > _LONG_STEP)
-        # Each process waits for the answers of the others: at once, or while it starts further steps.
-        delay = 0 if self._is_long or jax.process_count() == 1 else _MOST_AHEAD
-        for line in lines:
-            self._say(line)
-        self._drain = compile_drain(self._state, self._replicated)
-        in_a_row = distributed.in_a_row(self._mesh)
-        self._evaluator = evaluate.Evaluator(task, config, in_a_row, config.data.validation_split)
+        if jax.default_backend() == "cpu" and config.scale == "full":
+            self._say(f"The demo scale trains in minutes: --config={config.demo}")
+        self._do_step = setup.compile(self._state)
+        in_a_row = distributed.in_a_row(setup.mesh)
+        self._evaluator = evaluate.Evaluator(self._task, config, in_a_row, config.data.validation_split)
         with distributed.together():
-            self._stop = signals.StopRequest(self._say, delay)
-            is_first = distributed.is_first()
+            self._stop = signals.StopRequest(self._say, self._delay)
             self._log = logs.Log(self._folder, self._step, _curves) if is_first else logs.NoLog()
         # A run may have ended between a save and the evaluation after it.
         self._lacks_scores = self._is_evaluated() and not distributed.from_first(lambda: self._log.has_scores)
-        self._agree = distributed.Agreement(self._mesh, delay)
-        steps = None if config.budget_minutes else config.steps  # with a budget nobody knows how many
-        quiet = config.quiet or not distributed.is_first()
-        self._bar = progress.bar(steps, "step", quiet, initial=self._step, dynamic_ncols=True)
-        self._logged_step, self._waited, self._is_told = self._step, 0.0, False
-        self._ahead: collections.deque[jax.Array] = collections.deque()
+        self._agree = distributed.Agreement(setup.mesh, self._delay)
+        total = None if config.budget_minutes else config.steps  # with a budget nobody knows how many
+        self._bar = progress.bar(total, "step", config.quiet or not is_first, initial=self._step, dynamic_ncols=True)
+        self._logged_step, self._waited = self._step, 0.0
+        self._ahead: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._is_long: bool | None = None  # of the last step; None before the first
         self._loss: Any = None
 
     def run(self) -> dict[str, Any]:
@@ -154,8 +143,8 @@ class _Training:
                     summary = self._score()
             if summary is None:  # only an evaluation is lost, which the next start repeats
                 self._save()
-                why = distributed.Agreement(self._mesh)(self._why_stop())
-            self._saved.wait()
+                why = distributed.Agreement(self._setup.mesh)(self._why_stop())
+            self._wait_for_saves()
         if self._is_done() and summary is not None:
             self._say(f"{self._folder}: {self._step} steps done")
             return summary
@@ -170,14 +159,8 @@ class _Training:
         self._say(said)
         return summary or {}
 
-    def _compile(self) -> None:
-        """Compiles the step of the present stage."""
-        rate = [self._budget.place(0)] if self._config.budget_minutes else []
-        step = functools.partial(self._step_of_stage, stage=self._stages.now)
-        self._do_step = compile_step(step, self._mesh, self._state, self._frames_like, *rate)
-
     def _is_done(self) -> bool:
-        return self._step >= self._config.steps or self._budget.is_over
+        return self._step >= self._config.steps or self._budget.used >= 1
 
     def _is_evaluated(self) -> bool:
         """Whether an evaluation belongs to the present step."""
@@ -196,87 +179,97 @@ class _Training:
         if self._loss is not None and self._loss.is_ready():  # otherwise the devices were computing
             self._waited += observation.now() - asked
         with self._split.part("device"):
-            self._state, self._loss = self._do_step(self._state, frames, *self._budget.rate(self._step))
-            self._step += 1
+            self._state, scalars = self._do_step(self._state, frames, *self._budget.rate(self._step))
+            self._step, self._loss = self._step + 1, scalars["loss"]
+            self._ahead.append((self._step, scalars))
             # The host may run ahead of the devices, but not far: progress and signals concern the present.
-            self._ahead.append(self._loss)
-            while len(self._ahead) > (0 if self._is_long else _MOST_AHEAD):
-                self._ahead.popleft().block_until_ready()
-        self._is_long = time.monotonic() - began > _LONG_STEP
+            self._wait(_MOST_AHEAD if self._is_long is False else 0)
+        seconds = time.monotonic() - began
+        if self._is_long is None and seconds > _LONG_STEP:
+            self._say(f"A step takes {seconds:.2g} s")
+        self._is_long = seconds > _LONG_STEP
         self._bar.update()
         self._budget.look()
 
+    def _wait(self, ahead: int = 0) -> None:
+        """Waits until at most so many steps are queued, and sees the scalars of the others."""
+        while len(self._ahead) > ahead:
+            self._setup.see(*self._ahead.popleft())
+
     def _write_log(self) -> dict[str, float]:
         """Writes a log line about the steps since the last one; returns the means of losses in it."""
-        config, step = self._config, self._step
+        config, step, watch = self._config, self._step, self._setup.watch
         with self._split.part("device"):
-            self._state, means, watch = self._drain(self._state)
-            means, watch = means_of(means), jax.device_get(watch)
+            self._wait()
+        means, odd = watch.take()
         lap = self._split.lap()
-        seconds = observation.training_seconds(lap)
+        seconds = sum(lap[f"seconds/{part}"] for part in observation.TRAINING)
         rate = (step - self._logged_step) * config.data.batch_size / seconds
         share = self._waited / seconds
         self._logged_step, self._waited = step, 0.0
         speed = {"frames_per_second": rate, "input_wait": share, **lap, **observation.memory()}
-        counts = {"skipped": int(watch.skipped), **speed, "stage": self._stages.now}
+        counts = {"skipped": watch.state["skipped"], **speed, "stage": self._setup.stages.now}
         self._log.write(step, {**means, **counts, **self._budget.take()})
-        for odd in watches.odd_steps(watch):
-            self._log.write(step, watches.scalars(odd))
-        if said := watches.describe(watch):
-            self._say(said)
+        for numbers in odd:
+            self._log.write(step, numbers)
+        if odd:
+            self._say(watch.describe(odd))
         loss = means.get("loss", math.nan)
         self._bar.set_postfix_str(
             f"{self._budget}loss {loss:.4g}, {rate:.3g} frames/s, {share:.0%} waiting for input", refresh=False
         )
-        decodes = config.data.source == "jta" and config.data.pictures
-        if share > _MOST_WAITING and decodes and not self._is_told:
-            self._is_told = True
-            self._say(
-                f"step {step}: {share:.0%} of the time the devices wait for pictures; let more processes "
-                f"decode them, up to one a core, with --config.data.workers={config.data.workers + 2}"
-            )
         return means
 
     def _move_on(self, means: dict[str, float]) -> None:
         """Begins the next stage if the loss no longer falls."""
-        if self._stages.move_on(means):
-            number = self._stages.now + 1
+        if self._setup.stages.move_on(means):
+            number = self._setup.stages.now + 1
             self._say(f"step {self._step}: the loss no longer falls; stage {number} of {self._task.stages} begins")
             with self._split.part("setup"):
-                self._compile()
-            self._bar.unpause()
+                self._do_step = self._setup.compile(self._state)
 
     def _check_finite(self) -> None:
         """Raises TrainingError if too many steps in a row were not finite, before any of that is saved."""
         with self._split.part("device"):
-            bad_step = int(jax.device_get(self._state.bad_step))
-        if bad_step:
+            self._wait()
+        if bad_step := self._setup.watch.bad_step:
             if self._logged_step < self._step:
                 self._write_log()
-            raise _not_finite(bad_step, self._saved.latest, self._folder, self._config)
+            most, kept = self._config.optimizer.max_skipped, self._kept
+            intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
+            before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
+            raise TrainingError(
+                f"{self._folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
+                f"--mode=replay --step={bad_step - most} shows the first of them. Start anew in another --workdir, "
+                "with a lower config.optimizer.learning_rate or config.optimizer.clip_norm, or in float32."
+            )
 
     def _save(self) -> None:
         with self._split.part("save"):
             self._check_finite()
             if rates := self._budget.take():  # the log needs the rates of all saved steps
                 self._log.write(self._step, rates)
-            position = {"data": self._source.get_state(), **self._stages.state, **self._budget.state}
-            self._saved.save(self._step, self._state, position)
+            self._kept = self._step
+            if self._saved:
+                self._saved.save(self._step, self._state, {**self._setup.position, **self._budget.state})
+
+    def _wait_for_saves(self) -> None:
+        with distributed.together():
+            if self._saved:
+                self._saved.wait()
 
     def _score(self, least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
         """Evaluates and logs; None if a reason to stop of at least `least` interrupts it."""
         with self._split.part("evaluation"):
-            is_new = self._evaluator.example is None
+            params = self._state.params if self._state.ema is None else self._state.ema
             summary = self._evaluator.run(
-                self._state.best_params, self._config.eval_frames, should_stop=lambda: self._why_stop() >= least
+                params, self._config.eval_frames, should_stop=lambda: self._why_stop() >= least
             )
-        if is_new:  # it was compiled, which the bar does not count
-            self._bar.unpause()
         if summary is not None:
             last = self._is_done()
             if last:
                 with self._split.part("save"):
-                    self._saved.wait()
+                    self._wait_for_saves()
             scores = {f"validation/{name}": value for name, value in self._task.headline(summary).items()}
             self._log.write(self._step, {**scores, **(self._split.lap() if last else {})})
         return summary
@@ -286,41 +279,3 @@ def _curves(records: list[dict[str, Any]]) -> Any:
     from loco_jax.report import figure, runs  # here, because Matplotlib takes long to import
 
     return figure.draw_runs([runs.Run("training", {}, records, {}, None)])
-
-
-def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: ConfigDict) -> TrainingError:
-    most = config.optimizer.max_skipped
-    intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
-    before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
-    return TrainingError(
-        f"{folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
-        f"--mode=replay --step={bad_step - most} shows the first of them. "
-        "Start anew in another --workdir, with a lower config.optimizer.learning_rate or "
-        "config.optimizer.clip_norm, or in float32."
-    )
-
-
-def _cost(step: Any, config: ConfigDict) -> tuple[float, list[str]]:
-    """The least seconds of a step on a CPU, 0 on other devices; and lines about its cost."""
-    flops, minutes = (step.cost_analysis() or {}).get("flops", 0.0), config.budget_minutes
-    on_cpu = jax.default_backend() == "cpu"
-    seconds = flops / _matmul_rate() if flops and on_cpu else 0.0
-    to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"
-    lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {to_do} to do."]
-    if seconds > _LONG_STEP:  # the time of shorter steps depends little on their arithmetic
-        lines.append(f"On this CPU a step takes {seconds:.2g} s or more.")
-    if on_cpu and config.scale == "full":
-        lines.append(f"The demo scale trains in minutes: --config={config.demo}")
-    return seconds, lines
-
-
-def _matmul_rate() -> float:
-    """Operations a second of this machine in a matrix product; the best of four trials."""
-    size = 1024
-    a = jnp.ones((size, size), jnp.float32)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        (a @ a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)

@@ -49,13 +49,14 @@ def test_config_trains_a_step(level, scale, variant):
     assert type(task.network) is {"published": vha.VHA, "patch": patch_vha.PatchVHA}[variant]
     assert task.volume.shape == VOLUMES[scale]
     frames = shape_of_frames(config.data.batch_size, 64 if scale == "full" else 8)
-    state = jax.eval_shape(lambda: init_state(task, optimizer, config, frames))
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config))
     heatmaps = jax.ShapeDtypeStruct((1, 14, *VOLUMES[scale]), jnp.float32)
     code = jax.eval_shape(functools.partial(task.network.apply, method="encode"), state.params, heatmaps)
     assert code.shape == (1, *CODES[scale, level])
     step = functools.partial(train_step, task=task, optimizer=optimizer, seed=config.seed, ema=config.ema)
     for stage in range(task.stages):
-        after, loss = jax.eval_shape(functools.partial(step, stage=stage), state, frames)
+        after, scalars = jax.eval_shape(functools.partial(step, stage=stage), state, frames)
+        loss = scalars["loss"]
         assert loss.shape == () and loss.dtype == jnp.float32
         # The same shapes and types, or the next step would not fit.
         assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -68,7 +69,7 @@ def test_average_is_of_the_parameters():
     config = config_of(2, "demo", "patch")
     config.ema = 0.99
     task, optimizer = experiment.create_task(config), make_optimizer(config)
-    state = jax.eval_shape(lambda: init_state(task, optimizer, config, shape_of_frames(1, 8)))
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config))
     assert jax.tree.map(lambda x: x.shape, state.ema) == jax.tree.map(lambda x: x.shape, state.params)
 
 
@@ -131,7 +132,7 @@ def test_loco_trains_a_step(level, scale, variant, trunk):
     task, optimizer = experiment.create_task(config), make_optimizer(config)
     image = jax.ShapeDtypeStruct((1, *config.volume.image_size, 3), jnp.uint8)
     frames = shape_of_frames(1, 8)._replace(image=image)
-    state = jax.eval_shape(lambda: init_state(task, optimizer, config, frames, pretrained=False))
+    state = jax.eval_shape(lambda: init_state(task, optimizer, config, pretrained=False))
     code = jax.eval_shape(lambda *a: task.look(*a)[0], state.params, image, frames.camera)
     assert code.shape == (1, *CODES[scale, level])
     step = functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema)
@@ -155,8 +156,7 @@ def test_ten_centimetres(scale, shape):
     task = experiment.create_task(config)
     assert task.volume.shape == shape and task.volume.bin_size == pytest.approx(0.1, rel=0.01)
     assert type(task.network) is patch_vha.PatchVHA
-    frames = shape_of_frames(1, 8)
-    state = jax.eval_shape(lambda: init_state(task, make_optimizer(config), config, frames))
+    state = jax.eval_shape(lambda: init_state(task, make_optimizer(config), config))
     assert sum(x.size for x in jax.tree.leaves(state.params)) < 3_448_442
     with pytest.raises(ValueError, match="variant"):
         module.get_config("variant=published")

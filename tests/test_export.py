@@ -40,8 +40,6 @@ def write_run(folder: pathlib.Path, kind: str, averaged: bool):
         params=other if averaged else params,
         opt_state={},
         ema=params if averaged else None,
-        sums={},
-        bad_step=np.int32(0),
     )
     configs.claim(str(folder), config)
     with checkpoints.Checkpoints(str(folder)) as saved:

@@ -22,7 +22,6 @@ from tests.support import (
     crash,
     quietly,
     saved_state,
-    scenes,
     tiny,
 )
 
@@ -38,7 +37,7 @@ def assert_same(one, other) -> None:
 
 def first_state(config) -> TrainState:
     task = experiment.create_task(config)
-    return init_state(task, make_optimizer(config), config, scenes("train", (0, 1)))
+    return init_state(task, make_optimizer(config), config)
 
 
 # ---- Where the parameters come from

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
+from loco_jax import step as training
 from loco_jax.data import streams
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, lock
@@ -290,7 +291,7 @@ def interrupt(workdir: str):
         raise KeyboardInterrupt
 
     if not distributed.is_first():
-        train.init_state = leave
+        training.init_state = leave
     sys.argv = ["main", "--config=configs/vha1.py:variant=patch,scale=demo", f"--workdir={workdir}"]
     sys.argv += ["--config.data.batch_size=2"]
     distributed.initialize = lambda *arguments: True
@@ -306,11 +307,11 @@ def test_one_that_is_interrupted_ends_the_others(tmp_path):
 
 
 def stop(*workdirs: str):
-    """A process's runs: one of steps that are long by their arithmetic, one of short steps.
+    """A process's runs: one as on CPUs, one as on GPUs.
 
     In the third step a signal comes: in the first run to all processes, in the second one to the last process alone.
     """
-    compile_step, begun = train.compile_step, []
+    compile_step, begun = training.compile_step, []
 
     def compile_signalled_step(*arguments):
         do_step, steps = compile_step(*arguments), iter(range(1, 100))
@@ -320,30 +321,29 @@ def stop(*workdirs: str):
                 os.kill(os.getpid(), signal.SIGTERM)
             return do_step(state, frames)
 
-        start.cost_analysis = do_step.cost_analysis
         return start
 
-    train.compile_step = compile_signalled_step
+    training.compile_step = compile_signalled_step
     config = config_of()
     config.steps, config.checkpoint_every = 50, 50
-    for workdir, speed in zip(workdirs, (1e-3, 1e15)):
+    for workdir, backend in zip(workdirs, ("cpu", "gpu")):
         begun.append(workdir)
-        train._matmul_rate = lambda: speed  # noqa: B023
+        jax.default_backend = lambda: backend  # noqa: B023
         try:
             train.train(config, seen(workdir), functools.partial(print, flush=True))
         except Stopped as stopped:
             print(stopped)
 
 
-def test_a_signal_ends_all_after_the_step_under_way_where_steps_are_long(tmp_path):
-    runs = [tmp_path / "long", tmp_path / "short"]
+def test_a_signal_ends_all_after_the_step_under_way_on_cpus_and_soon_elsewhere(tmp_path):
+    runs = [tmp_path / "cpu", tmp_path / "gpu"]
     both = finish_all(start(2, 1, "mean", *map(str, runs), do="stop"))
-    assert all("long: stopped by SIGTERM at step 3, which is saved" in said for said in both), both
+    assert all("cpu: stopped by SIGTERM at step 3, which is saved" in said for said in both), both
     told = "SIGTERM: the step under way is finished and saved, then this ends"
     assert [said.count(told) for said in both] == [1, 0]
     # A signal to one is a signal to all.
     for said, cause in zip(both, ("another process", "SIGTERM")):
-        assert f"short: stopped by {cause} at step 5, which is saved" in said, said
+        assert f"gpu: stopped by {cause} at step 5, which is saved" in said, said
     assert [saved_steps(run) for run in runs] == [[3], [5]]
 
 

@@ -30,7 +30,7 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
     step = functools.partial(training.step_of(config, task, optimizer), stage=task.stages - 1)
 
     def start():
-        return training.init_state(task, optimizer, config, frames, pretrained=False)
+        return training.init_state(task, optimizer, config, pretrained=False)
 
     def placed(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
@@ -43,8 +43,8 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
         if not state:
             state.append(jax.device_put(start(), replicated))
         for _ in range(steps):
-            state[0], loss = compiled(state[0], frames)
-        return jax.block_until_ready(loss)
+            state[0], scalars = compiled(state[0], frames)
+        return jax.block_until_ready(scalars["loss"])
 
     way = Implementation(name, run, comparable=False, device_bytes=planned_bytes(lambda: compiled))
     work = 2 * num_bytes(like), operations(step, like, frames)

@@ -142,15 +142,12 @@ def check_rules(config: ConfigDict) -> None:
 
 
 def _check_spoil(s: ConfigDict) -> None:
-    if min(s.missing, s.swapped, s.moved) < 0 or max(s.missing + s.swapped, s.moved) > 1:
+    shares = s.missing, s.swapped, s.missing + s.swapped, s.moved, s.share
+    if not (min(shares) >= 0 and max(shares) <= 1 and s.move_by >= 0 and s.along_ray >= 1 and s.found >= 1):
         raise ValueError(
-            "config.spoil: want shares of at least 0, moved of at most 1, and missing and swapped of at most 1 "
-            f"together; have {s.to_dict()}"
+            "config.spoil: want missing, swapped, the two together, moved and share of 0 to 1, move_by of at least 0, "
+            f"and along_ray and found of at least 1; have {s.to_dict()}"
         )
-    if not (s.move_by >= 0 and s.along_ray >= 1):
-        raise ValueError(f"config.spoil: want move_by of at least 0 and along_ray of at least 1; have {s.to_dict()}")
-    if s.found < 1 or not 0 <= s.share <= 1:
-        raise ValueError(f"config.spoil: want found of at least 1 and share of 0 to 1; have {s.to_dict()}")
 
 
 def _check_choice(field: str, value: Any, choices: Collection[str]) -> None:

@@ -31,23 +31,6 @@ class Scores(NamedTuple):
     f1: float
 
 
-class Bands(NamedTuple):
-    """Counts by the true joint's distance from the camera, of one frame."""
-
-    true: Int[np.ndarray, "bands"]
-    found: Int[np.ndarray, "bands"]
-    error_sum: Float[np.ndarray, "bands"]
-
-
-class BandScores(NamedTuple):
-    """Scores by the true joint's distance from the camera; NaN for a division by 0."""
-
-    true: Int[np.ndarray, "bands"]
-    found: Int[np.ndarray, "bands"]
-    recall: Float[np.ndarray, "bands"]
-    error: Float[np.ndarray, "bands"]
-
-
 def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> Scores:
     """Scores of one frame over all joint types; the arguments are those of `match`.
 
@@ -68,11 +51,8 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
     """
     if not frames:
         raise ValueError("there is no mean over no frames")
-    counts = (sum(getattr(frame, name) for frame in frames) for name in ("tp", "fp", "fn"))
-    means = (
-        math.fsum(getattr(frame, name) for frame in frames) / len(frames) for name in ("precision", "recall", "f1")
-    )
-    return Scores(*counts, *means)
+    *counts, precision, recall, f1 = zip(*frames)
+    return Scores(*map(sum, counts), *(math.fsum(x) / len(frames) for x in (precision, recall, f1)))
 
 
 def match(
@@ -109,29 +89,19 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray,
 
 def bands(
     predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float] = BAND_EDGES
-) -> Bands:
-    """One frame's true joints, found joints and sums of errors, by distance of the true joint from the camera.
+) -> Float[np.ndarray, "3 bands"]:
+    """One frame's numbers of true and of found joints, and sums of errors, by the true joint's distance in metres.
 
     There is no precision by distance, because spurious predictions have no true joint. Points are in metres in camera
-    coordinates. `pairs` are those of `match`. `edges` are ascending distances in metres, one more than bands. A band
-    includes its lower edge, and the last band its upper edge. Joints outside all bands do not count.
+    coordinates. `pairs` are those of `match`. `edges` are ascending distances, one more than bands. A band includes its
+    lower edge, and the last band its upper edge. Joints outside all bands do not count.
     """
     errors = matched_errors(predicted, true, pairs)
     distances = np.linalg.norm(_points(true, "true")[:, 1:], axis=-1)
     found = distances[pairs[:, 1]]
-    return Bands(
-        true=np.histogram(distances, edges)[0],
-        found=np.histogram(found, edges)[0],
-        error_sum=np.histogram(found, edges, weights=errors)[0],
+    return np.stack(
+        [np.histogram(x, edges, weights=w)[0] for x, w in ((distances, None), (found, None), (found, errors))]
     )
-
-
-def band_scores(frames: Sequence[Bands]) -> BandScores:
-    """Recall and mean error in metres by distance, over the joints of all frames. Raises ValueError without frames."""
-    if not frames:
-        raise ValueError("there are no bands of no frames")
-    true, found, error_sum = (np.sum(counts, axis=0) for counts in zip(*frames))
-    return BandScores(true, found, recall=_ratio(found, true), error=_ratio(error_sum, found))
 
 
 def cloud_rows(
@@ -158,15 +128,11 @@ def people_pairs(
 ) -> Int[np.ndarray, "K 2"]:
     """Pairs of predicted and true people that find each other, as indices into both in the order of `true`.
 
-    A pair has at least half of the true person's joints within `threshold`, inclusive. There are as many pairs as
-    possible, and among such matchings the least sum of mean distances over the joints known of both.
+    A pair has at least half of the true person's joints within `threshold` metres, inclusive. There are as many pairs
+    as possible, and among such matchings the least sum of mean distances over the joints known of both.
 
-    Args:
-      predicted: `[N, J, 3]` joints of people, in metres.
-      predicted_present: `[N, J]` whether these joints exist.
-      true: `[M, J, 3]`, the same for true people.
-      true_present: `[M, J]`; people without joints do not count.
-      threshold: metres.
+    Joints are `[N, J, 3]` and `[M, J, 3]`; `[N, J]` and `[M, J]` say which of them exist. True people without joints do
+    not count.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]
@@ -175,15 +141,8 @@ def people_pairs(
     shares = shares / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
     found = shares >= 0.5
     means = distances.sum(axis=-1, where=both) / np.maximum(both.sum(axis=-1), 1)
-    # A missing pair costs more than the sum of all distances.
-    scale = (min(found.shape) + 1) * (means.max(initial=0, where=found) or 1.0)
-    rows, columns = linear_sum_assignment(np.where(found, means / scale, 1.0))
-    pairs = np.stack([rows, columns], axis=-1)[found[rows, columns]]
+    pairs = np.stack(_assign(means, found), axis=-1)
     return pairs[np.argsort(pairs[:, 1])]
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full(len(b), np.nan), where=b > 0)
 
 
 def _points(points: ArrayLike, name: str) -> np.ndarray:
@@ -199,29 +158,18 @@ def _points(points: ArrayLike, name: str) -> np.ndarray:
     return points
 
 
-def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs among `distances[N, M]`.
+def _assign(costs: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the most pairs that are allowed, and among those with the least sum of costs.
 
-    A row and a column that allow only each other are a pair. The rest is one assignment problem, with distances scaled
-    into 0 … 1. A pair that is not allowed costs slightly more than all allowed ones together. So the number of pairs
-    comes first, and the distances lose no digits beside the penalty.
+    Costs are scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, and so little
+    that costs lose no digits beside it.
     """
-    allowed = distances <= threshold
-    partners, suitors = allowed.sum(axis=1), allowed.sum(axis=0)
-    alone = allowed & (partners == 1)[:, None] & (suitors == 1)
-    rows, columns = np.nonzero(alone)
-    open_rows = np.flatnonzero((partners > 0) & ~alone.any(axis=1))
-    if not len(open_rows):
-        return rows, columns
-    open_columns = np.flatnonzero((suitors > 0) & ~alone.any(axis=0))
-    rest = np.ix_(open_rows, open_columns)
-    scale = distances[rest].max(initial=0, where=allowed[rest]) or 1.0
-    penalty = min(len(open_rows), len(open_columns)) + 1.0
-    costs = np.full(allowed[rest].shape, penalty)
-    np.divide(distances[rest], scale, out=costs, where=allowed[rest])
-    r, c = linear_sum_assignment(costs)
-    real = allowed[rest][r, c]
-    return np.concatenate([rows, open_rows[r[real]]]), np.concatenate([columns, open_columns[c[real]]])
+    scale = costs.max(initial=0, where=allowed) or 1.0
+    scaled = np.full(costs.shape, min(costs.shape) + 1.0)
+    np.divide(costs, scale, out=scaled, where=allowed)
+    rows, columns = linear_sum_assignment(scaled)
+    real = allowed[rows, columns]
+    return rows[real], columns[real]
 
 
 def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -233,4 +181,4 @@ def _nearest(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nd
     return rows, columns[by_distance[first]]
 
 
-_MATCHINGS = {"hungarian": _hungarian, "nearest": _nearest}
+_MATCHINGS = {"hungarian": lambda distances, threshold: _assign(distances, distances <= threshold), "nearest": _nearest}

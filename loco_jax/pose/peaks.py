@@ -174,8 +174,9 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     candidate = (inner >= greatest) & (inner > threshold) & inside & active_JxA[..., None, None, None]
 
     # List the candidates, which are few, and find plateaus among them.
-    place_JxC, num_candidates_J = _first_true(candidate.reshape(num_joints, -1), max_candidates)
-    real_JxC = jnp.arange(max_candidates, dtype=jnp.int32) < num_candidates_J[:, None]
+    candidate_JxN = candidate.reshape(num_joints, -1)
+    real_JxC, place_JxC = lax.top_k(candidate_JxN.astype(jnp.float32), min(max_candidates, candidate_JxN.shape[1]))
+    real_JxC = real_JxC > 0
     block_JxC, *within = jnp.unravel_index(place_JxC, candidate.shape[1:])
     corner_JxCx3 = jnp.take_along_axis(corner_JxAx3, block_JxC[..., None], axis=1)
     voxels_JxCx3 = corner_JxCx3 + jnp.stack(within, axis=-1)
@@ -186,7 +187,7 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     ids_JxC = jnp.where(real_JxC, (row_JxC * shape[1] + column_JxC) * shape[2] + bin_JxC, _NOWHERE)
     first_JxC = _plateaus(ids_JxC, equal_JxC, shape)
     ids_JxK, scores_JxK = _best(ids_JxC, jnp.where(first_JxC, scores_JxC, -jnp.inf), max_peaks)
-    complete = jnp.all(num_candidates_J <= max_candidates)
+    complete = jnp.all(jnp.sum(candidate_JxN, axis=1, dtype=jnp.int32) <= max_candidates)
     return ids_JxK, scores_JxK, jnp.sum(first_JxC, axis=1, dtype=jnp.int32), complete
 
 
@@ -216,20 +217,6 @@ def _cubes(source, corner_JxAx3, side):
     joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None, None, None, None]
     values = source.take(joints, *index).astype(jnp.float32)
     return jnp.where(inside, jnp.where(jnp.isnan(values), -jnp.inf, values), 0.0)
-
-
-def _first_true(mask_JxN, size):
-    """Places `[J, size]` of the first true entries of each row, and how many there are. N is a multiple of BLOCK."""
-    parts_JxMxB = mask_JxN.reshape(mask_JxN.shape[0], -1, BLOCK)
-    up_to_JxM = jnp.cumsum(jnp.sum(parts_JxMxB, axis=2, dtype=jnp.int32), axis=1)
-    rank = jnp.arange(1, size + 1, dtype=jnp.int32)
-    part_JxC = jax.vmap(lambda ranks: jnp.searchsorted(ranks, rank))(up_to_JxM)
-    part_JxC = jnp.minimum(part_JxC, parts_JxMxB.shape[1] - 1)
-    some_JxCxB = jnp.take_along_axis(parts_JxMxB, part_JxC[..., None], axis=1)
-    from_end_JxCxB = jnp.cumsum(some_JxCxB[..., ::-1], axis=2, dtype=jnp.int32)[..., ::-1]
-    left_JxC = jnp.take_along_axis(up_to_JxM, part_JxC, axis=1) - rank
-    within_JxC = jnp.argmax(some_JxCxB & (from_end_JxCxB == left_JxC[..., None] + 1), axis=2)
-    return part_JxC * BLOCK + within_JxC.astype(jnp.int32), up_to_JxM[:, -1]
 
 
 def _plateaus(ids_JxC, equal_JxC, shape):

@@ -92,13 +92,9 @@ def measure(
 ) -> Found:
     """A system's results for the true people of a frame.
 
-    Args:
-      seen: the true people.
-      predicted: `[N, 14, 3]` joints of the people that the system names.
-      known: `[N, 14]` whether these joints exist. People without known joints do not count.
-      camera: of the picture.
-      rows: all the system's joints, type and position.
-      pairs: those of `metrics.match` for `rows` and the true joints.
+    The system names people with joints `predicted[N, 14, 3]`, of which those exist that are `known[N, 14]`. People
+    without known joints do not count. `rows` are all the system's joints, type and position, and `pairs` are those of
+    `metrics.match` for `rows` and the true joints.
     """
     predicted, known = np.asarray(predicted, np.float64), np.asarray(known, bool)
     exist = known.any(axis=-1)

@@ -31,11 +31,9 @@ def best_rules(
 
     Rules with which F1 falls at a threshold are worse than all rules with which it does not.
 
-    Args:
-      points, found, better: points of each frame, their people, and all these people refined, with a leading axis F.
-      true, present: joints in metres, and whether they are targets.
-      thresholds: metres.
-      least_joints, least_strays: values to try, see `refinement.choose` and `refinement.all_joints`.
+    `points`, their people `found`, and all these people refined, `better`, have a leading axis F. `true` joints that
+    are `present` are targets. Thresholds are in metres. The values to try are those of `refinement.choose` and
+    `refinement.all_joints`.
     """
     wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
 
@@ -66,12 +64,9 @@ def best_people_options(
 ) -> tuple[suppression.Options, float]:
     """The options of suppression that give the highest F1 of people, and that F1. The first of equals is returned.
 
-    Args:
-      found: of each frame, with a leading axis F, before any suppression.
-      cameras: with fields `[F]`.
-      true, present: joints in metres, and whether they are targets.
-      threshold: metres, see `metrics.people_pairs`.
-      min_scores, overlaps: values to try. No overlap is 0, so that each person is named once.
+    `found` people, before any suppression, have a leading axis F, and `cameras` fields `[F]`. `true` joints that are
+    `present` are targets. For the threshold see `metrics.people_pairs`. No overlap to try is 0, so that each person is
+    named once.
     """
     there = int(np.asarray(present).any(axis=-1).sum())
     suppress_all = jax.jit(jax.vmap(suppression.suppress, in_axes=(0, 0, None)))

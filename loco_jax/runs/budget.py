@@ -52,7 +52,7 @@ class Budget:
     """
 
     def __init__(self, config: ConfigDict, mesh: Mesh, split: observation.Split, delay: int):
-        self._config, self._split, self._seconds = config, split, 60 * config.budget_minutes
+        self._config, self._split, self._minutes = config, split, config.budget_minutes
         self._place, self._agree = NamedSharding(mesh, PartitionSpec()), distributed.Agreement(mesh, delay)
         self._before, self.used = 0.0, 0.0
         self._rates: list[float] = []
@@ -60,41 +60,31 @@ class Budget:
     @property
     def state(self) -> dict[str, float]:
         """The used share for a checkpoint, as JSON."""
-        return {"budget_used": self.used, "budget_minutes": self._seconds / 60} if self._seconds else {}
+        return {"budget_used": self.used, "budget_minutes": self._minutes} if self._minutes else {}
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
-        if self._seconds:  # the budget, and with it the share, may have changed since
-            longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
-            self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
-
-    @property
-    def is_over(self) -> bool:
-        return self.used >= 1
+        if self._minutes:  # the budget, and with it the share, may have changed since
+            self._before = self.used = min(1.0, saved["budget_used"] * saved["budget_minutes"] / self._minutes)
 
     def __str__(self) -> str:
         """The used minutes, for progress lines; empty without a budget."""
-        minutes = self._config.budget_minutes
-        return f"{minutes * self.used:.3g} of {minutes:g} minutes, " if minutes else ""
+        return f"{self._minutes * self.used:.3g} of {self._minutes:g} minutes, " if self._minutes else ""
 
     def look(self) -> None:
         """Reads the clock, after each step."""
-        if self._seconds:
-            mine = self._before + self._split.spent(observation.STEPS) / self._seconds
+        if self._minutes:
+            mine = self._before + self._split.spent(observation.STEPS) / 60 / self._minutes
             agreed = self._agree(round(min(1.0, mine) * _WHOLE) if distributed.is_first() else 0)
             self.used = max(self.used, agreed / _WHOLE)  # at the beginning the agreed value is 0
 
-    def rate(self, step: int) -> tuple[Float[jax.Array, ""], ...]:
+    def rate(self, step: int) -> list[Float[jax.Array, ""]]:
         """The further argument of `train_step` for the step after `step`: the learning rate, or none."""
-        if not self._seconds:
-            return ()
+        if not self._minutes:
+            return []
         rate = np.float32(rate_at(self._config, step, self.used))
         self._rates.append(float(str(rate)))  # the shortest decimal that rounds to it in float32
-        return (self.place(rate),)
-
-    def place(self, rate: float | np.floating) -> Float[jax.Array, ""]:
-        """A rate on the devices."""
-        return distributed.put(np.float32(rate), self._place)
+        return [distributed.put(rate, self._place)]
 
     def take(self) -> dict[str, Any]:
         """Scalars for a log line, with all rates since the last call, which --mode=replay reads."""

@@ -9,7 +9,7 @@ import errno
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-
-from loco_jax.ops import distributed
 
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
 # Errors that say nothing about the content of the files. All numbers of OSErrors are such, except these:
@@ -35,54 +33,27 @@ class _DamagedError(CheckpointError):
     """The content of a checkpoint has changed since it was saved."""
 
 
-class Checkpoints:
-    """The checkpoints in `workdir/checkpoints`, for this process alone; see `SharedCheckpoints` for several.
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints in `workdir/checkpoints`, for this process alone.
 
     Saving goes on in the background. Use it as a context manager: leaving it waits for the saves under way. With
     `read_only` it changes nothing in the folder, so that a run which is still training there is not disturbed.
     """
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
-        self.folder, self._read_only = _folder(workdir), read_only
-        self._left_out: dict[int, CheckpointError] = {}
+        self.folder, self._read_only, me = _folder(workdir), read_only, jax.process_index()
         options: dict[str, Any] = {"read_only": True}
         if not read_only:
             options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
             self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._manager = self._open(**options)
-        except Exception:
-            self._leave_out_unopened()
-            self._manager = self._open(**options)
-
-    def _leave_out_unopened(self) -> None:
-        """Moves the checkpoints away that keep Orbax from opening the folder.
-
-        Raises CheckpointError if none would be left, or if the folder was opened `read_only`.
-        """
-        steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
-        for step in steps:
-            try:
-                with self._reading(step):  # what Orbax reads of every checkpoint
-                    _ = ocp.path.step.standard_name_format().find_step(self.folder, step).commit_timestamp
-            except CheckpointError as error:
-                if self._read_only or not isinstance(error, _DamagedError):
-                    raise
-                self._left_out[step] = error
-        if self._left_out and len(self._left_out) == len(steps):
-            raise self._left_out[steps[0]]
-        self._move_away(self._left_out)
-
-    def _open(self, **options: Any) -> ocp.CheckpointManager:
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
         )
-        options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
-        return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "position"))
-
-    def __enter__(self) -> "Checkpoints":
-        return self
+        try:
+            all_options = ocp.CheckpointManagerOptions(create=False, **options)
+            self._manager = ocp.CheckpointManager(self.folder, options=all_options, item_names=("state", "position"))
+        except Exception as error:  # of many kinds
+            raise CheckpointError(f"{self.folder}: cannot be opened: {_first_line(error)}") from error
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
@@ -114,11 +85,11 @@ class Checkpoints:
         # The training loop forbids transfers from a device, but this one is intended.
         with self._saving(), jax.transfer_guard("allow"):
             state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
-            position = _sealed(position, _bit_sums(state))
+            content = {"position": position, "bit_sums": _sums(state, position)}
             # A copy, because the next step may reuse the state's memory before the background save has read it.
             # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), position=ocp.args.JsonSave(content))
             self._manager.save(step, args=args)
 
     def wait(self) -> None:
@@ -152,29 +123,28 @@ class Checkpoints:
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
-        for step, error in self._left_out.items():
-            _tell_damaged(error, next((other for other in self.steps if other < step), None), say)
         for number, step in enumerate(steps):
             try:
-                state, position = self._read(step, _empty(like))
+                state, position = self._read(step, like)
             except _DamagedError as error:
                 first_error = first_error or error
                 if number + 1 < len(steps):
-                    _tell_damaged(error, steps[number + 1], say)
+                    before = f"the one before is of step {steps[number + 1]}"
+                    say(f"{_first_line(error)}\nDamaged, so it is left out; {before}.")
                 continue
             if number and not self._read_only:
                 self._move_away(steps[:number])
-                self._manager.reload()
             return step, state, position
         raise first_error or self._none()
 
-    def _move_away(self, steps: Iterable[int]) -> None:
+    def _move_away(self, steps: list[int]) -> None:
         """Moves damaged checkpoints into another folder, so that these steps can be saved again."""
         folder = self.folder.parent / _DAMAGED
+        folder.mkdir(exist_ok=True)
         for step in steps:
-            folder.mkdir(parents=True, exist_ok=True)
             count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
+        self._manager.reload()
 
     def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
         """Step and parameters, or their moving average, of the newest checkpoint, without the rest of its state.
@@ -184,7 +154,7 @@ class Checkpoints:
         """
         if self.latest is None:
             raise self._none()
-        state, _ = self._read(self.latest, _empty({"ema" if averaged else "params": like}), partial=True)
+        state, _ = self._read(self.latest, {"ema" if averaged else "params": like})
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
@@ -194,22 +164,21 @@ class Checkpoints:
             fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
         return fields.get("ema" if averaged else "params") or {}
 
-    def _read(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """State and position of a checkpoint, with their bits as they were saved; arrays of NumPy.
 
-        With `partial`, `like` may lack fields of the state. Raises CheckpointError.
+        `like` may lack fields of the state. Raises CheckpointError.
         """
-        args, manager = ocp.args.StandardRestore(like), contextlib.nullcontext(self._manager)
-        if partial:  # by a manager of its own, because one manager reads an item in one way only
-            manager = self._open(read_only=True)
-            places = ocp.checkpoint_utils.construct_restore_args(like)
-            args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
-        with self._reading(step), manager as opened:
-            restored = opened.restore(step, args=ocp.args.Composite(state=args, position=ocp.args.JsonRestore()))
-            position, wanted = _unsealed(restored.position)
+        like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)  # for Orbax to fill
+        places = ocp.checkpoint_utils.construct_restore_args(like)
+        args = ocp.args.PyTreeRestore(like, restore_args=places, partial_restore=True)
+        with self._reading(step):
+            args = ocp.args.Composite(state=args, position=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+            position, wanted = restored.position["position"], restored.position["bit_sums"]
             jax.tree.map_with_path(_check_shape, restored.state, like)
-        changed = [name for name, value in _bit_sums(restored.state).items() if wanted.get(name, value) != value]
-        if changed:
+            sums = _sums(restored.state, position)
+        if changed := [name for name, value in sums.items() if wanted.get(name, value) != value]:
             raise _DamagedError(
                 f"{self.folder / str(step)}: is damaged: other bits than were saved in {', '.join(changed[:5])}\n"
                 "Remove that folder to go on from the one before."
@@ -237,59 +206,6 @@ class Checkpoints:
         return CheckpointError(f"{self.folder}: no checkpoint here; train first, or give the right --workdir")
 
 
-class SharedCheckpoints:
-    """The checkpoints of a run of several processes. All of them call its methods, at the same time.
-
-    Only the first process accesses the folder, which the others need not see. Its errors are raised in all of them.
-    """
-
-    def __init__(self, workdir: str, keep: int):
-        with distributed.together():
-            self._own = Checkpoints(workdir, keep) if distributed.is_first() else None
-        self._latest: int | None = distributed.from_first(lambda: self._own.latest if self._own else None)
-
-    def __enter__(self) -> "SharedCheckpoints":
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._own:
-            self._own.__exit__(*error)
-
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None. In processes other than the first it may be incomplete."""
-        return self._own.latest if self._own else self._latest
-
-    def restore(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
-        """As `Checkpoints.restore` in the first process; in the others the state is `like`."""
-        state = like
-
-        def read():
-            nonlocal state
-            step, state, position = self._own.restore(like, say=say)
-            return step, position
-
-        self._latest, position = distributed.from_first(read)
-        return self._latest, state, position
-
-    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """As `Checkpoints.save`. The other processes do not wait for the first, which raises if it cannot save."""
-        self._latest = step
-        if self._own:
-            self._own.save(step, state, position)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        with distributed.together():
-            if self._own:
-                self._own.wait()
-
-
-def _empty(like: Any) -> Any:
-    """NumPy arrays for Orbax to fill."""
-    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-
-
 def _check_shape(path: Any, x: np.ndarray, like: np.ndarray) -> None:
     if x.shape != like.shape or x.dtype != like.dtype:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -309,11 +225,11 @@ def _may_pass(error: BaseException | None) -> bool:
     return False
 
 
-def _bit_sums(tree: Any) -> dict[str, int]:
-    """For each array, by its path, a sum over its bits. Any single flipped bit changes the sum."""
-    sums = jax.device_get(_compute_bit_sums(tree))
-    named = jax.tree_util.tree_leaves_with_path(sums)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
+def _sums(state: Any, position: dict[str, Any]) -> dict[str, int]:
+    """For each array, by its path, and for the position a sum over its bits, which any single flipped bit changes."""
+    named = jax.tree_util.tree_leaves_with_path(jax.device_get(_compute_bit_sums(state)))
+    sums = {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
+    return {**sums, "position": zlib.crc32(json.dumps(position, sort_keys=True).encode())}
 
 
 @jax.jit
@@ -330,26 +246,8 @@ def _compute_bit_sums(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def _sealed(position: dict[str, Any], sums: dict[str, int]) -> dict[str, Any]:
-    content = {"position": position, "bit_sums": sums}
-    return {**content, "crc32": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
-
-
-def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The position, and the sums of the state that was saved with it. Raises ValueError if it has changed since."""
-    content = {name: value for name, value in sealed.items() if name != "crc32"}
-    if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):
-        raise ValueError("its position has changed since it was saved")
-    return content["position"], content["bit_sums"]
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _tell_damaged(error: CheckpointError, before: int | None, say: Callable[[str], None]) -> None:
-    more = "" if before is None else f"; the one before is of step {before}"
-    say(f"{_first_line(error)}\nDamaged, so it is left out{more}.")
 
 
 def exist(workdir: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from loco_jax.ops import distributed
@@ -20,7 +21,6 @@ FREE_FIELDS = (
 )  # fmt: skip
 # Fields for the length of a run. These may change too if the learning rate is constant.
 LENGTHS = ("steps", "budget_minutes")
-_CONSTANT = "constant"
 # Fields that may differ between the processes of one run.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
@@ -52,21 +52,12 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, o
             "another --workdir"
         )
     theirs, ours = _read(path), _plain(config)
-    free = (*free, *_free_lengths(theirs, ours))
-    differences = {
-        name: f"  {name}: {old!r} there, {new!r} now"
-        for name, old, new in _differences(theirs, ours)
-        if not any(f"{name}.".startswith(f"{field}.") for field in free) and not (older and old is None)
-    }
+    differences = _differences(theirs, ours, (*free, *_free_lengths(theirs, ours)))
+    differences = [(name, old, new) for name, old, new in differences if not (older and old is None)]
     if differences:
-        why = ""
-        if _schedule(theirs) != _CONSTANT and not differences.keys().isdisjoint(LENGTHS):
-            why = (
-                f"The learning rate falls over the whole run (config.optimizer.schedule={_schedule(theirs)}), so one "
-                "of another length takes other steps from the first on. "
-            )
+        listed = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
         raise CheckpointError(
-            f"{path.parent}: holds a run of another config:\n" + "\n".join(differences.values()) + f"\n{why}"
+            f"{path.parent}: holds a run of another config:\n{listed}\n"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
 
@@ -75,8 +66,7 @@ def check_same(config: ConfigDict) -> None:
     """Raises ValueError in all processes unless they have the same config, except for OWN_FIELDS."""
     first, *others = distributed.gather([_plain(config)])
     for number, other in enumerate(others, start=1):
-        differences = [found for found in _differences(first, other) if found[0] not in OWN_FIELDS]
-        if differences:
+        if differences := _differences(first, other, OWN_FIELDS):
             listed = "\n".join(f"  {name}: {old!r} in process 0, {new!r} in {number}" for name, old, new in differences)
             raise ValueError(f"process {number} has another config:\n{listed}\nGive all processes the same.")
 
@@ -89,13 +79,9 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
     path = _path(workdir)
     if not path.exists():
         raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
-    theirs, config = _read(path), config.copy_and_resolve_references()
-    for name in TRAINING_FIELDS:
-        (ours, last), (trained, _) = section_of(config, name), section_of(theirs, name)
-        if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
-            ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
-        elif last in ours and last in trained:
-            ours[last] = trained[last]
+    theirs, config = _flat(_read(path)), config.copy_and_resolve_references()
+    ours = [name for name in _flat(_plain(config)) if _is_of(name, TRAINING_FIELDS)]
+    config.update_from_flattened_dict({name: theirs[name] for name in ours if name in theirs})  # older runs lack some
     check(workdir, config, (*FREE_FIELDS, "data.batch_size"), older=True)
     return config
 
@@ -145,22 +131,23 @@ def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
     A run has a budget of time from its first step on, or none.
     """
-    if (_schedule(old), _schedule(new)) != (_CONSTANT, _CONSTANT):
+    schedules = {config.get("optimizer", {}).get("schedule") for config in (old, new)}
+    if schedules != {"constant"}:
         return ()
     return LENGTHS if old.get("budget_minutes") and new.get("budget_minutes") else LENGTHS[:1]
 
 
-def _schedule(config: Mapping[str, Any]) -> Any:
-    section, name = section_of(config, "optimizer.schedule")
-    return section.get(name)
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(config, sep=".")
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Names and both values of the fields that differ; None stands for a field that one of the two lacks."""
-    both = old, new
-    if any(isinstance(x, dict) for x in both) and all(isinstance(x, dict | None) for x in both):
-        found, (old, new) = [], (x or {} for x in both)
-        for key in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return found
-    return [] if old == new else [(name, old, new)]
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> list[tuple[str, Any, Any]]:
+    """Names and both values of the fields, but for `free`, that differ; None stands for one that is missing."""
+    old, new = _flat(old), _flat(new)
+    found = [(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if not _is_of(name, free)]
+    return [(name, a, b) for name, a, b in found if a != b]
+
+
+def _is_of(name: str, fields: Sequence[str]) -> bool:
+    """Whether a field is one of `fields`, or in a section that is."""
+    return any(f"{name}.".startswith(f"{field}.") for field in fields)

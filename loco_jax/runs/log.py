@@ -35,7 +35,7 @@ class NoLog(contextlib.nullcontext):
         pass
 
 
-class Log:
+class Log(contextlib.AbstractContextManager):
     """Writes the log of a run in `folder` that is at step `step`.
 
     Lines of later steps are dropped, because those steps are repeated. When the log is closed, the figure that `draw`
@@ -56,9 +56,6 @@ class Log:
             import tensorboardX  # here, because reading a log does not need it
 
             self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def __enter__(self) -> "Log":
-        return self
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:

@@ -1,10 +1,10 @@
 """The time and memory that a run uses. The log has these numbers beside the losses, see `NAMES`."""
 
 import contextlib
-import pathlib
+import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import jax
 
@@ -37,7 +37,7 @@ class Split:
 
     def __init__(self, part: str):
         self._part, self._since = part, now()
-        self._seconds, self._laps = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+        self._seconds, self._at_lap = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
 
     def switch(self, part: str) -> str:
         """Counts the time from now on for `part`; returns the part before."""
@@ -58,38 +58,20 @@ class Split:
     def lap(self) -> dict[str, float]:
         """Seconds of every part since the last lap or the beginning, by their names in the log."""
         self.switch(self._part)
-        lap, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
-        self._laps = {part: seconds + lap[part] for part, seconds in self._laps.items()}
-        return {f"seconds/{part}": seconds for part, seconds in lap.items()}
+        before, self._at_lap = self._at_lap, dict(self._seconds)
+        return {f"seconds/{part}": seconds - before[part] for part, seconds in self._seconds.items()}
 
     def spent(self, parts: Iterable[str]) -> float:
         """Seconds of these parts since the beginning."""
         self.switch(self._part)
-        return sum(self._laps[part] + self._seconds[part] for part in parts)
-
-
-def training_seconds(lap: Mapping[str, float]) -> float:
-    """Seconds of training in a lap or a line of the log: all but setup and evaluation."""
-    return sum(lap.get(f"seconds/{part}", 0.0) for part in TRAINING)
+        return sum(self._seconds[part] for part in parts)
 
 
 def memory() -> dict[str, int]:
     """The memory in NAMES that the devices of this process report, or else that of the process."""
-    all_stats = [stats for stats in (device.memory_stats() for device in jax.local_devices()) if stats]
-    if not all_stats:
-        return {"memory/process_peak_bytes": _process_peak()}
+    stats = [stats for stats in (device.memory_stats() for device in jax.local_devices()) if stats]
+    if not stats:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"memory/process_peak_bytes": peak if sys.platform == "darwin" else 1024 * peak}
     fields = {"memory/device_bytes": "bytes_in_use", "memory/device_peak_bytes": "peak_bytes_in_use"}
-    found = {name: [stats[field] for stats in all_stats if field in stats] for name, field in fields.items()}
-    return {name: max(values) for name, values in found.items() if values}
-
-
-def _process_peak() -> int:
-    """Peak resident memory in bytes."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage would report the parent process if that was larger
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return {name: max(some[field] for some in stats) for name, field in fields.items() if field in stats[0]}

@@ -136,14 +136,10 @@ class PeopleTask(Task):
         camera: Camera,
         known: Mapping[str, Points] | None = None,
     ) -> tuple[Systems, Groups]:
-        """A frame's `Found.systems` and `Found.people`.
+        """A frame's `Found.systems` and `Found.people`, of the joints and the people that the network finds.
 
-        Args:
-          points: the joints that the network finds.
-          found: the people that it finds.
-          corrected: what `correct` makes of them. If it is not None, there is a "+" system.
-          camera: of the picture.
-          known: points of further systems, which are made of the true people, by name.
+        With `corrected` people, see `correct`, there is a "+" system. `known` are points of further systems, which are
+        made of the true people, by name.
         """
         systems, groups = {self.name: _as_rows(points)}, {self.name: found}
         if corrected is not None:

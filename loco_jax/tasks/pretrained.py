@@ -24,13 +24,14 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def naming(field: str, source: str) -> Iterator[None]:
-    """Adds `config.field` and the way to get such weights to errors about the weights `source`."""
+    """Adds `config.field`, and the way to get such weights if there is one, to errors about the weights `source`."""
     try:
         yield
     except (WeightsError, CheckpointError) as error:
         text = str(error) if f"config.{field}=" in str(error) else f"config.{field}={source}: {error}"
-        remedy = f"{_REMEDIES[field]}; then give --config.{field}= its run or file."
-        raise WeightsError(f"{text}\n{remedy}") from error
+        if field in _REMEDIES:
+            text += f"\n{_REMEDIES[field]}; then give --config.{field}= its run or file."
+        raise WeightsError(text) from error
 
 
 def read(field: str, kind: str, source: str, init: Callable[[PRNGKeyArray], Any]) -> Any:

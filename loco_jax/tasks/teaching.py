@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Bool, Float, PRNGKeyArray
@@ -23,6 +24,8 @@ from loco_jax.tasks import sides
 
 _HIPS = skeleton.PAIRS["hips"]
 _NECK = skeleton.JOINTS.index("neck")
+# `[6, 1]` which of the pairs of `sides` belong to the trunk: shoulders and hips.
+_OF_TRUNK = np.array([[skeleton.JOINTS[i].endswith(("shoulder", "hip"))] for i in sides.RIGHT])
 _JOINTS, _SIDES = 0.2, 20.0  # weights; sides are hardest to learn, and would count little beside the rest of a pose
 _READINGS = 3  # number of readings of each person in a step
 _SHIFT = 0.1  # metres, the standard deviation of the places of those readings
@@ -40,7 +43,7 @@ def true_poses(joints: Float[Array, "*batch 14 3"]) -> reading.Pose:
     distance = jnp.maximum(jnp.linalg.norm(root, axis=-1), 0.1)
     ray = jnp.where((root == 0).all(axis=-1, keepdims=True), jnp.float32([0, 0, 1]), root)
     offsets = reading.to_axes(reading.axes(ray), joints - root[..., None, :])
-    across = jnp.sum(offsets[..., sides.RIGHT, :] - offsets[..., sides.LEFT, :], axis=-2, where=_of_trunk()[:, None])
+    across = jnp.sum(offsets[..., sides.RIGHT, :] - offsets[..., sides.LEFT, :], axis=-2, where=_OF_TRUNK)
     return reading.Pose(offsets, reading.unit(across[..., ::2]), jnp.log(distance))
 
 
@@ -138,8 +141,3 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
 
 def _repeat(people_BxP):
     return jnp.repeat(people_BxP, _READINGS, axis=1)
-
-
-def _of_trunk():
-    """Which of the pairs belong to the trunk: shoulders and hips."""
-    return jnp.array([skeleton.JOINTS[i].endswith(("shoulder", "hip")) for i in sides.RIGHT])

@@ -19,7 +19,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import metrics, peaks
-from loco_jax.tasks import Task, count, finite
+from loco_jax.tasks import Task, count
 from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets
 
 THRESHOLDS = (0, 1, 2)  # voxels
@@ -49,13 +49,13 @@ class Record(NamedTuple):
 
     Attributes:
       scores: by (matching, noise, threshold), in words. Those in metres are of sub-voxel positions, without noise.
-      bands: of the joints found within 2 voxels, by distance from the camera; errors in metres.
+      bands: of the joints found within 2 voxels, see `metrics.bands`.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
-    bands: metrics.Bands
+    bands: Float[np.ndarray, "3 bands"]
     code_mean: float
     code_std: float
     overflow: bool
@@ -214,10 +214,8 @@ class VhaTask(Task):
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
         """Means over frames of scores and of the code's statistics; errors in cm and recall by distance."""
-        bands = metrics.band_scores([r.bands for r in records])
-        edges = band_edges(self.volume)
-        total_error = sum(r.bands.error_sum.sum() for r in records)
-        total_found = sum(r.bands.found.sum() for r in records)
+        edges, bands = band_edges(self.volume), np.sum([r.bands for r in records], axis=0)
+        _, total_found, total_error = bands.sum(axis=1)
         return {
             "network": self.name,
             "level": self.network.level,
@@ -226,12 +224,12 @@ class VhaTask(Task):
             "error_cm": 100 * float(total_error / total_found) if total_found else None,
             "by_distance": [
                 {
-                    "metres": [edges[i], edges[i + 1]],
-                    "joints": int(bands.true[i]),
-                    "recall": finite(bands.recall[i]),
-                    "error_cm": finite(100 * bands.error[i]),
+                    "metres": [low, high],
+                    "joints": int(true),
+                    "recall": found / true if true else None,
+                    "error_cm": 100 * error / found if found else None,
                 }
-                for i in range(len(edges) - 1)
+                for low, high, (true, found, error) in zip(edges, edges[1:], bands.T.tolist())
             ],
             "code": {
                 "mean": float(np.mean([r.code_mean for r in records])),

@@ -65,8 +65,7 @@ def step(task, params, grid):
     joints = jax.device_get(VOLUME.to_camera(camera.JTA, voxels))
     frames = Frames(joints, present, camera.Camera(*(np.full(BATCH, f, np.float32) for f in camera.JTA)))
     optimizer = optax.sgd(RATE)
-    sums = {name: np.float32(0) for name in ("loss", "code_mean", "code_std", "grad_norm", "count")}
-    state = TrainState(np.int32(0), params, optimizer.init(params), None, sums, np.int32(0))
+    state = TrainState(np.int32(0), params, optimizer.init(params), None)
 
     count = math.prod(grid)
     mesh = Mesh(np.array(jax.devices()[:count]).reshape(grid), ("batch", "rows")[: len(grid)])
@@ -77,7 +76,8 @@ def step(task, params, grid):
     if len(grid) == 1:
         assert "while" in compiled.as_text()
         assert "all-gather" not in compiled.as_text()  # nobody needs the others' frames
-    after, loss = compiled(state, frames)
+    after, scalars = compiled(state, frames)
+    loss = scalars["loss"]
     assert len(loss.sharding.device_set) == count
     return float(loss), jax.tree.map(lambda x, y: (x - y) / RATE, params, jax.device_get(after.params))
 

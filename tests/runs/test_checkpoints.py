@@ -1,6 +1,7 @@
 """Checkpoints: what is restored, what counts as damage, and what does not."""
 
 import errno
+import json
 import shutil
 
 import jax
@@ -16,6 +17,7 @@ from loco_jax.step import TrainState
 from tests.support import (
     assert_same_run,
     quietly,
+    saved_state,
     saved_steps,
     tiny,
 )
@@ -41,42 +43,36 @@ def test_damaged_checkpoint_is_told_and_the_one_before_goes_on(toy, tmp_path):
     evaluate.evaluate(config, str(tmp_path / "run"), lambda _: None)
 
 
-ODD_FACTS = {"a list": "[]", "time": '{"commit_timestamp_nsecs": "now"}'}
-
-
-@pytest.mark.parametrize("facts", [*ODD_FACTS.values(), "[" * 50_000], ids=[*ODD_FACTS, "too deep"])
-def test_facts_of_another_shape_are_damage(toy, tmp_path, facts):
-    """Of what Orbax reads of every checkpoint when it opens their folder."""
-    config, run = tiny(steps=8, checkpoint_every=4), tmp_path / "run"
-    quietly(config, run)
-    shutil.copytree(run, tmp_path / "whole")
-    newest = run / "checkpoints" / "8"
-    (newest / "_CHECKPOINT_METADATA").write_text(facts)
-    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/8: cannot be read as a checkpoint"):
-        evaluate.evaluate(config, str(run), lambda _: None)
-    assert saved_steps(run) == [4, 8]
-    _, said = quietly(config, run)
-    assert f"{newest}: cannot be read" in said[0] and "left out; the one before is of step 4" in said[0]
-    assert said[1] == f"{run}: going on from step 4"
-    assert_same_run(tmp_path / "whole", run, 8)
-    assert [path.name for path in (run / "damaged").iterdir()] == ["8"]
-
-
-def test_an_older_checkpoint_of_odd_facts_does_not_hold_up_the_newest(toy, tmp_path):
-    quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
-    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("[]")
-    _, said = quietly(tiny(steps=8, checkpoint_every=4), tmp_path)
-    assert "checkpoints/4: cannot be read" in said[0] and said[0].endswith("Damaged, so it is left out.")
-    assert said[1].endswith("going on from step 8") and saved_steps(tmp_path) == [8]
-
-
 def test_the_only_checkpoint_is_not_passed_over(toy, tmp_path):
     quietly(tiny(steps=2), tmp_path)
-    for name, content in (("position/metadata", "{}"), ("_CHECKPOINT_METADATA", "[]")):
+    for name, content, told in (
+        ("position/metadata", "{}", "checkpoints/2: cannot be read"),
+        ("_CHECKPOINT_METADATA", "[]", "checkpoints: cannot be opened"),
+    ):
         (tmp_path / "checkpoints" / "2" / name).write_text(content)
-        with pytest.raises(checkpoints.CheckpointError, match="checkpoints/2: cannot be read"):
+        with pytest.raises(checkpoints.CheckpointError, match=told):
             quietly(tiny(steps=2), tmp_path)
     assert saved_steps(tmp_path) == [2] and not (tmp_path / "damaged").exists()
+
+
+def test_a_run_of_before_losses_were_kept_beside_the_state_goes_on(toy, tmp_path):
+    config = tiny(steps=4, checkpoint_every=2, log_every=2, ema=0.9)
+    quietly(config, tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "older")
+    shutil.rmtree(tmp_path / "older" / "checkpoints" / "4")
+    path = tmp_path / "older" / "checkpoints" / "2" / "position" / "metadata"
+    content = json.loads(path.read_text())
+    stages, _, _ = (
+        content["position"].pop("stages"),
+        content["position"].pop("watch"),
+        content["bit_sums"].pop("position"),
+    )
+    content["position"] |= {"stage": stages.pop("stage"), "plateau": stages}
+    path.write_text(json.dumps(content))
+    _, said = quietly(config, tmp_path / "older")
+    assert f"{tmp_path / 'older'}: going on from step 2" in said
+    one, other = (saved_state(tmp_path / name, 4) for name in ("straight", "older"))
+    assert one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 PASSING = {
@@ -124,8 +120,6 @@ def test_parameters_or_their_average(tmp_path):
         params={"w": jnp.arange(3.0)},
         opt_state=(jnp.ones(2),),
         ema={"w": jnp.arange(3.0) + 10},
-        sums={"loss": jnp.float32(1)},
-        bad_step=jnp.int32(0),
     )
     like = jax.eval_shape(lambda: {"w": jnp.zeros(3)})
     with checkpoints.Checkpoints(str(tmp_path)) as saved:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment, replay, train
+from loco_jax import experiment, replay
+from loco_jax import step as training
 from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints, watch
 from loco_jax.runs.ending import TrainingError
-from tests.support import Mean, logged, quietly, saved_state, scenes, tiny, toy_frame, train_by_hand
+from tests.support import Mean, logged, quietly, saved_state, saved_watch, scenes, tiny, toy_frame, train_by_hand
 
 CREATE = experiment.create_task
 
@@ -24,12 +25,12 @@ def toy(monkeypatch):
     monkeypatch.setattr(experiment, "create_task", lambda config: Mean())
 
 
-def watched(losses, spike: float) -> watch.Watch:
-    observe = jax.jit(watch.observe, static_argnames="spike")
-    now = watch.start()
+def watched(losses, spike: float, new_stage_after: float = math.inf) -> watch.Watch:
+    now = watch.Watch(spike, most_skipped=2)
     for step, loss in enumerate(losses, start=1):
-        now = observe(now, jnp.int32(step), jnp.float32(loss), jnp.bool(not math.isfinite(loss)), spike=spike)
-    return jax.device_get(now)
+        scalars = {"loss": float(loss), "skipped": float(not math.isfinite(loss))}
+        now.see(step, scalars, stage=int(step > new_stage_after))
+    return now
 
 
 def test_odd_steps_by_hand():
@@ -47,32 +48,33 @@ def test_odd_steps_by_hand():
             keep = min(0.98, seen / (seen + 1))
             usual, seen = keep * usual + (1 - keep) * min(loss, most), seen + 1
     now = watched(losses, spike=5.0)
-    found = watch.odd_steps(now)
-    assert [odd.step for odd in found] == [11, 41, 42, 61, 62, 91, 120] == [step for step, *_ in wanted]
-    np.testing.assert_allclose([x[1:] for x in found], [x[1:] for x in wanted], rtol=1e-5)
-    assert now.skipped == 4 and now.in_a_row == 1 and now.seen == 116
-    said = watch.describe(now)
-    assert said.startswith("step 11 skipped (loss nan") and "and 4 more. 4 skipped so far. " in said
-    assert said.endswith("--mode=replay --step=11 shows its batch")
-    assert watch.describe(watch.cleared(now)) == "" and watch.odd_steps(watch.cleared(now)) == []
-    assert [odd.step for odd in watch.odd_steps(watched(losses, spike=0.0))] == [11, 61, 62, 120]
+    assert json.loads(json.dumps(now.state)) == now.state and now.bad_step == 0
+    means, found = now.take()
+    assert [odd["odd_step"] for odd in found] == [11, 41, 42, 61, 62, 91, 120] == [step for step, *_ in wanted]
+    for odd, (_, loss, usual, is_skipped) in zip(found, wanted):
+        assert odd.get("odd_step_usual_loss") == (None if is_skipped else pytest.approx(usual))
+        assert odd.get("odd_step_loss") == (loss if math.isfinite(loss) else None)
+    assert means == {"loss": pytest.approx(np.mean(losses[np.isfinite(losses)]))}
+    assert [now.state[name] for name in ("skipped", "in_a_row", "seen")] == [4, 1, 116]
+    said = now.describe(found)
+    assert said.startswith("Odd steps, see log.jsonl: 11, 41, 42, 61, 62 and 2 more. 4 skipped so far. ")
+    assert said.endswith("--mode=replay --step=11 shows the first one's batch")
+    assert now.take() == ({}, [])
+    assert [odd["odd_step"] for odd in watched(losses, spike=0.0).take()[1]] == [11, 61, 62, 120]
 
 
 def test_each_stage_has_its_usual_loss():
     rng = np.random.default_rng(1)
     losses = np.concatenate([rng.uniform(1, 2, 40), [50.0], rng.uniform(100, 200, 40), [3000.0]])
-    observe = jax.jit(watch.observe, static_argnames=("spike", "stage"))
-    now = watch.start()
-    for step, loss in enumerate(losses, start=1):
-        now = observe(now, jnp.int32(step), jnp.float32(loss), jnp.bool(False), spike=5.0, stage=int(step > 41))
-    assert [odd.step for odd in watch.odd_steps(jax.device_get(now))] == [41, 82]
-    np.testing.assert_allclose(watch.odd_steps(jax.device_get(now))[1].usual, losses[41:-1].mean(), rtol=1e-4)
+    _, odd = watched(losses, spike=5.0, new_stage_after=41).take()
+    assert [x["odd_step"] for x in odd] == [41, 82]
+    assert odd[1]["odd_step_usual_loss"] == pytest.approx(losses[41:-1].mean())
 
 
-def test_more_odd_steps_than_are_remembered():
-    now = watched([math.nan] * 40, spike=0.0)
-    assert [odd.step for odd in watch.odd_steps(now)] == list(range(1, 17)) and now.count == now.in_a_row == 40
-    assert "and 37 more" in watch.describe(now)
+def test_the_first_of_too_many_in_a_row_is_remembered():
+    now = watched([math.nan, 1.0, *[math.nan] * 38, 1.0], spike=0.0)
+    assert now.bad_step == 5 and now.state["skipped"] == 39 and now.state["in_a_row"] == 0
+    assert "and 34 more" in now.describe(now.take()[1])
 
 
 # ---- In training
@@ -117,7 +119,7 @@ def test_steps_that_are_not_finite_change_nothing(tmp_path, monkeypatch):
     state = saved_state(tmp_path, 12)
     np.testing.assert_allclose(state["['params']['w']"], ws[-1], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(state["['ema']['w']"], average, rtol=1e-4, atol=1e-4)
-    assert state["['bad_step']"] == 0 and state["['watch']['skipped']"] == 4
+    assert saved_watch(tmp_path, 12)["skipped"] == 4
     counts = [x for name, x in state.items() if "opt_state" in name and "count" in name]
     assert counts and all(x == 8 for x in counts)
     lines = [line for line in logged(tmp_path) if "skipped" in line]
@@ -125,7 +127,7 @@ def test_steps_that_are_not_finite_change_nothing(tmp_path, monkeypatch):
     means = [np.mean(losses[a:b]) for a, b in ((0, 2), (2, 3), (3, 6), (6, 8))]
     np.testing.assert_allclose([line["loss"] for line in lines], means, rtol=1e-4)
     assert [line["odd_step"] for line in logged(tmp_path) if "odd_step" in line] == [1, 5, 6, 11]
-    assert sum("skipped (loss" in text for text in said) == 3
+    assert sum(text.startswith("Odd steps") for text in said) == 3
 
 
 def test_log_lines_without_a_finite_step(tmp_path, monkeypatch):
@@ -145,10 +147,10 @@ def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch):
     (line,) = [line for line in logged(tmp_path) if "skipped" in line]
     assert line["step"] == 10 and line["skipped"] == 5 and "loss" in line
     assert [line["odd_step"] for line in logged(tmp_path) if "odd_step" in line] == [3, 4, 8, 9, 10]
-    assert all(np.isfinite(x).all() for name, x in saved_state(tmp_path, 5).items() if "watch" not in name)
+    assert all(np.isfinite(x).all() for x in saved_state(tmp_path, 5).values())
     config.optimizer.max_skipped = 3  # may change under a checkpoint
     quietly(config, tmp_path)
-    assert saved_state(tmp_path, 20)["['watch']['skipped']"] == 5
+    assert saved_watch(tmp_path, 20)["skipped"] == 5
     config.optimizer.max_skipped = -1
     with pytest.raises(ValueError, match="config.optimizer.max_skipped=-1 must be"):
         quietly(config, tmp_path)
@@ -161,7 +163,7 @@ def test_a_spike_is_logged_and_shown_again_exactly(tmp_path, monkeypatch):
     _, said = quietly(config, tmp_path)
     (line,) = [line for line in logged(tmp_path) if "odd_step" in line]
     assert line["step"] == 40 and line["odd_step"] == 31 and line["odd_step_loss"] > 4 * line["odd_step_usual_loss"]
-    assert sum("--mode=replay --step=31 shows its batch" in text for text in said) == 1
+    assert sum("--mode=replay --step=31 shows" in text for text in said) == 1
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     found, text = again(config, tmp_path, 31)
     assert found["loss"] == line["odd_step_loss"] and not found["skipped"]
@@ -196,19 +198,19 @@ def test_any_step_is_shown_again_bit_for_bit(source, small_jta, tmp_path, monkey
     # With a patience of one every second log line begins a stage: after steps 6 and 12.
     config = tiny(steps=16, log_every=3, checkpoint_every=5, ema=0.9, plateau={"patience": 1, "least_gain": 0.99})
     config.update({"data": {"source": source, "dir": str(small_jta), "max_people": 4, "batch_size": 2}})
-    losses, compile_step = [], train.compile_step
+    losses, compile_step = [], training.compile_step
 
     def recording(*arguments):
         step = compile_step(*arguments)
 
         def do(state, frames):
-            state, loss = step(state, frames)
-            losses.append(float(jax.device_get(loss)))
-            return state, loss
+            state, scalars = step(state, frames)
+            losses.append(float(jax.device_get(scalars["loss"])))
+            return state, scalars
 
-        return type("Step", (), {"__call__": lambda self, *a: do(*a), "cost_analysis": lambda self: {}})()
+        return do
 
-    monkeypatch.setattr(train, "compile_step", recording)
+    monkeypatch.setattr(training, "compile_step", recording)
     quietly(config, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)

@@ -298,7 +298,7 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     batch = next(streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch"))))
     assert batch.present.any()
     # Placed as a step leaves it, so that the second step is not compiled anew.
-    state = jax.device_put(training.init_state(task, optimizer, config, _batch()), NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(training.init_state(task, optimizer, config), NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema))
     released, _ = weights.load(weights.path_of("released"))
     before = jax.device_get(state.params)
@@ -318,7 +318,6 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     # It began with the released autoencoder, and has no moments for it.
     np.testing.assert_array_equal(jax.tree.leaves(after["vha"])[0], jax.tree.leaves(released["vha"])[0])
     frozen, trained = (sum(x.size for x in jax.tree.leaves(before[name])) for name in ("vha", "predictor"))
-    assert int(state.bad_step) == 0
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * trained + frozen / 2
 
 

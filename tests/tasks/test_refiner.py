@@ -83,7 +83,7 @@ def test_errors_are_summed_by_what_happened():
 def test_it_learns_to_fill_holes():
     config, task, frames = _setting()
     optimizer = training.make_optimizer(config)
-    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
+    state = jax.device_put(training.init_state(task, optimizer, config), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     predict = jax.jit(functools.partial(task.predict, thorough=False))
 
@@ -137,7 +137,7 @@ def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
     config, task, toy = _of_a_toy(monkeypatch)
     frames = _setting()[2]
     optimizer = training.make_optimizer(config)
-    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
+    state = jax.device_put(training.init_state(task, optimizer, config), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     for _ in range(config.steps):
         state, _ = step(state, frames)
@@ -173,7 +173,7 @@ def test_a_refiner_that_starts_from_weights_has_people_found_all_the_same(monkey
     config, task, toy = _of_a_toy(monkeypatch)
     released = weights.load(weights.path_of("released-refiner"))[0]
     config.init, config.quiet, config.test_frames, config.pictures = "released-refiner", True, 1, 0
-    params = training.init_state(task, training.make_optimizer(config), config, _setting()[2]).params
+    params = training.init_state(task, training.make_optimizer(config), config).params
     jax.tree.map(np.testing.assert_array_equal, params, {**released, "found": toy})
     # To score weights nobody need be found, and weights hold nobody.
     monkeypatch.setattr(experiment, "find_people", lambda config: 1 / 0)

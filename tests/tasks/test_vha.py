@@ -249,7 +249,7 @@ def test_misses_and_false_alarms_count(identity):
     for threshold, tp in ((0, 25), (1, 25), (2, 26)):
         scores = record.scores["hungarian", "noise 0", f"{threshold} vx"]
         assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
-    assert record.bands.true.sum() == 27 and record.bands.found.sum() == 26
+    assert record.bands[0].sum() == 27 and record.bands[1].sum() == 26
 
 
 def test_too_many_peaks_are_told(identity):
