@@ -47,9 +47,6 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.model.width = 32 if level == 1 else 64
     c.model.blocks = 2  # patch only: blocks in the encoder, and as many in the decoder
     c.model.dtype = "float32"  # type of the arithmetic; or bfloat16, for GPUs
-    c.model.pad_channels = False  # published only, for GPUs: pads channels with zeros to multiples of 8
-    # Type of the volumes in which peaks are searched: bfloat16, or float32 to leave them as they are. Ignored on CPUs.
-    c.model.volume_dtype = "float32"
     c.model.positive_weight = 0.0  # weight of a voxel in the loss is 1 + this * target
     c.model.code_noise = 0.2 if patch else 0.0  # noise in training, up to this share of the code's standard deviation
 
@@ -86,7 +83,6 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.optimizer.learning_rate = 0.02 if patch else 1e-4
     c.optimizer.schedule = "cosine" if patch else "constant"  # cosine falls to zero at the last step
     c.optimizer.warmup = 100 if patch else 0  # steps in which the learning rate rises
-    c.optimizer.orthogonalise_every = 1  # Muon only: every so many steps; those in between reuse the last direction
     c.optimizer.orthogonalise_dtype = "float32"  # Muon only: or bfloat16, for GPUs
     c.optimizer.clip_norm = 1.0  # most of the gradient's norm; 0 for no limit
     c.optimizer.max_skipped = 10  # most steps in a row that are skipped for a number that is not finite

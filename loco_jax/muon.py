@@ -26,18 +26,10 @@ class MomentumState(NamedTuple):
     average: Any
 
 
-class RepeatState(NamedTuple):
-    """The number of the next update among `every`, int32, and the last update that was computed."""
-
-    turn: jax.Array
-    last: Any
-
-
-def muon(rate: optax.Schedule, every: int = 1, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
+def muon(rate: optax.Schedule, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
     """Muon for matrices and convolutions; Adam at a fifth of the rate for thin matrices and vectors.
 
-    Every `every`-th update orthogonalises the momentum; those in between repeat the last direction. `dtype` is the type
-    of the orthogonalisation, float32 or bfloat16.
+    `dtype` is the type of the orthogonalisation, float32 or bfloat16.
     """
 
     def label(kernel):
@@ -47,24 +39,11 @@ def muon(rate: optax.Schedule, every: int = 1, dtype: DTypeLike = jnp.float32) -
     directions = optax.stateless(lambda updates, _: jax.tree.map(lambda x: _RMS * _direction(x, dtype), updates))
     return optax.partition(
         {
-            "muon": optax.chain(_momentum(), repeat(directions, every), optax.scale_by_learning_rate(rate)),
+            "muon": optax.chain(_momentum(), directions, optax.scale_by_learning_rate(rate)),
             "adam": optax.nadam(lambda count: rate(count) / 5),
         },
         lambda params: jax.tree.map(label, params),
     )
-
-
-def repeat(inner: optax.GradientTransformation, every: int) -> optax.GradientTransformation:
-    """A stateless transformation that is computed every `every`-th time; in between its last result is repeated."""
-    if every == 1:
-        return inner
-
-    def update(updates, state, params=None):
-        fresh = lambda: inner.update(updates, optax.EmptyState(), params)[0]  # noqa: E731
-        updates = jax.lax.cond(state.turn == 0, fresh, lambda: state.last)
-        return updates, RepeatState((state.turn + 1) % every, updates)
-
-    return optax.GradientTransformation(lambda params: RepeatState(jnp.int32(0), optax.tree.zeros_like(params)), update)
 
 
 def orthogonalise(matrix: Float[jax.Array, "M N"], dtype: DTypeLike = jnp.float32) -> Float[jax.Array, "M N"]:

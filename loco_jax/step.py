@@ -132,7 +132,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1))
     rules = {
         "adam": optax.adam,
-        "muon": lambda rate: muon.muon(rate, c.orthogonalise_every, jnp.dtype(c.orthogonalise_dtype)),
+        "muon": lambda rate: muon.muon(rate, jnp.dtype(c.orthogonalise_dtype)),
     }
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
     return optax.chain(clip, rules[c.name](rate))

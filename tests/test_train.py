@@ -273,12 +273,6 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
         ("scale", "huge", "config.scale='huge'; there are full, demo"),
         ("model.variant", "none", "config.model.variant='none'; there are published, patch"),
         ("model.dtype", "int8", "config.model.dtype='int8'; there are float32, bfloat16"),
-        ("model.volume_dtype", "int8", "config.model.volume_dtype='int8'; there are float32, bfloat16"),
-        (
-            "model.pad_channels",
-            True,
-            "config.model.pad_channels=True is for config.model.variant=published; have patch",
-        ),
         ("data.source", "coco", "config.data.source='coco'; there are crowd, jta"),
         ("data.render_batch", 0, "config.data.render_batch=0 must be at least 1"),
         ("seed", -1, "config.seed=-1 must be at least 0"),
@@ -335,8 +329,7 @@ def test_nothing_is_compiled_after_the_first_of_each(toy, tmp_path, monkeypatch,
 
 def test_patch_network_learns_and_resumes_exactly(tmp_path):
     config = tiny(steps=20, log_every=4, checkpoint_every=10, ema=0.9)
-    # The checkpoint of step 10 is between two orthogonalisations.
-    config.optimizer.update({"name": "muon", "learning_rate": 0.06, "warmup": 3, "orthogonalise_every": 3})
+    config.optimizer.update({"name": "muon", "learning_rate": 0.06, "warmup": 3})
     quietly(config, tmp_path / "straight")
     losses = [line["loss"] for line in logged(tmp_path / "straight") if "loss" in line]
     assert losses[-1] < 0.95 * losses[0]

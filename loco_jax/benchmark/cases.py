@@ -10,45 +10,54 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
-from loco_jax.benchmark import inputs, steps
-from loco_jax.benchmark.floors import num_bytes, operations
+from loco_jax import experiment
+from loco_jax import step as training
+from loco_jax.benchmark import inputs
 from loco_jax.benchmark.inputs import LEVEL, SIGMA, Setting, config_of
-from loco_jax.benchmark.measure import Case, Implementation, of_jax
-from loco_jax.geometry import skeleton
+from loco_jax.benchmark.measure import Implementation, of_jax
+from loco_jax.data import streams
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import code_predictor
+from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, peaks, people
 from loco_jax.pose.people import Points
+from loco_jax.tasks import pretrained
 
 THRESHOLD = 0.1
 _NOISE = 0.05  # of the heatmaps in which peaks are searched, as a decoder leaves some
+_RENDER_BATCH = 4
+Ways = list[Implementation]
 
 
-def of_torch(setting: Setting, make: Callable[[Any, Any], Implementation]) -> Implementation:
-    """`make(torch_reference, runner)`, or an implementation that says that PyTorch is not installed."""
+def of_torch(setting: Setting, make: Callable[[Any, Any], tuple[Any, Any]], **options: Any) -> Implementation:
+    """The `run` and `result` that `make(torch_reference, runner)` returns; without PyTorch a row that says so."""
     try:
         reference = importlib.import_module("loco_jax.benchmark.torch_reference")
     except ImportError:
         return Implementation("PyTorch", missing="PyTorch is not installed: pip install 'torch>=2.10'")
-    return make(reference, reference.Runner(setting.dtype == "bfloat16"))
+    return Implementation("PyTorch", *make(reference, reference.Runner(setting.dtype == "bfloat16")), **options)
 
 
-def _compare(
+def _beside(
     setting: Setting,
     ours: Callable[..., Any],
     plain: Callable[..., Any],
-    torch: Callable[[Any, Any], Implementation],
-    args: tuple[Any, ...],
-    least_bytes: float,
-    frames: int = 1,
-) -> Case:
+    torch: Callable[[Any, Any], tuple[Any, Any]],
+    *args: Any,
+    result: Callable[[Any], Any] = jax.device_get,
+    **options: Any,
+) -> Ways:
     """Our function beside PyTorch, or beside the plain network if the setting says so."""
-    other = of_jax("plain", plain, *args) if setting.plain else of_torch(setting, torch)
-    least = least_bytes, operations(plain, *args)
-    return Case([of_jax("ours", ours, *args), other], *least, setting.tolerance, frames)
+    if setting.plain:
+        other = of_jax("plain", plain, *args, result=result, **options)
+    else:
+        other = of_torch(setting, torch, **options)
+    return [of_jax("ours", ours, *args, result=result, **options), other]
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -58,7 +67,7 @@ def _numpy(tensor: Any) -> np.ndarray:
 # ---- Heatmaps, codes and peaks
 
 
-def encode(setting: Setting, kind: str = "published") -> Case:
+def encode(setting: Setting, kind: str = "published") -> Ways:
     """Joints to the VHA's code; PyTorch begins with finished heatmaps."""
     task, params = inputs.system(setting, kind)
     vha, frame = task.vha, inputs.frame(setting)
@@ -71,16 +80,14 @@ def encode(setting: Setting, kind: str = "published") -> Case:
         return vha.network.apply(params, render(frame), method="encode")[0]
 
     def torch(reference, runner):
-        module = reference.load_vha(reference.Vha(LEVEL, vha.volume.depth_bins), params["vha"])
+        module = reference.load(reference.Vha(LEVEL, vha.volume.depth_bins), params["vha"])
         volume = jax.jit(render)(frame)
         spare = [(0, -n % 2**LEVEL) for n in volume.shape[2:4]]  # as ours pads
         padded = runner.place(np.pad(volume, [(0, 0), (0, 0), *spare, (0, 0)]))
         run = runner.infer(runner.prepare(module).encode, padded.movedim(-1, 2))
-        return Implementation("PyTorch", run, lambda made: np.moveaxis(_numpy(made)[0, 0], 0, -1))
+        return run, lambda made: np.moveaxis(_numpy(made)[0, 0], 0, -1)
 
-    args = params["vha"], frame
-    least = num_bytes(params["vha"], jax.eval_shape(plain, *args)) + _volume_bytes(setting)
-    return _compare(setting, vha.encode, plain, torch, args, least)
+    return _beside(setting, vha.encode, plain, torch, params["vha"], frame, tolerance=setting.tolerance)
 
 
 def as_peaks(volume: Volume, camera: Camera, points: Points) -> Float[np.ndarray, "N 4"]:
@@ -93,14 +100,9 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T[::-1])].astype(np.float32)
 
 
-def _volume_bytes(setting: Setting) -> float:
-    """The size of heatmaps in float32."""
-    return 4.0 * skeleton.NUM_JOINTS * float(np.prod(setting.volume.shape))
-
-
 def _torch_decoder(reference: Any, runner: Any, setting: Setting, params: Any) -> Callable[[Any], Any]:
     """A function from a code `[d, h, w]` to the peaks of its heatmaps `[N, 4]`."""
-    module = runner.prepare(reference.load_vha(reference.Vha(LEVEL, setting.volume.depth_bins), params["vha"]))
+    module = runner.prepare(reference.load(reference.Vha(LEVEL, setting.volume.depth_bins), params["vha"]))
     rows, columns, _ = setting.volume.shape
 
     def find(code):
@@ -110,34 +112,31 @@ def _torch_decoder(reference: Any, runner: Any, setting: Setting, params: Any) -
     return find
 
 
-def decode_peaks(setting: Setting, kind: str = "published") -> Case:
+def decode_peaks(setting: Setting, kind: str = "published") -> Ways:
     """The VHA's code of a frame to the peaks of its heatmaps."""
     task, params = inputs.system(setting, kind)
     frame, volume = inputs.frame(setting), setting.volume
     code = jax.jit(task.vha.encode)(params["vha"], frame)
 
-    def decode(params, code):
-        return task.vha.network.apply(params, code[None], volume.shape[:2], method="decode")[0]
-
     def ours(params, code):
         return task.points_of_code({"vha": params}, code, frame.camera, False)
 
     def plain(params, code):
-        found = peaks.find_peaks(decode(params, code), max_peaks=task.vha.max_peaks)
-        return people.in_metres(found, frame.camera, volume)
+        decoded = task.vha.network.apply(params, code[None], volume.shape[:2], method="decode")[0]
+        return people.in_metres(peaks.find_peaks(decoded, max_peaks=task.vha.max_peaks), frame.camera, volume)
 
     def torch(reference, runner):
-        run = runner.infer(_torch_decoder(reference, runner, setting, params), runner.place(code).movedim(-1, 0))
-        return Implementation("PyTorch", run, lambda made: _sorted(made.cpu().numpy()), **exact)
+        decode = _torch_decoder(reference, runner, setting, params)
+        run = runner.infer(decode, runner.place(code).movedim(-1, 0))
+        return run, lambda made: _sorted(made.cpu().numpy())
 
-    exact = {"comparable": setting.dtype == "float32"}  # in bfloat16 no two implementations find quite the same
-    args, options = (params["vha"], code), {"result": functools.partial(as_peaks, volume, frame.camera), **exact}
-    other = of_jax("plain", plain, *args, **options) if setting.plain else of_torch(setting, torch)
-    least = num_bytes(args) + _volume_bytes(setting)
-    return Case([of_jax("ours", ours, *args, **options), other], least, operations(decode, *args), tolerance=0)
+    # In bfloat16 no two implementations find quite the same.
+    tolerance = 0.0 if setting.dtype == "float32" else None
+    result = functools.partial(as_peaks, volume, frame.camera)
+    return _beside(setting, ours, plain, torch, params["vha"], code, result=result, tolerance=tolerance)
 
 
-def search_peaks(setting: Setting) -> Case:
+def search_peaks(setting: Setting) -> Ways:
     """Heatmaps to peaks."""
     task, _ = inputs.system(setting, "published")
     # Sub-voxel centres leave no two equal values, for which PyTorch's function finds no peak.
@@ -148,34 +147,29 @@ def search_peaks(setting: Setting) -> Case:
     def torch(reference, _):
         runner = reference.Runner()
         run = runner.infer(lambda x: reference.find_peaks(x, THRESHOLD), runner.place(volume))
-        return Implementation("PyTorch", run, lambda made: _sorted(made.cpu().numpy()))
+        return run, lambda made: _sorted(made.cpu().numpy())
 
     def in_order(found):
         return _sorted(metrics.peak_rows(*jax.device_get((found.voxels, found.scores))))
 
-    ours = of_jax("ours", functools.partial(peaks.find_peaks, threshold=THRESHOLD), volume, result=in_order)
-    return Case([ours, of_torch(setting, torch)], num_bytes(volume), 0, tolerance=0)
+    find = functools.partial(peaks.find_peaks, threshold=THRESHOLD)
+    return [of_jax("ours", find, volume, result=in_order, tolerance=0.0), of_torch(setting, torch, tolerance=0.0)]
 
 
 # ---- Pictures
 
 
-def _variables(params: Any) -> dict[str, Any]:
-    """The variables of the Code Predictor's network."""
-    return {**params["predictor"], **{name: params[name] for name in ("batch_stats",) if name in params}}
-
-
 def _torch_predictor(reference: Any, runner: Any, setting: Setting, params: Any) -> tuple[Any, Any]:
     """The published Code Predictor, and pictures padded with grey as ours pads them."""
     module = reference.CodePredictor(LEVEL, setting.volume.depth_bins // 2**LEVEL)
-    module = runner.prepare(reference.load_code_predictor(module, _variables(params)))
+    module = runner.prepare(reference.load(module, pretrained.join_variables(params)))
     image = inputs.picture(setting).astype(np.float32)
     spare = [(0, max(code_predictor.least_size(n) - n, 0)) for n in image.shape[:2]]
     image = np.pad(image, (*spare, (0, 0)), constant_values=127.5)
     return module, runner.place([image] * setting.batch).permute(0, 3, 1, 2)
 
 
-def predict_code(setting: Setting, kind: str = "published") -> Case:
+def predict_code(setting: Setting, kind: str = "published") -> Ways:
     """Pictures to codes."""
     task, params = inputs.system(setting, kind)
     frames = inputs.batch(setting, pictures=True)
@@ -184,21 +178,19 @@ def predict_code(setting: Setting, kind: str = "published") -> Case:
         return task.look(params, image, camera)[0]
 
     def plain(params, image, camera):
-        return task.network.apply(_variables(params), image, camera).astype(jnp.float32)
+        return task.network.apply(pretrained.join_variables(params), image, camera).astype(jnp.float32)
 
     args = {name: x for name, x in params.items() if name != "vha"}, frames.image, frames.camera
-    code = jax.eval_shape(plain, *args)
+    rows, columns, _ = jax.eval_shape(plain, *args).shape[1:]
 
     def torch(reference, runner):
         run = runner.infer(*_torch_predictor(reference, runner, setting, params))
-        return Implementation(
-            "PyTorch", run, lambda x: np.moveaxis(_numpy(x), 1, -1)[:, : code.shape[1], : code.shape[2]]
-        )
+        return run, lambda made: np.moveaxis(_numpy(made), 1, -1)[:, :rows, :columns]
 
-    return _compare(setting, ours, plain, torch, args, num_bytes(args, code), frames=setting.batch)
+    return _beside(setting, ours, plain, torch, *args, tolerance=setting.tolerance, frames=setting.batch)
 
 
-def picture_to_people(setting: Setting) -> Case:
+def picture_to_people(setting: Setting) -> Ways:
     """A picture to people; PyTorch ends with the peaks. Peaks and predicted codes are compared.
 
     The Code Predictors have random weights. So the frame's true code is decoded, with the predicted code as noise on it
@@ -206,6 +198,7 @@ def picture_to_people(setting: Setting) -> Case:
     """
     frame, image, volume = inputs.frame(setting), inputs.picture(setting), setting.volume
     camera = frame.camera
+    tolerance = setting.tolerance if setting.dtype == "float32" else None
 
     def noisy(true, code):
         return true + 0.2 * true.std() * (code - code.mean()) / code.std()
@@ -225,8 +218,7 @@ def picture_to_people(setting: Setting) -> Case:
         def result(made):
             return as_peaks(volume, camera, made[0]), jax.device_get(made[1])
 
-        args = params, image, true_code(task, params)
-        return of_jax(name, find, *args, result=result, **options)
+        return of_jax(name, find, params, image, true_code(task, params), result=result, **options)
 
     def torch(reference, runner):
         task, params = inputs.system(setting, "published")
@@ -241,41 +233,106 @@ def picture_to_people(setting: Setting) -> Case:
         def result(made):
             return _sorted(made[0].cpu().numpy()), np.moveaxis(_numpy(made[1]), 0, -1)
 
-        return Implementation("PyTorch", runner.infer(find, pictures), result, comparable=setting.dtype == "float32")
+        return runner.infer(find, pictures), result
 
-    ways = [
-        ours("ours", "published"),
-        ours("ours, compact and PatchVHA", "compact", comparable=False),
-        of_torch(setting, torch),
+    return [
+        ours("ours", "published", tolerance=tolerance),
+        ours("ours, compact and PatchVHA", "compact"),
+        of_torch(setting, torch, tolerance=tolerance),
     ]
-    return Case(ways, 0, 0, setting.tolerance)
+
+
+# ---- Training
+
+
+def train(setting: Setting, task: str, options: dict[str, str], fields: dict[str, Any] | None = None) -> Ways:
+    """A training step of a config, see `inputs.config_of`; also with each of `fields`, which are off by default."""
+    ways = [_training_step("ours", setting, config_of(setting, task, **options))]
+    for field, value in (fields or {}).items():
+        config = config_of(setting, task, **options)
+        config.update_from_flattened_dict({field: value})
+        ways.append(_training_step(f"ours, {field.rpartition('.')[2]}={value}", setting, config))
+    return ways
+
+
+def _training_step(name: str, setting: Setting, config: ConfigDict) -> Implementation:
+    """A step as `train` runs it, on the same batch every time."""
+    mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
+    sharded, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
+    frames = jax.device_put(inputs.batch(setting, config.data.pictures), sharded)
+    task, optimizer = experiment.create_task(config), training.make_optimizer(config)
+    step = functools.partial(training.step_of(config, task, optimizer), stage=task.stages - 1)
+
+    def start():
+        return training.init_state(task, optimizer, config, frames, pretrained=False)
+
+    @functools.cache
+    def program():
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(start)
+        )
+        return training.compile_step(step, mesh, like, frames)
+
+    state: list[Any] = []  # every step replaces it
+
+    def run():
+        if not state:
+            state.append(jax.device_put(start(), replicated))
+        state[0], loss = program()(state[0], frames)
+        return jax.block_until_ready(loss)
+
+    return Implementation(name, run, frames=config.data.batch_size, program=program)
+
+
+def render_pictures(setting: Setting) -> Ways:
+    """Some batches of the crowd's pictures, made one by one and all at once."""
+
+    def way(name, render_batch):
+        config = config_of(setting, "loco", **_COMPACT)
+        config.data.render_batch = render_batch
+        mesh = distributed.make_mesh(config.data.batch_size, 1)
+        stream = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
+
+        def run():
+            return jax.block_until_ready([next(stream) for _ in range(_RENDER_BATCH)])
+
+        return Implementation(name, run, frames=_RENDER_BATCH * config.data.batch_size)
+
+    return [way("ours", 1), way(f"ours, render_batch={_RENDER_BATCH}", _RENDER_BATCH)]
 
 
 # ---- By name
 
-
-def _training(task: str, setting: Setting, **options: str) -> Case:
-    """A training step."""
-    return steps.training_step("ours", setting, config_of(setting, task, **options))
-
-
-CASES: dict[str, Callable[[Setting], Case]] = {
+_PUBLISHED, _COMPACT = {"variant": "published"}, {"variant": "patch", "trunk": "compact"}
+_TRAINING: dict[str, Callable[[Setting], Ways]] = {
+    "train_vha_patch": functools.partial(train, task="vha", options={"variant": "patch"}),
+    "train_code_predictor_compact": functools.partial(train, task="loco", options=_COMPACT),
+    "train_code_predictor": functools.partial(train, task="loco", options=_PUBLISHED),
+}
+CASES: dict[str, Callable[[Setting], Ways]] = {
     "encode": encode,
     "decode_peaks": decode_peaks,
     "peaks": search_peaks,
     "predict_code": predict_code,
     "picture_to_people": picture_to_people,
-    "train_vha_patch": functools.partial(_training, "vha", variant="patch"),
-    "train_code_predictor_compact": functools.partial(_training, "loco", variant="patch", trunk="compact"),
-    "train_code_predictor": functools.partial(_training, "loco", variant="published"),
+    **_TRAINING,
 }
 # With --kernels: what `loco_jax.ops` chooses, beside the plain network of `loco_jax.models`.
-KERNELS: dict[str, Callable[[Setting], Case]] = {
+KERNELS: dict[str, Callable[[Setting], Ways]] = {
     "encode": encode,
     "encode_patch": functools.partial(encode, kind="compact"),
     "decode_peaks": decode_peaks,
     "decode_peaks_patch": functools.partial(decode_peaks, kind="compact"),
     "predict_code": predict_code,
     "predict_code_compact": functools.partial(predict_code, kind="compact"),
+}
+# With --steps: training, with the options of docs/performance.md off and on.
+STEPS: dict[str, Callable[[Setting], Ways]] = {
+    **_TRAINING,
+    "train_vha": functools.partial(train, task="vha", options=_PUBLISHED),
+    "train_code_predictor_compact": functools.partial(
+        train, task="loco", options=_COMPACT, fields={"optimizer.orthogonalise_dtype": "bfloat16"}
+    ),
+    "render_pictures": render_pictures,
 }
 SLOW = ("train_code_predictor",)  # minutes and many GB on a CPU: only if they are named

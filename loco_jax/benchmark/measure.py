@@ -1,9 +1,8 @@
-"""Times, peak memory and results of several implementations of a function, and the speed of the machine."""
+"""Times, peak memory and results of several implementations of a function, as rows of a Markdown table."""
 
 import contextlib
 import ctypes
 import dataclasses
-import functools
 import gc
 import importlib.metadata
 import importlib.util
@@ -16,36 +15,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-COPY, READ, PRODUCT = LIMITS = "limit: copy", "limit: read", "limit: product"
-# Operations a second in bfloat16, from data sheets, by a part of the device's name.
-_PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "TPU v5 lite": 197e12, "TPU v4": 275e12}
+_WIDTHS = {
+    "function": 28, "implementation": 35, "median": 8, "least to most": 20, "runs": 4, "frames/s": 8, "ratio": 6,
+    "memory": 8, "result": 6,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """An implementation of the function of a `Case`."""
+    """One of several implementations of a function."""
 
     name: str
     run: Callable[[], Any] | None = None  # does the work, waits until it is done, returns what it made
     result: Callable[[Any], Any] = jax.device_get  # turns that into NumPy arrays in a form that all share
-    comparable: bool = True  # whether the result should be that of the first one
+    tolerance: float | None = None  # how far the result may be from the first's, relative to the greatest; None: any
+    frames: int = 1  # in a run
+    program: Callable[[], jax.stages.Compiled] | None = None  # tells the memory where runs do not show it
     missing: str = ""  # why it cannot run here; "" if it can
-    device_bytes: Callable[[], int] | None = None  # the memory that the compiler plans, where runs do not show it
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A function and its implementations, ours first."""
-
-    implementations: Sequence[Implementation]
-    bytes: float  # of inputs and outputs, which move between memory and the processor at least once
-    operations: float  # of the dense arithmetic; a multiplication with its addition counts as two
-    tolerance: float = 1e-4  # how far results may differ, relative to the greatest value
-    frames: int = 1  # in a step
-    steps: int = 1  # in a run; times are a step's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +42,12 @@ class Row:
 
     function: str
     implementation: str
-    seconds: tuple[float, ...] = ()  # of a step, for each run in the order of the rounds
+    seconds: tuple[float, ...] = ()  # of each run in the order of the rounds
     ratio: float | None = None  # the median of its time divided by the first one's in the same round
-    floor: float | None = None  # seconds that the machine needs at least, by its speed in the same rounds
     peak_bytes: int | None = None  # memory beyond what was in use before; None where it is not known
     difference: float | None = None  # from the first one's result, relative to the greatest value
     equal: bool | None = None  # whether the difference is within the tolerance; None if results were not compared
-    frames: int = 1  # in a step
+    frames: int = 1  # in a run
     note: str = ""  # why it is missing or what went wrong
 
     @property
@@ -75,46 +62,32 @@ def of_jax(name: str, function: Callable[..., Any], *args: Any, **options: Any) 
     def run():
         return jax.block_until_ready(jitted(*args))
 
-    return Implementation(name, run, device_bytes=planned_bytes(lambda: jitted.lower(*args).compile()), **options)
+    return Implementation(name, run, program=lambda: jitted.lower(*args).compile(), **options)
 
 
-def planned_bytes(compiled: Callable[[], jax.stages.Compiled]) -> Callable[[], int] | None:
-    """A function that returns the bytes of a program's results and temporary arrays; None on CPUs: runs show them."""
-
-    def planned():
-        memory = compiled().memory_analysis()
-        return int(memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
-
-    return None if jax.default_backend() == "cpu" else functools.cache(planned)
-
-
-def measure(
-    name: str, case: Case, limits: Sequence[Implementation], repeats: int, most_seconds: float, peak: float = 0.0
-) -> list[Row]:
-    """Measures the implementations of a case and the machine's limits, and returns a row for each.
+def measure(name: str, ways: Sequence[Implementation], repeats: int, most_seconds: float) -> list[Row]:
+    """Measures the implementations of a function, ours first, and returns a row for each.
 
     After one run each to warm up, they run in turns (A B C A B C), so that other load on the machine affects all alike.
-    A slow one gets fewer rounds, within `most_seconds`. `peak` is the speed of arithmetic if the data sheet gives it.
+    A slow one gets fewer rounds, within `most_seconds`.
     """
     gc.collect()
-    ways, reference = [*case.implementations, *limits], None
-    notes = {way.name: way.missing for way in ways if way.missing}
-    differences: dict[str, float] = {}
+    notes = {way.name: way.missing for way in ways}
     times: dict[str, list[float]] = {}
-    memory: dict[str, list[int]] = {}
-    for way in ways:
-        if way.missing:
-            continue
+    memory: dict[str, list[int]] = {way.name: [] for way in ways}
+    differences: dict[str, float] = {}
+    reference = None
+    for way in (way for way in ways if way.run):
         try:
-            made = _timed(way, trim=True)[0]
-            if way.comparable:
+            made, *_ = _timed(way, trim=True)
+            if way.tolerance is not None:
                 result = way.result(made)
                 if reference is not None:
                     differences[way.name] = difference(result, reference)
                 reference = result if reference is None else reference
-            times[way.name], memory[way.name] = [], []
+            times[way.name] = []
         except (RuntimeError, MemoryError, TypeError) as error:  # for example JAX or PyTorch has no memory left
-            notes[way.name] = f"failed: {(str(error).splitlines() or [type(error).__name__])[0][:80]}"
+            notes[way.name] = failure(error)
     for turn in range(repeats):
         for way in (way for way in ways if way.name in times):
             done = times[way.name]
@@ -122,29 +95,30 @@ def measure(
                 _, seconds, used = _timed(way, trim=turn == 0)
                 done.append(seconds)
                 memory[way.name] += [] if used is None else [used]
-    first = next((way.name for way in case.implementations if way.name in times), "")
-    floor = None
-    if limits:
-        speeds = {way.name: speed(way.name, min(times[way.name])) for way in limits}
-        floor = max(case.bytes / max(speeds[COPY], speeds[READ]), case.operations / (peak or speeds[PRODUCT]))
+    first = next(iter(times), "")
+    on_cpu = jax.default_backend() == "cpu"
 
     def row(way: Implementation) -> Row:
-        if way.name in notes:
+        if way.name not in times:
             return Row(name, way.name, note=notes[way.name])
         off = differences.get(way.name)
         return Row(
             name,
             way.name,
-            seconds=tuple(seconds / case.steps for seconds in times[way.name]),
-            ratio=ratio(times[way.name], times[first]) if first and way.name != first else None,
-            floor=floor if way in case.implementations else None,
-            peak_bytes=max(memory[way.name], default=None),
+            seconds=tuple(times[way.name]),
+            ratio=None if way.name == first else ratio(times[way.name], times[first]),
+            peak_bytes=max(memory[way.name], default=None) if on_cpu else _planned(way),
             difference=off,
-            equal=None if off is None else bool(off <= case.tolerance),
-            frames=case.frames,
+            equal=None if off is None or way.tolerance is None else off <= way.tolerance,
+            frames=way.frames,
         )
 
     return [row(way) for way in ways]
+
+
+def failure(error: Exception) -> str:
+    """The note of a row whose implementation raised an error."""
+    return f"failed: {(str(error).splitlines() or [type(error).__name__])[0][:80]}"
 
 
 def difference(a: Any, b: Any) -> float:
@@ -178,8 +152,13 @@ def _timed(way: Implementation, trim: bool) -> tuple[Any, float, int | None]:
     before, start = _memory("VmRSS", reset=True), time.perf_counter()
     made = way.run()
     seconds, peak = time.perf_counter() - start, _memory("VmHWM")
-    used = None if before is None or peak is None else max(peak - before, 0)
-    return made, seconds, way.device_bytes() if way.device_bytes else used
+    return made, seconds, None if before is None or peak is None else max(peak - before, 0)
+
+
+def _planned(way: Implementation) -> int | None:
+    """The bytes that the compiler plans for a program's results and temporary arrays."""
+    plan = way.program().memory_analysis() if way.program else None
+    return plan and int(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes)
 
 
 def _memory(field: str, reset: bool = False) -> int | None:
@@ -193,36 +172,8 @@ def _memory(field: str, reset: bool = False) -> int | None:
     return 1024 * int(found[1]) if found else None
 
 
-# ---- The machine
-
-_SIZE = 2048  # rows and columns of the matrices
-_COPIED = 2**28  # bytes, more than a cache holds
-
-
-def speed(limit: str, seconds: float) -> float:
-    """Bytes or operations a second of a limit."""
-    return {COPY: 2 * _COPIED, READ: _COPIED, PRODUCT: 2 * _SIZE**3}[limit] / seconds
-
-
-def known_peak(dtype: str) -> float:
-    """Operations a second of this device from its data sheet; 0 if they are not known."""
-    peaks = _PEAKS if dtype == "bfloat16" else {}
-    return next((peak for name, peak in peaks.items() if name in jax.devices()[0].device_kind), 0.0)
-
-
-def limits(dtype: str) -> list[Implementation]:
-    """A copy, a read and a matrix product, which show the present speed of memory and arithmetic."""
-    data, matrix = jnp.ones(_COPIED // 4, jnp.float32), jnp.ones((_SIZE, _SIZE), dtype)
-
-    def limit(name, function, x):
-        compiled = jax.jit(function)
-        return Implementation(name, lambda: jax.block_until_ready(compiled(x)), comparable=False)
-
-    return [limit(COPY, lambda x: x + 1, data), limit(READ, jnp.max, data), limit(PRODUCT, lambda x: x @ x, matrix)]
-
-
 def machine() -> dict[str, Any]:
-    """The machine on which the times were measured."""
+    """The machine on which the times are measured."""
     device = jax.devices()[0]
     name = device.device_kind
     if device.platform == "cpu":
@@ -232,3 +183,41 @@ def machine() -> dict[str, Any]:
     torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"device": name, "platform": device.platform, "cores": cores, "jax": jax.__version__, "torch": torch}
+
+
+# ---- The table
+
+
+def head() -> str:
+    """The first two lines of a Markdown table."""
+    rule = [("-" * (width + 1)) + ("-" if i < 2 else ":") for i, width in enumerate(_WIDTHS.values())]
+    return f"{_in_columns(list(_WIDTHS))}\n|{'|'.join(rule)}|"
+
+
+def line(row: Row) -> str:
+    """A line of the Markdown table."""
+    if not row.seconds:
+        return _in_columns([row.function, row.implementation, *[""] * (len(_WIDTHS) - 3), row.note])
+    cells = [
+        row.function,
+        row.implementation,
+        _seconds(row.median),
+        f"{_seconds(min(row.seconds))} to {_seconds(max(row.seconds))}",
+        str(len(row.seconds)),
+        f"{row.frames / row.median:.3g}",
+        "1" if row.ratio is None else f"{row.ratio:.3g}",
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB",
+        "" if row.equal is None else "equal" if row.equal else f"differs by {row.difference:.2g}",
+    ]
+    return _in_columns(cells)
+
+
+def _in_columns(cells: Sequence[str]) -> str:
+    widths = _WIDTHS.values()
+    padded = [f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(cells, widths))]
+    return f"| {' | '.join(padded)} |"
+
+
+def _seconds(value: float) -> str:
+    unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("us", 1e-6)
+    return f"{value / size:.3g} {unit}"

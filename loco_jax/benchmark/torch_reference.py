@@ -1,6 +1,6 @@
 """The published networks in PyTorch, written from the method's tables, for parity tests and the benchmark.
 
-Nothing here is shared with the Flax modules. Names are new, except for torchvision's in Inception v3.
+Nothing here is shared with the Flax modules. Tensors have the names of the authors' releases and of torchvision.
 """
 
 import functools
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from flax import traverse_util
 from torch import nn
 from torch.nn import functional as F
+
+from loco_jax.weights.torch import tensors_of
 
 
 class Vha(nn.Module):
@@ -21,38 +22,29 @@ class Vha(nn.Module):
         super().__init__()
         d = [depth_bins // 2**k for k in range(level + 1)]
         halving = [nn.Conv2d(d[k], d[k + 1], 5, stride=2, padding=2) for k in range(level)]
-        self.squeeze = nn.ModuleList([*halving, nn.Conv2d(d[level], d[level], 5, padding=2)])
-        self.fuse = nn.ModuleList([nn.Conv3d(14, 4, 5, padding=2), nn.Conv3d(4, 1, 5, padding=2)])
-        self.spread = nn.ModuleList([nn.Conv3d(1, 4, 5, padding=2), nn.Conv3d(4, 14, 5, padding=2)])
-        channels = [d[level], *d[::-1]]  # at level 2: D/4 -> D/4, D/4 -> D/2, D/2 -> D
-        self.expand = nn.ModuleList([nn.Conv2d(i, o, 5, padding=2) for i, o in zip(channels, channels[1:])])
+        self.encoder = _with_relu(*halving, nn.Conv2d(d[level], d[level], 5, padding=2))
+        self.fuser = _with_relu(nn.Conv3d(14, 4, 5, padding=2), nn.Conv3d(4, 1, 5, padding=2))
+        self.defuser = _with_relu(nn.Conv3d(1, 4, 5, padding=2), nn.Conv3d(4, 14, 5, padding=2))
+        channels = [d[level], *d[:0:-1]]  # at level 2: D/4 -> D/4, D/4 -> D/2
+        doubling: list[nn.Module] = []
+        for i, o in zip(channels, channels[1:]):
+            doubling += [nn.Conv2d(i, o, 5, padding=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU()]
+        self.decoder = nn.Sequential(*doubling, nn.Conv2d(d[1], d[0], 5, padding=2), nn.ReLU())
 
     def encode(self, heatmaps: torch.Tensor) -> torch.Tensor:
-        alone = []
-        for joint in range(14):
-            x = heatmaps[:, joint]
-            for layer in self.squeeze:
-                x = F.relu(layer(x))
-            alone.append(x)
-        x = torch.stack(alone, dim=1)
-        for layer in self.fuse:
-            x = F.relu(layer(x))
-        return x
+        return self.fuser(torch.stack([self.encoder(heatmaps[:, joint]) for joint in range(14)], dim=1))
 
     def decode(self, code: torch.Tensor) -> torch.Tensor:
         """Heatmaps `[B, 14, D, H, W]`. With layers in channels_last, depth is the innermost axis in memory."""
-        x = code
-        for layer in self.spread:
-            x = F.relu(layer(x))
-        alone = []
-        for joint in range(14):
-            y = x[:, joint]
-            for layer in self.expand[:-1]:
-                y = F.relu(F.interpolate(layer(y), scale_factor=2, mode="bilinear", align_corners=False))
-            alone.append(F.relu(self.expand[-1](y)))
+        x = self.defuser(code)
+        alone = [self.decoder(x[:, joint]) for joint in range(14)]
         if alone[0].is_contiguous():
             return torch.stack(alone, dim=1)
         return torch.stack([y.movedim(1, -1) for y in alone], dim=1).movedim(-1, 2)
+
+
+def _with_relu(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
 
 
 class ConvNorm(nn.Module):
@@ -176,70 +168,38 @@ class CodePredictor(nn.Module):
         super().__init__()
         self.features = Inception()
         keep = nn.ZeroPad2d((1, 2, 1, 2))
-        widen, halve = nn.ConvTranspose2d(2048, 1024, 4, stride=2), nn.Conv2d(2048, 1024, 4, padding=2)
-        again = [nn.ConvTranspose2d(1024, 512, 4, stride=2, padding=1)]
-        first = halve if level == 3 else widen
-        second = again if level == 1 else [keep, nn.Conv2d(1024, 512, 4)]
-        self.regress = nn.Sequential(
-            first, nn.ReLU(), *second, nn.ReLU(), keep, nn.Conv2d(512, 256, 4), nn.ReLU(), nn.Conv2d(256, depth, 1)
-        )
+        first: list[nn.Module] = [nn.ConvTranspose2d(2048, 1024, 4, stride=2)]
+        second: list[nn.Module] = [keep, nn.Conv2d(1024, 512, 4)]
+        if level == 1:
+            second = [nn.ConvTranspose2d(1024, 512, 4, stride=2, padding=1)]
+        if level == 3:
+            first = [nn.ZeroPad2d(2), nn.Conv2d(2048, 1024, 4)]
+        parts = [Part(*first, nn.ReLU()), Part(*second, nn.ReLU()), Part(keep, nn.Conv2d(512, 256, 4), nn.ReLU())]
+        self.main = nn.Sequential(*parts, nn.Conv2d(256, depth, 1))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         mean, deviation = (m.to(image) for m in imagenet())
         x = self.features((image / 255 - mean) / deviation)
-        return self.regress(F.avg_pool2d(x, 2))
+        return self.main(F.avg_pool2d(x, 2))
 
 
-class Refiner(nn.Module):
-    """Normalised offsets `[B, 39]` to better ones (method section 5)."""
+class Part(nn.Module):
+    """Layers in a sequence."""
 
-    def __init__(self):
+    def __init__(self, *layers: nn.Module):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(39, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 39))
+        self.main = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(x) + F.relu(x)
+        return self.main(x)
 
 
-# ---- Our variables in these modules
-
-
-def load_vha(module: Vha, variables: Mapping[str, Any]) -> Vha:
-    """The module with the variables of a Flax VHA."""
-    parts = {"squeeze": "encoder_2d", "fuse": "encoder_3d", "spread": "decoder_3d", "expand": "decoder_2d"}
-    state = {}
-    for theirs, ours in parts.items():
-        for i in range(len(getattr(module, theirs))):
-            layer = variables["params"][f"{ours}_{i}"]
-            # Our depth axis comes last, in 3D kernels too.
-            order = (3, 2, 0, 1) if layer["kernel"].ndim == 4 else (4, 3, 2, 0, 1)
-            state[f"{theirs}.{i}.weight"] = np.transpose(layer["kernel"], order)
-            state[f"{theirs}.{i}.bias"] = layer["bias"]
-    return _load(module, state)
-
-
-def load_code_predictor(module: CodePredictor, variables: Mapping[str, Any]) -> CodePredictor:
-    """The module with the variables of a Flax CodePredictor."""
-    params, state = variables["params"], {}
-    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    for part in (params["trunk"], variables["batch_stats"]["trunk"]):
-        for path, x in traverse_util.flatten_dict(part).items():
-            name = ".".join(("features", *path[:-1], names[path[-1]]))
-            state[name] = np.transpose(x, (3, 2, 0, 1)) if path[-1] == "kernel" else x
-    convolutions = [(i, m) for i, m in enumerate(module.regress) if hasattr(m, "weight")]
-    for layer, (i, convolution) in enumerate(convolutions):
-        kernel = np.asarray(params["head"][f"layer_{layer}"]["kernel"])
-        turned = isinstance(convolution, nn.ConvTranspose2d)  # it scatters, ours gathers
-        kernel = np.transpose(kernel[::-1, ::-1], (2, 3, 0, 1)) if turned else np.transpose(kernel, (3, 2, 0, 1))
-        state[f"regress.{i}.weight"], state[f"regress.{i}.bias"] = kernel, params["head"][f"layer_{layer}"]["bias"]
-    return _load(module, state)
-
-
-def _load(module: Any, state: Mapping[str, Any]) -> Any:
-    have = module.state_dict()
-    tensors = {name: torch.from_numpy(np.array(x, np.float32)) for name, x in state.items()}
-    counters = {name: x for name, x in have.items() if name.endswith("num_batches_tracked")}
-    module.load_state_dict({**counters, **tensors})
+def load(module: Any, variables: Mapping[str, Any], level: int = 2) -> Any:
+    """The module with the variables of our network."""
+    ours = tensors_of(variables, level)
+    names = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    state = {name: torch.from_numpy(np.array(ours[name.removeprefix("features.")], np.float32)) for name in names}
+    module.load_state_dict(state, strict=False)  # the counters of batches stay
     return module.eval()
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import ops, weights
+from loco_jax import weights
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.experiment import checks
@@ -73,7 +73,7 @@ def create_task(config: ConfigDict) -> Task:
 
 def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
     m, dtype = config.model, getattr(jnp, config.model.dtype)
-    published = (ops.PaddedVHA if m.pad_channels else vha.VHA)(m.level, volume.depth_bins, dtype)
+    published = vha.VHA(m.level, volume.depth_bins, dtype)
     patch = patch_vha.PatchVHA(m.level, volume.depth_bins, m.width, m.blocks, dtype=dtype)
     return VhaTask(
         volume,
@@ -83,7 +83,6 @@ def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
         m.positive_weight,
         m.code_noise,
         config.max_peaks,
-        volume_dtype=jnp.bfloat16 if m.volume_dtype == "bfloat16" else None,
     )
 
 

@@ -54,8 +54,6 @@ def _check_optimizer(c: ConfigDict) -> None:
     _check_choice("config.optimizer.name", c.name, ("adam", "muon"))
     _check_choice("config.optimizer.schedule", c.schedule, ("constant", "cosine"))
     _check_choice("config.optimizer.orthogonalise_dtype", c.orthogonalise_dtype, _DTYPES)
-    if c.orthogonalise_every < 1:
-        raise ValueError(f"config.optimizer.orthogonalise_every={c.orthogonalise_every} must be at least 1")
     if c.max_skipped < 0:
         raise ValueError(f"config.optimizer.max_skipped={c.max_skipped} must be at least 0")
 
@@ -81,10 +79,7 @@ def check_model(config: ConfigDict) -> None:
     if not config.sigmas or min(config.sigmas) <= 0:
         raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
     _check_choice("config.model.dtype", m.dtype, _DTYPES)
-    _check_choice("config.model.volume_dtype", m.volume_dtype, _DTYPES)
     _check_choice("config.model.variant", m.variant, ("published", "patch"))
-    if m.pad_channels and m.variant != "published":
-        raise ValueError(f"config.model.pad_channels=True is for config.model.variant=published; have {m.variant}")
 
 
 def _check_predictor(config: ConfigDict) -> None:

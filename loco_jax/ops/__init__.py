@@ -8,7 +8,7 @@ runs them for its own frames. The results are the same except for rounding.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,18 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
-from loco_jax.models import patch_vha, vha
+from loco_jax.models import patch_vha
 from loco_jax.ops import rows
 from loco_jax.ops.cpu import decoding, encoding, entropy
-from loco_jax.ops.layers import PaddedVHA, apply
+from loco_jax.ops.layers import apply
 from loco_jax.pose import heatmaps, peaks
 from loco_jax.pose.peaks import Peaks
 
-__all__ = ["PaddedVHA", "apply", "decode_at", "decode_peaks", "encode_joints", "logits_at", "render", "sum_entropy"]
+__all__ = ["apply", "decode_at", "decode_peaks", "encode_joints", "logits_at", "render", "sum_entropy"]
 
 # The least numbers of voxels for which the fast paths are faster. For peaks, voxels of one joint type: with the paper's
 # 10 million they win, with the demo's 0.2 million they lose a fifth. For the loss, voxels of all joint types.
@@ -66,7 +65,8 @@ def encode_joints(
 ) -> Float[jax.Array, "B h w d"]:
     """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`.
 
-    The fast path computes them without the heatmaps. It runs on CPUs, for volumes that are large beside the people.
+    The fast path computes them without the heatmaps. It runs on CPUs, for a PatchVHA and volumes that are large beside
+    the people.
     """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
@@ -79,7 +79,7 @@ def encode_joints(
     if rows.count() > 1:
         return dense(params, voxels, present)
     way = dense
-    if _is_known(network) and encoding.pays(network, present.shape[1], shape, sigma):
+    if isinstance(network, patch_vha.PatchVHA) and encoding.pays(network, present.shape[1], shape, sigma):
         sparse = functools.partial(encoding.encode_joints, network, **options)
         way = functools.partial(lax.platform_dependent, cpu=sparse, default=dense)
     return _on_each_device(way, params, voxels, present)
@@ -160,33 +160,27 @@ def decode_peaks_and_offsets(
     size: tuple[int, int],
     threshold: float | Float[Array, ""] = 0.1,
     max_peaks: int = 128,
-    volume_dtype: DTypeLike | None = None,
     offsets: bool = True,
 ) -> tuple[Peaks, Float[jax.Array, "J K 3"] | None]:
     """The peaks that `peaks.find_peaks` finds in the heatmaps `[J, *size, D]` of one finite code, and their offsets.
 
     The peaks are whole voxels. The offsets are those that `find_peaks` adds with `subvoxel`, None if not asked for. The
-    fast path does not write the heatmaps. It runs on CPUs, for large volumes in float32. On other devices heatmaps are
-    rounded to `volume_dtype`, if given.
+    fast path does not write the heatmaps. It runs on CPUs, for large volumes in float32.
     """
 
     def find(source):
         found = peaks.search(source, threshold, max_peaks)
         return found, peaks.subvoxel_offsets(source, found) if offsets else None
 
-    def dense(params, code, dtype=None):
-        volume = decoding.whole(network, params, code, size)
-        return find(peaks.of_volume(volume if dtype is None else volume.astype(dtype)))
+    def dense(params, code):
+        return find(peaks.of_volume(decoding.whole(network, params, code, size)))
 
     def fused(params, code):
         return decoding.search(network, params, code, size, threshold, find)
 
-    fast = _is_known(network) and network.dtype == jnp.float32
-    fast = fast and math.prod(size) * network.depth_bins >= _LEAST_TO_SEARCH
-    if not fast and volume_dtype is None:
-        return dense(params, code)
-    rounded = functools.partial(dense, dtype=volume_dtype)
-    return lax.platform_dependent(params, code, cpu=fused if fast else dense, default=rounded)
+    if network.dtype == jnp.float32 and math.prod(size) * network.depth_bins >= _LEAST_TO_SEARCH:
+        return lax.platform_dependent(params, code, cpu=fused, default=dense)
+    return dense(params, code)
 
 
 def decode_at(
@@ -223,10 +217,6 @@ def logits_at(
     hidden_NxC = network.head.apply({"params": head}, cells_NxC, only_hidden=True)
     last, channel = head["Dense_1"], decoding.channel(joints, row, column, depth, cell)
     return jnp.sum(hidden_NxC * last["kernel"].T[channel], axis=-1) + last["bias"][channel]
-
-
-def _is_known(network: nn.Module) -> TypeGuard[vha.VHA | patch_vha.PatchVHA]:
-    return isinstance(network, vha.VHA | patch_vha.PatchVHA)
 
 
 def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: Array) -> jax.Array:

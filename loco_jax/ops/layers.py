@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from loco_jax.models import compact, patch_vha, vha
+from loco_jax.models import compact, patch_vha
 from loco_jax.ops.cpu import blocks, convolutions
 
 
@@ -67,26 +67,3 @@ def _convolve_cells(layer: patch_vha.CellConv, x: jax.Array) -> jax.Array:
     images = x.reshape(-1, *x.shape[2:])
     y = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
     return y.reshape(-1, depth, *y.shape[1:])
-
-
-class PaddedVHA(vha.VHA):
-    """`VHA` whose 2D layers compute with multiples of 8 channels, which suit GPUs' matrix units.
-
-    Parameters and results are those of `VHA`.
-    """
-
-    def _conv(self, features: int, dims: int, stride: int = 1) -> nn.Conv:
-        convolve = _convolve_padded if dims == 2 else None
-        size, reach = (vha.KERNEL,) * dims, vha.REACH
-        return nn.Conv(features, size, stride, padding=reach, dtype=self.dtype, conv_general_dilated=convolve)
-
-
-PaddedVHA.__name__ = vha.VHA.__name__
-
-
-def _convolve_padded(x: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    def padded(x, axes):
-        return jnp.pad(x, [(0, 0)] * (x.ndim - axes) + [(0, -size % 8) for size in x.shape[-axes:]])
-
-    y = lax.conv_general_dilated(padded(x, 1), padded(kernel, 2), *arguments, **options)
-    return y[..., : kernel.shape[-1]]

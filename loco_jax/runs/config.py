@@ -33,7 +33,11 @@ TRAINING_FIELDS = (
 # Fields that older runs and weights lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5, "predictor.side_weight": 0.0, "model.volume_dtype": "float32", "model.pad_channels": False,
+    "spoil.share": 0.5, "predictor.side_weight": 0.0,
+}  # fmt: skip
+# Fields that older runs have beside today's, with the values that mean what the code does now.
+EARLIER_FIELDS = {
+    "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
 }  # fmt: skip
 
 
@@ -93,10 +97,14 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
 
 def completed(content: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON, with the LATER_FIELDS that its sections lack."""
+    """A config as JSON, with the LATER_FIELDS that its sections lack, and without the EARLIER_FIELDS."""
     for field, value in LATER_FIELDS.items():
         section, name = section_of(content, field)
         section.setdefault(name, value)
+    for field, value in EARLIER_FIELDS.items():
+        section, name = section_of(content, field)
+        if section.get(name) == value:
+            del section[name]
     return content
 
 

@@ -137,8 +137,8 @@ class LocoTask(PeopleTask):
     def points_of_code(self, params: Any, code: Float[jax.Array, "h w d"], camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of a code."""
         v = self.vha
-        options: dict[str, Any] = {"max_peaks": v.max_peaks, "subvoxel": subvoxel, "volume_dtype": v.volume_dtype}
-        found = ops.decode_peaks(v.network, params["vha"], code, v.volume.shape[:2], **options)
+        size = v.volume.shape[:2]
+        found = ops.decode_peaks(v.network, params["vha"], code, size, subvoxel, max_peaks=v.max_peaks)
         return in_metres(found, camera, v.volume)
 
     def people_of_picture(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:

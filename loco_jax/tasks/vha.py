@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
@@ -74,7 +73,6 @@ class VhaTask(Task):
       code_noise: in training, each frame's code gets Gaussian noise. Its deviation is a random share of the code's, up
         to this one.
       max_peaks: K.
-      volume_dtype: of the volumes in which peaks are searched, except on CPUs; None for the network's.
     """
 
     volume: Volume
@@ -84,7 +82,6 @@ class VhaTask(Task):
     positive_weight: float
     code_noise: float
     max_peaks: int
-    volume_dtype: DTypeLike | None = None
 
     @property
     def stages(self) -> int:  # type: ignore[override]
@@ -172,8 +169,7 @@ class VhaTask(Task):
             frame, key = args
             voxels, present = self.targets(frame)
             code = self.encode(params, frame)[None].astype(jnp.float32)
-            options = {"max_peaks": self.max_peaks, "volume_dtype": self.volume_dtype}
-            find = functools.partial(ops.decode_peaks_and_offsets, self.network, params, **options)
+            find = functools.partial(ops.decode_peaks_and_offsets, self.network, params, max_peaks=self.max_peaks)
 
             def back(noise):
                 return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])

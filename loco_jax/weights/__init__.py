@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints, files
 from loco_jax.runs.config import CONFIG_FILE, completed, section_of
-from loco_jax.weights import names
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
 _FOLDER = epath.Path(__file__).parent / "pretrained"
@@ -108,7 +107,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with _on_disk(where) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
-            tensors = {names.tensor_now(name): _cast(file.get_tensor(name), np.float32) for name in file.keys()}
+            tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
         raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
@@ -236,7 +235,7 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
             f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
         )
     try:
-        return ConfigDict(names.config_now(completed(content)))
+        return ConfigDict(completed(content))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 

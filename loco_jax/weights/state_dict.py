@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's files, by layer. Files come from anybody: nothing in them may run, or fill the memory."""
+"""Tensors of PyTorch's files. Files come from anybody: nothing in them may run, or fill the memory."""
 
 import itertools
 import os
@@ -13,8 +13,6 @@ import numpy as np
 from loco_jax import weights
 from loco_jax.weights import WeightsError
 
-Tensors = dict[str, dict[str, np.ndarray]]  # layer -> "weight", "bias", ... -> values
-
 # Keys under which training checkpoints keep the state dict. The first one that exists counts.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _LEAST_TORCH = (2, 10)  # in older versions weights_only=True does not keep a file from running code
@@ -26,13 +24,13 @@ _MOST_TENSORS = 10_000
 _LONGEST_NAME = 500  # characters
 
 
-def read(path: os.PathLike | str, kind: str) -> Tensors:
-    """The layers of a file in their order, as float32.
+def read(path: os.PathLike | str, kind: str) -> dict[str, np.ndarray]:
+    """The tensors of a file by name, as float32, without counters.
 
     The file holds a state dict, or a training checkpoint with one, perhaps under the key `kind`. Raises WeightsError if
     there is none, or one with tensors that are not finite real numbers; ModuleNotFoundError without a safe PyTorch.
     """
-    return _by_layer(path, _state_dict(path, kind))
+    return _arrays(path, _state_dict(path, kind))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -135,14 +133,13 @@ def _is_state_dict(value: Any, tensor: type) -> bool:
     )
 
 
-def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
+def _arrays(path: os.PathLike | str, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     torch = _import_torch()
-    layers: Tensors = {}
-    bad, numbers = [], 0
+    arrays: dict[str, np.ndarray] = {}
+    numbers = 0
     if len(state) > _MOST_TENSORS:
         raise WeightsError(f"{path}: holds {len(state):,} tensors; no network here has so many")
     for name, tensor in state.items():
-        layer, _, leaf = name.rpartition(".")
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise WeightsError(f"{path}: holds a tensor of the name {weights.brief(name)}; no network here does")
         if tensor.ndim == 0 or (tensor.numel() == 1 and not tensor.is_floating_point()):
@@ -153,12 +150,9 @@ def _by_layer(path: os.PathLike | str, state: Mapping[str, Any]) -> Tensors:
         if numbers > _MOST_NUMBERS:
             raise WeightsError(f"{path}: holds more than {_MOST_NUMBERS:,} numbers; no network here has so many")
         try:
-            value = tensor.detach().to(torch.float32).numpy()
+            arrays[name] = tensor.detach().to(torch.float32).numpy()
         except (RuntimeError, TypeError, NotImplementedError) as error:  # without values, say
             raise WeightsError(f"{path}: {name} cannot be read ({weights.brief(error)}); wants plain floats") from error
-        if not np.isfinite(value).all():
-            bad.append(name)
-        layers.setdefault(layer, {})[leaf] = value
-    if bad:
+    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise WeightsError(f"{path}: not finite: {listed(bad)}; the training it comes from went wrong")
-    return layers
+    return arrays

@@ -1,7 +1,6 @@
-"""The benchmark: floors counted by hand, turns and ratios, wrong results that are found, and the command as a whole."""
+"""The benchmark: turns and ratios, wrong results that are found, and the command as a whole."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -10,92 +9,19 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from loco_jax import experiment
-from loco_jax import step as training
-from loco_jax.benchmark import cases, inputs, measure, steps, tables
-from loco_jax.benchmark.floors import num_bytes, operations
+from loco_jax.benchmark import cases, inputs, measure
 from loco_jax.benchmark.inputs import Setting
-from loco_jax.benchmark.measure import Case, Implementation
-from loco_jax.data import streams
+from loco_jax.benchmark.measure import Implementation
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera
-from loco_jax.geometry.camera import Camera
 from loco_jax.models import vha
-from loco_jax.models.compact import CompactPredictor
 from loco_jax.pose import heatmaps, peaks
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = Setting("demo", people=3, grid=0.3)  # 81 x 144 pixels, 24 bins
-
-
-def shape(*size, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(size, dtype)
-
-
-# ---- Floors
-
-
-def test_operations_of_convolutions():
-    x, kernel = shape(2, 10, 12, 3), shape(3, 5, 3, 7)
-    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    same = operations(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", **numbers), x, kernel)
-    assert same == 2 * (2 * 10 * 12) * 7 * (3 * 5 * 3)
-    valid = operations(lambda x, k: lax.conv_general_dilated(x, k, (2, 2), "VALID", **numbers), x, kernel)
-    assert valid == 2 * (2 * 4 * 4) * 7 * (3 * 5 * 3)
-    x, kernel = shape(1, 5, 6, 3), shape(4, 4, 3, 7)
-    transposed = operations(lambda x, k: lax.conv_transpose(x, k, (2, 2), ((3, 3), (3, 3)), **numbers), x, kernel)
-    assert transposed == 2 * (12 * 14) * 7 * 3 * 4  # 4 of 16 taps see a cell
-
-
-def test_operations_of_products_in_loops_and_branches():
-    x, w = shape(5, 6), shape(6, 6)
-
-    def function(x, w):
-        x = jax.nn.relu(x @ w)
-        x, _ = lax.scan(lambda x, _: (jax.jit(jnp.dot)(x, w), None), x, None, length=7)
-        return lax.cond(x[0, 0] > 0, lambda x: x @ w @ w, lambda x: x @ w, x)
-
-    assert operations(function, x, w) == (1 + 7 + 2) * 2 * 5 * 6 * 6
-    for cpu in (lambda x, w: x @ w @ w, lambda x, w: x):  # another way to the same
-        ways = {"cpu": cpu, "default": lambda x, w: x @ w}
-        assert operations(lambda x, w, ways=ways: lax.platform_dependent(x, w, **ways), x, w) == 2 * 5 * 6 * 6
-    batched = operations(jax.vmap(jnp.dot), shape(4, 5, 6), shape(4, 6, 3))
-    assert batched == 4 * 2 * 5 * 6 * 3
-
-
-def test_operations_of_a_network():
-    """The compact predictor grows with the picture, but for what is done once a picture: the scene's linear layer."""
-    network, camera = CompactPredictor(2, 16, width=32, blocks=1), Camera(1.0, 1.0, 0.0, 0.0)
-    image = shape(1, 64, 64, 3, dtype=jnp.uint8)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image, camera)
-    predict = functools.partial(network.apply, camera=camera)
-    whole = operations(predict, variables, image)
-    wider = operations(predict, variables, shape(1, 64, 128, 3, dtype=jnp.uint8))
-    scene = 2 * 256 * 128
-    assert whole > 2 * 32 * 32 * 27 * 16 and wider == 2 * whole - scene
-
-
-def test_bytes():
-    assert num_bytes({"a": shape(3, 4), "b": [np.zeros(5, np.uint8)]}, None, jnp.zeros(2, jnp.bfloat16)) == 48 + 5 + 4
-
-
-def test_floors_of_cases(small_scene):
-    heatmaps = 4 * 14 * 16 * 18 * 24
-    peaks = cases.CASES["peaks"](TINY)
-    assert peaks.bytes == heatmaps and peaks.operations == 0
-    encode = cases.CASES["encode"](TINY)
-    # Method section 3: bins 24 -> 12 -> 6 -> 6 by 5 x 5, then 14 -> 4 -> 1 by 5 x 5 x 5; 16 x 18 voxels, padded to 20.
-    in_2d = 14 * 25 * (8 * 10 * 24 * 12 + 4 * 5 * 12 * 6 + 4 * 5 * 6 * 6)
-    in_3d = 125 * (4 * 5 * 6) * (14 * 4 + 4 * 1)
-    assert encode.operations == 2 * (in_2d + in_3d)
-    parameters = 25 * (24 * 12 + 12 * 6 + 6 * 6) + 24 + 125 * (14 * 4 + 4) + 5
-    decoder = 125 * (1 * 4 + 4 * 14) + 18 + 25 * (6 * 6 + 6 * 12 + 12 * 24) + 42
-    assert encode.bytes == heatmaps + 4 * (4 * 5 * 6) + 4 * (parameters + decoder)
 
 
 # ---- Measuring
@@ -107,31 +33,30 @@ def sleeper(name, seconds, log, result=0.0, **options):
         time.sleep(seconds)
         return np.float32([1.0, result])
 
-    return Implementation(name, run, **options)
+    return Implementation(name, run, **{"tolerance": 1e-4, **options})
 
 
 def test_turns_ratios_and_slow_ones():
     log = []
-    ways = [sleeper("ours", 0.002, log), sleeper("b", 0.05, log), sleeper("c", 0.2, log)]
-    rows = measure.measure("sleep", Case(ways, 0, 0, frames=6, steps=2), [], 3, 0.14)
+    ways = [sleeper("ours", 0.002, log, frames=6), sleeper("b", 0.05, log), sleeper("c", 0.2, log)]
+    rows = measure.measure("sleep", ways, 3, 0.14)
     # All warm up; then turns, of which c has one: two would take too long.
     assert log == ["ours", "b", "c", "ours", "b", "c", "ours", "b", "ours"]
     assert [len(row.seconds) for row in rows] == [3, 2, 1]
     ours, b, c = rows
     assert ours.ratio is None and ours.equal is None and ours.frames == 6
     assert 1 < b.ratio < c.ratio and c.equal
-    assert 0.1 <= c.median < 0.2  # of a step: a run does two
-    assert ours.floor is None  # no limits were measured
+    assert 0.2 <= c.median < 0.4
 
 
 def test_wrong_results_are_found():
     ways = [sleeper("ours", 0, []), sleeper("right", 0, [], 1e-5), sleeper("wrong", 0, [], 1e-3)]
     ways.append(dataclasses.replace(sleeper("other shape", 0, []), result=lambda made: made[:1]))
-    ways.append(sleeper("other thing", 0, [], 0.5, comparable=False))
-    rows = measure.measure("case", Case(ways, 0, 0, tolerance=1e-4), [], 1, 1.0)
+    ways.append(sleeper("other thing", 0, [], 0.5, tolerance=None))
+    rows = measure.measure("case", ways, 1, 1.0)
     assert [row.equal for row in rows] == [None, True, False, False, None]
     assert rows[2].difference == pytest.approx(1e-3) and rows[3].difference == np.inf
-    text = "\n".join(map(tables.line, rows))
+    text = "\n".join(map(measure.line, rows))
     assert text.count("equal") == 1 and "differs by 0.001" in text and "differs by inf" in text
 
 
@@ -140,10 +65,10 @@ def test_missing_and_failing_implementations_say_why():
         raise RuntimeError("out of memory\nmore")
 
     ways = [sleeper("ours", 0, []), Implementation("absent", missing="not installed"), Implementation("broken", fail)]
-    rows = measure.measure("case", Case(ways, 0, 0), [], 1, 1.0)
+    rows = measure.measure("case", ways, 1, 1.0)
     assert [row.note for row in rows] == ["", "not installed", "failed: out of memory"]
-    lines = [*tables.head().splitlines(), *map(tables.line, rows)]
-    assert [len(line.split("|")) for line in lines] == [len(tables.HEADER) + 2] * 5
+    lines = [*measure.head().splitlines(), *map(measure.line, rows)]
+    assert len({len(line.split("|")) for line in lines}) == 1
 
 
 def test_differences():
@@ -161,24 +86,8 @@ def test_peak_memory():
         np.ones(64 * 2**17)  # 64 MiB, given back
         return np.zeros(1)
 
-    case = Case([Implementation("ours", use), sleeper("small", 0, [])], 0, 0, np.inf)
-    large, small = measure.measure("case", case, [], 2, 1.0)
+    large, small = measure.measure("case", [Implementation("ours", use), sleeper("small", 0, [])], 2, 1.0)
     assert 0.95 * 2**26 < large.peak_bytes < 2**27 and small.peak_bytes < 2**24
-
-
-def test_limits_of_the_machine(monkeypatch):
-    monkeypatch.setattr(measure, "_COPIED", 2**22)
-    monkeypatch.setattr(measure, "_SIZE", 256)
-    limits = measure.limits("float32")
-    rows = measure.measure("case", Case([sleeper("ours", 0.05, [])], 1e9, 1e6), limits, 1, 1.0)
-    ours, speeds = rows[0], {row.implementation: measure.speed(row.implementation, row.median) for row in rows[1:]}
-    assert all(1e8 < s < 1e14 for s in speeds.values()) and tuple(speeds) == measure.LIMITS
-    assert ours.floor == pytest.approx(1e9 / max(speeds[measure.COPY], speeds[measure.READ]))
-    assert "GFLOP/s" in tables.limits(rows)
-    by_arithmetic = [Case([sleeper("ours", 0.05, [])], 0, 1e12), limits, 1, 1.0]
-    assert measure.measure("case", *by_arithmetic, 1e13)[0].floor == pytest.approx(0.1)  # the peak is known
-    product = measure.measure("case", *by_arithmetic)
-    assert product[0].floor == pytest.approx(1e12 / measure.speed(measure.PRODUCT, product[-1].median))
 
 
 # ---- The functions
@@ -194,13 +103,13 @@ def small_scene(monkeypatch):
     monkeypatch.setattr(inputs, "scene", lambda scale: frames)
 
 
-def agree(name, case):
-    rows = measure.measure(name, case, [], 1, 10.0)
-    made = case.implementations[0].result(case.implementations[0].run())
+def agree(name, ways):
+    rows = measure.measure(name, ways, 1, 10.0)
+    made = ways[0].result(ways[0].run())
     assert any(np.any(part) for part in jax.tree.leaves(made))  # nothing is easily the same as nothing
-    assert len(rows) == len(case.implementations) and rows[0].implementation == "ours"
-    for row, way in zip(rows[1:], case.implementations[1:]):
-        assert row.equal or "not installed" in row.note or not way.comparable, row
+    assert len(rows) == len(ways) and rows[0].implementation == "ours"
+    for row, way in zip(rows[1:], ways[1:]):
+        assert row.equal or "not installed" in row.note or way.tolerance is None, row
     assert all(row.seconds for row in rows if not row.note or "failed" in row.note)
 
 
@@ -217,14 +126,14 @@ def test_implementations_agree(small_scene, name):
 
 @pytest.mark.parametrize("name", ["encode", "encode_patch", "decode_peaks_patch"])
 def test_fast_and_plain_ways_agree(small_scene, name):
-    case = cases.KERNELS[name](dataclasses.replace(TINY, plain=True))
-    assert [way.name for way in case.implementations] == ["ours", "plain"]
-    agree(name, case)
+    ways = cases.KERNELS[name](dataclasses.replace(TINY, plain=True))
+    assert [way.name for way in ways] == ["ours", "plain"]
+    agree(name, ways)
 
 
 def test_without_torch_the_row_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "loco_jax.benchmark.torch_reference", None)
-    _, other = cases.CASES["encode"](TINY).implementations
+    _, other = cases.CASES["encode"](TINY)
     assert other.missing == "PyTorch is not installed: pip install 'torch>=2.10'"
 
 
@@ -245,40 +154,20 @@ def test_made_weights_pass_the_heads_on(bins):
 # ---- Training steps and options
 
 
-@pytest.mark.parametrize("scale", ["full", "demo"])
-def test_options_are_off_by_default_and_make_sense(scale, monkeypatch):
-    seen = []
-
-    def record(name, setting, config):
-        seen.append((name, config))
-        experiment_checks(config)
-        return Case([Implementation(name)], 0, 0)
-
-    made = {name: (record, *entry[1:]) for name, entry in steps._STEPS.items()}
-    monkeypatch.setattr(steps, "_STEPS", made)
-    for name, (_, _, _, fields) in made.items():
-        seen.clear()
-        case = steps.STEPS[name](Setting(scale, batch=4))
-        assert [way.name for way in case.implementations] == [name for name, _ in seen]
-        assert seen[0][0] == "default" and len(seen) == 1 + len(fields)
-        for (_, config), (field, value) in zip(seen[1:], fields.items()):
-            off = functools.reduce(getattr, field.split("."), seen[0][1])
-            assert functools.reduce(getattr, field.split("."), config) == value != off
-            config.update_from_flattened_dict({field: off})
-            assert config == seen[0][1]
-
-
-def experiment_checks(config):
-    experiment.create_task(config)
-    training.make_optimizer(config)
-    streams.crowd_of(config)
+def test_options_are_off_by_default(monkeypatch):
+    monkeypatch.setattr(cases, "_training_step", lambda name, setting, config: (name, config))
+    (_, default), (name, changed) = cases.STEPS["train_code_predictor_compact"](TINY)
+    assert name == "ours, orthogonalise_dtype=bfloat16" and default.optimizer.orthogonalise_dtype == "float32"
+    assert changed.optimizer.orthogonalise_dtype == "bfloat16"
+    others = "train_vha_patch", "train_vha", "train_code_predictor"
+    assert all(len(cases.STEPS[name](TINY)) == 1 for name in others)
 
 
 def test_a_step_replaces_the_state(small_scene):
-    """Each run takes two steps, and the loss moves."""
-    case = steps.STEPS["train_vha_patch"](TINY)
-    losses = [float(case.implementations[0].run()) for _ in range(3)]
-    assert case.steps == 2 and case.operations > 1e6 and len(set(losses)) == 3 and np.isfinite(losses).all()
+    """The loss moves from run to run."""
+    (way,) = cases.STEPS["train_vha_patch"](TINY)
+    losses = [float(way.run()) for _ in range(3)]
+    assert len(set(losses)) == 3 and np.isfinite(losses).all() and way.frames == 1
 
 
 # ---- The command
@@ -301,26 +190,25 @@ def command(*arguments, code=(), **environment):
 
 
 def test_the_command_and_its_second_start(tmp_path):
-    """Table, JSON and figure; started again it compiles nothing."""
+    """Table and JSON; started again it compiles nothing."""
     arguments = ["peaks", "--scale=demo", "--people=3", "--repeats=2", "--seconds=0.2"]
-    arguments += [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}"]
+    arguments.append(f"--json={tmp_path / 'a.json'}")
     environment = {"LOCO_JAX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": ""}
     outputs = [command(*arguments, code=("-c", _COUNTING), **environment) for _ in range(2)]
     for output in outputs:
         assert output.returncode == 0, output.stderr
         assert output.stdout.startswith("demo scale, 3 people, batch 1, float32: ")
-        assert "| peaks " in output.stdout and "limits while" in output.stdout
+        assert "| peaks " in output.stdout
     first, second = (int(output.stdout.rpartition("compiled ")[2]) for output in outputs)
     assert first > 5 and second == 0
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["setting"]["people"] == 3 and content["machine"]["cores"] >= 1
     assert {row["function"] for row in content["rows"]} == {"peaks"}
     assert all(len(row["seconds"]) <= 2 for row in content["rows"])
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_list():
-    assert command("--list", "--steps").stdout.split() == list(steps.STEPS)
+    assert command("--list", "--steps").stdout.split() == list(cases.STEPS)
 
 
 @pytest.mark.parametrize(

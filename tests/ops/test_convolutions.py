@@ -158,13 +158,3 @@ def test_the_published_autoencoder():
     x = np.random.default_rng(0).uniform(size=(1, 14, 8, 12, 9)).astype(np.float32)
     text = _same(vha.VHA(1, 9), x)
     assert "dim_numbers = [b, 0, 1, 2, f]" not in text  # no 3D convolution on CPUs
-
-
-def test_padded_channels_change_nothing():
-    x = np.random.default_rng(0).uniform(size=(1, 14, 8, 12, 9)).astype(np.float32)
-    network = ops.PaddedVHA(1, 9)
-    assert type(network).__name__ == "VHA"
-    text = _same(network, x)
-    assert "tensor<5x5x16x8xf32>" in text  # the first layer's kernel, 9 to 4 channels
-    params = [jax.eval_shape(n.init, jax.random.key(0), x) for n in (network, vha.VHA(1, 9))]
-    assert jax.tree.map(lambda a: a.shape, params[0]) == jax.tree.map(lambda a: a.shape, params[1])

@@ -386,18 +386,6 @@ def test_frames_together(network, shape):
     assert len(set(want.count.sum(axis=1).tolist())) > 1
 
 
-@pytest.mark.parametrize("least", [0, 2**20])
-def test_volumes_are_rounded_off_the_cpu_only(least, monkeypatch):
-    network, shape = PATCHES[1]
-    monkeypatch.setattr(ops, "_LEAST_TO_SEARCH", least)
-    code = jax.ShapeDtypeStruct((-(-shape[0] // 2), -(-shape[1] // 2), shape[2] // 2), jnp.float32)
-    options = {"size": shape[:2], "max_peaks": 4, "volume_dtype": jnp.bfloat16}
-    shapes = jax.eval_shape(lambda: _params(network))
-    traced = jax.jit(lambda p, c: ops.decode_peaks_and_offsets(network, p, c, **options)).trace(shapes, code)
-    rounds = {device: "bf16" in traced.lower(lowering_platforms=(device,)).as_text() for device in ("cpu", "cuda")}
-    assert rounds == {"cpu": False, "cuda": True}
-
-
 @pytest.mark.parametrize("kind", [vha.VHA, patch_vha.PatchVHA])
 def test_bfloat16_and_small_volumes_are_left_to_the_plain_network(kind, monkeypatch):
     def refuse(*args, **ways):

@@ -13,7 +13,7 @@ from tests.support.strangers import damaged, damages, fuzz, read_or_refused
 @pytest.fixture(scope="module")
 def torch_files(folder):
     torch = pytest.importorskip("torch")
-    state = {f"mlp.{i}.{n}": torch.zeros(s) for i, (o, j) in zip((0, 2, 4), ((128, 39), (128, 128), (39, 128)))
+    state = {f"fc{i}.0.{n}": torch.zeros(s) for i, (o, j) in zip((1, 2, 3), ((128, 39), (128, 128), (39, 128)))
              for n, s in (("weight", (o, j)), ("bias", (o,)))}  # fmt: skip
     contents = []
     for new in (True, False):

@@ -10,7 +10,6 @@ import safetensors.numpy
 
 from loco_jax import experiment, weights
 from loco_jax.tasks import pretrained
-from loco_jax.weights import names
 
 PARAMS = {
     "a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.float32([1, 2, 3])},
@@ -121,16 +120,13 @@ def test_read_says_what_a_folder_is_not(tmp_path):
         weights.read("vha", "", {"x": np.zeros(3)})
 
 
-def test_names_of_earlier_versions_are_mapped(tmp_path, monkeypatch):
-    """Of tensors and of fields; what a config lacks of the sections that it has is what networks did then."""
-    monkeypatch.setattr(names, "TENSORS", {"^body/": "trunk/", "Old_(\\d)": r"New_\1"})
-    monkeypatch.setattr(names, "FIELDS", {"model.size": "model.width", "gone.field": "seed"})
-    config = {"model": {"size": 8, "pad_channels": True}, "seed": 3}
-    weights.save(tmp_path / "w", {"body": {"Old_2": np.ones(3)}}, {"kind": "vha", "config": config})
-    read = weights.read("vha", str(tmp_path / "w"), {"trunk": {"New_2": np.zeros(3)}})
-    np.testing.assert_array_equal(read["trunk"]["New_2"], np.ones(3))
+def test_configs_of_earlier_versions(tmp_path):
+    """What sections lack is what networks did then; fields that are gone are left out if their value is the default."""
+    config = {"model": {"width": 8, "pad_channels": False}, "optimizer": {"orthogonalise_every": 2}, "predictor": {}}
+    weights.save(tmp_path / "w", {"x": np.ones(3)}, {"kind": "vha", "config": config})
     found = weights.config_of(str(tmp_path / "w"))
-    assert found.model.to_dict() == {"width": 8, "pad_channels": True, "volume_dtype": "float32"} and found.seed == 3
+    assert found.model.to_dict() == {"width": 8} and found.predictor.to_dict() == {"side_weight": 0.0}
+    assert found.optimizer.to_dict() == {"orthogonalise_every": 2}
     weights.save(tmp_path / "w", {"x": np.ones(3)}, {"kind": "vha", "config": {"seed": 3}})
     assert "model" not in weights.config_of(str(tmp_path / "w"))
 

@@ -63,11 +63,11 @@ def value_and_gradients(
                 first, values = encoding.cells_of_people(i, cubes, cell, shape, sigma)
                 values = values.transpose(0, 5, 1, 3, 2, 4, 6)
                 n, d, h, w = values.shape[:4]
-                windows = encoding.windows_of(x, first, (d, h, w), encoding.CELL_AXES)
+                windows = encoding.windows_of(x, first, (d, h, w))
                 value, (by_params, by_windows) = jax.value_and_grad(entropy, (0, 1))(
                     with_last, windows, values.reshape(n, d, h, w, -1)
                 )
-                of_x = encoding.add_windows(of_x, first, by_windows, encoding.CELL_AXES)
+                of_x = encoding.add_windows(of_x, first, by_windows)
                 return total + value, of_x, jax.tree.map(jnp.add, of_params, by_params)
 
             total, of_x, of_rest = sums
