@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import math
 import os
 import pathlib
@@ -9,10 +10,11 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import av
 import numpy as np
 import pillow_heif
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, JpegImagePlugin
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
@@ -28,6 +30,9 @@ GREY = 128  # behind transparent parts
 
 pillow_heif.register_heif_opener()
 
+_LARGE = 2**30 // 12  # pixels; Pillow refuses twice as many. Larger JPEGs are halved while they are decoded
+_LEAST_THERE = 0.95  # of a JPEG's rows; a file with fewer counts as cut off
+_JPEG_END = b"\xff\xd9"
 _WHITE = 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1  # in files of 16 bits; cameras may have fewer
 _FILM_DIAGONAL = math.hypot(36, 24)  # millimetres, of 35 mm film
 _SAME_SHAPE = 1.02  # ratios of width to height that differ by a smaller factor count as the same
@@ -51,14 +56,16 @@ class Picture(NamedTuple):
 
     image: UInt8[np.ndarray, "H W 3"]  # upright
     focal: Focal | None  # from EXIF
+    size: tuple[int, int]  # height and width in the file, upright; `image` has half of them if they are very large
     warnings: tuple[str, ...] = ()  # a line each
 
 
 def read(path: os.PathLike | str) -> Picture:
     """Reads a picture file; if it holds several pictures, the first.
 
-    EXIF's orientation is applied. Grey, palette, CMYK and 16-bit pictures become RGB; transparent parts become grey.
-    Raises PictureError.
+    EXIF's orientation is applied. Grey, palette, CMYK and 16-bit pictures become RGB; transparent parts become grey. A
+    JPEG of more than 89 million pixels is read at half its size. A JPEG that lacks its last bytes is read if it lacks
+    only few rows. Raises PictureError.
     """
     path = pathlib.Path(path)
     try:
@@ -67,7 +74,7 @@ def read(path: os.PathLike | str) -> Picture:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe may never end
             raise PictureError(f"{path}: is not a file")
         with _open(path) as picture:
-            return _read(picture)
+            return _read(path, picture)
     except PictureError:
         raise
     except FileNotFoundError as error:
@@ -101,8 +108,20 @@ def _open(path: pathlib.Path) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture of a kind in SUFFIXES, whatever its name. Pillow knows more kinds, and runs PostScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large pictures and odd metadata; errors are raised all the same
-        with Image.open(path, formats=_formats()) as picture:
+        with _open_image(path) as picture:
             yield picture
+
+
+def _open_image(path: pathlib.Path) -> ImageFile.ImageFile:
+    try:
+        return Image.open(path, formats=_formats())
+    except Image.DecompressionBombError:
+        with contextlib.suppress(SyntaxError):  # not a JPEG
+            picture = JpegImagePlugin.JpegImageFile(path)
+            if math.prod(picture.size) <= 4 * _LARGE:
+                return picture
+            picture.close()
+        raise
 
 
 @functools.cache
@@ -129,26 +148,80 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
     return found
 
 
-def _read(picture: ImageFile.ImageFile) -> Picture:
+def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
     size, focal, notes = picture.size, None, list[str]()
-    picture.load()
+    if _is_jpeg(picture) and math.prod(size) > _LARGE:
+        picture.draft(None, (size[0] // 2, size[1] // 2))
+        notes.append(f"it has {size[0]} x {size[1]} pixels, and was read at half its size")
+    picture = _load(path, picture, notes)
+    if picture.format in ("PNG", "TIFF") and picture.mode.startswith("RGB") and np.max(picture.getextrema()) < 64:
+        _use_low_bytes(path, picture, notes)
     with contextlib.suppress(Exception):  # nonsense in EXIF does not spoil the picture
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
         focal = _focal_of(picture, size)
         ImageOps.exif_transpose(picture, in_place=True)
-        if focal and orientation in (5, 6, 7, 8):  # stored on its side
-            focal = Focal(focal.fy, focal.fx, focal.source)
-    return Picture(_to_rgb(picture, notes), focal, tuple(notes))
+        if orientation in (5, 6, 7, 8):  # stored on its side
+            size = size[::-1]
+            focal = focal and Focal(focal.fy, focal.fx, focal.source)
+    return Picture(_to_rgb(picture, notes), focal, size[::-1], tuple(notes))
+
+
+def _is_jpeg(picture: Image.Image) -> bool:
+    return picture.format in ("JPEG", "MPO")
+
+
+def _load(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> ImageFile.ImageFile:
+    """The decoded picture. A JPEG without its last bytes is decoded as far as possible, with a note."""
+    try:
+        picture.load()
+        return picture
+    except OSError as error:
+        if not _is_jpeg(picture) or "truncated" not in str(error):
+            raise
+        content, size = path.read_bytes().rstrip(b"\xff"), picture.size
+        # Rows that depend on the appended bytes differ between the two.
+        ends = _JPEG_END, 99 * b"\xa5" + _JPEG_END
+        mended, other = (_decode_jpeg(content + end, size) for end in ends)
+        box = ImageChops.difference(mended, other).getbbox()
+        there = size[1] if box is None else box[1]
+        if there < _LEAST_THERE * size[1]:
+            raise
+        cut = f": its last {size[1] - there} of {size[1]} rows are incomplete" if there < size[1] else ""
+        notes.append("the end of its file is missing" + cut)
+        return mended
+
+
+def _decode_jpeg(content: bytes, size: tuple[int, int]) -> ImageFile.ImageFile:
+    picture = JpegImagePlugin.JpegImageFile(io.BytesIO(content))
+    picture.draft(None, size)
+    picture.load()
+    return picture
+
+
+def _use_low_bytes(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> None:
+    """Brightens a dark picture whose camera fills fewer than the 16 bits of its file: Pillow reads the high bytes."""
+    with av.open(str(path)) as file:
+        frame = next(file.decode(video=0))
+    if any(component.bits > 8 for component in frame.format.components):
+        values = frame.to_ndarray(format="rgb48le" if picture.mode == "RGB" else "rgba64le")
+        white = _white(float(values.max()), notes)
+        picture.paste(Image.fromarray((values * (255 / white)).round().astype(np.uint8)))
+
+
+def _white(largest: float, notes: list[str]) -> float:
+    """The value of white in a picture whose largest value is `largest`."""
+    white = next((white for white in _WHITE if largest <= white), largest)
+    if white in _WHITE[1:-1]:
+        bits = int(white).bit_length()
+        notes.append(f"its values go up to {largest:g}, so {white}, of {bits} bits, was taken for white")
+    return white
 
 
 def _to_rgb(picture: Image.Image, notes: list[str]) -> np.ndarray:
     if picture.mode == "F" or picture.mode.startswith("I"):  # grey of 16 bits or more
         values = np.nan_to_num(np.asarray(picture, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         largest = float(values.max())
-        white = 1.0 if picture.mode == "F" and largest <= 1 else next((w for w in _WHITE if largest <= w), largest)
-        if white in _WHITE[1:-1]:
-            bits = int(white).bit_length()
-            notes.append(f"its values go up to {largest:g}, so {white}, of {bits} bits, was taken for white")
+        white = 1.0 if picture.mode == "F" and largest <= 1 else _white(largest, notes)
         grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if picture.has_transparency_data:

@@ -1,5 +1,6 @@
 """Reading videos frame by frame, and writing them as H.264, with PyAV."""
 
+import contextlib
 import os
 import pathlib
 import re

@@ -53,7 +53,9 @@ class People(list[Person]):
 
     def overlay(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture with skeletons, at its `overlays.drawn_size`."""
-        return overlays.draw(self.image, self)
+        # The image of a very large file is smaller than the view's size.
+        times = np.divide(self.image.shape[1::-1], self.view.size[::-1])
+        return overlays.draw(self.image, [person._replace(pixels=person.pixels * times) for person in self])
 
     def _repr_jpeg_(self) -> bytes:
         return jpeg(self.overlay())
@@ -97,7 +99,7 @@ def load(source: str = weights.RELEASED, min_score: float | None = None) -> Find
 
 def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
     """Finds the people in a picture. Raises ValueError for an impossible camera."""
-    view = view_of(picture.image.shape[:2], lens, picture.focal, predictor)
+    view = view_of(picture.size, lens, picture.focal, predictor)
     view = view._replace(warnings=picture.warnings + view.warnings)
     return People(to_people(*find(picture.image, view, predictor), view.camera), picture.image, view)
 
@@ -129,7 +131,7 @@ def find(
     """The people in a picture: joints in metres (NaN if unknown) and their scores.
 
     The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
-    heads lie in the padding around the picture are left out.
+    heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
     """
     found = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
     joints, scores = (np.asarray(array, np.float64) for array in found)
@@ -169,4 +171,4 @@ def _read(picture: np.ndarray | Image.Image | os.PathLike | str) -> Picture:
     image = np.asarray(picture)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"a picture has the shape [H, W, 3] and type uint8, not {list(image.shape)} {image.dtype}")
-    return Picture(image, None)
+    return Picture(image, None, (image.shape[0], image.shape[1]))

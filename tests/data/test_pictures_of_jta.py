@@ -366,7 +366,7 @@ def test_bad_frames_are_named(tmp_path, damage):
         jta.collect_pictures(tmp_path, "train", 3, [1, 2, 3], tmp_path / "out")
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("ending", ["png", "JPG", "jpeg", "PNG", "webp"])
 def test_extracted_frames_of_other_endings(tmp_path, ending):
     """JPEGs are taken byte for byte, others become JPEGs; beside another file, F.jpg is the one that is meant."""
     folder, out = tmp_path / "frames" / "train" / "seq_3", tmp_path / "out"
@@ -375,24 +375,34 @@ def test_extracted_frames_of_other_endings(tmp_path, ending):
     for number, image in enumerate(images, start=1):
         Image.fromarray(image).save(folder / f"{number}.{ending}", quality=95, subsampling=0)
     Image.fromarray(images[0]).save(folder / "3.jpg")
-    Image.fromarray(images[0]).save(folder / "2.bmp")
+    Image.fromarray(images[0]).save(folder / "2.bmp.txt", "BMP")
     files, size = jta.collect_pictures(tmp_path, "train", 3, [1, 2, 3], out)
     assert size == (64, 96) and files[3] == folder / "3.jpg"
     for number in (1, 2):
         same = files[number] == folder / f"{number}.{ending}"
-        assert same if ending == "jpg" else files[number] == out / f"{number}.jpg"
+        assert same if ending in ("JPG", "jpeg") else files[number] == out / f"{number}.jpg"
         with Image.open(files[number]) as picture:
             assert picture.format == "JPEG" and picture.mode == "RGB"
             assert np.abs(np.asarray(picture, int) - images[number - 1]).mean() < 3
 
 
-def test_frames_whose_white_is_not_known_are_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["grey", "colours"])
+def test_frames_whose_white_is_not_known_are_refused(tmp_path, kind):
     """12 bits in files of 16: alone, each frame would be as bright as its own brightest pixel lets it."""
     folder = tmp_path / "frames" / "train" / "seq_3"
     folder.mkdir(parents=True)
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(folder / "1.png")
-    Image.fromarray(np.full((64, 96), 2000, np.uint16)).save(folder / "2.png")
-    with pytest.raises(jta.AnnotationError, match=r"2\.png: .* was taken for white; save all frames with 8 bits"):
+    deep = np.full((64, 96), 2000, np.uint16)
+    if kind == "grey":
+        Image.fromarray(deep).save(folder / "2.png")
+    else:
+        frame = av.VideoFrame.from_ndarray(deep[..., None].repeat(3, -1), format="rgb48le").reformat(format="rgb48be")
+        with av.open(str(folder / "2.png"), "w", format="image2", options={"update": "1"}) as file:
+            stream = file.add_stream("png", rate=1)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb48be"
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+    with pytest.raises(jta.AnnotationError, match=r"2\.png: .* was taken for white; extract frame 2 .* 8 bits"):
         jta.collect_pictures(tmp_path, "train", 3, [1, 2], tmp_path / "out")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import struct
 import zlib
 
@@ -78,6 +79,52 @@ def test_cameras_of_fewer_bits_than_their_files(tmp_path, name, bits):
     assert f"{2**bits - 1}, of {bits} bits, was taken for white" in told
 
 
+def png_of_16_bits(path, values):
+    """A PNG of colours `[H, W, 3 or 4]`, 16 bits each, which Pillow does not write."""
+    kind = {3: 2, 4: 6}[values.shape[2]]
+    data = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in values)
+    path.write_bytes(png(values.shape[1], values.shape[0], 16, kind, zlib.compress(data)))
+    return path
+
+
+def tiff_of_16_bits(path, values, order):
+    """An uncompressed TIFF of colours `[H, W, 3]`, in either order of bytes."""
+    data = values.astype(order + "u2").tobytes()
+    height, width, _ = values.shape
+    shorts = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 1}
+    longs = {258: (3, 8 + len(data)), 273: (1, 8 + len(data) + 6), 279: (1, len(data))}
+    longs[273] = (1, 8)
+    entries = [struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()]
+    entries += [struct.pack(order + "HHII", tag, 3 if tag == 258 else 4, n, value) for tag, (n, value) in longs.items()]
+    entries.sort(key=lambda entry: struct.unpack(order + "H", entry[:2]))
+    depths = struct.pack(order + "HHH", 16, 16, 16)
+    header = {"<": b"II*\x00", ">": b"MM\x00*"}[order] + struct.pack(order + "I", 8 + len(data) + len(depths))
+    table = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(header + data + depths + table)
+    return path
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >"])
+def test_colours_of_16_bits_of_which_a_camera_fills_fewer(tmp_path, kind, bits):
+    values = COLOURS.astype(int) * (2**bits - 1) // 255
+    if kind == "png":
+        path = png_of_16_bits(tmp_path / "p.png", values)
+    else:
+        path = tiff_of_16_bits(tmp_path / "p.tif", values, kind[-1])
+    picture = pictures.read(path)
+    np.testing.assert_allclose(picture.image, COLOURS, atol=1)
+    assert len(picture.warnings) == (bits in (10, 12))
+
+
+def test_transparent_colours_of_12_bits(tmp_path):
+    values = np.concatenate([COLOURS, np.full_like(RAMP, 255)[..., None]], axis=-1).astype(int) * 4095 // 255
+    values[:, :20, 3] = 0
+    image = pictures.read(png_of_16_bits(tmp_path / "p.png", values)).image
+    assert (image[:, :20] == pictures.GREY).all()
+    np.testing.assert_allclose(image[:, 20:], COLOURS[:, 20:], atol=1)
+
+
 def test_floats_that_are_no_numbers_are_black(tmp_path):
     values = np.ones((4, 5), np.float32)
     values[0, 0], values[1, 1], values[2, 2] = np.nan, np.inf, -3
@@ -141,8 +188,8 @@ def test_heic_is_read_by_any_name(tmp_path, name):
     encoded.save(tmp_path / "x", quality=95, exif=exif.tobytes())
     path = (tmp_path / "x").rename(tmp_path / name)
     assert path.read_bytes()[4:12] == b"ftypheic" and pictures.is_picture(path)
-    image, focal, _ = pictures.read(path)
-    assert image.shape == (360, 240, 3)
+    image, focal, size, _ = pictures.read(path)
+    assert size == (360, 240) and image.shape == (360, 240, 3)
     assert np.abs(image.astype(int) - np.rot90(smooth, -1)).mean() < 3
     assert (focal.fx, focal.fy) == pytest.approx((500, 500))
 
@@ -273,6 +320,42 @@ def test_truncated_pictures(tmp_path, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(pictures.PictureError, match=name):
         pictures.read(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(("missing", "rows"), [(1, 0), (2, 0), (3, 16), (300, 32)])
+def test_a_jpeg_without_its_last_bytes_is_read(tmp_path, missing, rows, progressive):
+    noise = np.random.default_rng(0).integers(0, 256, (640, 80, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "p.jpg", progressive=progressive, subsampling=0)
+    whole = pictures.read(path)
+    assert whole.warnings == ()
+    path.write_bytes(path.read_bytes()[:-missing])
+    picture = pictures.read(path)
+    there = len(noise) - rows
+    np.testing.assert_array_equal(picture.image[:there], whole.image[:there])
+    (told,) = picture.warnings
+    assert "the end of its file is missing" in told
+    count = re.search("its last ([0-9]+) of 640 rows are incomplete", told)
+    assert int(count[1]) <= rows if count else missing < 4
+    path.write_bytes(path.read_bytes()[: round(0.9 * path.stat().st_size)])
+    if not progressive:  # of those, all rows are there, in less detail
+        with pytest.raises(pictures.PictureError, match="p.jpg.*cut off"):
+            pictures.read(path)
+
+
+@pytest.mark.parametrize("size", [(10_001, 9_001), (16_320, 12_240)])
+def test_very_large_pictures_are_halved_while_they_are_decoded(tmp_path, size):
+    """As telephones of 200 million pixels take them; where Pillow would only warn, and where it would refuse."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 24
+    picture = Image.new("L", size, 90)
+    picture.paste(200, (0, 0, size[0] // 4, size[1]))
+    image, focal, upright, told = pictures.read(saved(tmp_path, picture, "p.jpg", exif=exif))
+    assert upright == size and image.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    assert (image[: size[0] // 8 - 9] == 200).all() and (image[size[0] // 8 + 9 :] == 90).all()
+    assert focal.fx == pytest.approx(24 * math.hypot(*size) / math.hypot(36, 24))
+    assert told == (f"it has {size[0]} x {size[1]} pixels, and was read at half its size",)
 
 
 def test_what_is_not_there(tmp_path):

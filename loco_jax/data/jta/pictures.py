@@ -13,6 +13,8 @@ from loco_jax.media import pictures, videos
 
 JPEG_QUALITY = 95  # of frames from videos and PNGs, and of frames that are resized; other JPEGs are not changed
 
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+
 
 def collect_pictures(
     jta_dir: os.PathLike | str, folder: str, number: int, frames: Sequence[int], out: pathlib.Path, height: int = 0
@@ -71,16 +73,18 @@ _Found = Iterator[tuple[int, Image.Image, pathlib.Path | None]]
 
 
 def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> _Found:
+    order = {suffix: i for i, suffix in enumerate(pictures.SUFFIXES)}  # .jpg first, .JPG after it
+    there = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in order]
+    files = {path.stem: path for path in sorted(there, key=lambda path: -order[path.suffix.lower()])}
     for frame in frames:
-        jpeg, png = (folder / f"{frame}.{suffix}" for suffix in ("jpg", "png"))
-        path = png if png.exists() and not jpeg.exists() else jpeg
+        path = files.get(str(frame), folder / f"{frame}.jpg")
         try:
             picture = pictures.read(path)  # all of it, or damage would only be noticed in training
         except pictures.PictureError as error:
             raise AnnotationError(f"{error}; frame {frame} is needed, extract it again") from error
         if picture.warnings:
-            raise AnnotationError(f"{path}: {picture.warnings[0]}; save all frames with 8 bits a value")
-        yield frame, Image.fromarray(picture.image), jpeg if path == jpeg else None
+            raise AnnotationError(f"{path}: {picture.warnings[0]}; extract frame {frame} again, with 8 bits a value")
+        yield frame, Image.fromarray(picture.image), path if path.suffix.lower() in _JPEG_SUFFIXES else None
 
 
 def _from_video(path: pathlib.Path, frames: Sequence[int]) -> _Found:
