@@ -18,7 +18,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import metrics, peaks
-from loco_jax.tasks import Task, count
+from loco_jax.tasks import Task, count, finite
 from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets
 
 THRESHOLDS = (0, 1, 2)  # voxels
@@ -217,7 +217,7 @@ class VhaTask(Task):
             "level": self.network.level,
             "frames": len(records),
             "scores": mean_scores([r.scores for r in records]),
-            "error_cm": 100 * float(total_error / total_found) if total_found else None,
+            "error_cm": finite(100 * total_error / total_found) if total_found else None,
             "by_distance": [
                 {
                     "metres": [low, high],
