@@ -1,4 +1,4 @@
-"""The cross-entropy without volumes against that of whole volumes, whose formula tests/tasks/test_vha.py checks."""
+"""The cross-entropy in parts against that of whole volumes, whose formula tests/tasks/test_vha.py checks."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from loco_jax import ops
 from loco_jax.models import patch_vha
-from loco_jax.ops.cpu import encoding, entropy
+from loco_jax.ops.cpu import entropy
 from tests.support.autoencoders import random_crowd, random_params
 
 SHAPE = (20, 26, 30)
@@ -14,8 +14,7 @@ SHAPE = (20, 26, 30)
 
 @pytest.fixture(autouse=True)
 def several_turns(monkeypatch):
-    """Loops that a few people in a small volume would leave after one turn."""
-    monkeypatch.setattr(encoding, "_PEOPLE", 2)
+    """Of a loop that a small volume would leave after one turn."""
     monkeypatch.setattr(entropy, "_CELLS", 100)
 
 
