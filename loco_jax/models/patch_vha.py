@@ -68,10 +68,7 @@ class PatchVHA(nn.Module):
 
     def encode_cells(self, cells: Float[Array, "B D h w V"]) -> Float[jax.Array, "B h w d"]:
         """The code of folded heatmaps, see `fold`."""
-        return self.encode_embedded(self.embed(cells))
-
-    def encode_embedded(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B h w d"]:
-        """The code of embedded cells."""
+        x = self.embed(cells)
         for block in self.encoder:
             x = block(x)
         return jnp.moveaxis(self.to_code(self.code_norm(x))[..., 0], 1, -1)

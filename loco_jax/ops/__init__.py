@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from loco_jax.geometry.arrays import Array
 from loco_jax.models import patch_vha
 from loco_jax.ops import rows
-from loco_jax.ops.cpu import decoding, encoding, entropy
+from loco_jax.ops.cpu import decoding, entropy
 from loco_jax.ops.layers import apply
 from loco_jax.pose import heatmaps, peaks
 from loco_jax.pose.peaks import Peaks
@@ -63,26 +63,16 @@ def encode_joints(
     sigma: float = 2.0,
     subvoxel: bool = False,
 ) -> Float[jax.Array, "B h w d"]:
-    """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`.
-
-    The fast path computes them without the heatmaps. It runs on CPUs, for a PatchVHA and volumes that are large beside
-    the people.
-    """
+    """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`."""
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
 
-    def dense(params, voxels, present):
+    def encode(params, voxels, present):
         cells = isinstance(network, patch_vha.PatchVHA)
         x = render(network, voxels, present, cells=cells, **options)
         return apply(network, params, x, method="encode_cells" if cells else "encode")
 
-    if rows.count() > 1:
-        return dense(params, voxels, present)
-    way = dense
-    if isinstance(network, patch_vha.PatchVHA) and encoding.pays(network, present.shape[1], shape, sigma):
-        sparse = functools.partial(encoding.encode_joints, network, **options)
-        way = functools.partial(lax.platform_dependent, cpu=sparse, default=dense)
-    return _on_each_device(way, params, voxels, present)
+    return _on_each_device(encode, params, voxels, present)
 
 
 def sum_entropy(
@@ -100,44 +90,25 @@ def sum_entropy(
     """The sum of a batch's cross-entropy over voxels, each with the weight 1 + positive_weight * target.
 
     `features` are those of `PatchVHA.decode_features`; the rest is as for `heatmaps.render`. There are gradients of
-    `params` and `features`. The fast path computes the sum without volumes. It runs on CPUs, for large volumes.
+    `params` and `features`. Large volumes of logits are not written on CPUs.
     """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
 
-    def dense(params, x, voxels, present):
-        target = render(network, voxels, present, cells=True, **options).astype(jnp.float32)
+    def of_cells(params, x, target):
+        target = target.astype(jnp.float32)
         logits = network.head.apply({"params": params}, x).astype(jnp.float32)
-        entropy = nn.softplus(logits) - logits * target
-        return jnp.sum(entropy * (1 + positive_weight * target) if positive_weight else entropy)
+        losses = nn.softplus(logits) - logits * target
+        return jnp.sum(losses * (1 + positive_weight * target) if positive_weight else losses)
 
-    head = params["params"]["to_logits"]
-    if rows.count() > 1:
-        return dense(head, rows.keep(features), voxels, present)
-    way = dense
-    if network.num_joints * math.prod(shape) > _LEAST_TO_SUM and voxels.shape[1]:
-        in_parts = functools.partial(
-            entropy.value_and_gradients, network=network, positive_weight=positive_weight, **options
-        )
-        way = _with_gradients(in_parts, dense)
-    return jnp.sum(_on_each_device(lambda *arguments: way(*arguments)[None], head, features, voxels, present))
+    def of_frames(params, x, voxels, present):
+        target = render(network, voxels, present, cells=True, **options)
+        if rows.count() == 1 and network.num_joints * math.prod(shape) > _LEAST_TO_SUM:
+            return entropy.total(of_cells, params, x, target)[None]
+        return of_cells(params, x, target)[None]
 
-
-def _with_gradients(of_cpu: Callable[..., Any], plain: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """A function like `plain`. On CPUs `of_cpu` gives its value and the gradients of its first two arguments."""
-
-    @jax.custom_vjp
-    def way(*arguments):
-        return both(*arguments)[0]
-
-    def both(*arguments):
-        return lax.platform_dependent(*arguments, cpu=of_cpu, default=jax.value_and_grad(plain, (0, 1)))
-
-    def backward(gradients, change):
-        return *jax.tree.map(lambda g: (change * g).astype(g.dtype), gradients), None, None
-
-    way.defvjp(both, backward)
-    return way
+    features = rows.keep(features) if rows.count() > 1 else features
+    return jnp.sum(_on_each_device(of_frames, params["params"]["to_logits"], features, voxels, present))
 
 
 def decode_peaks(
@@ -222,10 +193,11 @@ def logits_at(
 def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: Array) -> jax.Array:
     """`function(params, *batches)`, which each of the devices that share the batch runs for its own frames.
 
-    The compiler would gather the whole batch for loops over frames or joints and run them in full on every device.
+    The compiler would gather the whole batch for loops over frames or cells and run them in full on every device.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size == 1 or "batch" not in mesh.auto_axes:  # nothing to share, or each device runs its own part already
+    # There is nothing to share, devices share the rows of frames, or each device runs its own part already.
+    if mesh.size == 1 or rows.count() > 1 or "batch" not in mesh.auto_axes:
         return function(params, *batches)
     whole, batch = PartitionSpec(), PartitionSpec("batch")
     in_specs = (whole, *(batch for _ in batches))

@@ -6,6 +6,7 @@ This needs PyTorch: pip install torch. Tensors are found by the names in the aut
 files do not hold paddings and strides: the published ones are assumed.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -129,16 +130,18 @@ def _layer_name(path: tuple[str, ...], level: int) -> tuple[str, bool]:
     return "main.3" if part == "layer" else ".".join(path).removeprefix("trunk."), False
 
 
+@functools.cache
 def _shapes(kind: str, level: int, bins: int) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """The shapes of a network's variables by path."""
     least = inception.STRIDE + inception.MARGIN
+    picture = jax.ShapeDtypeStruct((1, least, least, 3), jnp.uint8)
     network, like = {
-        "vha": (vha.VHA(level, bins), (1, 14, 16, 16, bins)),
-        "code_predictor": (code_predictor.CodePredictor(level, bins), (1, least, least, 3)),
-        "refiner": (refiner.Refiner(), (1, 39)),
-        "inception": (inception.Inception(), (1, least, least, 3)),
+        "vha": (vha.VHA(level, bins), jax.ShapeDtypeStruct((1, 14, 16, 16, bins), jnp.float32)),
+        "code_predictor": (code_predictor.CodePredictor(level, bins), picture),
+        "refiner": (refiner.Refiner(), jax.ShapeDtypeStruct((1, 39), jnp.float32)),
+        "inception": (inception.Inception(), picture),
     }[kind]
-    variables = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(like, jnp.float32))
+    variables = jax.eval_shape(network.init, jax.random.key(0), like)
     return traverse_util.flatten_dict(variables)
 
 

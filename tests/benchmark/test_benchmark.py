@@ -155,12 +155,18 @@ def test_made_weights_pass_the_heads_on(bins):
 
 
 def test_options_are_off_by_default(monkeypatch):
-    monkeypatch.setattr(cases, "_training_step", lambda name, setting, config: (name, config))
-    (_, default), (name, changed) = cases.STEPS["train_code_predictor_compact"](TINY)
-    assert name == "ours, orthogonalise_dtype=bfloat16" and default.optimizer.orthogonalise_dtype == "float32"
-    assert changed.optimizer.orthogonalise_dtype == "bfloat16"
-    others = "train_vha_patch", "train_vha", "train_code_predictor"
-    assert all(len(cases.STEPS[name](TINY)) == 1 for name in others)
+    seen = []
+
+    def record(name, setting, config):
+        seen.append((name, config.optimizer.orthogonalise_dtype))
+        return Implementation(name)
+
+    monkeypatch.setattr(cases, "_training_step", record)
+    for name in ("train_vha_patch", "train_vha", "train_code_predictor"):
+        cases.STEPS[name](TINY)
+    assert seen == [("ours", "float32")] * 3
+    cases.STEPS["train_code_predictor_compact"](TINY)
+    assert seen[3:] == [("ours", "float32"), ("ours, orthogonalise_dtype=bfloat16", "bfloat16")]
 
 
 def test_a_step_replaces_the_state(small_scene):

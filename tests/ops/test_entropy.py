@@ -1,4 +1,4 @@
-"""The cross-entropy without volumes against that of whole volumes, whose formula tests/tasks/test_vha.py checks."""
+"""The cross-entropy in parts against that of whole volumes, whose formula tests/tasks/test_vha.py checks."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from loco_jax import ops
 from loco_jax.models import patch_vha
-from loco_jax.ops.cpu import encoding, entropy
+from loco_jax.ops.cpu import entropy
 from tests.support.autoencoders import random_crowd, random_params
 
 SHAPE = (20, 26, 30)
@@ -14,8 +14,7 @@ SHAPE = (20, 26, 30)
 
 @pytest.fixture(autouse=True)
 def several_turns(monkeypatch):
-    """Loops that a few people in a small volume would leave after one turn."""
-    monkeypatch.setattr(encoding, "_PEOPLE", 2)
+    """Of a loop that a small volume would leave after one turn."""
     monkeypatch.setattr(entropy, "_CELLS", 100)
 
 
@@ -38,7 +37,7 @@ def test_large_volumes_go_in_parts(level, weight, subvoxel, monkeypatch):
     for least in (2**25, 0):
         monkeypatch.setattr(ops, "_LEAST_TO_SUM", least)
         of = jax.value_and_grad(lambda *arguments: loss(*arguments), (0, 1))
-        assert ("while" in str(jax.make_jaxpr(of)(params, x, present))) == (least == 0)
+        assert ("scan" in str(jax.make_jaxpr(of)(params, x, present))) == (least == 0)
         of = jax.jit(of)
         found.append((of(params, x, present), of(params, x, np.zeros_like(present))))
     for parts, whole in zip(found[1], found[0], strict=True):

@@ -120,6 +120,7 @@ class Identity(nn.Module):
 
     level: int = 1
     dtype: jnp.dtype = jnp.float32
+    depth_bins: int = 40
 
     def encode(self, heatmaps):
         batch, joints, rows, columns, bins = heatmaps.shape
