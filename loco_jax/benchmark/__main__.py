@@ -1,6 +1,6 @@
 """Measures the speed of the hot functions, beside other implementations.
 
-    python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE]
+    python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE] [--plot=FILE]
     python -m loco_jax.benchmark --steps [NAME ...]      # training steps, with the options of docs/performance.md
     python -m loco_jax.benchmark --kernels [NAME ...]    # the fast paths beside the plain networks
 
@@ -34,14 +34,16 @@ def _define_flags() -> None:
     flags.DEFINE_integer("repeats", None, "The most rounds (default: 5; with --steps 20).", 1, 1000)
     flags.DEFINE_float("seconds", None, "The most seconds for an implementation (default: 10; at demo scale 2).", 0.0)
     flags.DEFINE_string("json", None, "File for everything that was measured.")
+    flags.DEFINE_string("plot", None, "File for a figure of the table: .png, .svg or .pdf.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns 1 if a result was wrong or something failed."""
     names, values = argv[1:], flags.FLAGS
-    output = pathlib.Path(values.json).expanduser() if values.json else None
-    if output and not output.absolute().parent.is_dir():  # before the minutes of work
-        raise ValueError(f"--json={output}: there is no such folder; make it first")
+    output, picture = (path and pathlib.Path(path).expanduser() for path in (values.json, values.plot))
+    for flag, path in (("json", output), ("plot", picture)):
+        if path and not path.absolute().parent.is_dir():  # before the minutes of work
+            raise ValueError(f"--{flag}={path}: there is no such folder; make it first")
     if values.steps and values.kernels:
         raise ValueError("--steps and --kernels exclude each other")
     # By default PyTorch's threads spin while they wait, which takes many times as long beside other work.
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     cli.start_jax()
     import jax
 
-    from loco_jax.benchmark import cases, measure
+    from loco_jax.benchmark import cases, figure, measure
     from loco_jax.benchmark.inputs import Setting
 
     known = cases.STEPS if values.steps else cases.KERNELS if values.kernels else cases.CASES
@@ -80,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
         measured = [dataclasses.asdict(row) for row in rows]
         content = {"machine": machine, "setting": dataclasses.asdict(setting), "rows": measured}
         output.write_text(json.dumps(content, indent=1) + "\n")
+    if picture:
+        figure.plot(picture, f"{values.scale} scale: {machine['cores']} cores, {machine['device']}", rows)
     wrong = [row for row in rows if row.equal is False or row.note.startswith("failed")]
     for row in wrong:
         print(f"loco_jax: {row.function}, {row.implementation}: {row.note or 'another result'}", file=sys.stderr)

@@ -264,7 +264,7 @@ def _training_step(name: str, setting: Setting, config: ConfigDict) -> Implement
     step = functools.partial(training.step_of(config, task, optimizer), stage=task.stages - 1)
 
     def start():
-        return training.init_state(task, optimizer, config, frames, pretrained=False)
+        return training.init_state(task, optimizer, config, pretrained=False)
 
     @functools.cache
     def program():
@@ -278,8 +278,8 @@ def _training_step(name: str, setting: Setting, config: ConfigDict) -> Implement
     def run():
         if not state:
             state.append(jax.device_put(start(), replicated))
-        state[0], loss = program()(state[0], frames)
-        return jax.block_until_ready(loss)
+        state[0], scalars = program()(state[0], frames)
+        return jax.block_until_ready(scalars["loss"])
 
     return Implementation(name, run, frames=config.data.batch_size, program=program)
 

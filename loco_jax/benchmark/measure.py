@@ -201,8 +201,8 @@ def line(row: Row) -> str:
     cells = [
         row.function,
         row.implementation,
-        _seconds(row.median),
-        f"{_seconds(min(row.seconds))} to {_seconds(max(row.seconds))}",
+        in_units(row.median),
+        f"{in_units(min(row.seconds))} to {in_units(max(row.seconds))}",
         str(len(row.seconds)),
         f"{row.frames / row.median:.3g}",
         "1" if row.ratio is None else f"{row.ratio:.3g}",
@@ -218,6 +218,7 @@ def _in_columns(cells: Sequence[str]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _seconds(value: float) -> str:
+def in_units(value: float) -> str:
+    """A time with three digits and a unit."""
     unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("us", 1e-6)
     return f"{value / size:.3g} {unit}"

@@ -68,7 +68,10 @@ class PatchVHA(nn.Module):
 
     def encode_cells(self, cells: Float[Array, "B D h w V"]) -> Float[jax.Array, "B h w d"]:
         """The code of folded heatmaps, see `fold`."""
-        x = self.embed(cells)
+        return self.encode_embedded(self.embed(cells))
+
+    def encode_embedded(self, x: Float[Array, "B D h w C"]) -> Float[jax.Array, "B h w d"]:
+        """The code of embedded cells."""
         for block in self.encoder:
             x = block(x)
         return jnp.moveaxis(self.to_code(self.code_norm(x))[..., 0], 1, -1)

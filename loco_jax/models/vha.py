@@ -42,8 +42,14 @@ class VHA(nn.Module):
         """The code of heatmaps. Rows and columns that do not halve evenly are padded with zeros."""
         batch, joints, _, _, bins = check_heatmaps(heatmaps, self.depth_bins).shape
         x = jnp.pad(heatmaps, [(0, 0), (0, 0), *((0, -n % 2**self.level) for n in heatmaps.shape[2:4]), (0, 0)])
-        x = x.reshape(batch * joints, *x.shape[2:4], bins)
-        for conv in self.encoder_2d:
+        x = self.encoder_2d[0](x.reshape(batch * joints, *x.shape[2:4], bins))
+        return self.encode_further(x.reshape(batch, joints, *x.shape[1:]))
+
+    def encode_further(self, x: Float[Array, "B J r c C"]) -> Float[jax.Array, "B h w d"]:
+        """The code, from the first layer's output before its ReLU."""
+        batch, joints = x.shape[:2]
+        x = nn.relu(x.reshape(batch * joints, *x.shape[2:]))
+        for conv in self.encoder_2d[1:]:
             x = nn.relu(conv(x))
         x = jnp.moveaxis(x.reshape(batch, joints, *x.shape[1:]), 1, -1)
         for conv in self.encoder_3d:

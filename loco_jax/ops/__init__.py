@@ -19,9 +19,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
-from loco_jax.models import patch_vha
+from loco_jax.models import patch_vha, vha
 from loco_jax.ops import rows
-from loco_jax.ops.cpu import decoding, entropy
+from loco_jax.ops.cpu import decoding, encoding, entropy
 from loco_jax.ops.layers import apply
 from loco_jax.pose import heatmaps, peaks
 from loco_jax.pose.peaks import Peaks
@@ -63,16 +63,24 @@ def encode_joints(
     sigma: float = 2.0,
     subvoxel: bool = False,
 ) -> Float[jax.Array, "B h w d"]:
-    """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`."""
+    """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`.
+
+    The fast path computes them without the heatmaps. It runs on CPUs, for volumes that are large beside the people.
+    """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
 
-    def encode(params, voxels, present):
+    def dense(params, voxels, present):
         cells = isinstance(network, patch_vha.PatchVHA)
         x = render(network, voxels, present, cells=cells, **options)
         return apply(network, params, x, method="encode_cells" if cells else "encode")
 
-    return _on_each_device(encode, params, voxels, present)
+    way = dense
+    if isinstance(network, vha.VHA | patch_vha.PatchVHA) and rows.count() == 1:
+        if encoding.pays(network, present.shape[1], shape, sigma):
+            sparse = functools.partial(encoding.encode_joints, network, **options)
+            way = functools.partial(lax.platform_dependent, cpu=sparse, default=dense)
+    return _on_each_device(way, params, voxels, present)
 
 
 def sum_entropy(

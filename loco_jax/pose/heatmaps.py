@@ -1,13 +1,14 @@
 """Joints to volumetric heatmaps, on the device (method section 2)."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
 
@@ -83,8 +84,7 @@ def render_cells(
         return cells
     present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
     low_PxJx3 = rounded_PxJx3 - cube_side(sigma) // 2
-    most = (cube_side(sigma) + cell - 2) // cell + 1  # cells along an axis that a cube touches
-    box = [min(most, size) for size in grid]
+    box = [min(cells_of(sigma, cell), size) for size in grid]
     start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.subtract(grid, box, dtype=np.int32))
     # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
     exponent = jnp.where(present_PxJ, jnp.float32(0.0), -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
@@ -105,6 +105,90 @@ def render_cells(
         ),
         mode="promise_in_bounds",
     )
+
+
+def cells_of(sigma: float, cell: int) -> int:
+    """The greatest number of cells along an axis that a joint's cube touches."""
+    return (cube_side(sigma) + cell - 2) // cell + 1
+
+
+class Cubes(NamedTuple):
+    """The cubes of one joint type.
+
+    Attributes:
+      count: the number of cubes that touch the volume.
+      order: indices of people, those with such cubes first.
+      touch: whether a person has one.
+      centre: of the Gaussians.
+      rounded: the middles of the cubes.
+      rivals: whether the cubes of two people overlap; true for a person's own cube.
+    """
+
+    count: Int[jax.Array, "*J"]  # type: ignore[assignment]  # it hides the method of tuples
+    order: Int[jax.Array, "*J P"]
+    touch: Bool[jax.Array, "*J P"]
+    centre: Float[jax.Array, "*J P 3"]
+    rounded: Int[jax.Array, "*J P 3"]
+    rivals: Bool[jax.Array, "*J P P"]
+
+
+def find_cubes(
+    voxels: Float[Array, "P J 3"],
+    present: Bool[Array, "P J"],
+    shape: tuple[int, int, int],
+    sigma: float = 2.0,
+    subvoxel: bool = False,
+) -> Cubes:
+    """The cubes of `render` with these arguments, with a leading axis J."""
+    _check(voxels, present, sigma)
+    voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
+    present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
+    half = cube_side(sigma) // 2
+    touch = present_JxP & ((rounded >= -half) & (rounded < np.array(shape, np.int32) + half)).all(axis=-1)
+    meet_JxPxP = (jnp.abs(rounded[:, :, None] - rounded[:, None]) <= 2 * half).all(axis=-1)
+    rivals = meet_JxPxP & touch[:, None] & touch[:, :, None]
+    count, order = jnp.sum(touch, axis=1, dtype=jnp.int32), jnp.argsort(~touch, axis=1).astype(jnp.int32)
+    return Cubes(count, order, touch, centre, rounded, rivals)
+
+
+def owned_values(
+    cubes: Cubes,
+    people: Int[Array, " n"],
+    starts: Int[Array, "n 3"],
+    sides: tuple[int, ...],
+    shape: tuple[int, int, int],
+    sigma: float,
+) -> Float[jax.Array, "n R C B"]:
+    """One joint type's heatmap in a window for each of `people`, at the voxels that the person owns, and 0 elsewhere.
+
+    The person whose Gaussian is the greatest at a voxel owns it, the first of equals. So the maximum of `render` is the
+    sum over people. Windows begin at `starts`, have `sides`, and may leave the volume. Values are 0 outside the volume
+    and for indices that no person has.
+    """
+    rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
+    rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
+
+    def contend(i, best):
+        # Exponents are computed only here, so that those of a voxel are equal in all windows, bit for bit.
+        exponent_nxRxCxB, owner_nxRxCxB = best
+        rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
+        parts = _exponents(starts, sides, cubes.centre[rival_n], cubes.rounded[rival_n], sigma)
+        rows, columns, bins = (
+            jnp.where((at >= 0) & (at < size) & (i < rank_nxP[:, -1:]), along, -jnp.inf)
+            for size, (at, along) in zip(shape, parts)
+        )
+        exponent = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
+        greater = exponent > exponent_nxRxCxB
+        return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
+
+    size = (len(people), *sides)
+    nobody = jnp.full(size, -jnp.inf, jnp.float32), jnp.full(size, -1, people.dtype)
+    exponent, owner = lax.fori_loop(0, jnp.max(rank_nxP[:, -1]), contend, nobody)
+    return jnp.where(owner == _each(people), jnp.exp(exponent), 0.0)
+
+
+def _each(x_n):
+    return x_n[:, None, None, None]
 
 
 def _check(voxels: Array, present: Array, sigma: float) -> tuple[int, ...]:

@@ -198,7 +198,7 @@ def command(*arguments, code=(), **environment):
 def test_the_command_and_its_second_start(tmp_path):
     """Table and JSON; started again it compiles nothing."""
     arguments = ["peaks", "--scale=demo", "--people=3", "--repeats=2", "--seconds=0.2"]
-    arguments.append(f"--json={tmp_path / 'a.json'}")
+    arguments += [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}"]
     environment = {"LOCO_JAX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": ""}
     outputs = [command(*arguments, code=("-c", _COUNTING), **environment) for _ in range(2)]
     for output in outputs:
@@ -208,6 +208,7 @@ def test_the_command_and_its_second_start(tmp_path):
     first, second = (int(output.stdout.rpartition("compiled ")[2]) for output in outputs)
     assert first > 5 and second == 0
     content = json.loads((tmp_path / "a.json").read_text())
+    assert (tmp_path / "a.png").stat().st_size > 10_000
     assert content["setting"]["people"] == 3 and content["machine"]["cores"] >= 1
     assert {row["function"] for row in content["rows"]} == {"peaks"}
     assert all(len(row["seconds"]) <= 2 for row in content["rows"])
