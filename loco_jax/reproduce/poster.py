@@ -1,14 +1,20 @@
 """The page that `loco_jax.reproduce` writes: the poster's tables with our rows, and the figures that belong to them."""
 
 import dataclasses
+import datetime
 import json
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from loco_jax.benchmark import measure
+from loco_jax.data import streams
+from loco_jax.geometry import skeleton
+from loco_jax.models import vha
 from loco_jax.report import drawings, tables
 from loco_jax.reproduce import experiments, running
 from loco_jax.reproduce.experiments import Row
@@ -56,25 +62,48 @@ def read(settings: running.Settings) -> dict[str, Done]:
     return found
 
 
-def write(settings: running.Settings, output: pathlib.Path, about: Sequence[str]) -> pathlib.Path:
+def write(settings: running.Settings, output: pathlib.Path) -> pathlib.Path:
     """Writes poster.md and its figures into the folder `output`; returns the page's path.
 
-    `about` says in Markdown how the numbers were made. What is not there yet is named as missing.
+    What is not there yet is named as missing.
     """
     output.mkdir(parents=True, exist_ok=True)
     done = read(settings)
-    lines = ["# The poster's tables", "", *about, ""]
+    lines = ["# The poster's tables", "", *_about(settings), ""]
     missing = [row.label for row in experiments.ROWS if row.name not in done]
     if missing:
         lines += [f"Not done yet: {', '.join(missing)}.", ""]
-    lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done)]
+    lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]
     if figure := _curves(done):
         figure.savefig(output / "code.png")
-        lines += ["", "## What predicting a code gains", "", "![F1 over minutes of training](code.png)", "", *_errors(done)]
+        lines += [
+            "",
+            "## What predicting a code gains",
+            "",
+            "![F1 over minutes of training](code.png)",
+            "",
+            *_errors(done),
+        ]
     lines += _other(settings, output)
     path = output / "poster.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _about(settings: running.Settings) -> list[str]:
+    """How the numbers are made, in Markdown."""
+    machine = measure.machine()
+    shared = "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
+    return [
+        f"`python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}{shared}`, {machine['cores']} "
+        f"cores, {machine['device']}, JAX {machine['jax']}, {datetime.date.today()}.",
+        "",
+        f"Each system is trained for {settings.budget:g} minutes, and those with the published VHA for "
+        f"{1.5 * settings.budget:g}: the published network needs longer. A LoCO's autoencoder gets a third of its time. "
+        f"Before that, three learning rates are tried for {settings.extra:.3g} minutes each on validation frames. The "
+        f'refiner of a "+" row learns for {settings.extra:.3g} minutes from the people that the system finds in training '
+        "scenes.",
+    ]
 
 
 def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
@@ -95,19 +124,21 @@ def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
     return rows
 
 
-def autoencoder_rows(done: Mapping[str, Done]) -> list[list[str]]:
+def autoencoder_rows(done: Mapping[str, Done], settings: running.Settings) -> list[list[str]]:
     """The rows of the table of autoencoders."""
     rows = []
     for entry in (e for e in done.values() if e.row.is_autoencoder):
         scores = entry.results["scores"]["hungarian"]["noise 0"]
         level = entry.results["level"]
         poster = tables.POSTER_VHA[level] if entry.row.poster else None
-        code, seconds = entry.results["code"], entry.results.get("seconds_a_frame", {})
+        seconds = entry.results.get("seconds_a_frame", {})
+        volume = streams.volume_of(experiments.config_of(entry.row, settings.scale, settings.shared)).shape
+        code = vha.code_shape(volume, level)
         rows.append([
             entry.row.label,
             *(f"{100 * scores[t]['f1']:.1f}" + (f" / {poster[i]:.1f}" if poster else "")
               for i, t in enumerate(tables.VHA_THRESHOLDS)),
-            " × ".join(map(str, code["shape"])), f"{code['values_of_heatmap'] / code['values']:,.0f}",
+            " × ".join(map(str, code)), f"{skeleton.NUM_JOINTS * math.prod(volume) / math.prod(code):,.0f}",
             *(tables.number(seconds.get(stage), 0, 1000) for stage in ("encode", "decode")),
             f"{entry.minutes:.3g}", f"{entry.training['frames']:,}", f"{entry.training['parameters']:,}",
         ])  # fmt: skip
@@ -166,7 +197,7 @@ def _poster_row(name: str) -> list[list[str]]:
     return [[f"*poster: {name}*", *(f"{v:.1f}" for t in scores for v in t), "", "", "", ""]] if scores else []
 
 
-def _autoencoders(done: Mapping[str, Done]) -> list[str]:
+def _autoencoders(done: Mapping[str, Done], settings: running.Settings) -> list[str]:
     header = [
         "network", *(f"F1 @{t}" for t in tables.VHA_THRESHOLDS), "code", "times smaller", "encode (ms)", "decode (ms)",
         "minutes", "frames", "parameters",
@@ -183,7 +214,9 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
             systems = entry.results["systems"]
             true = next(system for label, system in systems.items() if "true code" in label)
             values = [100 * (1 - true[_MATCHING][_MIDDLE]["f1"]), 100 - _f1(entry)]
-            rows.append([entry.row.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)])
+            rows.append(
+                [entry.row.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
+            )
     header = ["system", f"1 - F1 @{_MIDDLE} of the true code", "of the predicted code", "error of the code"]
     return [
         tables.table(header, rows),

@@ -70,7 +70,9 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
     config = experiments.config_of(row, scale, shared)
 
     def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None) -> Part:
-        return Part(name, minutes, lambda say: _train(experiments.with_budget(config, minutes, rate), folder / name, say))
+        return Part(
+            name, minutes, lambda say: _train(experiments.with_budget(config, minutes, rate), folder / name, say)
+        )
 
     if config.task == "loco":
         share = minutes * experiments.AUTOENCODER_SHARE
