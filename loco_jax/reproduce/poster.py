@@ -93,16 +93,17 @@ def write(settings: running.Settings, output: pathlib.Path) -> pathlib.Path:
 def _about(settings: running.Settings) -> list[str]:
     """How the numbers are made, in Markdown."""
     machine = measure.machine()
-    shared = "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
+    command = f"python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}"
+    command += "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
+    where = f"{machine['cores']} cores, {machine['device']}, JAX {machine['jax']}, {datetime.date.today()}"
+    budget, extra = settings.budget, f"{settings.extra:.3g} minutes"
     return [
-        f"`python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}{shared}`, {machine['cores']} "
-        f"cores, {machine['device']}, JAX {machine['jax']}, {datetime.date.today()}.",
+        f"`{command}`, {where}.",
         "",
-        f"Each system is trained for {settings.budget:g} minutes, and those with the published VHA for "
-        f"{1.5 * settings.budget:g}: the published network needs longer. A LoCO's autoencoder gets a third of its time. "
-        f"Before that, three learning rates are tried for {settings.extra:.3g} minutes each on validation frames. The "
-        f'refiner of a "+" row learns for {settings.extra:.3g} minutes from the people that the system finds in training '
-        "scenes.",
+        f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
+        "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time. Three learning rates "
+        f'are tried before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
+        f"{extra} on the people that the system finds in training scenes.",
     ]
 
 
@@ -153,9 +154,9 @@ def _systems(done: Mapping[str, Done]) -> list[str]:
     text = [
         tables.table(header, system_rows(done)),
         "",
-        f"In percent, `{_MATCHING}` matching as published; the tenth column is F1 with `hungarian` matching. The poster's "
-        "figures are on JTA, and its systems were trained for days. Minutes are those of all networks of a system, "
-        "without the search for the learning rate and without the refiner.",
+        f"In percent, `{_MATCHING}` matching as published; the tenth column is F1 with `hungarian` matching. The "
+        "poster's figures are on JTA, and its systems were trained for longer. Minutes are those of all networks of a "
+        "system, without the search for the learning rate and without the refiner.",
         *_answers(done),
     ]
     if top_down := done.get("top_down"):

@@ -1,4 +1,4 @@
-"""Runs the rows of the poster's tables: the search for a learning rate, training, the refiner, scores on the test split.
+"""Runs the rows of the poster's tables: search for a learning rate, training, refiner, scores on the test split.
 
 A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `refiner`, where the row needs them. What is
 done is not done again. An interrupted run goes on from its last checkpoint.
