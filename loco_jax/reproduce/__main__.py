@@ -47,8 +47,7 @@ def main(argv: list[str]) -> None:
     if values.list:
         print(*experiments.BY_NAME, sep="\n")
         return
-    if unknown := [name for name in values.only if name not in experiments.BY_NAME]:
-        raise ValueError(f"--only={','.join(unknown)}: no such row; there are {', '.join(experiments.BY_NAME)}")
+    rows = experiments.with_needs(values.only or list(experiments.BY_NAME))
     # Here, because --help is quick without JAX.
     from loco_jax.cli import compilation
     from loco_jax.reproduce import poster, running
@@ -59,8 +58,7 @@ def main(argv: list[str]) -> None:
         cli.check_devices()
         folder = pathlib.Path(values.workdir).expanduser()
         budget = values.budget or experiments.BUDGET[values.scale]
-        settings = running.Settings(folder, values.scale, budget, config_flags.get_override_values(values["config"]))
-        rows = [experiments.BY_NAME[name] for name in values.only] or experiments.ROWS
+        settings = experiments.Settings(folder, values.scale, budget, config_flags.get_override_values(values["config"]))
         output = pathlib.Path(values.output or folder).expanduser()
         page = poster.write(settings, output)  # so that what cannot be written is known before the long work
         print(running.plan(rows, settings), flush=True)

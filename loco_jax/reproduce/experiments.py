@@ -1,15 +1,17 @@
 """The rows of the poster's tables: the config that trains each system, and how it differs from that config."""
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 SCALES = ("demo", "full", "test")
 # Minutes of training. An autoencoder gets a third of a LoCO's budget.
-REFINER, SEARCH, AUTOENCODER_SHARE = 3.0, 3.0, 1 / 3
+EXTRA, AUTOENCODER_SHARE = 3.0, 1 / 3
 BUDGET = {"demo": 20.0, "full": 60.0, "test": 0.02}
 _ENDLESS = 10**9  # steps: the budget ends a run
 _SMALL: Mapping[str, Any] = {  # the scale of tests
@@ -21,8 +23,30 @@ _SMALL: Mapping[str, Any] = {  # the scale of tests
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all rows share.
+
+    Attributes:
+      folder: of all rows.
+      scale: one of `SCALES`.
+      budget: minutes of training of a system.
+      shared: fields of the config that all rows get, by their dotted names.
+    """
+
+    folder: pathlib.Path
+    scale: str
+    budget: float
+    shared: Mapping[str, Any]
+
+    @property
+    def extra(self) -> float:
+        """Minutes of a run of the search, and of a refiner; fewer if the whole budget is small."""
+        return EXTRA * min(1.0, self.budget / BUDGET["demo"])
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
-    """A system of the tables.
+    """A system of the tables, or a study of such systems.
 
     Attributes:
       name: names the row's folder, and the row on the command line.
@@ -32,15 +56,17 @@ class Row:
       fields: values of the config's fields, by their dotted names, that differ from the file's.
       poster: the poster's row that it stands beside; "" for none.
       longer: its training time, relative to the budget.
+      needs: names of rows that a study works on; a study has no config.
     """
 
     name: str
     label: str
-    config: str
+    config: str = ""
     argument: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     poster: str = ""
     longer: float = 1.0
+    needs: tuple[str, ...] = ()
 
     @property
     def is_autoencoder(self) -> bool:
@@ -68,31 +94,35 @@ ROWS = (
         "loco2_published", "LoCO(2) on the published VHA(2)", "loco2", "variant=published,trunk=compact", _ALIKE,
         longer=1.5,
     ),
+    Row("compression", "bytes of compressed heatmaps", needs=("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")),
+    Row("crowding", "time over the number of people", needs=("top_down", "loco2")),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
 
 
-def config_of(row: Row, scale: str, shared: Mapping[str, Any]) -> ConfigDict:
-    """The config that trains a row, without budget. `shared` are fields that all rows get, by their dotted names."""
-    c = _read(row.config, row.argument, scale)
-    c.test_frames = 256
-    if "refiner" in c:
-        c.refiner = ""
-    return _with(c, {**row.fields, **(_SMALL if scale == "test" else {}), **shared})
+def with_needs(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, each after those that it needs. Raises ValueError for an unknown name."""
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise ValueError(f"--only={','.join(unknown)}: no such row; there are {', '.join(BY_NAME)}")
+    ordered = [name for row in map(BY_NAME.get, names) if row for name in (*row.needs, row.name)]
+    return [BY_NAME[name] for name in dict.fromkeys(ordered)]
 
 
-def autoencoder_of(config: ConfigDict, scale: str, shared: Mapping[str, Any]) -> ConfigDict:
+def config_of(row: Row, settings: Settings) -> ConfigDict:
+    """The config that trains a row, without budget."""
+    return _read(row.config, row.argument, settings, {"test_frames": 256, "refiner": "", **row.fields})
+
+
+def autoencoder_of(config: ConfigDict, settings: Settings) -> ConfigDict:
     """The config of the autoencoder that a LoCO's config needs."""
-    m = config.model
-    c = _read(f"vha{m.level}", f"variant={m.variant}", scale)
-    return _with(c, {**(_SMALL if scale == "test" else {}), **shared})
+    published = config.model.variant == "published"
+    fields = _PUBLISHED if published else {}
+    return _read(f"vha{config.model.level}", f"variant={config.model.variant}", settings, fields)
 
 
-def refiner_of(predictor: str, scale: str, shared: Mapping[str, Any]) -> ConfigDict:
+def refiner_of(predictor: str, settings: Settings) -> ConfigDict:
     """The config of a refiner that learns from the people that `predictor` finds, the folder of a run."""
-    c = _read("refiner", "", scale)
-    c.spoil.predictor = predictor
-    return _with(c, {**(_SMALL if scale == "test" else {}), **shared})
+    return _read("refiner", "", settings, {"spoil.predictor": predictor})
 
 
 def with_budget(config: ConfigDict, minutes: float, rate: float | None = None) -> ConfigDict:
@@ -106,19 +136,15 @@ def with_budget(config: ConfigDict, minutes: float, rate: float | None = None) -
     return c
 
 
-def _read(name: str, argument: str, scale: str) -> ConfigDict:
-    scale = f"scale={'full' if scale == 'full' else 'demo'}"
+def _read(name: str, argument: str, settings: Settings, fields: Mapping[str, Any]) -> ConfigDict:
+    """A config file's config, with values of those fields that it has."""
+    scale = f"scale={'full' if settings.scale == 'full' else 'demo'}"
     module = importlib.import_module(f"loco_jax.configs.{name}")
-    return module.get_config(",".join(filter(None, (argument, scale))))
-
-
-def _with(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-    """The config with values of those `fields` that it has."""
-    for name, value in fields.items():
-        *sections, field = name.split(".")
-        section = config
-        for part in sections:
-            section = section.get(part, {})
-        if field in section:
-            section[field] = value
+    config = module.get_config(",".join(filter(None, (argument, scale))))
+    small = _SMALL if settings.scale == "test" else {}
+    for field, value in {**fields, **small, **settings.shared}.items():
+        *sections, last = field.split(".")
+        section = functools.reduce(lambda section, part: section.get(part, {}), sections, config)
+        if last in section:
+            section[last] = value
     return config

@@ -16,8 +16,8 @@ from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import vha
 from loco_jax.report import drawings, tables
-from loco_jax.reproduce import experiments, running
-from loco_jax.reproduce.experiments import Row
+from loco_jax.reproduce import compression, crowding, experiments, running
+from loco_jax.reproduce.experiments import Row, Settings
 from loco_jax.runs import files
 from loco_jax.runs import log as logs
 
@@ -47,7 +47,7 @@ class Done:
     log: list[dict[str, Any]]
 
 
-def read(settings: running.Settings) -> dict[str, Done]:
+def read(settings: Settings) -> dict[str, Done]:
     """The rows whose scores are there, by name."""
     found = {}
     for row in experiments.ROWS:
@@ -62,7 +62,7 @@ def read(settings: running.Settings) -> dict[str, Done]:
     return found
 
 
-def write(settings: running.Settings, output: pathlib.Path) -> pathlib.Path:
+def write(settings: Settings, output: pathlib.Path) -> pathlib.Path:
     """Writes poster.md and its figures into the folder `output`; returns the page's path.
 
     What is not there yet is named as missing.
@@ -70,7 +70,7 @@ def write(settings: running.Settings, output: pathlib.Path) -> pathlib.Path:
     output.mkdir(parents=True, exist_ok=True)
     done = read(settings)
     lines = ["# The poster's tables", "", *_about(settings), ""]
-    missing = [row.label for row in experiments.ROWS if row.name not in done]
+    missing = [row.label for row in experiments.ROWS if row.name not in done and not row.needs]
     if missing:
         lines += [f"Not done yet: {', '.join(missing)}.", ""]
     lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]
@@ -84,13 +84,13 @@ def write(settings: running.Settings, output: pathlib.Path) -> pathlib.Path:
             "",
             *_errors(done),
         ]
-    lines += _other(settings, output)
+    lines += _studies(settings, output)
     path = output / "poster.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 
-def _about(settings: running.Settings) -> list[str]:
+def _about(settings: Settings) -> list[str]:
     """How the numbers are made, in Markdown."""
     machine = measure.machine()
     command = f"python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}"
@@ -125,7 +125,7 @@ def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
     return rows
 
 
-def autoencoder_rows(done: Mapping[str, Done], settings: running.Settings) -> list[list[str]]:
+def autoencoder_rows(done: Mapping[str, Done], settings: Settings) -> list[list[str]]:
     """The rows of the table of autoencoders."""
     rows = []
     for entry in (e for e in done.values() if e.row.is_autoencoder):
@@ -133,7 +133,7 @@ def autoencoder_rows(done: Mapping[str, Done], settings: running.Settings) -> li
         level = entry.results["level"]
         poster = tables.POSTER_VHA[level] if entry.row.poster else None
         seconds = entry.results.get("seconds_a_frame", {})
-        volume = streams.volume_of(experiments.config_of(entry.row, settings.scale, settings.shared)).shape
+        volume = streams.volume_of(experiments.config_of(entry.row, settings)).shape
         code = vha.code_shape(volume, level)
         rows.append([
             entry.row.label,
@@ -198,7 +198,7 @@ def _poster_row(name: str) -> list[list[str]]:
     return [[f"*poster: {name}*", *(f"{v:.1f}" for t in scores for v in t), "", "", "", ""]] if scores else []
 
 
-def _autoencoders(done: Mapping[str, Done], settings: running.Settings) -> list[str]:
+def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
     header = [
         "network", *(f"F1 @{t}" for t in tables.VHA_THRESHOLDS), "code", "times smaller", "encode (ms)", "decode (ms)",
         "minutes", "frames", "parameters",
@@ -255,6 +255,16 @@ def curve(entry: Done) -> list[tuple[float, float]]:
     return points
 
 
-def _other(settings: running.Settings, output: pathlib.Path) -> list[str]:
+def _studies(settings: Settings, output: pathlib.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
-    return []
+    lines = []
+    for name, title, draw, tabulate in (
+        ("compression", "What compression gains", compression.figure, compression.table),
+        ("crowding", "Time over the number of people", crowding.figure, crowding.table),
+    ):
+        path = settings.folder / name / "result" / running.DONE
+        if path.exists():
+            found = json.loads(path.read_text())["found"]
+            draw(found).savefig(output / f"{name}.png")
+            lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", tabulate(found)]
+    return lines

@@ -16,36 +16,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from loco_jax import evaluate, experiment, tasks, train
-from loco_jax.reproduce import experiments
-from loco_jax.reproduce.experiments import Row
+from loco_jax.reproduce import experiments, studies
+from loco_jax.reproduce.experiments import Row, Settings
 from loco_jax.runs import files
 from loco_jax.runs import log as logs
 
 DONE = "done.json"
 _FACTORS = (1 / 3, 1.0, 3.0)  # of the config's learning rate, in the search
 _OVERHEAD = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all rows share.
-
-    Attributes:
-      folder: of all rows.
-      scale: "demo", "full" or "test".
-      budget: minutes of training of a system.
-      shared: fields of the config that all rows get, by their dotted names.
-    """
-
-    folder: pathlib.Path
-    scale: str
-    budget: float
-    shared: Mapping[str, Any]
-
-    @property
-    def extra(self) -> float:
-        """Minutes of a run of the search, and of a refiner; less than the budget allows for a full-length one."""
-        return experiments.SEARCH * min(1.0, self.budget / experiments.BUDGET["demo"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +43,11 @@ class Part:
 
 def parts(row: Row, settings: Settings) -> Iterator[Part]:
     """The parts of a row in order. A later one may read what the ones before it have left."""
-    folder, scale, shared = settings.folder / row.name, settings.scale, settings.shared
-    minutes = settings.budget * row.longer
-    config = experiments.config_of(row, scale, shared)
+    folder, minutes = settings.folder / row.name, settings.budget * row.longer
+    if row.needs:
+        yield Part("result", 0.0, lambda say: {"found": studies.STUDIES[row.name](settings)})
+        return
+    config = experiments.config_of(row, settings)
 
     def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None) -> Part:
         return Part(
@@ -76,7 +56,7 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
 
     if config.task == "loco":
         share = minutes * experiments.AUTOENCODER_SHARE
-        yield training("autoencoder", experiments.autoencoder_of(config, scale, shared), share)
+        yield training("autoencoder", experiments.autoencoder_of(config, settings), share)
         config.vha, minutes = str(folder / "autoencoder"), minutes - share
     rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(_FACTORS)}
     for name, rate in rates.items():
@@ -87,7 +67,7 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
         experiments.with_budget(config, minutes, best_rate(folder, rates)), folder / "run", say
     ))  # fmt: skip
     if not row.is_autoencoder:
-        refiner = experiments.refiner_of(str(folder / "run"), scale, shared)
+        refiner = experiments.refiner_of(str(folder / "run"), settings)
         yield training("refiner", refiner, settings.extra)
         config.refiner = str(folder / "refiner")
     yield Part("scores", 0.0, lambda say: _score(config, folder, say))
@@ -125,7 +105,7 @@ def run(rows: Sequence[Row], settings: Settings, say: Callable[[str], None], aft
                 say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
                 began = time.monotonic()
                 facts = part.do(say)
-                done = {**facts, "minutes": part.minutes, "wall_minutes": (time.monotonic() - began) / 60}
+                done = {"minutes": part.minutes, "wall_minutes": (time.monotonic() - began) / 60, **facts}
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_text(path, json.dumps(done) + "\n")
                 jax.clear_caches()  # compiled programs of finished parts would fill the memory
