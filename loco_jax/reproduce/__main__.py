@@ -58,7 +58,9 @@ def main(argv: list[str]) -> None:
         cli.check_devices()
         folder = pathlib.Path(values.workdir).expanduser()
         budget = values.budget or experiments.BUDGET[values.scale]
-        settings = experiments.Settings(folder, values.scale, budget, config_flags.get_override_values(values["config"]))
+        settings = experiments.Settings(
+            folder, values.scale, budget, config_flags.get_override_values(values["config"])
+        )
         output = pathlib.Path(values.output or folder).expanduser()
         page = poster.write(settings, output)  # so that what cannot be written is known before the long work
         print(running.plan(rows, settings), flush=True)

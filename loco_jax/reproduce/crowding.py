@@ -18,9 +18,7 @@ from loco_jax.tasks.top_down import TopDownTask
 PEOPLE = (1, 5, 20, 60)
 
 
-def seconds(
-    task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence[int] = PEOPLE
-) -> list[float]:
+def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence[int] = PEOPLE) -> list[float]:
     """Seconds from a picture of the crowd to people, for each number of people in the scene; medians of five.
 
     A top-down system looks at as many boxes as there are people, whether its detector finds them or not.

@@ -81,6 +81,7 @@ _LOCO = "variant=patch,trunk=compact"
 _SCORED = {"eval_every": 200}  # for the curves
 _ALIKE = _SCORED | {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
 _PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
+_AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")
 ROWS = (
     *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", _PUBLISHED, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
     *(Row(f"patch_vha{k}", f"PatchVHA({k})", f"vha{k}", _PATCH) for k in (1, 2, 3)),
@@ -94,7 +95,7 @@ ROWS = (
         "loco2_published", "LoCO(2) on the published VHA(2)", "loco2", "variant=published,trunk=compact", _ALIKE,
         longer=1.5,
     ),
-    Row("compression", "bytes of compressed heatmaps", needs=("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")),
+    Row("compression", "bytes of compressed heatmaps", needs=_AUTOENCODERS),
     Row("crowding", "time over the number of people", needs=("top_down", "loco2")),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}

@@ -108,11 +108,11 @@ def run(rows: Sequence[Row], settings: Settings, say: Callable[[str], None], aft
                 done = {"minutes": part.minutes, "wall_minutes": (time.monotonic() - began) / 60, **facts}
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_text(path, json.dumps(done) + "\n")
-                jax.clear_caches()  # compiled programs of finished parts would fill the memory
                 after()
         except (ValueError, RuntimeError) as error:
             say(f"{row.label}: {error}")
             failed.append(row.label)
+        jax.clear_caches()  # compiled programs of finished rows would fill the memory
     if failed:
         raise ValueError(f"{', '.join(failed)}: failed, see above; the same command tries again")
 
