@@ -79,7 +79,8 @@ def measure(
     on the nearest voxels, the ways without a network are measured for both.
 
     Args:
-      networks: tasks, one at least, and their parameters. They share the config's volume and the last sigma.
+      networks: tasks of different names, one at least, and their parameters. They share the config's volume and the
+        last sigma.
       config: of the networks, or of a LoCO; says what the data are.
       num_frames: how many; fewer if a split of JTA has fewer.
       split: "validation" or "test".
@@ -90,13 +91,15 @@ def measure(
       `compress` joints to bytes and to `restore` peaks from bytes. Compilation is not counted.
 
     Raises:
-      ValueError: for networks of different volumes or sigmas.
+      ValueError: for networks of different volumes or sigmas, or of the same name.
     """
     first, volume = networks[0][0], streams.volume_of(config)
     for task, _ in networks:
         if (task.volume, task.sigmas[-1]) != (volume, first.sigmas[-1]):
             have = f"{task.name} has {task.volume} and at last sigma {task.sigmas[-1]:g}"
             raise ValueError(f"{have}, not {volume} and {first.sigmas[-1]:g} as the others")
+    if len({task.name for task, _ in networks}) < len(networks):
+        raise ValueError(f"networks of the same name: {', '.join(task.name for task, _ in networks)}")
     kinds = {task.subvoxel: task for task, _ in networks}
     origins = [of_heatmaps(kinds[subvoxel]) for subvoxel in sorted(kinds, reverse=True)]
     origins += [of_network(task, params) for task, params in networks]

@@ -174,11 +174,13 @@ def metres(volume: Volume, camera, voxel) -> np.ndarray:
     return voxel[2] * volume.bin_size * ray / np.linalg.norm(ray)
 
 
-def test_networks_of_different_volumes(networks, config):
+def test_networks_that_do_not_go_together(networks, config):
     task, params = networks[0]
     other: VhaTask = dataclasses.replace(task, volume=Volume((270, 480), 32, 16, 30.0))
     with pytest.raises(ValueError, match=r"Coarse\(1\) has Volume\(.*30.0\) and at last sigma 2, not Volume"):
         compression.measure([(task, params), (other, params)], config, 1)
+    with pytest.raises(ValueError, match=r"networks of the same name: Coarse\(1\), Coarse\(1\)"):
+        compression.measure([(task, params), (task, params)], config, 1)
     with pytest.raises(ValueError, match="at last sigma 3, not"):
         compression.measure([(task, params), (dataclasses.replace(task, sigmas=(8.0, 3.0)), params)], config, 1)
 
