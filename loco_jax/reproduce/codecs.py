@@ -5,7 +5,7 @@ Shapes are not stored: they are the same for all frames, so reader and writer kn
 
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
@@ -13,7 +13,8 @@ from jaxtyping import Float, Float32, UInt8
 
 from loco_jax.geometry.arrays import Array
 
-FLOATS = {32: np.dtype("<f4"), 16: np.dtype("<f2")}  # bits a number of codes that stay floating-point numbers
+# Bits a number of codes that stay floating-point numbers.
+FLOATS: dict[int, np.dtype[Any]] = {32: np.dtype("<f4"), 16: np.dtype("<f2")}
 LEVELS = (8, 6, 4, 2)  # bits a number of codes that are quantised
 _OFFSETS = 127  # steps in which a list of peaks stores an offset of one voxel
 _SCORES = 255  # and a score of one
@@ -157,8 +158,9 @@ def unpack_code(data: bytes, shape: tuple[int, ...], bits: int) -> Float32[np.nd
     if bits in FLOATS:
         return np.frombuffer(zstandard.decompress(data), FLOATS[bits]).reshape(shape).astype(np.float32)
     header = struct.calcsize(_RANGE)
+    least, greatest = struct.unpack(_RANGE, data[:header])
     levels = unpack_bits(zstandard.decompress(data[header:]), int(np.prod(shape)), bits)
-    return dequantise(levels.reshape(shape), *struct.unpack(_RANGE, data[:header]), bits)
+    return dequantise(levels.reshape(shape), least, greatest, bits)
 
 
 def quantise(numbers: Float32[np.ndarray, "..."], bits: int) -> tuple[UInt8[np.ndarray, "..."], float, float]:
@@ -167,8 +169,10 @@ def quantise(numbers: Float32[np.ndarray, "..."], bits: int) -> tuple[UInt8[np.n
     Raises ValueError for bits other than 1 to 8, and for numbers that are not finite or of which there are none.
     """
     _check_bits(bits)
-    if not (numbers.size and np.isfinite(numbers).all()):
-        raise ValueError(f"want finite numbers, one at least; have {numbers.shape}, some not finite")
+    if not numbers.size or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"want finite numbers, one at least; {np.isfinite(numbers).sum()} of {numbers.size} are finite"
+        )
     least, greatest = float(numbers.min()), float(numbers.max())
     step = (greatest - least) / (2**bits - 1) or 1.0  # all numbers may be equal
     return np.rint((numbers.astype(np.float64) - least) / step).astype(np.uint8), least, greatest

@@ -1,21 +1,16 @@
 """What compression buys: bytes a frame against F1, for heatmaps, their peaks and codes of autoencoders."""
 
 import functools
-import itertools
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float, Float32, Shaped
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
 from loco_jax import ops
@@ -29,7 +24,6 @@ from loco_jax.models import vha
 from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, peaks, people
 from loco_jax.pose.peaks import Peaks
-from loco_jax.report import drawings, tables
 from loco_jax.reproduce import codecs
 from loco_jax.reproduce.codecs import Found
 from loco_jax.tasks.vha import METRES, THRESHOLDS, VhaTask
@@ -37,10 +31,7 @@ from loco_jax.tasks.vha import METRES, THRESHOLDS, VhaTask
 PEAKS = "list of peaks"
 BITS = (*codecs.FLOATS, *codecs.LEVELS)  # of a code's number
 _SCENES_AT_ONCE = 4
-_NOTE = (
-    "Means of bytes and F1 (hungarian matching), medians of times. Compressing begins with joints: it renders and "
-    "compresses heatmaps, or encodes and packs a code. Restoring ends with peaks."
-)
+T = TypeVar("T")
 
 
 class Way(NamedTuple):
@@ -66,7 +57,7 @@ class Way(NamedTuple):
 class Origin(NamedTuple):
     """What several ways begin with: `make` turns a frame without batch axis into heatmaps or into a code."""
 
-    make: Callable[[Frames], Shaped[Array, "..."]]
+    make: Callable[[Frames], Float32[np.ndarray, "..."]]
     ways: Sequence[Way]
 
 
@@ -88,7 +79,8 @@ def measure(
     on the nearest voxels, the ways without a network are measured for both.
 
     Args:
-      networks: tasks, one at least, and their parameters. They share the config's volume and the last sigma.
+      networks: tasks of different names, one at least, and their parameters. They share the config's volume and the
+        last sigma.
       config: of the networks, or of a LoCO; says what the data are.
       num_frames: how many; fewer if a split of JTA has fewer.
       split: "validation" or "test".
@@ -99,13 +91,15 @@ def measure(
       `compress` joints to bytes and to `restore` peaks from bytes. Compilation is not counted.
 
     Raises:
-      ValueError: for networks of different volumes or sigmas.
+      ValueError: for networks of different volumes or sigmas, or of the same name.
     """
     first, volume = networks[0][0], streams.volume_of(config)
     for task, _ in networks:
         if (task.volume, task.sigmas[-1]) != (volume, first.sigmas[-1]):
             have = f"{task.name} has {task.volume} and at last sigma {task.sigmas[-1]:g}"
             raise ValueError(f"{have}, not {volume} and {first.sigmas[-1]:g} as the others")
+    if len({task.name for task, _ in networks}) < len(networks):
+        raise ValueError(f"networks of the same name: {', '.join(task.name for task, _ in networks)}")
     kinds = {task.subvoxel: task for task, _ in networks}
     origins = [of_heatmaps(kinds[subvoxel]) for subvoxel in sorted(kinds, reverse=True)]
     origins += [of_network(task, params) for task, params in networks]
@@ -149,20 +143,25 @@ def of_heatmaps(task: VhaTask) -> Origin:
     ]
     unpack = functools.partial(codecs.unpack_peaks, joints=skeleton.NUM_JOINTS, most=task.max_peaks, subvoxel=subvoxel)
     ways.append(Way(PEAKS, "", 0, subvoxel, lambda x: codecs.pack_peaks(as_found(*find(x)), subvoxel), unpack))
-    return Origin(render, ways)
+    return Origin(lambda frame: np.asarray(render(frame)), ways)
 
 
 def of_network(task: VhaTask, params: Any) -> Origin:
     """The codes that an autoencoder makes of true heatmaps, in all numbers of bits."""
     encode = jax.jit(lambda params, frame: task.encode(params, frame).astype(jnp.float32))
-    size, dtype = task.volume.shape[:2], task.volume_dtype
-    options: dict[str, Any] = {
-        "size": size,
-        "max_peaks": task.max_peaks,
-        "volume_dtype": dtype,
-        "offsets": task.subvoxel,
-    }
-    decode = jax.jit(functools.partial(ops.decode_peaks_and_offsets, task.network, **options))
+
+    @jax.jit
+    def decode(params, code):
+        return ops.decode_peaks_and_offsets(
+            task.network,
+            params,
+            code,
+            task.volume.shape[:2],
+            max_peaks=task.max_peaks,
+            volume_dtype=task.volume_dtype,
+            offsets=task.subvoxel,
+        )
+
     shape = vha.code_shape(task.volume.shape, task.network.level)
 
     def restore(bits, data):
@@ -173,22 +172,21 @@ def of_network(task: VhaTask, params: Any) -> Origin:
         pack = functools.partial(codecs.pack_code, bits=bits)
         return Way(name, task.name, bits, task.subvoxel, pack, functools.partial(restore, bits))
 
-    return Origin(functools.partial(encode, params), [way(bits) for bits in BITS])
+    return Origin(lambda frame: np.asarray(encode(params, frame)), [way(bits) for bits in BITS])
 
 
 def measure_frame(origins: Sequence[Origin], task: VhaTask, frame: Frames) -> list[Record]:
     """A record for each way of each origin, in order, of a frame without batch axis and picture."""
-    volume = task.volume
-    voxels, present = (np.asarray(x) for x in task.targets(frame))
+    voxels, present = (np.asarray(x) for x in _targets(task, frame))
     true_voxels = metrics.people_rows(np.rint(voxels), present)
     true_points = metrics.people_rows(frame.joints, present)
     records = []
     for origin in origins:
-        array, making = _time(lambda origin=origin: np.asarray(origin.make(frame)))
+        array, making = _time(origin.make, frame)
         for way in origin.ways:
-            data, compressing = _time(functools.partial(way.compress, array))
-            found, restoring = _time(functools.partial(way.restore, data))
-            points = in_metres(volume, frame, found)
+            data, compressing = _time(way.compress, array)
+            found, restoring = _time(way.restore, data)
+            points = in_metres(task.volume, frame, found)
             f1 = {f"{t} m": metrics.joint_scores(points, true_points, t).f1 for t in METRES}
             at = metrics.peak_rows(found.voxels, found.scores)
             f1 |= {f"{t} vx": metrics.joint_scores(at, true_voxels, t).f1 for t in THRESHOLDS}
@@ -198,8 +196,8 @@ def measure_frame(origins: Sequence[Origin], task: VhaTask, frame: Frames) -> li
 
 def in_metres(volume: Volume, frame: Frames, found: Found) -> Float[np.ndarray, "N 4"]:
     """Rows (joint type, x, y, z) of peaks at their sub-voxel positions, without those in the camera's centre."""
-    count = jnp.zeros(len(found.scores), jnp.int32)
-    points = people.in_metres(Peaks(found.voxels + found.offsets, found.scores, count), frame.camera, volume)
+    count = np.zeros(len(found.scores), np.int32)
+    points = _points(Peaks(found.voxels + found.offsets, found.scores, count), frame.camera, volume=volume)
     return metrics.peak_rows(points.xyz, points.scores)
 
 
@@ -207,6 +205,10 @@ def as_found(found: Peaks, offsets: Float[Array, "J K 3"] | None) -> Found:
     """Peaks at whole voxels, and their offsets if any, on the host."""
     voxels = np.asarray(found.voxels)
     return Found(voxels, np.zeros_like(voxels) if offsets is None else np.asarray(offsets), np.asarray(found.scores))
+
+
+_targets = jax.jit(VhaTask.targets, static_argnums=0)
+_points = jax.jit(people.in_metres, static_argnames="volume")
 
 
 def _frames(config: ConfigDict, split: str, number: int) -> Iterator[Frames]:
@@ -220,9 +222,10 @@ def _frames(config: ConfigDict, split: str, number: int) -> Iterator[Frames]:
             yield jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), frames)
 
 
-def _time(function: Callable[[], Any]) -> tuple[Any, float]:
+def _time(function: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """What a function returns, and the seconds that it takes."""
     start = time.perf_counter()
-    result = function()
+    result = function(*arguments)
     return result, time.perf_counter() - start
 
 
@@ -235,81 +238,3 @@ def _summary(way: Way, records: Sequence[Record]) -> dict[str, Any]:
         "f1": {t: statistics.fmean(r.f1[t] for r in records) for t in records[0].f1},
         "seconds": {name: statistics.median(getattr(r, name) for r in records) for name in ("compress", "restore")},
     }
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """What `measure` returns as Markdown: bytes, how many times fewer than raw, F1 in percent, milliseconds."""
-    raw, thresholds = 4 * math.prod(found["heatmaps"]), list(found["ways"][0]["f1"])
-    header = ["way", "bytes", "times smaller", *(f"F1 @{t}" for t in thresholds), "compress (ms)", "restore (ms)"]
-    rows = [
-        [
-            _label(way, found),
-            f"{way['bytes']:,.0f}",
-            f"{raw / way['bytes']:,.0f}",
-            *(tables.number(way["f1"][t], 1, 100) for t in thresholds),
-            *(f"{1000 * way['seconds'][name]:,.1f}" for name in ("compress", "restore")),
-        ]
-        for way in found["ways"]
-    ]
-    return "\n".join([tables.table(header, rows), "", f"{found['data']}: {found['frames']:,} frames. {_NOTE}"])
-
-
-def figure(found: Mapping[str, Any], threshold: str = "0.4 m") -> Figure:
-    """Bytes a frame against F1 at a threshold: a marker for each way, a line for each network through its bits."""
-    drawing = drawings.new_figure(height=8.0, w_pad=0.12)
-    axes = drawing.subplots()
-    handles: list[Line2D] = []
-
-    def add(ways, label, **look):
-        axes.plot([w["bytes"] for w in ways], [100 * w["f1"][threshold] for w in ways], markersize=9, **look)
-        handles.append(Line2D([], [], label=label, markersize=9, **look))
-
-    def head(text):
-        handles.append(Line2D([], [], label=text, linestyle=""))
-
-    head("heatmaps")
-    markers = {name: marker for name, marker in zip((*codecs.LOSSLESS, PEAKS), "hp<>*")}
-    for way in found["ways"]:
-        if "network" not in way:
-            face = "black" if way["subvoxel"] else "white"
-            look = {"marker": markers[way["name"]], "color": "black", "markerfacecolor": face, "linestyle": ""}
-            add([way], _label(way, found), **look)
-    head("\ncodes")
-    networks = list(dict.fromkeys(way["network"] for way in found["ways"] if "network" in way))
-    shapes = dict(zip(BITS, drawings.MARKERS))
-    for network, colour in zip(networks, itertools.cycle(drawings.CYCLE)):
-        ways = [way for way in found["ways"] if way.get("network") == network]
-        add(ways, network, color=colour, linewidth=1.8)
-        for way in ways:
-            axes.plot(way["bytes"], 100 * way["f1"][threshold], shapes[way["bits"]], color=colour, markersize=9)
-    head("\nbits a number")
-    for bits, shape in shapes.items():
-        handles.append(
-            Line2D(
-                [],
-                [],
-                label=f"{bits}, float" if bits in codecs.FLOATS else f"{bits}",
-                marker=shape,
-                color="0.35",
-                linestyle="",
-                markersize=9,
-            )
-        )
-    axes.set_title(f"{found['data']}, {found['frames']:,} frames", fontsize=14)
-    axes.set(xscale="log", ylim=(-2, 102), xlabel="bytes a frame (logarithmic)", ylabel=f"F1 at {threshold} (%)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
-    axes.grid(color="0.9", linewidth=0.6)
-    drawing.legend(handles=handles, loc="outside right upper", fontsize=12, frameon=False)
-    return drawing
-
-
-def _label(way: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The way's name, and where Gaussians are centred if that is not the same in all ways without a network."""
-    both = len({w["subvoxel"] for w in found["ways"]}) > 1
-    return way["name"] + (", whole voxels" if both and "network" not in way and not way["subvoxel"] else "")
-
-
-def _size(number: float) -> str:
-    """A power of ten of bytes with a unit."""
-    size, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= s), (1, "B"))
-    return f"{number / size:g} {unit}"
