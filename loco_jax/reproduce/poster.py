@@ -16,7 +16,7 @@ from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import vha
 from loco_jax.report import drawings, tables
-from loco_jax.reproduce import compression, crowding, experiments, running
+from loco_jax.reproduce import compression_figure, crowding, experiments, running
 from loco_jax.reproduce.experiments import Row, Settings
 from loco_jax.runs import files
 from loco_jax.runs import log as logs
@@ -259,7 +259,7 @@ def _studies(settings: Settings, output: pathlib.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
     lines = []
     for name, title, draw, tabulate in (
-        ("compression", "What compression gains", compression.figure, compression.table),
+        ("compression", "What compression gains", compression_figure.figure, compression_figure.table),
         ("crowding", "Time over the number of people", crowding.figure, crowding.table),
     ):
         path = settings.folder / name / "result" / running.DONE
