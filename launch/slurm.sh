@@ -46,7 +46,7 @@ fi
 
 why=         # why the tasks were stopped: time or cancelled
 interrupted= # a signal ended the wait, not the step
-# shellcheck disable=SC2317  # called by the traps
+# shellcheck disable=SC2317,SC2329  # called by the traps
 stop() {
   why=$1 interrupted=yes
   scancel --signal=TERM "$SLURM_JOB_ID" || true # signals the tasks; not this script, nor srun, which would kill them

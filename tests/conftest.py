@@ -1,5 +1,7 @@
-"""Fixtures that several test modules share; see support.py for functions."""
+"""Fixtures that several test modules share; see support/ for functions."""
 
+import functools
+import gc
 import os
 import signal
 import tempfile
@@ -11,8 +13,10 @@ import pytest
 
 from loco_jax import experiment
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, miniature, streams
-from tests.support import Mean, prepare_small_jta, toy_frame
+from loco_jax.data import jta, streams
+from loco_jax.data.jta import writing
+from tests.support import ROOT, Mean, blank, toy_frame
+from tests.support.annotations import prepare_small_jta
 
 # Commands under test leave the user's cache alone.
 os.environ["LOCO_JAX_CACHE"] = "off"
@@ -39,6 +43,25 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+# The files that take longest, which begin first: so none is left to a single process at the end.
+LONGEST = """
+    tasks/test_loco.py test_multihost.py ops/test_decoding.py test_train.py benchmark/test_benchmark.py test_faults.py
+    test_notebook.py ops/test_blocks.py tasks/test_refiner.py tasks/test_trunk.py runs/test_budget.py test_x64.py
+    ops/test_devices.py tasks/test_teaching.py models/test_compact.py data/test_crowd.py data/test_render.py
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_unconfigure():
+    """What is left is not searched for garbage: with all that is compiled that takes several seconds, after which
+    xdist's processes are interrupted."""
+    gc.freeze()
+
+
 # In CI the same examples each time: what is found by chance is found by hand, and not by somebody else's change.
 hypothesis.settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
@@ -59,10 +82,17 @@ def own_sigterm():
     signal.signal(signal.SIGTERM, old)
 
 
+_compile_toy = functools.lru_cache(streams._compile_crowd.__wrapped__)
+
+
 @pytest.fixture
 def toy_frames(monkeypatch):
-    """Makes frames of the crowd toy frames."""
+    """Makes frames of the crowd toy frames, which are compiled apart from others; a run's curves are not drawn."""
+    from loco_jax import train
+
+    monkeypatch.setattr(train, "_curves", blank)
     monkeypatch.setattr(streams, "crowd_frame", toy_frame)
+    monkeypatch.setattr(streams, "_compile_crowd", _compile_toy)
 
 
 @pytest.fixture
@@ -74,6 +104,12 @@ def toy(toy_frames, monkeypatch):
 
     use()
     return use
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all of Hypothesis' examples of a test, which replace each other's files."""
+    return tmp_path_factory.mktemp("examples")
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +124,6 @@ def jta_with_pictures(tmp_path_factory):
     frames too, and prepared in `data`; and what the builder says. `no_train_frames` has train's pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     counts = {"train": 1, "validation": 1, "test": 1}
-    miniature.write(folder / "jta", counts, crowds.DEMO, videos=True, frames=True, num_frames=11)
+    writing.write(folder / "jta", counts, crowds.DEMO, videos=True, frames=True, num_frames=11)
     (folder / "jta" / "frames" / "train").rename(folder / "no_train_frames")  # those come from the video
     return folder, jta.prepare(folder / "jta", folder / "data", pictures=True)

@@ -32,17 +32,18 @@ from loco_jax.configs import refiner
 from loco_jax.data import streams
 from loco_jax.runs import checkpoints
 from loco_jax.step import init_state, make_optimizer
-from tests.support import ROOT, assert_same_run, main, prepare_small_jta, saved_steps
+from tests.support import ROOT, assert_same_run, main, saved_steps
+from tests.support.annotations import prepare_small_jta
 
-STEPS, SAVE_EVERY = 240, 20
+SAVE_EVERY = 20  # steps
 PATIENCE = 240  # seconds, until a process that says nothing is taken for hanging
 
 
 class Lab:
     """A folder for runs of one small experiment, and the undisturbed run that others are compared with."""
 
-    def __init__(self, folder: pathlib.Path, seed: int = 0):
-        self.folder, self.rng = folder, random.Random(seed)
+    def __init__(self, folder: pathlib.Path, seed: int = 0, steps: int = 240):
+        self.folder, self.rng, self.steps = folder, random.Random(seed), steps
         self.environment = {
             "LOCO_JAX_CACHE": str(folder / "compiled"),
             "PYTHONUNBUFFERED": "1",  # what was said before a kill is to be seen
@@ -56,7 +57,7 @@ class Lab:
 
     def flags(self, workdir: pathlib.Path, *more: str) -> list[str]:
         numbers = {
-            "steps": STEPS,
+            "steps": self.steps,
             "checkpoint_every": SAVE_EVERY,
             "log_every": 10,
             "eval_every": 2 * SAVE_EVERY,
@@ -101,7 +102,7 @@ class Lab:
         return to
 
     def same_as_straight(self, workdir: pathlib.Path) -> None:
-        assert_same_run(self.straight, workdir, STEPS)
+        assert_same_run(self.straight, workdir, self.steps)
 
 
 def end(process: subprocess.Popen) -> str:
@@ -146,7 +147,7 @@ def killed(lab: Lab, kills: int = 20) -> str:
         if number == 0:
             wait_until((workdir / "log.jsonl").exists, process)
             to_begin = time.monotonic() - started
-        elif number % 2:  # in the middle of a save, one of the next few
+        if number % 2 == 0:  # in the middle of a save, one of the next few
             after = before + lab.rng.randrange(4) * SAVE_EVERY
 
             def saving(workdir=workdir, old=old, after=after):
@@ -166,7 +167,7 @@ def killed(lab: Lab, kills: int = 20) -> str:
         assert int(on[1]) == before if on else not (before and began), (before, said)
         assert newest(workdir) >= before
         kept.append(newest(workdir))
-        if f"{STEPS} steps done" in said:
+        if f"{lab.steps} steps done" in said:
             lab.same_as_straight(workdir)
             workdir, runs = lab.new(), runs + 1
     lab.finish(workdir)
@@ -201,7 +202,7 @@ def disk_full(lab: Lab) -> str:
         error = lab.refused(process, end(process))
         kept = newest(workdir)
         full = "o space left" in error or "File too large" in error
-        assert 0 < kept < STEPS and full and str(workdir) in error, error
+        assert 0 < kept < lab.steps and full and str(workdir) in error, error
         free()
         assert f"going on from step {kept}" in lab.finish(workdir)
         lab.same_as_straight(workdir)
@@ -244,12 +245,12 @@ def flipped(lab: Lab) -> str:
 
 def damaged(lab: Lab, damage: Callable[[pathlib.Path], None]) -> str:
     workdir = lab.copy()
-    damage(max(files(workdir / "checkpoints" / str(STEPS)), key=lambda path: path.stat().st_size))
+    damage(max(files(workdir / "checkpoints" / str(lab.steps)), key=lambda path: path.stat().st_size))
     said = lab.finish(workdir)
     assert "Traceback" not in said, said
-    before = STEPS - SAVE_EVERY
+    before = lab.steps - SAVE_EVERY
     assert f"left out; the one before is of step {before}" in said and f"going on from step {before}" in said, said
-    assert (workdir / "damaged" / str(STEPS)).exists()
+    assert (workdir / "damaged" / str(lab.steps)).exists()
     lab.same_as_straight(workdir)
     return f"“{short(said.splitlines()[0], workdir)}”; went on from step {before}, and kept the damaged one aside"
 
@@ -257,7 +258,7 @@ def damaged(lab: Lab, damage: Callable[[pathlib.Path], None]) -> str:
 def many_flips(lab: Lab, flips: int = 300) -> str:
     """Single bits anywhere in the newest checkpoint, one at a time; it is read as training reads it."""
     workdir = lab.copy()
-    all_files = files(workdir / "checkpoints" / str(STEPS))
+    all_files = files(workdir / "checkpoints" / str(lab.steps))
     config = refiner.get_config("scale=demo")
     config.ema, config.data.batch_size = 0.9, 2
     task, optimizer = experiment.create_task(config), make_optimizer(config)
@@ -278,11 +279,11 @@ def many_flips(lab: Lab, flips: int = 300) -> str:
         flip(path, bit)
         found = read(said)
         flip(path, bit)
-        if found[0] == STEPS:
+        if found[0] == lab.steps:
             assert found == whole, f"bit {bit} of {path} was not noticed"
             counts["changed nothing that is read"] += 1
         else:
-            ours = "other bits than were saved" in said[0] or "is not what was saved" in said[0]
+            ours = "other bits than were saved" in said[0] or "its position has changed" in said[0]
             counts["by our sums" if ours else "by Orbax"] += 1
     assert read([]) == whole
     return f"of {flips} single bits: " + ", ".join(f"{count} {how}" for how, count in counts.items())
@@ -320,7 +321,7 @@ def damaged_shard(lab: Lab) -> str:
         assert newest(part) >= kept
         shard.write_bytes(good)
     lab.finish(part, *options)
-    assert_same_run(whole, part, STEPS)
+    assert_same_run(whole, part, lab.steps)
     told = "; ".join(f"{what}: “{short(e, data)}”" for what, e in zip(("cut", "a flipped bit", "gone"), errors))
     return f"{told}. With the file back it went on, with no frame left out or read twice"
 

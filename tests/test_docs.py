@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import loco_jax
 
@@ -99,6 +101,16 @@ def test_python_in_the_docs_compiles():
     assert len(blocks) >= 3
     for block in blocks:
         compile(block, "docs", "exec")
+
+
+def test_the_docs_remake_the_pictures_of_the_crowd(tmp_path, monkeypatch):
+    code = re.search(r"^```python\n(.*?)^```$", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.M | re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    made, shown = (
+        np.asarray(Image.open(path), int) for path in ("crowd_pictures.jpg", ROOT / "docs/crowd_pictures.jpg")
+    )
+    assert made.shape == shown.shape and np.abs(made - shown).mean() < 2
 
 
 def refusal(words: list[str]) -> str:

@@ -8,12 +8,8 @@ from tests.support import logged, main, saved_steps
 
 def test_sigterm_saves_and_the_same_command_goes_on(small_jta, tmp_path):
     command = [
-        "--config=configs/vha1.py:variant=patch,scale=demo",
+        "--config=configs/refiner.py:scale=demo",
         f"--workdir={tmp_path}",
-        "--config.volume.stride=32",
-        "--config.volume.depth_bins=16",
-        "--config.model.width=12",
-        "--config.model.blocks=1",
         "--config.data.source=jta",
         f"--config.data.dir={small_jta}",
         "--config.steps=1000000",

@@ -30,7 +30,20 @@ from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, lock
 from loco_jax.runs.ending import Stopped
 from loco_jax.tasks import vha as vha_tasks
-from tests.support import ROOT, TIMINGS, Mean, logged, main, prepare_small_jta, python, saved_steps, tiny, toy_frame
+from tests.support import (
+    TIMINGS,
+    Mean,
+    blank,
+    devices,
+    logged,
+    main,
+    python,
+    saved_steps,
+    spawn,
+    tiny,
+    toy_frame,
+)
+from tests.support.annotations import prepare_small_jta
 
 CREATE = experiment.create_task
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
@@ -83,6 +96,7 @@ def stub(kind: str, setattr=setattr):
         return Small(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
     setattr(streams, "crowd_frame", toy_frame)
+    setattr(train, "_curves", blank)
     setattr(experiment, "create_task", {"mean": lambda config: Ranked(noise=1.0), "small": small}[kind])
 
 
@@ -142,12 +156,11 @@ def refuse(workdir: str, data: str):
     attempt("again", config_of())
 
 
-def start(processes: int, devices: int, kind: str, *task: str, do: str = "work") -> list[subprocess.Popen]:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+def start(processes: int, count: int, kind: str, *task: str, do: str = "work") -> list[subprocess.Popen]:
     command = f"import sys; from tests.test_multihost import *; join(*sys.argv[1:5]); {do}(*sys.argv[5:])"
     arguments = [f"127.0.0.1:{free_port()}", str(processes)]
-    options = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return [python("-c", command, *arguments, str(number), kind, *task, **options) for number in range(processes)]
+    numbers = map(str, range(processes))
+    return [python("-c", command, *arguments, number, kind, *task, **devices(count)) for number in numbers]
 
 
 def free_port() -> int:
@@ -390,17 +403,6 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     assert f"going on from step {kept}" in said[0] and max(saved_steps(tmp_path / "run")) >= kept
 
 
-def spawn(command: list[str], **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def wait_for_lines(log: pathlib.Path, count: int, processes: list[subprocess.Popen]) -> None:
     deadline = time.monotonic() + 200
     while not (log.exists() and len(log.read_text().splitlines()) >= count):
@@ -415,11 +417,11 @@ def wait_for_lines(log: pathlib.Path, count: int, processes: list[subprocess.Pop
 @pytest.mark.parametrize(
     "arguments, what",
     [
-        (("host:1", 2, None), "--num_processes=2: give all of|want HOST:PORT"),
-        (("host:1", None, None), "--coordinator=host:1: want HOST:PORT of the first process, with --num_processes"),
+        (("host:1", 2, None), "--num_processes=2: give all of --coordinator=HOST:PORT"),
+        (("host:1", None, None), "--coordinator=host:1: give all of --coordinator=HOST:PORT"),
         (("", 2, 0), "--num_processes=2, --process_id=0: give all of"),
         (("auto", 2, 0), "or --coordinator=auto alone"),
-        (("host", 2, 0), "want HOST:PORT"),
+        (("host", 2, 0), "--coordinator=host, --num_processes=2, --process_id=0: give all of"),
         (("host:1", 2, 2), "--process_id=2 is not one of 0 to --num_processes - 1 = 1"),
     ],
 )

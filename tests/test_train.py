@@ -30,6 +30,7 @@ from tests.support import (
     assert_same_run,
     at_batch,
     crash,
+    devices,
     logged,
     python,
     quietly,
@@ -332,19 +333,20 @@ def test_nothing_is_compiled_after_the_first_of_each(toy, tmp_path, monkeypatch,
 
 
 def test_patch_network_learns_and_resumes_exactly(tmp_path):
-    config = tiny(steps=40, log_every=7, checkpoint_every=20, ema=0.9)
-    # The checkpoint of step 20 is between two orthogonalisations.
+    config = tiny(steps=20, log_every=4, checkpoint_every=10, ema=0.9)
+    # The checkpoint of step 10 is between two orthogonalisations.
     config.optimizer.update({"name": "muon", "learning_rate": 0.06, "warmup": 3, "orthogonalise_every": 3})
     quietly(config, tmp_path / "straight")
     losses = [line["loss"] for line in logged(tmp_path / "straight") if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
-    with at_batch(31, crash), pytest.raises(Crash):
+    with at_batch(16, crash), pytest.raises(Crash):
         quietly(config, tmp_path / "parts")
     quietly(config, tmp_path / "parts")
-    assert_same_run(tmp_path / "straight", tmp_path / "parts", 40)
+    assert_same_run(tmp_path / "straight", tmp_path / "parts", 20)
     summary = evaluate.evaluate(config, str(tmp_path / "parts"), lambda _: None)
     assert summary["network"] == "PatchVHA(1)" and summary["frames"] == 5
     assert (tmp_path / "parts" / "eval" / "frame_1.png").exists()
+    assert (tmp_path / "parts" / "curves.png").exists()
     assert "| poster, JTA: VHA(1)" in (tmp_path / "parts" / "eval" / "table.md").read_text()
 
 
@@ -360,7 +362,7 @@ from tests.support import Mean, saved_state
 from tests.test_train import several_devices
 
 folder = pathlib.Path(sys.argv[1])
-streams.crowd_frame = support.toy_frame
+streams.crowd_frame, train._curves = support.toy_frame, support.blank
 create = experiment.create_task
 experiment.create_task = lambda config: Mean(noise=1.0)
 train.train(several_devices(6, max_minutes=1e-6), folder / "begun", print)
@@ -386,8 +388,7 @@ def assert_close_logs(one, other) -> None:
 
 
 def test_eight_devices_are_as_one(toy, tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
-    process = python("-c", DEVICES, str(tmp_path), XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    process = python("-c", DEVICES, str(tmp_path), **devices(8))
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     assert_close_logs(tmp_path / "8", tmp_path / "1")

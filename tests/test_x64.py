@@ -2,10 +2,7 @@
 
 import functools
 import importlib
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,7 +15,7 @@ from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
 from loco_jax.ops import distributed
 from loco_jax.step import compile_step, init_state, make_optimizer, step_of
-from tests.support import ROOT
+from tests.support import ROOT, python
 
 
 def example() -> dict[str, np.ndarray]:
@@ -56,10 +53,10 @@ def test_the_example_and_training_are_the_same(tmp_path):
         "import sys, jax, numpy; from tests.test_x64 import example, steps; assert jax.config.jax_enable_x64; "
         "numpy.savez(sys.argv[1], **example(), **steps())"
     )
-    environment = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "x64.npz")], cwd=ROOT, env=environment)
+    process = python("-c", program, str(tmp_path / "x64.npz"), JAX_ENABLE_X64="1", JAX_PLATFORMS="cpu")
     wanted = steps()
-    assert process.wait(timeout=600) == 0
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
     found = dict(np.load(tmp_path / "x64.npz"))
     # Somebody 20 m ahead: the middle of 80 columns and of 1080 / 24 rows, and 100 m have 39 bins.
     np.testing.assert_allclose(found.pop("points"), np.broadcast_to([0, 0, 20], (14, 3)), atol=1e-3)

@@ -1,1 +1,1 @@
-"""How fast the hot functions are, beside other implementations and beside the machine's limits."""
+"""The benchmark: the speed of the hot functions, of other implementations and of the machine."""

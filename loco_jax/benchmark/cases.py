@@ -1,4 +1,4 @@
-"""The hot functions beside other implementations, and beside the plain networks. Ours is first in each list."""
+"""The functions that are measured, each beside PyTorch or beside the plain network. Ours is first in each list."""
 
 import dataclasses
 import functools
@@ -27,13 +27,28 @@ THRESHOLD = 0.1
 _NOISE = 0.05  # of the heatmaps in which peaks are searched, as a decoder leaves some
 
 
-def of_torch(setting: Setting, make: Callable[[Any, Any], Implementation], name: str = "PyTorch") -> Implementation:
-    """`make(torch_reference, runner)`, or an implementation that says that there is no PyTorch."""
+def of_torch(setting: Setting, make: Callable[[Any, Any], Implementation]) -> Implementation:
+    """`make(torch_reference, runner)`, or an implementation that says that PyTorch is not installed."""
     try:
         reference = importlib.import_module("loco_jax.benchmark.torch_reference")
     except ImportError:
-        return Implementation(name, missing="PyTorch is not installed: pip install 'torch>=2.10'")
-    return dataclasses.replace(make(reference, reference.Runner(setting.dtype == "bfloat16")), name=name)
+        return Implementation("PyTorch", missing="PyTorch is not installed: pip install 'torch>=2.10'")
+    return make(reference, reference.Runner(setting.dtype == "bfloat16"))
+
+
+def _compare(
+    setting: Setting,
+    ours: Callable[..., Any],
+    plain: Callable[..., Any],
+    torch: Callable[[Any, Any], Implementation],
+    args: tuple[Any, ...],
+    least_bytes: float,
+    frames: int = 1,
+) -> Case:
+    """Our function beside PyTorch, or beside the plain network if the setting says so."""
+    other = of_jax("plain", plain, *args) if setting.plain else of_torch(setting, torch)
+    least = least_bytes, operations(plain, *args)
+    return Case([of_jax("ours", ours, *args), other], *least, setting.tolerance, frames)
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -49,7 +64,8 @@ def encode(setting: Setting, kind: str = "published") -> Case:
     vha, frame = task.vha, inputs.frame(setting)
 
     def render(frame):
-        return vha.render(*vha.targets(frame), SIGMA)[None]
+        options = {"subvoxel": vha.subvoxel, "dtype": vha.network.dtype}
+        return heatmaps.render(*vha.targets(frame), vha.volume.shape, SIGMA, **options)[None]
 
     def plain(params, frame):
         return vha.network.apply(params, render(frame), method="encode")[0]
@@ -60,12 +76,11 @@ def encode(setting: Setting, kind: str = "published") -> Case:
         spare = [(0, -n % 2**LEVEL) for n in volume.shape[2:4]]  # as ours pads
         padded = runner.place(np.pad(volume, [(0, 0), (0, 0), *spare, (0, 0)]))
         run = runner.infer(runner.prepare(module).encode, padded.movedim(-1, 2))
-        return Implementation("", run, lambda made: np.moveaxis(_numpy(made)[0, 0], 0, -1))
+        return Implementation("PyTorch", run, lambda made: np.moveaxis(_numpy(made)[0, 0], 0, -1))
 
     args = params["vha"], frame
-    other = of_jax("plain", plain, *args) if setting.plain else of_torch(setting, torch)
     least = num_bytes(params["vha"], jax.eval_shape(plain, *args)) + _volume_bytes(setting)
-    return Case([of_jax("ours", vha.encode, *args), other], least, operations(plain, *args), setting.tolerance)
+    return _compare(setting, vha.encode, plain, torch, args, least)
 
 
 def as_peaks(volume: Volume, camera: Camera, points: Points) -> Float[np.ndarray, "N 4"]:
@@ -79,7 +94,7 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
 
 
 def _volume_bytes(setting: Setting) -> float:
-    """Of heatmaps in float32."""
+    """The size of heatmaps in float32."""
     return 4.0 * skeleton.NUM_JOINTS * float(np.prod(setting.volume.shape))
 
 
@@ -90,7 +105,7 @@ def _torch_decoder(reference: Any, runner: Any, setting: Setting, params: Any) -
 
     def find(code):
         volumes = module.decode(code[None, None])[0, :, :, :rows, :columns]
-        return reference.peaks_of_few(volumes.movedim(1, -1), THRESHOLD)
+        return reference.find_peaks(volumes.movedim(1, -1), THRESHOLD)
 
     return find
 
@@ -113,9 +128,9 @@ def decode_peaks(setting: Setting, kind: str = "published") -> Case:
 
     def torch(reference, runner):
         run = runner.infer(_torch_decoder(reference, runner, setting, params), runner.place(code).movedim(-1, 0))
-        return Implementation("", run, lambda made: _sorted(made.cpu().numpy()), **exact)
+        return Implementation("PyTorch", run, lambda made: _sorted(made.cpu().numpy()), **exact)
 
-    exact = {"comparable": setting.dtype == "float32"}  # in bfloat16 no two ways find quite the same
+    exact = {"comparable": setting.dtype == "float32"}  # in bfloat16 no two implementations find quite the same
     args, options = (params["vha"], code), {"result": functools.partial(as_peaks, volume, frame.camera), **exact}
     other = of_jax("plain", plain, *args, **options) if setting.plain else of_torch(setting, torch)
     least = num_bytes(args) + _volume_bytes(setting)
@@ -125,49 +140,28 @@ def decode_peaks(setting: Setting, kind: str = "published") -> Case:
 def search_peaks(setting: Setting) -> Case:
     """Heatmaps to peaks."""
     task, _ = inputs.system(setting, "published")
-    # Between whole voxels no two values are equal, which others take for two peaks or none.
+    # Sub-voxel centres leave no two equal values, for which PyTorch's function finds no peak.
     render = functools.partial(heatmaps.render, shape=setting.volume.shape, sigma=SIGMA, subvoxel=True)
     volume = jax.jit(render)(*task.vha.targets(inputs.frame(setting)))
     volume = jnp.maximum(volume, _NOISE * jax.random.uniform(jax.random.key(0), volume.shape, jnp.float32))
 
-    def torch(way, reference, runner):
-        run = runner.infer(lambda x: getattr(reference, way)(x, THRESHOLD), reference.Runner().place(volume))
-        return Implementation("", run, lambda made: _sorted(made.cpu().numpy()))
+    def torch(reference, _):
+        runner = reference.Runner()
+        run = runner.infer(lambda x: reference.find_peaks(x, THRESHOLD), runner.place(volume))
+        return Implementation("PyTorch", run, lambda made: _sorted(made.cpu().numpy()))
 
     def in_order(found):
         return _sorted(metrics.peak_rows(*jax.device_get((found.voxels, found.scores))))
 
-    ways = [
-        of_jax("ours", functools.partial(peaks.find_peaks, threshold=THRESHOLD), volume, result=in_order),
-        of_torch(setting, functools.partial(torch, "peaks_by_pooling"), "PyTorch, max_pool3d"),
-        of_torch(setting, functools.partial(torch, "peaks_of_few"), "PyTorch, few compared"),
-    ]
-    return Case(ways, num_bytes(volume), 0, tolerance=0)
-
-
-def sum_entropy(setting: Setting, kind: str = "compact") -> Case:
-    """The loss of a PatchVHA's code, and its gradients."""
-    task, params = inputs.system(setting, kind)
-    network, frame = task.vha.network, inputs.frame(setting)
-    joints = [x[None] for x in jax.jit(task.vha.targets)(frame)]
-
-    def plain(params, code, voxels, present):
-        render = functools.partial(heatmaps.render_cells, shape=setting.volume.shape, cell=2**LEVEL, sigma=SIGMA)
-        target = render(voxels[0], present[0], subvoxel=task.vha.subvoxel)[None]
-        logits = network.apply(params, code, method="decode_cells").astype(jnp.float32)
-        return jnp.sum(nn.softplus(logits) - target * logits) / jnp.sum(present, dtype=jnp.float32)
-
-    args = params["vha"], jax.jit(task.vha.encode)(params["vha"], frame)[None], *joints
-    ours, plain = (jax.value_and_grad(way, argnums=(0, 1)) for way in (task.vha.entropy, plain))
-    least = num_bytes(args, args[:2]), operations(plain, *args)
-    return Case([of_jax("ours", ours, *args), of_jax("plain", plain, *args)], *least, tolerance=1e-3)
+    ours = of_jax("ours", functools.partial(peaks.find_peaks, threshold=THRESHOLD), volume, result=in_order)
+    return Case([ours, of_torch(setting, torch)], num_bytes(volume), 0, tolerance=0)
 
 
 # ---- Pictures
 
 
 def _variables(params: Any) -> dict[str, Any]:
-    """Of the Code Predictor, as its network wants them."""
+    """The variables of the Code Predictor's network."""
     return {**params["predictor"], **{name: params[name] for name in ("batch_stats",) if name in params}}
 
 
@@ -197,18 +191,18 @@ def predict_code(setting: Setting, kind: str = "published") -> Case:
 
     def torch(reference, runner):
         run = runner.infer(*_torch_predictor(reference, runner, setting, params))
-        return Implementation("", run, lambda x: np.moveaxis(_numpy(x), 1, -1)[:, : code.shape[1], : code.shape[2]])
+        return Implementation(
+            "PyTorch", run, lambda x: np.moveaxis(_numpy(x), 1, -1)[:, : code.shape[1], : code.shape[2]]
+        )
 
-    other = of_jax("plain", plain, *args) if setting.plain else of_torch(setting, torch)
-    least = num_bytes(args, code), operations(plain, *args)
-    return Case([of_jax("ours", ours, *args), other], *least, setting.tolerance, setting.batch)
+    return _compare(setting, ours, plain, torch, args, num_bytes(args, code), frames=setting.batch)
 
 
 def picture_to_people(setting: Setting) -> Case:
-    """A picture to people, the whole way; PyTorch ends with the peaks.
+    """A picture to people; PyTorch ends with the peaks. Peaks and predicted codes are compared.
 
-    The Code Predictors' weights are random. What is decoded is the frame's true code, with the predicted one as noise
-    on it, of a fifth of its deviation. Peaks and predicted codes are compared.
+    The Code Predictors have random weights. So the frame's true code is decoded, with the predicted code as noise on it
+    whose deviation is a fifth of the true code's.
     """
     frame, image, volume = inputs.frame(setting), inputs.picture(setting), setting.volume
     camera = frame.camera
@@ -247,7 +241,7 @@ def picture_to_people(setting: Setting) -> Case:
         def result(made):
             return _sorted(made[0].cpu().numpy()), np.moveaxis(_numpy(made[1]), 0, -1)
 
-        return Implementation("", runner.infer(find, pictures), result, comparable=setting.dtype == "float32")
+        return Implementation("PyTorch", runner.infer(find, pictures), result, comparable=setting.dtype == "float32")
 
     ways = [
         ours("ours", "published"),
@@ -275,13 +269,12 @@ CASES: dict[str, Callable[[Setting], Case]] = {
     "train_code_predictor_compact": functools.partial(_training, "loco", variant="patch", trunk="compact"),
     "train_code_predictor": functools.partial(_training, "loco", variant="published"),
 }
-# The task's way, which `loco_jax.ops` may make fast, beside the plain network of `loco_jax.models`.
+# With --kernels: what `loco_jax.ops` chooses, beside the plain network of `loco_jax.models`.
 KERNELS: dict[str, Callable[[Setting], Case]] = {
     "encode": encode,
     "encode_patch": functools.partial(encode, kind="compact"),
     "decode_peaks": decode_peaks,
     "decode_peaks_patch": functools.partial(decode_peaks, kind="compact"),
-    "sum_entropy_patch": sum_entropy,
     "predict_code": predict_code,
     "predict_code_compact": functools.partial(predict_code, kind="compact"),
 }

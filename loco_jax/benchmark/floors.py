@@ -1,4 +1,4 @@
-"""The least work that a function has to do, counted from shapes: arithmetic operations, and bytes of its arrays."""
+"""Lower bounds of a function's work, counted from shapes: arithmetic operations and bytes of its arrays."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numpy as np
 def operations(function: Callable[..., Any], *args: Any) -> float:
     """Arithmetic operations of the convolutions and matrix products in `function(*args)`.
 
-    A multiplication with its addition counts as two. Padding counts as if it were multiplied; the zeros between the
-    cells of a transposed convolution do not count. `args` are arrays or their shapes; nothing is computed.
+    A multiplication with its addition counts as two. Multiplications by padding count. Those by the zeros between the
+    cells of a transposed convolution do not. `args` are arrays or their shapes; nothing is computed.
     """
     return _operations(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -37,7 +37,7 @@ def _operations(jaxpr: Any) -> float:
             total += 2 * math.prod(left[axis] for axis in contracted) * math.prod(step.outvars[0].aval.shape)
         inner = [_operations(x) for x in _inner(params)]
         if name == "cond" and inner:  # one of the branches runs
-            # A branch for one platform is another way to the same result: the default one counts.
+            # Branches for platforms compute the same result, and the default one counts.
             platforms = params.get("branches_platforms")
             total += inner[platforms.index(None)] if platforms and None in platforms else max(inner)
         else:

@@ -1,4 +1,4 @@
-"""What the measured functions work on: a scene of the crowd, pictures, networks and their weights."""
+"""Inputs of the measured functions: a scene of the crowd, pictures, networks and their weights."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
@@ -18,24 +18,23 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
-from loco_jax.weights import files as weights
 
 LEVEL, SIGMA = 2, 2.0
 MOST_PEOPLE = 60
-_GAIN = 5.0  # of the last layer, with which somebody alone has a peak of 0.5
+_GAIN = 5.0  # of the last layer; with it the peak of a single person is 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The size of what the functions work on, and what they are compared with."""
+    """The size and type of the inputs, and the kind of the other implementations."""
 
     scale: str = "full"  # or "demo"
     people: int = 20  # in the frame
     batch: int = 1  # pictures at once, for Code Predictors and training steps
     grid: float = 1.0  # rows, columns and bins of the volume, relative to the scale's
     dtype: str = "float32"  # of the networks' arithmetic, or "bfloat16"
-    weights: str = ""  # a run's folder or a file with a published VHA(2); "" for weights made by `passing_on`
-    plain: bool = False  # whether to compare with the plain network in place of other implementations
+    weights: str = ""  # a run's folder or a file with a published VHA(2); "" for the weights of `passing_on`
+    plain: bool = False  # whether the other implementation is the plain network in place of PyTorch
 
     @property
     def crowd(self) -> crowds.Crowd:
@@ -50,13 +49,13 @@ class Setting:
 
     @property
     def tolerance(self) -> float:
-        """How far a network's results may differ, relative to the greatest value."""
+        """The greatest difference between a network's results, relative to the greatest value."""
         return 1e-4 if self.dtype == "float32" else 0.05
 
 
 @functools.lru_cache
 def scene(scale: str) -> Frames:
-    """A frame of the crowd's test split with 60 people, without batch axis."""
+    """A frame of the crowd's test split with 60 people, without a batch axis."""
     crowd = Setting(scale).crowd
     number: dict[str, Any] = {"max_people": MOST_PEOPLE, "min_people": MOST_PEOPLE, "mean_people": float(MOST_PEOPLE)}
     crowd = dataclasses.replace(crowd, most_people=MOST_PEOPLE, **number)
@@ -67,9 +66,9 @@ def scene(scale: str) -> Frames:
 
 
 def frame(setting: Setting) -> Frames:
-    """The scene with the requested number of people: the ones with most joints in view.
+    """The scene with the requested number of people, those with most joints in view.
 
-    On a smaller grid the camera has fewer pixels, and the same is in view.
+    On a smaller grid the camera has fewer pixels and the same field of view.
     """
     whole, volume = scene(setting.scale), setting.volume
     scale = volume.image_size[1] / setting.crowd.volume.image_size[1]
@@ -85,14 +84,14 @@ def picture(setting: Setting) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def batch(setting: Setting, pictures: bool) -> Frames:
-    """The frame as often as the batch is large."""
+    """A batch of copies of the frame."""
     image: Any = picture(setting) if pictures else None
     one = frame(setting)._replace(image=image)
     return jax.tree.map(lambda x: np.stack([x] * setting.batch), one)
 
 
 def config_of(setting: Setting, task: str, **options: str) -> ConfigDict:
-    """The config of a task, "vha" or "loco", with options such as variant="patch", for a setting."""
+    """The config of a task, "vha" or "loco", in a setting; options are, for example, variant="patch"."""
     argument = ",".join(f"{name}={value}" for name, value in {**options, "scale": setting.scale}.items())
     config = {"vha": vha_config, "loco": loco_config}[task].get_config(LEVEL, argument)
     config.volume.image_size, config.volume.depth_bins = setting.volume.image_size, setting.volume.depth_bins
@@ -104,9 +103,9 @@ def config_of(setting: Setting, task: str, **options: str) -> ConfigDict:
 
 @functools.lru_cache(maxsize=2)
 def system(setting: Setting, kind: str) -> tuple[Any, Any]:
-    """The LoCO of a kind, "published" or "compact", and its parameters.
+    """The LoCO task of a kind, "published" or "compact", and its parameters.
 
-    Of the compact one, the autoencoder is a PatchVHA and has the released weights. Code Predictors have random ones.
+    The compact one has the released autoencoder, a PatchVHA. The Code Predictors have random weights.
     """
     options = {"variant": "patch", "trunk": "compact"} if kind == "compact" else {"variant": "published"}
     task: Any = experiment.create_task(config_of(setting, "loco", **options))
@@ -117,7 +116,7 @@ def system(setting: Setting, kind: str) -> tuple[Any, Any]:
 
 
 def _random(shapes: Any) -> Any:
-    """Parameters with which activations keep their scale, drawn without compiling an initialiser."""
+    """Random parameters that keep the scale of activations, drawn without compiling an initialiser."""
     rng = np.random.default_rng(0)
 
     def draw(path, x):
@@ -132,8 +131,8 @@ def _random(shapes: Any) -> Any:
 def passing_on(bins: int) -> Mapping[str, Any]:
     """Parameters of a published VHA(2) that encode the heads' heatmap and decode it for every joint type.
 
-    The time of decoding depends on how much of the volume is empty. With random weights nothing is; with these, as with
-    trained ones, a joint's heatmap is empty but for some voxels around each person. Each kernel is a blur.
+    The time of decoding depends on how much of the volume is empty. With random weights nothing is empty. With these,
+    as with trained weights, a heatmap is zero except around people. Each kernel is a blur.
     """
     rng = np.random.default_rng(0)
     network = vha.VHA(LEVEL, bins)
@@ -145,7 +144,7 @@ def passing_on(bins: int) -> Mapping[str, Any]:
         squares = sum(axis**2 for axis in np.ogrid[tuple(slice(-(n // 2), n // 2 + 1) for n in sizes)])
         sharpness = 1.0 if name in ("encoder_2d_0", "encoder_2d_1") else 4.0  # those two halve
         kernel = np.exp(-sharpness * squares)[..., None, None] * rng.uniform(0.7, 1.3, shape)
-        if "_2d_" in name:  # channels are bins: each sees those about as far away
+        if "_2d_" in name:  # channels are bins: each sees bins at about the same distance
             apart = (np.arange(fan_in)[:, None] + 0.5) / fan_in - (np.arange(fan_out) + 0.5) / fan_out
             kernel = kernel * np.exp(-sharpness * np.square(apart * max(fan_in, fan_out)))
         elif name == "encoder_3d_0":

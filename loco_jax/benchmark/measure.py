@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -25,14 +26,14 @@ _PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12, "TPU v5 lite
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """One way to do the work of a `Case`."""
+    """An implementation of the function of a `Case`."""
 
     name: str
     run: Callable[[], Any] | None = None  # does the work, waits until it is done, returns what it made
-    result: Callable[[Any], Any] = jax.device_get  # of that, NumPy arrays in a form that all implementations share
-    comparable: bool = True  # the result should be that of the first; another network's is not
+    result: Callable[[Any], Any] = jax.device_get  # turns that into NumPy arrays in a form that all share
+    comparable: bool = True  # whether the result should be that of the first one
     missing: str = ""  # why it cannot run here; "" if it can
-    device_bytes: Callable[[], int] | None = None  # memory as the compiler plans it, where the process does not see it
+    device_bytes: Callable[[], int] | None = None  # the memory that the compiler plans, where runs do not show it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +41,26 @@ class Case:
     """A function and its implementations, ours first."""
 
     implementations: Sequence[Implementation]
-    bytes: float  # inputs read and outputs written once: these at least move between memory and the processor
+    bytes: float  # of inputs and outputs, which move between memory and the processor at least once
     operations: float  # of the dense arithmetic; a multiplication with its addition counts as two
     tolerance: float = 1e-4  # how far results may differ, relative to the greatest value
-    frames: int = 1  # frames that a step handles
-    steps: int = 1  # how often a run does the work; times are a step's
+    frames: int = 1  # in a step
+    steps: int = 1  # in a run; times are a step's
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of an implementation."""
+    """The measurements of an implementation."""
 
     function: str
     implementation: str
-    seconds: tuple[float, ...] = ()  # a step, of each run in the order of the rounds
-    ratio: float | None = None  # its time divided by the first one's of the same round, the median; None for the first
+    seconds: tuple[float, ...] = ()  # of a step, for each run in the order of the rounds
+    ratio: float | None = None  # the median of its time divided by the first one's in the same round
     floor: float | None = None  # seconds that the machine needs at least, by its speed in the same rounds
     peak_bytes: int | None = None  # memory beyond what was in use before; None where it is not known
-    difference: float | None = None  # from the first one's result, relative to the greatest value; None if not compared
-    equal: bool | None = None  # whether that is within the tolerance
-    frames: int = 1  # frames that a step handles
+    difference: float | None = None  # from the first one's result, relative to the greatest value
+    equal: bool | None = None  # whether the difference is within the tolerance; None if results were not compared
+    frames: int = 1  # in a step
     note: str = ""  # why it is missing or what went wrong
 
     @property
@@ -78,7 +79,7 @@ def of_jax(name: str, function: Callable[..., Any], *args: Any, **options: Any) 
 
 
 def planned_bytes(compiled: Callable[[], jax.stages.Compiled]) -> Callable[[], int] | None:
-    """A function that returns the memory of a program's results and temporary arrays; None on CPUs: runs show it."""
+    """A function that returns the bytes of a program's results and temporary arrays; None on CPUs: runs show them."""
 
     def planned():
         memory = compiled().memory_analysis()
@@ -90,19 +91,19 @@ def planned_bytes(compiled: Callable[[], jax.stages.Compiled]) -> Callable[[], i
 def measure(
     name: str, case: Case, limits: Sequence[Implementation], repeats: int, most_seconds: float, peak: float = 0.0
 ) -> list[Row]:
-    """A row for each implementation of a case and for each of the machine's limits.
+    """Measures the implementations of a case and the machine's limits, and returns a row for each.
 
     After one run each to warm up, they run in turns (A B C A B C), so that other load on the machine affects all alike.
-    A slow one gets fewer rounds, within `most_seconds`. `peak` is the speed of arithmetic where it is known.
+    A slow one gets fewer rounds, within `most_seconds`. `peak` is the speed of arithmetic if the data sheet gives it.
     """
     gc.collect()
     ways, reference = [*case.implementations, *limits], None
-    notes: dict[str, str] = {}
+    notes = {way.name: way.missing for way in ways if way.missing}
     differences: dict[str, float] = {}
-    runs: dict[str, list[tuple[float, int | None]]] = {}
+    times: dict[str, list[float]] = {}
+    memory: dict[str, list[int]] = {}
     for way in ways:
         if way.missing:
-            notes[way.name] = way.missing
             continue
         try:
             made = _timed(way, trim=True)[0]
@@ -111,34 +112,36 @@ def measure(
                 if reference is not None:
                     differences[way.name] = difference(result, reference)
                 reference = result if reference is None else reference
-            runs[way.name] = []
-        except (RuntimeError, MemoryError, TypeError) as error:  # JAX or PyTorch has no memory left, say
+            times[way.name], memory[way.name] = [], []
+        except (RuntimeError, MemoryError, TypeError) as error:  # for example JAX or PyTorch has no memory left
             notes[way.name] = f"failed: {(str(error).splitlines() or [type(error).__name__])[0][:80]}"
     for turn in range(repeats):
-        for way in ways:
-            done = runs.get(way.name)
-            if done is not None and (not done or sum(s for s, _ in done) * (1 + 1 / len(done)) <= most_seconds):
-                done.append(_timed(way, trim=turn == 0)[1:])
-    times = {way: [seconds for seconds, _ in done] for way, done in runs.items()}
-    first = next((way.name for way in case.implementations if way.name in runs), "")
-    speeds = {way.name: speed(way.name, min(times[way.name])) for way in limits}
+        for way in (way for way in ways if way.name in times):
+            done = times[way.name]
+            if not done or sum(done) * (1 + 1 / len(done)) <= most_seconds:
+                _, seconds, used = _timed(way, trim=turn == 0)
+                done.append(seconds)
+                memory[way.name] += [] if used is None else [used]
+    first = next((way.name for way in case.implementations if way.name in times), "")
+    floor = None
+    if limits:
+        speeds = {way.name: speed(way.name, min(times[way.name])) for way in limits}
+        floor = max(case.bytes / max(speeds[COPY], speeds[READ]), case.operations / (peak or speeds[PRODUCT]))
 
     def row(way: Implementation) -> Row:
         if way.name in notes:
             return Row(name, way.name, note=notes[way.name])
-        floor, off, memory = None, differences.get(way.name), [used for _, used in runs[way.name] if used is not None]
-        if speeds and way in case.implementations:
-            floor = max(case.bytes / max(speeds[COPY], speeds[READ]), case.operations / (peak or speeds[PRODUCT]))
+        off = differences.get(way.name)
         return Row(
             name,
             way.name,
-            tuple(seconds / case.steps for seconds in times[way.name]),
-            ratio(times[way.name], times[first]) if first and way.name != first else None,
-            floor,
-            max(memory, default=None),
-            off,
-            None if off is None else bool(off <= case.tolerance),
-            case.frames,
+            seconds=tuple(seconds / case.steps for seconds in times[way.name]),
+            ratio=ratio(times[way.name], times[first]) if first and way.name != first else None,
+            floor=floor if way in case.implementations else None,
+            peak_bytes=max(memory[way.name], default=None),
+            difference=off,
+            equal=None if off is None else bool(off <= case.tolerance),
+            frames=case.frames,
         )
 
     return [row(way) for way in ways]
@@ -158,15 +161,15 @@ def difference(a: Any, b: Any) -> float:
 
 
 def ratio(times: Sequence[float], ours: Sequence[float]) -> float:
-    """Times divided by ours of the same rounds, the median."""
+    """The median of times divided by ours of the same rounds."""
     pairs = min(len(times), len(ours))
     return float(np.median(np.array(times[:pairs]) / np.array(ours[:pairs])))
 
 
 def _timed(way: Implementation, trim: bool) -> tuple[Any, float, int | None]:
-    """What a run made, its seconds, and bytes.
+    """The result of a run, its seconds, and its bytes.
 
-    With `trim`, freed memory that the process still holds goes back to the system first: its reuse would not be seen.
+    With `trim`, the process first returns freed memory to the system. Otherwise its reuse would not be counted.
     """
     assert way.run is not None
     if trim:
@@ -180,7 +183,7 @@ def _timed(way: Implementation, trim: bool) -> tuple[Any, float, int | None]:
 
 
 def _memory(field: str, reset: bool = False) -> int | None:
-    """A field of this process's status in bytes, on Linux; with `reset` the high-water mark starts anew."""
+    """A field of this process's status in bytes, on Linux; `reset` sets the high-water mark back first."""
     try:
         if reset:
             pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -192,12 +195,12 @@ def _memory(field: str, reset: bool = False) -> int | None:
 
 # ---- The machine
 
-_SIZE = 2048  # of the matrices
+_SIZE = 2048  # rows and columns of the matrices
 _COPIED = 2**28  # bytes, more than a cache holds
 
 
 def speed(limit: str, seconds: float) -> float:
-    """Bytes or operations a second of one of the limits."""
+    """Bytes or operations a second of a limit."""
     return {COPY: 2 * _COPIED, READ: _COPIED, PRODUCT: 2 * _SIZE**3}[limit] / seconds
 
 
@@ -208,18 +211,14 @@ def known_peak(dtype: str) -> float:
 
 
 def limits(dtype: str) -> list[Implementation]:
-    """A copy, a read and a matrix product, which tell what memory and arithmetic can do at the time."""
+    """A copy, a read and a matrix product, which show the present speed of memory and arithmetic."""
     data, matrix = jnp.ones(_COPIED // 4, jnp.float32), jnp.ones((_SIZE, _SIZE), dtype)
 
     def limit(name, function, x):
         compiled = jax.jit(function)
         return Implementation(name, lambda: jax.block_until_ready(compiled(x)), comparable=False)
 
-    return [
-        limit(COPY, lambda x: x + 1, data),
-        limit(READ, jnp.max, data),
-        limit(PRODUCT, lambda x: x @ x, matrix),
-    ]
+    return [limit(COPY, lambda x: x + 1, data), limit(READ, jnp.max, data), limit(PRODUCT, lambda x: x @ x, matrix)]
 
 
 def machine() -> dict[str, Any]:
@@ -230,9 +229,6 @@ def machine() -> dict[str, Any]:
         info = pathlib.Path("/proc/cpuinfo")
         found = re.search(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else None
         name = found[1] if found else platform.processor() or platform.machine()
-    try:
-        torch = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        torch = ""
+    torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"device": name, "platform": device.platform, "cores": cores, "jax": jax.__version__, "torch": torch}

@@ -22,7 +22,7 @@ RENDER_BATCH = 4
 
 
 def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 1) -> Case:
-    """A training step as `train` runs it, always on the same batch."""
+    """A training step as `train` runs it, on the same batch every time."""
     mesh = distributed.make_mesh(config.data.batch_size, config.mesh.rows)
     sharded, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
     frames = jax.device_put(inputs.batch(setting, config.data.pictures), sharded)
@@ -51,9 +51,8 @@ def training_step(name: str, setting: Setting, config: ConfigDict, steps: int = 
     return Case([way], *work, frames=config.data.batch_size, steps=steps)
 
 
-def pictures(name: str, setting: Setting, config: ConfigDict) -> Case:
-    """Batches of the crowd with pictures, as many as are made at once with `data.render_batch` on."""
-    del setting
+def pictures(name: str, _: Setting, config: ConfigDict) -> Case:
+    """As many batches of the crowd's pictures as `data.render_batch` makes at once."""
     mesh = distributed.make_mesh(config.data.batch_size, 1)
     stream = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
 
@@ -65,7 +64,7 @@ def pictures(name: str, setting: Setting, config: ConfigDict) -> Case:
 
 
 def code_to_people(name: str, setting: Setting, config: ConfigDict) -> Case:
-    """The true code of a frame to points, with the released weights."""
+    """From the true code of a frame to points, with the released weights."""
     task: Any = experiment.create_task(config)
     params, frame = inputs.system(setting, "compact")[1]["vha"], inputs.frame(setting)
     code = jax.jit(task.vha.encode)(params, frame)
@@ -82,7 +81,7 @@ Make = Callable[[str, Setting, ConfigDict], Case]
 _TWO = functools.partial(training_step, steps=2)  # so that work done every second step counts
 _PATCH, _PUBLISHED = {"variant": "patch"}, {"variant": "published"}
 _COMPACT = {"variant": "patch", "trunk": "compact"}
-# By name: the measurement, the config's task and options, and fields that are off by default with the value to try.
+# For each name the measurement, the config's task and options, and fields that are off by default with values to try.
 _STEPS: dict[str, tuple[Make, str, dict[str, str], dict[str, Any]]] = {
     "train_vha_patch": (_TWO, "vha", _PATCH, {}),
     "train_vha": (_TWO, "vha", _PUBLISHED, {"model.pad_channels": True}),
@@ -96,7 +95,7 @@ _STEPS: dict[str, tuple[Make, str, dict[str, str], dict[str, Any]]] = {
 
 
 def _make(name: str, setting: Setting) -> Case:
-    """The config as it is, then with each of its options."""
+    """Measures the config without and with each of its options."""
     make, task, options, fields = _STEPS[name]
     if task == "vha" and options is _PUBLISHED:
         setting = dataclasses.replace(setting, batch=1)  # more frames do not fit into every GPU

@@ -1,10 +1,7 @@
-"""What was measured, as Markdown, JSON and a figure."""
+"""Measurements as Markdown and as a figure."""
 
-import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib import lines, patches, ticker
 from matplotlib.figure import Figure
@@ -20,13 +17,13 @@ _WIDTHS = (28, 28, 8, 20, 4, 8, 6, 7, 8, 6)
 
 
 def head() -> str:
-    """The first two lines of a Markdown table whose next lines are `line`'s."""
+    """The first two lines of a Markdown table."""
     rule = [("-" * (width + 1)) + ("-" if i < 2 else ":") for i, width in enumerate(_WIDTHS)]
     return f"{_in_columns(HEADER)}\n|{'|'.join(rule)}|"
 
 
 def line(row: Row) -> str:
-    """A line of the table."""
+    """A line of the Markdown table."""
     if not row.seconds:
         return _in_columns((row.function, row.implementation, *[""] * (len(HEADER) - 3), row.note))
     share = row.floor / row.median if row.floor else 0.0
@@ -51,15 +48,13 @@ def _in_columns(cells: Sequence[str]) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time with a unit, and three digits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 1e-6:.3g} us"
+    """A time with three digits and a unit."""
+    unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("us", 1e-6)
+    return f"{value / size:.3g} {unit}"
 
 
 def limits(rows: Sequence[Row]) -> str:
-    """The machine's speeds over all cases, in words."""
+    """A sentence about the machine's speeds over all cases."""
     words = []
     for name in measure.LIMITS:
         speeds = [measure.speed(name, s) / 1e9 for row in rows if row.implementation == name for s in row.seconds]
@@ -68,14 +63,8 @@ def limits(rows: Sequence[Row]) -> str:
     return f"The machine's limits while this ran: {', '.join(words)}."
 
 
-def write_json(path: pathlib.Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Everything that was measured, with the times of all rounds."""
-    content = {**about, "rows": [dataclasses.asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
 def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
-    """Draws median times as bars on a logarithmic axis, with their spread and the machine's least time."""
+    """Draws median times as bars on a logarithmic axis, with their range and the machine's least time."""
     rows = [row for row in rows if row.seconds and row.implementation not in measure.LIMITS]
     figure = Figure(figsize=(9, 1.6 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()

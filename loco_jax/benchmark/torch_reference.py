@@ -280,16 +280,7 @@ class Runner:
         return run
 
 
-def peaks_by_pooling(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Indices `[N, 4]` of voxels above the threshold and not below any of their 26 neighbours.
-
-    The last three axes are the volume's, in any order; the order that memory has is several times as fast as others.
-    """
-    highest = F.max_pool3d(heatmaps[None], 3, stride=1, padding=1)[0]
-    return torch.nonzero((heatmaps >= highest) & (heatmaps > threshold))
-
-
-def peaks_of_few(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
+def find_peaks(heatmaps: torch.Tensor, threshold: float) -> torch.Tensor:
     """Indices of voxels above the threshold and above all neighbours; only those above the threshold are compared."""
     found = torch.nonzero(heatmaps > threshold)
     joint, *at = found.T

@@ -1,4 +1,4 @@
-"""What every data source gives: the people in a frame, or in a batch of frames, and the camera that saw them."""
+"""The people in a frame, or in a batch of frames, with their camera and picture: the output of every data source."""
 
 from typing import NamedTuple
 
@@ -15,4 +15,4 @@ class Frames(NamedTuple):
     present: Bool[Array, "*B P 14"]  # whether the joint exists, in the picture or not (see `Volume.in_view`)
     camera: Camera  # each intrinsic a float32 `[*B]`
     image: UInt8[Array, "*B height width 3"] | None = None
-    ground: Float32[Array, "*B 4"] | None = None  # up in camera axes, metres of the camera above the ground; if known
+    ground: Float32[Array, "*B 4"] | None = None  # up in camera axes, and the camera's height in metres; if known

@@ -27,8 +27,7 @@ def read_jta(
     max_people: int,
     *,
     seed: int = 0,
-    shuffle: bool = True,
-    repeat: bool = True,
+    training: bool = True,
     max_frames: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -38,9 +37,9 @@ def read_jta(
 ) -> "Batches":
     """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B.
 
-    With `repeat`, for training, it never ends. Every epoch has another order, and drops the frames that do not fill a
-    batch on every process. Without `repeat`, for evaluation, each frame comes exactly once. The last batches are
-    padded, and `is_real(frames)` tells frames from padding. All processes get the same number of batches.
+    For training it never ends. Every epoch has another order, and drops the frames that do not fill a batch on every
+    process. Otherwise each frame comes exactly once, by sequence and frame number. The last batches are padded, and
+    `is_real(frames)` tells frames from padding. All processes get the same number of batches.
 
     `get_state()` of the iterator is a dict that JSON can hold. After `set_state()`, an iterator with the same
     arguments, except perhaps `num_workers`, continues with exactly the same batches.
@@ -51,8 +50,7 @@ def read_jta(
       batch_size: B, of this process.
       max_people: P; a frame with more is an error.
       seed: of the shuffling, 0 to 2^32 - 1.
-      shuffle: without it, frames come by sequence and frame number.
-      repeat: without it, there is one pass.
+      training: see above.
       max_frames: take only this many frames, evenly spread over the split.
       process_index, process_count: select this process's part of each epoch. The parts are disjoint; concatenated over
         the processes, batches are those that a single process would get.
@@ -62,28 +60,21 @@ def read_jta(
 
     Raises:
       FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, too few frames for a batch, or impossible arguments. Also, at once or while iterating,
-        for a damaged picture or more than `max_people` people, with sequence and frame.
+      ValueError: no such split, or too few frames for a batch. Also, at once or while iterating, for a damaged picture
+        or more than `max_people` people, with sequence and frame.
     """
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index} is not one of 0 to process_count - 1 = {process_count - 1}")
-    for name, value, least in (("batch_size", batch_size, 1), ("max_people", max_people, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
-    if augment and not pictures:
-        raise ValueError("augment=True needs pictures=True: it changes pictures")
     records = jta.load(data_dir, split, pictures)
     count = len(records) if max_frames is None else min(max_frames, len(records))
     global_batch = batch_size * process_count
-    if repeat and count < global_batch:
+    if training and count < global_batch:
         raise ValueError(
             f"split {split!r} has {count} frames, too few for batch_size={batch_size} on each of "
             f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
         )
     padded_length = -(-count // global_batch) * global_batch
-    source = _JtaFrames(records, count, max_people, count if repeat else padded_length, pictures)
+    source = _JtaFrames(records, count, max_people, count if training else padded_length, pictures)
     dataset = grain.MapDataset.source(source).seed(seed)
-    if shuffle:
+    if training:
         dataset = dataset.shuffle()
     if augment:
         dataset = dataset.random_map(augmentation.augment)
@@ -91,13 +82,13 @@ def read_jta(
     # All processes get the same number of batches, so that none is an epoch ahead of another. They take turns, so that
     # together they have the batches of a single process.
     dataset = dataset[process_index : len(dataset) - len(dataset) % process_count : process_count]
-    if repeat:
+    if training:
         dataset = dataset.repeat()  # with another seed for each epoch
     picture = decode(records[0]).nbytes if pictures else 0
     return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
 
 
-class Batches:
+class Batches(Iterator[Frames]):
     """Iterates over a Grain data set, in this process or in workers.
 
     Its position is the number of batches so far, because Grain's own position depends on the number of workers.
@@ -107,9 +98,6 @@ class Batches:
         self._dataset, self._options, self._num_workers = dataset, options, num_workers
         self._done = 0
         self._iterator: Iterator[Frames] | None = None
-
-    def __iter__(self) -> "Batches":
-        return self
 
     def __next__(self) -> Frames:
         if self._iterator is None:
@@ -135,17 +123,12 @@ class Batches:
         done = state.get("batches")
         if type(done) is not int or done < 0:
             raise ValueError(
-                f"{state} is no position in the data: its checkpoint was written by another version of this program; "
-                "go on with that version, or start anew in another --workdir"
+                f"{state} is not a position in the data: another version of this program wrote the checkpoint; "
+                "continue with that version, or start again in another --workdir"
             )
-        self.close()
-        self._done = done
-
-    def close(self) -> None:
-        """Stops threads and workers; the next batch starts them again."""
         if self._iterator is not None:
-            self._iterator.close()  # type: ignore[attr-defined]
-        self._iterator = None
+            self._iterator.close()  # type: ignore[attr-defined]  # stops its threads and workers
+        self._iterator, self._done = None, done
 
 
 def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOptions:
@@ -164,8 +147,8 @@ def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOpti
 def is_real(frames: Frames) -> Any:
     """Which frames of a batch are real, bool `[B]`; the others fill the last batch of an evaluation.
 
-    Padding has no people. Its camera is that of the last frame with negated focal lengths: that is impossible, but
-    everything computed from it is finite.
+    Padding has no people. Its camera is the last frame's with negative focal lengths. No real camera has those, and all
+    that is computed from them is finite.
     """
     return frames.camera.fx > 0
 
@@ -190,9 +173,6 @@ class _JtaFrames:
             return frames
         camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
         return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
-
-    def __repr__(self) -> str:  # a name in Grain's messages
-        return f"JTA({self._length} frames)"
 
 
 def _to_frames(example: dict[str, Any], max_people: int) -> Frames:

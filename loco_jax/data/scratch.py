@@ -21,8 +21,9 @@ def folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
     """
     with contextlib.ExitStack() as stack:
         with _alone(parent) as can_lock:
-            if can_lock:
-                _remove_stale(parent, prefix)
+            for path in parent.glob(f"{prefix}*") if can_lock else ():
+                if path.is_dir() and not path.is_symlink() and not _is_in_use(path):
+                    shutil.rmtree(path, ignore_errors=True)
             new = tempfile.TemporaryDirectory(dir=parent, prefix=prefix, ignore_cleanup_errors=True)
             path = pathlib.Path(stack.enter_context(new))
             if can_lock:
@@ -41,17 +42,11 @@ def _alone(parent: pathlib.Path) -> Iterator[bool]:
         os.close(number)  # and so the lock
 
 
-def _remove_stale(parent: pathlib.Path, prefix: str) -> None:
-    for path in parent.iterdir():
-        if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink() and not _is_in_use(path):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _is_in_use(path: pathlib.Path) -> bool:
     try:
         with open(path / _LOCK_FILE, "r+") as file:
             return not disk.lock(file)
-    except FileNotFoundError:  # killed before it had a lock, or made by an older version
+    except FileNotFoundError:  # killed before it had a lock
         return False
     except OSError:
         return True

@@ -69,7 +69,7 @@ def _compile_crowd(
     return jax.jit(make, out_shardings=sharding).lower(index).compile(), like
 
 
-class CrowdStream:
+class CrowdStream(Iterator[Frames]):
     """Endless batches of one of the crowd's splits, in order, starting at scene `first`.
 
     With pictures, `render_batch` batches are made at once. This changes batches by rounding only, and the position
@@ -96,14 +96,6 @@ class CrowdStream:
         """Shapes, types and shardings of a batch."""
         return self._like
 
-    @property
-    def temporary_bytes(self) -> int:
-        """Memory that making batches takes in addition to them, on each device."""
-        return self._make.memory_analysis().temp_size_in_bytes
-
-    def __iter__(self) -> "CrowdStream":
-        return self
-
     def __next__(self) -> Frames:
         group, turn = divmod(self._batches, self._together)
         if group != self._group:
@@ -120,11 +112,12 @@ class CrowdStream:
         self._batches = state["batches"]
 
 
-class JtaStream:
+class JtaStream(Iterator[Frames]):
     """Endless batches of a prepared JTA, shuffled. Each process reads its share of them."""
 
     def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
+        self.get_state, self.set_state = reader.get_state, reader.set_state
         _, n = distributed.share(sharding.mesh)  # type: ignore[arg-type]
         struct = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
         self._like = jax.tree.map(lambda x: struct((n * x.shape[0], *x.shape[1:]), x.dtype), reader.first())
@@ -133,39 +126,19 @@ class JtaStream:
         """Shapes, types and shardings of a batch."""
         return self._like
 
-    def __iter__(self) -> "JtaStream":
-        return self
-
     def __next__(self) -> Frames:
         return distributed.put(next(self._reader), self._sharding)
-
-    def get_state(self) -> dict[str, Any]:
-        return self._reader.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._reader.set_state(state)
 
 
 def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream | JtaStream:
     """The stream that `config.data` names. Raises FileNotFoundError without data."""
-    c, render_batch = config.data, config.data.get("render_batch", 1)
-    if config.data.source == "crowd":
+    c = config.data
+    if c.source == "crowd":
         # Each seed begins a million scenes after the one before.
         crowd, first = training_crowd(config), config.seed * 2**20
-        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, render_batch)
-    _check_jta_camera(config, c.train_split)
-    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
-    reader = pipeline.read_jta(
-        c.dir,
-        c.train_split,
-        c.batch_size // parts,
-        c.max_people,
-        seed=config.seed,
-        process_index=part,
-        process_count=parts,
-        **_reading(config, augment=c.augment),
-    )
-    return JtaStream(reader, sharding)
+        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, c.get("render_batch", 1))
+    options = {"seed": config.seed, "augment": c.pictures and c.augment}
+    return JtaStream(_read_jta(config, c.train_split, c.batch_size, sharding, **options), sharding)
 
 
 def evaluation_batches(
@@ -176,28 +149,36 @@ def evaluation_batches(
     There are fewer if JTA's split has fewer. Yields batches and, for this process's share of a batch, which frames
     count (bool): the last batch may have more than needed.
     """
-    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
-    mine = batch_size // parts
     if config.data.source == "crowd":
+        part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
+        mine = part * (batch_size // parts) + np.arange(batch_size // parts)
         stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
         for start in range(0, num_frames, batch_size):
-            yield next(stream), start + part * mine + np.arange(mine) < num_frames
+            yield next(stream), start + mine < num_frames
         return
-    _check_jta_camera(config, split)
-    c = config.data
-    for frames in pipeline.read_jta(
-        c.dir,
-        split,
-        mine,
-        c.max_people,
-        process_index=part,
-        process_count=parts,
-        shuffle=False,
-        repeat=False,
-        max_frames=num_frames,
-        **_reading(config),
-    ):
+    for frames in _read_jta(config, split, batch_size, sharding, training=False, max_frames=num_frames):
         yield distributed.put(frames, sharding), pipeline.is_real(frames)
+
+
+def _read_jta(
+    config: ConfigDict, split: str, batch_size: int, sharding: NamedSharding, **options: Any
+) -> pipeline.Batches:
+    """This process's share of a prepared JTA's batches. `options` are those of `pipeline.read_jta`.
+
+    Raises ValueError if camera or pictures do not fit the config, FileNotFoundError without data.
+    """
+    c, volume, record = config.data, volume_of(config), _first_record(config, split)
+    check_camera(_jta_camera(record), volume, c.dir)
+    size = pipeline.decode(record).shape[:2] if c.pictures else volume.image_size
+    if size != volume.image_size:
+        raise ValueError(
+            f"{c.dir}: its pictures have {size[0]} x {size[1]} pixels (height x width), but config.volume.image_size="
+            f"{volume.image_size}; set that field, or prepare pictures of that size with --picture_height"
+        )
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
+    options |= {"process_index": part, "process_count": parts, "pictures": c.pictures}
+    workers = c.workers if c.pictures else 0  # they decode pictures
+    return pipeline.read_jta(c.dir, split, batch_size // parts, c.max_people, num_workers=workers, **options)
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:
@@ -229,8 +210,8 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
         return dataclasses.replace(crowd, **people)
     except ValueError as error:
         raise ValueError(
-            f"config.data.crowd={c.to_dict()}: {error}; here they are {crowd.min_people}, {crowd.mean_people:g} and "
-            f"{crowd.most_people} where it says 0"
+            f"config.data.crowd={c.to_dict()}: {error}; 0 stands for the scale's numbers, which are "
+            f"{crowd.min_people}, {crowd.mean_people:g} and {crowd.most_people}"
         ) from error
 
 
@@ -256,18 +237,6 @@ def volume_of(config: ConfigDict) -> Volume:
     return Volume(tuple(v.image_size), v.stride, v.depth_bins, v.max_distance)
 
 
-def _check_jta_camera(config: ConfigDict, split: str) -> None:
-    """Raises ValueError if the prepared JTA has pictures of another size than the config."""
-    volume, record = volume_of(config), _first_record(config, split)
-    check_camera(_jta_camera(record), volume, config.data.dir)
-    size = pipeline.decode(record).shape[:2] if config.data.pictures else volume.image_size
-    if size != volume.image_size:
-        raise ValueError(
-            f"{config.data.dir}: its pictures are {size[0]} x {size[1]} pixels high and wide, not "
-            f"config.volume.image_size={volume.image_size}: set that, or prepare with --picture_height"
-        )
-
-
 def _first_record(config: ConfigDict, split: str) -> dict[str, Any]:
     return jta.load(config.data.dir, split, config.data.pictures)[0]
 
@@ -276,19 +245,12 @@ def _jta_camera(record: dict[str, Any]) -> Camera:
     return Camera(*(float(record["camera"][field]) for field in Camera._fields))
 
 
-def _reading(config: ConfigDict, augment: bool = False) -> dict[str, Any]:
-    """Options of the pipeline. Pictures are only read if the task needs them."""
-    if not config.data.pictures:
-        return {}
-    return {"pictures": True, "augment": augment, "num_workers": config.data.workers}
-
-
 def check_camera(camera: Camera, volume: Volume, whose: str) -> None:
     """Raises ValueError if the camera does not look at about the middle of the volume's pictures."""
     height, width = volume.image_size
     if not (0.25 < camera.cx / width < 0.75 and 0.25 < camera.cy / height < 0.75):
         raise ValueError(
-            f"{whose}: its camera looks at pixel ({camera.cx:g}, {camera.cy:g}), far from the middle of "
-            f"config.volume.image_size={volume.image_size}. Pictures and volume have other sizes: choose the scale "
-            "(full or demo) that the data was made for, or set config.volume.image_size"
+            f"{whose}: its camera looks at pixel ({camera.cx:g}, {camera.cy:g}), far from the middle of pictures of "
+            f"config.volume.image_size={volume.image_size}. So its pictures have another size: choose the scale (full "
+            "or demo) that they were made for, or set config.volume.image_size"
         )

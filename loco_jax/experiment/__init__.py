@@ -1,6 +1,6 @@
-"""What a config means: `check` says what is wrong with it, `create_task` makes its task.
+"""From configs to tasks: `check` reports errors in a config, `create_task` makes its task.
 
-Configs come from `configs/`, and with weights that were trained before: `load` makes a whole LoCO of such weights,
+Configs come from `configs/`, and with weights that were trained before. `load` makes a whole LoCO of such weights;
 `check_weights` and `with_parts_of` compare them with a task.
 """
 
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import ops
+from loco_jax import ops, weights
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.experiment import checks
@@ -33,8 +33,7 @@ from loco_jax.tasks.loco import PICTURE, LocoTask
 from loco_jax.tasks.refiner import RefinerTask, find
 from loco_jax.tasks.trunk import TrunkTask
 from loco_jax.tasks.vha import VhaTask
-from loco_jax.weights import files as weights
-from loco_jax.weights.files import WeightsError
+from loco_jax.weights import WeightsError
 
 _SCENES_AT_ONCE = 4  # in which a predictor looks for people
 # Fields of the config, beside those of `people`, that weights may set, and the task's attributes.
@@ -59,8 +58,8 @@ def create_task(config: ConfigDict) -> Task:
     c, level = config.predictor, config.model.level
     published = code_predictor.CodePredictor(level, volume.depth_bins, dtype=autoencoder.network.dtype)
     return LocoTask(
-        autoencoder,
-        _compact(config, volume) if c.trunk == "compact" else published,
+        vha=autoencoder,
+        network=_compact(config, volume) if c.trunk == "compact" else published,
         code_weight=c.code_weight,
         heatmap_weight=c.heatmap_weight,
         vha_weights=config.vha,
@@ -106,7 +105,7 @@ def _rules(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stated_by(whose: Any) -> Iterator[None]:
-    """Turns errors of a config that came with weights into WeightsError, which names `whose`."""
+    """Turns errors of a config that came with weights into WeightsError, which names the weights, `whose`."""
     try:
         yield
     except WeightsError:
@@ -166,7 +165,7 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
 
 
 def check_sources(config: ConfigDict, task: Task) -> None:
-    """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
+    """Raises WeightsError, naming the config's field, if a new run cannot start from a file that it names.
 
     With `config.init`, all networks' parameters that training needs come from there.
     """
@@ -190,7 +189,7 @@ def check_sources(config: ConfigDict, task: Task) -> None:
 def check_weights(task: Task, source: str, field: str) -> None:
     """Raises WeightsError, naming the field, if a run or file was trained for another volume or other heatmaps.
 
-    Shapes do not tell: a network fits any volume. What a file does not say is not checked.
+    Shapes alone do not show this, because a network fits any volume. A file without a config is not checked.
     """
     ours = task.vha if isinstance(task, LocoTask) else task
     if not isinstance(ours, VhaTask):
@@ -218,7 +217,7 @@ def check_weights(task: Task, source: str, field: str) -> None:
 
 
 def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
-    """The task with what else the weights `source` bring, if it is a LoCO: a refiner, and rules that suit them.
+    """The task with the refiner and the rules that come with the weights `source`, if it is a LoCO.
 
     The fields of the config that are `given`, by their dotted names, keep the task's own values.
     """
@@ -239,7 +238,7 @@ def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
 def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     """People as `config.spoil.predictor` finds them in training scenes, see `tasks.refiner.find`.
 
-    It looks at no more scenes than it is to find people. The crowd's scenes are not those that it was trained on.
+    It looks at no more scenes than the number of people to find. The crowd's scenes are not those of its training.
     """
     source, number = config.spoil.predictor, config.spoil.found
     with pretrained.naming("spoil.predictor", source):

@@ -1,4 +1,4 @@
-"""What annotations call an array: `Float[Array, "B J 3"]`, of JAX or of NumPy."""
+"""The array type of annotations such as `Float[Array, "B J 3"]`: an array of JAX or of NumPy."""
 
 import jax
 import numpy as np

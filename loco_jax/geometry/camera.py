@@ -43,9 +43,9 @@ def project(camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "...
 def back_project(
     camera: Camera, uv: Num[Array, "... 2"], distance: Num[Array, "..."] | float
 ) -> Float[jax.Array, "... 3"]:
-    """Points in metres that are seen at pixels `uv`, at a distance in metres from the camera's centre.
+    """Points in metres at pixels `uv` and at a distance in metres from the camera's centre.
 
-    The distance is Euclidean, along the ray, not z (method section 2).
+    The distance is measured along the ray; it is not z (method section 2).
     """
     x = (uv[..., 0] - camera.cx) / camera.fx
     y = (uv[..., 1] - camera.cy) / camera.fy

@@ -25,22 +25,19 @@ def _other_side(name: str) -> str:
 # For each joint, its counterpart on the other side of the body.
 MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)
 
-# Right and left joint of the pairs that show how wide a person is, and in which direction it faces.
+# The right and left joints of pairs that determine a person's widths and the direction that it faces.
 PAIRS = {
     name: (JOINTS.index(f"right_{name[:-1]}"), JOINTS.index(f"left_{name[:-1]}"))
     for name in ("shoulders", "hips", "wrists", "ankles")
 }
 
 
-def _limbs(*names: tuple[str, str]) -> tuple[tuple[int, int], ...]:
-    return tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in names)
-
-
-# Pairs of indices into JOINTS, for drawing.
-LIMBS = _limbs(
+_LIMBS = (
     ("head_top", "neck"),
     ("neck", "right_shoulder"), ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"),
     ("neck", "left_shoulder"), ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist"),
     ("neck", "right_hip"), ("right_hip", "right_knee"), ("right_knee", "right_ankle"),
     ("neck", "left_hip"), ("left_hip", "left_knee"), ("left_knee", "left_ankle"),
 )  # fmt: skip
+# Pairs of indices into JOINTS, for drawing.
+LIMBS = tuple((JOINTS.index(a), JOINTS.index(b)) for a, b in _LIMBS)

@@ -1,6 +1,6 @@
 """The voxel grid in front of the camera: rows and columns of the picture, bins of distance.
 
-A voxel is (row, column, bin). Its coordinates are continuous here; callers round them if they need to.
+A voxel is (row, column, bin). Its coordinates are continuous; callers round them if they need to.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Volume:
         return cameras.back_project(camera, uv, voxels[..., 2] * self.bin_size)
 
     def in_view(self, camera: Camera, xyz: Float[Array, "... 3"]) -> Bool[jax.Array, "..."]:
-        """Whether points are targets: in the picture, including its border, and not beyond `max_distance`."""
+        """Whether points are targets: in the picture or on its border, and at most `max_distance` away."""
         uv = cameras.project(camera, xyz)
         height, width = self.image_size
         u, v = uv[..., 0], uv[..., 1]

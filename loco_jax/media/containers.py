@@ -1,10 +1,9 @@
 """Opening video files, and finding the real video among their streams."""
 
 import contextlib
-import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -47,53 +46,29 @@ def tagged_end(stream: av.VideoStream) -> float | None:
 
 @contextlib.contextmanager
 def open_video(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a file and selects its video: no cover or preview, most frames, then most pixels. Raises VideoError."""
+    """Opens a file and selects its video: no cover or preview, most frames, then most pixels. Raises VideoError.
+
+    A stream whose header does not tell the number of frames counts as the longest.
+    """
     with _open_container(path) as container:
         attached = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & attached]
         if not streams:
             raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
-        if len(streams) > 1:
-            counts = _count_frames(path, streams)
-            least = _AS_MANY * max(counts.values())
-            streams = [stream for stream in streams if counts[stream.index] >= least]
-        stream = max(streams, key=_pixels)
+        counts = [_frames_told(stream) for stream in streams]
+        least = _AS_MANY * max(counts)
+        streams = [stream for stream, count in zip(streams, counts) if count >= least or not count]
+        # PyAV knows no width of an unknown codec.
+        stream = max(streams, key=lambda stream: stream.width * stream.height if stream.codec_context else 0)
         if stream.codec_context is None:
-            raise VideoError(
-                f"{path}: its pictures are compressed in a way that is not known; convert it to H.264, or get it again"
-            )
+            raise VideoError(f"{path}: its codec is not known; convert it to H.264, or get it again")
         yield container, stream
-
-
-def _pixels(stream: av.VideoStream) -> int:
-    """Of a frame; 0 for an unknown codec, for which PyAV knows no width."""
-    return 0 if stream.codec_context is None else stream.width * stream.height
-
-
-def _count_frames(path: os.PathLike | str, streams: Sequence[av.VideoStream]) -> dict[int, float]:
-    """About how many frames there are, by the stream's index: from headers, or else by reading all of the file."""
-    told = {stream.index: _frames_told(stream) for stream in streams}
-    unknown = tuple(index for index, count in told.items() if not count)
-    if unknown:
-        status = os.stat(path)
-        told.update(zip(unknown, _demuxed(os.path.abspath(path), unknown, status.st_size, status.st_mtime_ns)))
-    return told
 
 
 def _frames_told(stream: av.VideoStream) -> float:
     """How many frames the header promises; 0 if it does not say."""
     seconds = tagged_end(stream) or float((stream.duration or 0) * (stream.time_base or 0))
     return float(stream.frames or seconds * rate(stream))
-
-
-@functools.lru_cache(maxsize=64)  # a file is opened several times, and may be large
-def _demuxed(path: str, indices: tuple[int, ...], *_: int) -> list[int]:
-    """How many frames these streams have; the other arguments are there to notice that the file has changed."""
-    counts = dict.fromkeys(indices, 0)
-    with _open_container(path) as container, contextlib.suppress(av.FFmpegError, OSError):  # damage is reported later
-        for packet in container.demux([container.streams[index] for index in indices]):
-            counts[packet.stream.index] += packet.size > 0
-    return list(counts.values())
 
 
 def _open_container(path: os.PathLike | str) -> av.container.InputContainer:
@@ -107,5 +82,5 @@ def _open_container(path: os.PathLike | str) -> av.container.InputContainer:
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(
-            f"{path}: cannot be opened as a video ({reason}); it is damaged, none, or one of other files"
+            f"{path}: cannot be opened as a video ({reason}); it is damaged, is no video, or only refers to other files"
         ) from error

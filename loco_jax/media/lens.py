@@ -19,7 +19,7 @@ class Focal(NamedTuple):
 
 
 def focal_of(picture: Image.Image, size: tuple[int, int]) -> Focal | None:
-    """Focal lengths of a picture as it is stored, with this width and height. None if EXIF has none, or nonsense."""
+    """Focal lengths of a picture as it is stored, with this width and height. None if EXIF has no usable one."""
     try:
         exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
         film = _focal_of_film(exif, size)
@@ -66,7 +66,7 @@ def _focal_of_sensor(exif: dict, size: tuple[int, int]) -> Focal | None:
 
 
 def _resized(exif: dict, size: tuple[int, int]) -> tuple[float, bool] | None:
-    """By which factor the picture was resized since it was taken, and whether it was turned on its side.
+    """The factor by which the picture was resized since it was taken, and whether it was turned on its side.
 
     None if it has another shape: it was cropped, and the size of the crop is not known.
     """

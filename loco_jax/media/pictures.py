@@ -1,4 +1,4 @@
-"""Pictures of any kind, read as arrays."""
+"""Reads pictures of any kind as arrays."""
 
 import contextlib
 import functools
@@ -78,13 +78,12 @@ def read(path: os.PathLike | str) -> Picture:
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
-        remedy = "make it smaller, or save it as a JPEG"
-        raise PictureError(f"{path}: has too many pixels, or claims so ({error}); {remedy}") from error
+        problem = f"has too many pixels, or a damaged header ({error})"
+        raise PictureError(f"{path}: {problem}; make it smaller, or save it as a JPEG") from error
     except Image.UnidentifiedImageError as error:
         if pillow_heif.is_supported(path):
             raise PictureError(f"{path}: begins as HEIC and cannot be read; it is damaged or cut off") from error
-        hint = "convert it to JPEG or PNG" if path.suffix.lower() in FOREIGN else "JPEG or PNG will do"
-        raise PictureError(f"{path}: is not a picture that can be read; {hint}") from error
+        raise PictureError(f"{path}: is not a picture of a known kind; convert it to JPEG or PNG") from error
     except Exception as error:  # decoders can raise nearly anything for damaged files
         if isinstance(error, OSError) and error.errno:
             raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
@@ -156,7 +155,7 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
         if pathlib.Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and not _is_ours(name, names)
     ]
     if not found:
-        raise PictureError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)}); videos are named one by one")
+        raise PictureError(f"{folder}: has no pictures ({', '.join(SUFFIXES)}); name videos one by one")
     return found
 
 
@@ -171,7 +170,7 @@ def check_scans(path: pathlib.Path, picture: Image.Image) -> None:
     if _is_jpeg(picture):
         scans = path.read_bytes().count(b"\xff\xda")  # may be too many: data after the picture counts too
         if scans * picture.width * picture.height > _MOST_DECODED:
-            raise PictureError(f"{path}: has {scans:,} scans, which would take too long; save it again as another file")
+            raise PictureError(f"{path}: has {scans:,} scans, which take too long to decode; save it again")
 
 
 def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
@@ -236,13 +235,10 @@ def _is_deep_grey(picture: Image.Image) -> bool:
 
 
 def _packed(picture: ImageFile.ImageFile) -> bool:
-    """Whether it has colours of 16 bits, of which Pillow reads only the high bytes."""
-    return any(_packing(tile[3]).startswith("RGB") and ";16" in _packing(tile[3]) for tile in picture.tile)
-
-
-def _packing(arguments: object) -> str:
-    """The order of bytes in the file, such as RGB;16B, from a decoder's arguments."""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    """Whether a picture has colours of 16 bits, of which Pillow reads only the high bytes."""
+    # The order of bytes in the file, such as RGB;16B, is the decoder's first or only argument.
+    orders = (str(args[0] if isinstance(args, tuple) and args else args) for *_, args in picture.tile)
+    return any(order.startswith("RGB") and ";16" in order for order in orders)
 
 
 def _use_low_bytes(path: pathlib.Path, picture: ImageFile.ImageFile, notes: list[str]) -> None:

@@ -30,7 +30,7 @@ class DamageWarning(UserWarning):
 
 
 class Info(NamedTuple):
-    """What a video's header says."""
+    """The facts in a video's header."""
 
     height: int  # in pixels, before turning
     width: int
@@ -43,7 +43,7 @@ def info(path: os.PathLike | str) -> Info:
     """The facts in a video's header. Raises VideoError if the file is no video."""
     with open_video(path) as (container, stream):
         fps = rate(stream)
-        seconds = Fraction(container.duration or 0, av.time_base)  # that of the sound, if it is longer
+        seconds = Fraction(container.duration or 0, av.time_base)  # the sound's, if it is longer
         frames = stream.frames or round(seconds * fps)
         aspect = float(stream.sample_aspect_ratio or 1)
         return Info(stream.height, stream.width, float(fps), int(frames), aspect)
@@ -88,7 +88,7 @@ def read(path: os.PathLike | str) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 
 def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a picture, turned and mirrored as the header says. Raises VideoError."""
     try:
-        rgb = frame.reformat(format="rgb24", **(_conversion(frame) if _is_yuv(frame.format) else {}))
+        rgb = frame.reformat(format="rgb24", **_conversion(frame))
         turned, right, down = _display(frame)
         image = rgb.to_ndarray()
         return np.ascontiguousarray((image.swapaxes(0, 1) if turned else image)[::down, ::right])
@@ -96,13 +96,12 @@ def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> UInt8
         raise VideoError(f"{path}: frame {number} (counted from 0) cannot be shown ({error})") from error
 
 
-def _is_yuv(pixels: av.VideoFormat) -> bool:
-    return not pixels.is_rgb and len(pixels.components) >= 3 and not pixels.name.startswith("xyz")
-
-
 def _conversion(frame: av.VideoFrame) -> dict[str, int]:
     """How to turn a frame's colours into RGB. PyAV up to 16 ignores this unless something differs."""
-    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    pixels = frame.format
+    if pixels.is_rgb or len(pixels.components) < 3 or pixels.name.startswith("xyz"):  # not YUV
+        return {}
+    full = frame.color_range == _FULL or pixels.name.startswith("yuvj")
     return {
         "src_colorspace": _MATRICES.get(frame.colorspace, _BT601),
         "dst_colorspace": _BT601,
@@ -127,12 +126,13 @@ def _display(frame: av.VideoFrame) -> tuple[bool, int, int]:
 
 
 def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int, av.VideoFrame]]:
-    """As `read`, but decoded frames without conversion to RGB, for callers that need only some of them.
+    """The decoded frames of a video by number, without conversion to RGB, for callers that need only some of them.
 
     DamageWarning reports the first damaged frame when it comes, and their number at the end. With `strict`, any damage
     that the decoder notices is a VideoError.
     """
-    count, damaged, times = 0, 0, _Times()
+    count, damaged = 0, 0
+    end, last, longest = 0.0, None, 0.0  # seconds: where the frames so far end, the last one, and the longest step
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO" if stream.codec_context.name in containers.THREADED else "SLICE"
         stream.codec_context.options = containers.DECODER | ({"err_detect": "explode"} if strict else {})
@@ -147,7 +147,10 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
                         warnings.warn(f"{path}: frame {count} (counted from 0) is damaged", DamageWarning, stacklevel=2)
                 yield count, frame
                 count += 1
-                times.add(frame)
+                if frame.time is not None:
+                    longest = longest if last is None else max(longest, frame.time - last)
+                    last = frame.time
+                    end = max(end, last + float((frame.duration or 0) * (frame.time_base or 0)))
         except (av.FFmpegError, OSError) as error:
             reason = error if stream.width else f"it has no size, or more than {containers.MOST_PIXELS:,} pixels"
             raise VideoError(f"{path}: cannot be decoded at frame {count} (counted from 0): {reason}") from error
@@ -155,31 +158,9 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
         warnings.warn(f"{path}: {damaged} of {count} frames are damaged", DamageWarning, stacklevel=2)
     if count == 0:
         raise VideoError(f"{path}: has no frame that can be decoded; get the file again")
-    if times.end < (promised or 0.0) - times.tolerance:
-        raise VideoError(
-            f"{path}: ends after frame {count - 1} (counted from 0), at {times.end:.2f} of {promised:.2f} s; it is cut "
-            "off or damaged"
-        )
-
-
-class _Times:
-    """Where the frames so far end, in seconds, and how long the longest was."""
-
-    def __init__(self):
-        self.end, self._last, self._longest = 0.0, None, 0.0
-
-    @property
-    def tolerance(self) -> float:
-        """Seconds by which a header may be wrong: a few frames."""
-        return max(0.1, 2.5 * self._longest)
-
-    def add(self, frame: av.VideoFrame) -> None:
-        if frame.time is None:
-            return
-        if self._last is not None:
-            self._longest = max(self._longest, frame.time - self._last)
-        self._last = frame.time
-        self.end = max(self.end, frame.time + float((frame.duration or 0) * (frame.time_base or 0)))
+    if end < (promised or 0.0) - max(0.1, 2.5 * longest):  # headers may be wrong by a few frames
+        where = f"ends after frame {count - 1} (counted from 0), at {end:.2f} of {promised:.2f} s"
+        raise VideoError(f"{path}: {where}; it is cut off or damaged")
 
 
 def _promised(stream: av.VideoStream) -> float | None:
@@ -228,7 +209,7 @@ class Writer:
         context = self._stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        # Without B-frames, the file's duration is right for any times of frames.
+        # Without B-frames, the file's duration is right whatever the times of its frames.
         self._stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
 
     def __enter__(self) -> "Writer":

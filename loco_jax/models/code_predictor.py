@@ -12,16 +12,16 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.models import inception
 from loco_jax.models.vha import code_shape
 
-_CELL = 2 * inception.STRIDE  # pixels between the features that the head sees, after its pooling
+_CELL = 2 * inception.STRIDE  # pixels between the head's features after pooling
 _GREY = 127.5
 
 
 class CodePredictor(nn.Module):
-    """Inception v3 and a head of four layers; at level 2 of 316 bins, 65,847,855 parameters.
+    """Inception v3 and a head of four layers; at level 2 of 316 bins it has 65,847,855 parameters.
 
-    For full HD the head's grid is the code's. Pictures of other sizes may lack features for the code's last cells, so
-    they are padded with grey on the right and below, by at most 43 pixels. Results outside the code's grid are dropped.
-    Thus a cell's features come from the same place relative to it in pictures of any size.
+    For full HD the head's grid is the code's. Pictures of other sizes are padded with grey on the right and below, by
+    at most 43 pixels, so that the code's last cells have features. Results outside the code's grid are dropped. Thus
+    the features of a cell have the same position relative to it in pictures of any size.
 
     Attributes:
       level: of the code's compression (1, 2 or 3).
@@ -37,10 +37,10 @@ class CodePredictor(nn.Module):
     def __call__(
         self, image: UInt8[Array, "*B height width C"], camera: Camera | None = None
     ) -> Float[jax.Array, "B h w d"]:
-        """The code of pictures, for a volume of 8 pixels a voxel. The published network does not look at `camera`.
+        """The code of pictures, for a volume of 8 pixels a voxel. The published network ignores `camera`.
 
-        The published last layer is linear, so the result may be negative, which the code never is.
-        Raises ValueError for pictures smaller than 64 x 64, and for levels that do not exist.
+        The published last layer is linear, so results may be negative, although codes are not. Raises ValueError for
+        pictures smaller than 64 x 64, and for levels that do not exist.
         """
         if image.ndim != 4 or image.shape[-1] != 3 or min(image.shape[1:3]) < _CELL:
             raise ValueError(f"want pictures [B, H, W, 3] of at least {_CELL} x {_CELL} pixels; have {image.shape}")
@@ -55,33 +55,28 @@ class CodePredictor(nn.Module):
 
 
 def least_size(size: int) -> int:
-    """Pixels, high or wide, from which the trunk makes features for all of a picture of `size` pixels."""
+    """The least height or width in pixels at which the trunk has features for a whole picture of `size` pixels."""
     return _CELL * max(-(-size // _CELL) - 1, 1) + inception.MARGIN
 
 
 class Head(nn.Module):
     """From the trunk's features `[B, 2m, 2n, C]` to a code `[B, (m + 1) s, (n + 1) s, depth]`, s = 2^(3 - level).
 
-    Pooling by 2, then three layers with kernels of 4 and ReLU, to 1024, 512 and 256 channels, then a linear 1 x 1
-    layer. At level 2, as published, the first layer is transposed and doubles the grid. Levels 1 and 3 are ours: at
-    level 1 the second layer doubles it too; at level 3 the first layer only lengthens the grid by one cell, which the
-    features lack of the code's. The kernels have the same sizes at all levels.
-
-    Attributes:
-      level: 1, 2 or 3.
-      depth: channels of the code.
-      dtype: of the arithmetic; parameters stay float32.
+    It pools by 2. Three layers with kernels of 4 and ReLU follow, with 1024, 512 and 256 channels, and a linear 1 x 1
+    layer. At level 2, as published, the first layer is transposed and doubles the grid. Levels 1 and 3 are ours. At
+    level 1 the second layer doubles the grid too. At level 3 the first layer only adds the cell by which the code's
+    grid is longer than the features'. Kernels have the same sizes at all levels.
     """
 
     level: int
-    depth: int
+    depth: int  # channels of the code
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[jax.Array, "B k l d"]:
         x = nn.avg_pool(x, (2, 2), (2, 2))
         for i, (features, (doubles, padding)) in enumerate(zip((1024, 512, 256), PLANS[self.level])):
-            # An output of a transposed convolution with stride 2 sees only a quarter of the kernel.
+            # A result of a transposed convolution with stride 2 depends on only a quarter of the kernel.
             init = nn.initializers.variance_scaling(8.0 if doubles else 2.0, "fan_in", "truncated_normal")
             x = nn.Conv(
                 features,
@@ -96,8 +91,8 @@ class Head(nn.Module):
         return nn.Conv(self.depth, (1, 1), dtype=self.dtype, name="layer_3")(x)
 
 
-# For each of the head's three layers with kernels of 4: whether it doubles the grid, and the zeros that it adds before
-# and after. A layer that doubles first sets its cells two apart, and PyTorch's padding p is 3 - p here.
+# For each level and each of the head's layers with kernels of 4: whether it doubles the grid, and its padding before
+# and after. Layers that double the grid have an input dilation of 2, and their padding is 3 minus PyTorch's.
 PLANS = {
     1: ((True, (3, 3)), (True, (2, 2)), (False, (1, 2))),
     2: ((True, (3, 3)), (False, (1, 2)), (False, (1, 2))),

@@ -1,4 +1,4 @@
-"""Our small Code Predictor: for CPUs, and for weights that are small enough to share (docs/networks_tried.md)."""
+"""Our small Code Predictor: for CPUs, and for weights that are small enough to share (docs/method.md)."""
 
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from loco_jax.models.vha import code_shape
 
 _FINEST = 4  # pixels a cell of the first stage is high and wide
 _FINE = 8  # pixels a cell of the fine features is high and wide
-_BROADEST = 256  # channels; deeper stages do not double them
+_LEAST_PADDED = 64  # pixels: a volume has a multiple of 8 rows of 8 pixels, which the code's cells cover
+_BROADEST = 256  # the most channels of a stage
 _FINE_CHANNELS = 128
-POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers that `CompactPredictor.read_poses` reads at a person's place
+POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers a person, see `CompactPredictor.read_poses`
 
 # The padding beside a picture must not become vectors of zeros: normalising zeros makes gradients explode.
 _START = nn.initializers.normal(0.1)
@@ -35,17 +36,17 @@ class Features(NamedTuple):
 class CompactPredictor(nn.Module):
     """From a picture to a code: a trunk of stages that halve the grid, top-down connections, and a head.
 
-    Beside the code, the network reads from its features (`read_*`) the joints' places in the picture, the poses of
-    people, and how the camera stands: these teach the features. Pictures of any size are padded on the right and below
-    to whole cells of the coarsest stage.
+    The `read_*` methods predict the joints' positions in the picture, people's poses, and the camera's direction and
+    height from the same features, which learn from them. Pictures of any size are padded on the right and below to
+    whole cells of the coarsest stage.
 
     Attributes:
-      level: of the code's compression (1, 2 or 3): a cell is 8 * 2^level pixels a side.
+      level: of the code's compression (1, 2 or 3); a cell is 8 * 2^level pixels a side.
       depth_bins: D of the volume; the code has D // 2^level channels.
       width: channels of the first stage.
-      blocks: of every stage but the first, which has one.
-      stride: pixels a voxel is high and wide.
-      coarsest: pixels a cell of the last stage is high and wide.
+      blocks: in every stage except the first, which has one.
+      stride: height and width of a voxel in pixels.
+      coarsest: height and width of the last stage's cells in pixels.
       dtype: of the arithmetic; parameters stay float32.
     """
 
@@ -82,7 +83,7 @@ class CompactPredictor(nn.Module):
         return self.trunk(image, camera)
 
     def code(self, features: Features, image_size: tuple[int, int]) -> Float[jax.Array, "B h w d"]:
-        """The code that the head makes of the features of pictures of `image_size`."""
+        """The code from the features of pictures of `image_size`."""
         rows, columns, _ = code_shape(Volume(image_size, self.stride, self.depth_bins).shape, self.level)
         return self.head(features)[:, :rows, :columns]
 
@@ -93,8 +94,8 @@ class CompactPredictor(nn.Module):
     def read_poses(self, features: Features, places: Float[Array, "B P 2"]) -> Float[jax.Array, "B P 45"]:
         """The poses of the people at `places`, in pixels (u, v).
 
-        They are the joints' offsets from the mid-hip in metres (14 x 3), the direction from the left to the right side
-        (2), both in axes whose z is the ray to the mid-hip, and the logarithm of its distance in metres.
+        A pose has the joints' offsets from the mid-hip in metres (14 x 3), the direction from the left to the right
+        side (2), both in axes whose z is the ray to the mid-hip, and the logarithm of the mid-hip's distance in metres.
         """
         return self.poses(sample(features.fine, places / _FINE - 0.5))
 
@@ -104,14 +105,9 @@ class CompactPredictor(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stages from cells of 4 pixels to the coarsest, each given the rays of its cells; then top-down to cells of 8.
+    """Stages from cells of 4 pixels to the coarsest, each with the rays of its cells; then top-down to 8 pixels."""
 
-    Attributes:
-      cell: pixels a cell of the code is high and wide.
-      width, blocks, coarsest, dtype: see `CompactPredictor`.
-    """
-
-    cell: int
+    cell: int  # height and width of the code's cells in pixels
     width: int
     blocks: int
     coarsest: int
@@ -121,7 +117,8 @@ class Trunk(nn.Module):
     def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Features:
         _, height, width, _ = image.shape
         x = image.astype(self.dtype) / 127.5 - 1
-        x = jnp.pad(x, ((0, 0), (0, -height % self.coarsest), (0, -width % self.coarsest), (0, 0)))
+        whole = max(self.coarsest, _LEAST_PADDED)
+        x = jnp.pad(x, ((0, 0), (0, -height % whole), (0, -width % whole), (0, 0)))
         stem: dict[str, Any] = {"kernel_size": (3, 3), "strides": 2, "bias_init": _START, "dtype": self.dtype}
         x = nn.gelu(nn.Conv(self.width // 2, **stem)(x))
         x = nn.Conv(self.width, **stem)(x)
@@ -145,16 +142,10 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """From features to a code: a cell's fine features side by side, and the cell's own features.
+    """From features to a code: a cell's input is its fine features and its own features."""
 
-    Attributes:
-      fine: how many fine features a cell is high and wide.
-      depth: channels of the code.
-      blocks, dtype: see `CompactPredictor`.
-    """
-
-    fine: int
-    depth: int
+    fine: int  # height and width of a cell in fine features
+    depth: int  # channels of the code
     blocks: int
     dtype: DTypeLike
 
@@ -187,7 +178,7 @@ class Readout(nn.Module):
 
 
 class PixelBlock(nn.Module):
-    """Two pre-normalised residuals over `[B, h, w, width]`: one mixes neighbours, one the channels."""
+    """Two pre-normalised residuals: the first mixes neighbours, the second channels."""
 
     width: int
     dtype: DTypeLike
@@ -200,16 +191,16 @@ class PixelBlock(nn.Module):
 
 
 def space_to_depth(x: Shaped[Array, "B h w C"], cell: int) -> Shaped[Array, "B h//{cell} w//{cell} C*{cell}**2"]:
-    """Cells of `cell` x `cell` vectors, side by side in one vector."""
+    """The `cell` x `cell` vectors of each cell as one vector."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // cell, cell, width // cell, cell, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // cell, width // cell, cell * cell * channels)
 
 
 def sample(features: Float[Array, "B h w C"], places: Float[Array, "B P 2"]) -> Float[jax.Array, "B P C"]:
-    """Bilinear interpolation at `places` (column, row) in cells, whose whole numbers are the cells' middles.
+    """Bilinear interpolation at `places` (column, row) in cells; whole numbers are the middles of cells.
 
-    Outside the grid, the border counts.
+    Places outside the grid are moved to its border.
     """
     _, rows, columns, _ = features.shape
     column, row = jnp.clip(places[..., 0], 0, columns - 1), jnp.clip(places[..., 1], 0, rows - 1)
@@ -223,7 +214,7 @@ def sample(features: Float[Array, "B h w C"], places: Float[Array, "B P 2"]) -> 
 
 
 def _rays(camera: Camera, shape: tuple[int, ...], size: int) -> jax.Array:
-    """Slopes (x / z, y / z) `[B, h, w, 2]` of the rays through the middles of cells of `size` pixels."""
+    """The slopes (x / z, y / z) `[B, h, w, 2]` of the rays through the middles of cells of `size` pixels."""
     batch, rows, columns, _ = shape
     u, v = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * size for n in (columns, rows))
     fx, fy, cx, cy = (jnp.broadcast_to(jnp.asarray(f, jnp.float32), (batch,))[:, None] for f in camera)

@@ -1,6 +1,6 @@
-"""Inception v3 without its classifiers: the trunk of the published Code Predictor (method section 4).
+"""Inception v3 without its classifiers, the trunk of the published Code Predictor (method section 4).
 
-Layers carry the names that torchvision gave them, so that files of ImageNet weights fit.
+Layers have torchvision's names, so that files of ImageNet weights fit.
 """
 
 import flax.linen as nn
@@ -18,11 +18,8 @@ MARGIN = 43  # n cells need 32 n + 43 pixels: the stem does not pad
 class Inception(nn.Module):
     """From a picture to the 2048 channels of the last mixed block, Mixed_7c.
 
-    Normalisation uses its statistics as they are, in training too: the batches are too small for statistics of their
-    own. They are variables of the collection "batch_stats"; scale and bias are parameters.
-
-    Attributes:
-      dtype: of the arithmetic; parameters stay float32.
+    Normalisation uses fixed statistics, in training too, because the batches are too small for statistics of their own.
+    They are variables of the collection "batch_stats"; scale and bias are parameters, in float32.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -36,8 +33,8 @@ class Inception(nn.Module):
         if image.ndim != 4 or image.shape[-1] != 3 or min(image.shape[1:3]) < STRIDE + MARGIN:
             least = STRIDE + MARGIN
             raise ValueError(f"Inception wants pictures [B, H, W, 3] of at least {least} x {least}; have {image.shape}")
-        # torchvision normalises with ImageNet's mean and deviation, and its transform_input then changes to 0.5 and
-        # 0.5, with which these weights were trained. The two together are this line.
+        # torchvision normalises with ImageNet's mean and deviation. Its transform_input then changes these to 0.5 and
+        # 0.5, with which the weights were trained. This line does both.
         x = image.astype(self.dtype) / 127.5 - 1
         x = ConvNorm(32, (3, 3), 2, "VALID", self.dtype, name="Conv2d_1a_3x3")(x)
         x = ConvNorm(32, (3, 3), 1, "VALID", self.dtype, name="Conv2d_2a_3x3")(x)
@@ -51,9 +48,9 @@ class Inception(nn.Module):
         return x
 
 
-# A mixed block runs branches beside each other and joins their channels. A layer is (name, channels, kernel, stride);
-# a tuple of layers in the last place of a branch is a fork, whose results are joined. A further branch pools over 3 x 3
-# cells: the mean, followed by a 1 x 1 convolution to `pool` channels; or, if `pool` is 0, the maximum with stride 2.
+# A mixed block joins the channels of its branches. A layer is (name, channels, kernel, stride). The last element of a
+# branch may be a fork, a tuple of layers whose results are joined. One more branch pools over 3 x 3 cells: the mean,
+# followed by a 1 x 1 convolution to `pool` channels, or the maximum with stride 2 if `pool` is 0.
 def _layers(name: str, *layers: tuple[int, ...]) -> tuple:
     """Layers of (channels, rows and columns of the kernel, stride if it is not 1), called name_1, name_2, ..."""
     return tuple((f"{name}_{i}", n, (h, w), *(stride or [1])) for i, (n, h, w, *stride) in enumerate(layers, 1))
@@ -93,7 +90,7 @@ BLOCKS = {
 
 
 class Mixed(nn.Module):
-    """Branches beside each other, as BLOCKS lists them, their channels joined."""
+    """The joined channels of branches, as `BLOCKS` lists them."""
 
     branches: tuple
     pool: int
@@ -117,10 +114,10 @@ class Mixed(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, normalisation with given statistics, ReLU.
+    """A convolution without bias, normalisation with given statistics, and ReLU.
 
-    With `mean`, the 1 x 1 convolution is of the mean over 3 x 3 cells, zeros around counted in. Both are linear, so the
-    mean comes second, where it has fewer channels to go over.
+    With `mean`, the input of the 1 x 1 convolution is the mean over 3 x 3 cells, with zeros around the grid. Both are
+    linear, so the mean is computed second, on fewer channels.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Our autoencoder: a code of the published size, learnt in a small fraction of the steps (docs/networks_tried.md)."""
+"""Our autoencoder: a code of the published size, learnt in a small fraction of the steps (docs/method.md)."""
 
 import flax.linen as nn
 import jax
@@ -18,14 +18,14 @@ class PatchVHA(nn.Module):
     """An autoencoder with the published code's size that works on cells instead of voxels.
 
     The voxels of a cell, 2^level a side and of all joint types, become the channels of one vector. Residual blocks mix
-    neighbouring cells, and a convolution makes the code's single channel. The decoder is the mirror image and ends in
-    logits: a sigmoid turns them into heatmaps.
+    neighbouring cells, and a convolution computes the code's single channel. The decoder is the mirror image of the
+    encoder. Its results are logits, which a sigmoid turns into heatmaps.
 
     Attributes:
       level: cells are 2^level voxels a side (1, 2 or 3).
       depth_bins: D.
-      width: channels inside.
-      blocks: residual blocks in the encoder, and as many in the decoder.
+      width: hidden channels.
+      blocks: residual blocks in the encoder, and also in the decoder.
       num_joints: J.
       dtype: of the arithmetic; parameters stay float32.
     """
@@ -39,8 +39,8 @@ class PatchVHA(nn.Module):
 
     def setup(self):
         check_level(self.level, self.depth_bins)
-        # If the volume ends within the last cell along the depth, the code has no number for that cell. It is decoded
-        # from the number of its neighbour.
+        # If the volume ends within the last cell along the depth, the code has no number for that cell, which is
+        # decoded from its neighbour's.
         cut = 1 if self.depth_bins % 2**self.level else 0
         self.embed = nn.Dense(self.width, bias_init=_START, dtype=self.dtype)
         self.encoder = [Block(self.width, self.dtype) for _ in range(self.blocks)]
@@ -52,17 +52,17 @@ class PatchVHA(nn.Module):
 
     @property
     def head(self) -> "Head":
-        """The decoder's last layers, whose parameters are `to_logits`."""
+        """The decoder's last layers, with the parameters `to_logits`."""
         return Head(4 * self.width, self.num_joints * 8**self.level, self.dtype)
 
     def encode(self, heatmaps: Float[Array, "*B J H W D"]) -> Float[jax.Array, "*B h w d"]:
-        """The code of heatmaps. Cells at the volume's end are filled up with zeros."""
+        """The code of heatmaps. Zeros fill up cells at the volume's end."""
         return self.encode_cells(fold(check_heatmaps(heatmaps, self.depth_bins), 2**self.level))
 
     def decode(
         self, code: Float[Array, "B h w d"], size: tuple[int, ...] | None = None
     ) -> Float[jax.Array, "B J H W D"]:
-        """Heatmaps of a code; `size` (H, W) cuts the padding off."""
+        """The heatmaps of a code, without padding if their `size` (H, W) is given."""
         x = unfold(nn.sigmoid(self.decode_cells(code)), 2**self.level)[..., : self.depth_bins]
         return x if size is None else x[:, :, : size[0], : size[1]]
 
@@ -77,11 +77,11 @@ class PatchVHA(nn.Module):
         return jnp.moveaxis(self.to_code(self.code_norm(x))[..., 0], 1, -1)
 
     def decode_cells(self, code: Float[Array, "B h w d"]) -> Float[jax.Array, "B D h w V"]:
-        """Logits of the heatmaps of a code, folded as heatmaps are."""
+        """The folded logits of a code's heatmaps."""
         return self.to_logits(self.decode_features(code))
 
     def decode_features(self, code: Float[Array, "B h w d"]) -> Float[jax.Array, "B D h w C"]:
-        """The features of each cell that the head turns into logits."""
+        """The features of cells, which the head turns into logits."""
         x = self.from_code(jnp.moveaxis(code, -1, 1)[..., None])
         for block in self.decoder:
             x = block(x)
@@ -93,7 +93,7 @@ class PatchVHA(nn.Module):
 
 
 class Block(nn.Module):
-    """Two pre-normalised residuals over cells `[B, d, h, w, width]`: one mixes neighbours, one the channels.
+    """Two pre-normalised residuals over cells: the first mixes neighbours, the second channels.
 
     A second 3x3x3 convolution in place of the two layers over channels costs twice as much and learns more slowly.
     """
@@ -129,7 +129,7 @@ class Head(nn.Module):
 
 
 class CellConv(nn.Module):
-    """A 3x3x3 convolution over cells `[B, d, h, w, C]`, with zeros around them."""
+    """A zero-padded 3x3x3 convolution over cells."""
 
     features: int
     depth_padding: tuple[int, int] = (1, 1)
@@ -148,7 +148,7 @@ class CellConv(nn.Module):
 
 
 class CellKernel(nn.Module):
-    """The parameters of a `CellConv`. The kernel is kept as `[row, column, (depth, channel), feature]`."""
+    """The parameters of a `CellConv`. The axes of the kernel are `[row, column, (depth, channel), feature]`."""
 
     features: int
     bias_init: nn.initializers.Initializer
@@ -161,7 +161,7 @@ class CellKernel(nn.Module):
 
 
 def fold(heatmaps: Float[Array, "B J H W D"], cell: int) -> Float[jax.Array, "B d h w V"]:
-    """Heatmaps in cells: V = J * cell^3 voxels in the order joint, row, column, bin. Zeros fill up the last cells."""
+    """Heatmaps in cells of V = J * cell^3 voxels, ordered joint, row, column, bin. Zeros fill up the last cells."""
     x = jnp.pad(heatmaps, [(0, 0), (0, 0), *((0, -size % cell) for size in heatmaps.shape[2:])])
     batch, joints, *shape = x.shape
     h, w, d = (size // cell for size in shape)
@@ -170,7 +170,7 @@ def fold(heatmaps: Float[Array, "B J H W D"], cell: int) -> Float[jax.Array, "B 
 
 
 def unfold(cells: Float[jax.Array, "B d h w V"], cell: int) -> Float[jax.Array, "B J H W D"]:
-    """The inverse of `fold`, with the zeros that fill up the last cells: H = h * cell, W = w * cell, D = d * cell."""
+    """The inverse of `fold`, padding included: H = h * cell, W = w * cell, D = d * cell."""
     batch, d, h, w, channels = cells.shape
     joints = channels // cell**3
     x = cells.reshape(batch, d, h, w, joints, cell, cell, cell).transpose(0, 4, 2, 5, 3, 6, 1, 7)

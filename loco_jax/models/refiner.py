@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from loco_jax.geometry.arrays import Array
 
-# Metres: half of the range of the offsets from the head, joints 1 to 13.
+# Half of the range of offsets from the head in metres, for joints 1 to 13.
 RANGE = np.array([0.27, 0.41, 0.67, 0.93, 0.41, 0.67, 0.92, 0.88, 1.28, 1.69, 0.88, 1.29, 1.70], np.float32)
 HOLE = -1.0
 LEAST_SCORE = 0.2  # a joint of lower confidence counts as missing
@@ -33,6 +33,6 @@ def normalise(joints: Float[Array, "*people 14 3"], known: Bool[Array, "*people 
 
 
 def restore(offsets: Float[Array, "*people 39"], head: Float[Array, "*people 3"]) -> Float[jax.Array, "*people 14 3"]:
-    """Joints in metres of normalised offsets from a head in metres."""
+    """The inverse of `normalise`: joints in metres from offsets and a head in metres."""
     offsets = (offsets.reshape(*offsets.shape[:-1], 13, 3) - 0.5) * (2 * RANGE[:, None])
     return jnp.concatenate([head[..., None, :], head[..., None, :] + offsets], axis=-2)

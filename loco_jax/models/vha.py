@@ -1,4 +1,4 @@
-"""The published Volumetric Heatmap Autoencoder: heatmaps to a code of a few thousand numbers, and back (section 3)."""
+"""The published Volumetric Heatmap Autoencoder: from heatmaps to a small code, and back (method section 3)."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from loco_jax.geometry.arrays import Array
 
-KERNEL, REACH = 5, 2  # voxels: the width of all kernels, and how far a kernel sees from its middle
+KERNEL, REACH = 5, 2  # the width of all kernels, and their half width rounded down
 
 
 class VHA(nn.Module):
@@ -59,7 +59,7 @@ class VHA(nn.Module):
     def decode(
         self, code: Float[jax.Array, "B h w d"], size: tuple[int, ...] | None = None
     ) -> Float[jax.Array, "B J H W D"]:
-        """Heatmaps of a code; `size` (H, W) cuts the padding off."""
+        """The heatmaps of a code, without padding if their `size` (H, W) is given."""
         x = jnp.moveaxis(self.spread(code), -1, 1)
         batch, joints = x.shape[:2]
         x = x.reshape(batch * joints, *x.shape[2:])
@@ -70,7 +70,7 @@ class VHA(nn.Module):
         return x if size is None else x[:, :, : size[0], : size[1]]
 
     def spread(self, code: Float[jax.Array, "B h w d"]) -> Float[jax.Array, "B h w d J"]:
-        """The 3D part of the decoder: from a code to what the 2D layers make each joint type's heatmap of."""
+        """The 3D part of the decoder. The 2D layers turn its features for a joint type into that type's heatmap."""
         x = code[..., None]
         for conv in self.decoder_3d:
             x = nn.relu(conv(x))
@@ -82,7 +82,7 @@ class VHA(nn.Module):
 
 
 def upsample(x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B 2*h 2*w C"]:
-    """Bilinear interpolation to twice the size: half-pixel centres, the border repeated."""
+    """Bilinear interpolation to twice the size, with half-pixel centres and a repeated border."""
     for axis in (1, 2):
         size = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
@@ -92,24 +92,24 @@ def upsample(x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B 2*h 2*w C"]:
     return x
 
 
-# Both autoencoders share what follows.
+# ---- Shared by both autoencoders
 
 
 def code_shape(shape: tuple[int, int, int], level: int) -> tuple[int, int, int]:
-    """The code's grid (h, w, d) for a volume (H, W, D): each axis is halved `level` times, with a rest of D dropped."""
+    """The code's grid (h, w, d) for a volume (H, W, D), halved `level` times. H and W round up, D rounds down."""
     rows, columns, bins = shape
     cell = 2**level
     return -(-rows // cell), -(-columns // cell), bins // cell
 
 
 def check_level(level: int, depth_bins: int) -> None:
-    """Raises ValueError for a level below 1, or one that halves the depth to nothing."""
+    """Raises ValueError for a level below 1, or one that leaves no bins."""
     if level < 1 or depth_bins < 2**level:
         raise ValueError(f"level={level} does not fit depth_bins={depth_bins}")
 
 
 def check_heatmaps(heatmaps: Float[Array, "..."], depth_bins: int) -> Float[Array, "B J H W D"]:
-    """The same heatmaps. Raises ValueError if they are not `[B, J, H, W, depth_bins]`."""
+    """Returns the heatmaps. Raises ValueError if they are not `[B, J, H, W, depth_bins]`."""
     if heatmaps.ndim != 5 or heatmaps.shape[-1] != depth_bins:
         raise ValueError(f"want heatmaps [B, J, H, W, {depth_bins}]; have {heatmaps.shape}")
     return heatmaps

@@ -1,9 +1,8 @@
-"""Whole passes through the networks, each in the way that is fastest where it runs. This is the place that chooses.
+"""Whole passes through the networks. This module chooses fast paths by platform, type and size.
 
-The plain networks are the default. The ways of `ops.cpu` are for CPUs, large volumes, and some for float32 only.
-On other devices, and where several devices share the rows of a volume (`rows`), heatmaps are written and the networks
-run on them. Where several devices share a batch, each device runs the ways of `ops.cpu` for its own frames.
-All ways give the same results but for rounding.
+The plain networks are the default. The fast paths in `ops.cpu` run on CPUs for large volumes, some in float32 only.
+They do not run where several devices share the rows of a volume (`rows`). Where several devices share a batch, each
+runs them for its own frames. The results are the same except for rounding.
 """
 
 import functools
@@ -30,8 +29,8 @@ from loco_jax.pose.peaks import Peaks
 
 __all__ = ["PaddedVHA", "apply", "decode_at", "decode_peaks", "encode_joints", "logits_at", "render", "sum_entropy"]
 
-# Voxels from which the ways without volumes are faster. A joint type's, for peaks: the paper's 10 million win, the
-# demo's 0.2 million lose a fifth. All joint types', for the loss: smaller volumes are faster, and sooner compiled.
+# The least numbers of voxels for which the fast paths are faster. For peaks, voxels of one joint type: with the paper's
+# 10 million they win, with the demo's 0.2 million they lose a fifth. For the loss, voxels of all joint types.
 _LEAST_TO_SEARCH, _LEAST_TO_SUM = 2**20, 2**25
 
 
@@ -45,12 +44,14 @@ def render(
     subvoxel: bool,
     cells: bool = False,
 ) -> Float[jax.Array, "B ..."]:
-    """A batch's heatmaps `[B, J, H, W, D]` in the network's type; with `cells`, folded as a PatchVHA takes them."""
-    options = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel, "dtype": network.dtype}
+    """Heatmaps `[B, J, H, W, D]` of a batch in the network's type; with `cells`, folded as a PatchVHA takes them."""
+    one: Callable[..., jax.Array] = heatmaps.render
+    if cells:
+        one = functools.partial(heatmaps.render_cells, cell=2**network.level)
+    one = functools.partial(one, sigma=sigma, subvoxel=subvoxel, dtype=network.dtype)
     if rows.count() > 1:
-        return (rows.render_cells if cells else rows.render)(network, voxels, present, **options)
-    one = functools.partial(heatmaps.render_cells, cell=2**network.level) if cells else heatmaps.render
-    return jax.vmap(functools.partial(one, **options))(voxels, present)
+        return rows.render(one, voxels, present, shape, cell=2**network.level, folded=cells)
+    return jax.vmap(functools.partial(one, shape=shape))(voxels, present)
 
 
 def encode_joints(
@@ -63,9 +64,9 @@ def encode_joints(
     sigma: float = 2.0,
     subvoxel: bool = False,
 ) -> Float[jax.Array, "B h w d"]:
-    """The codes of the heatmaps of a batch's joints; arguments as for `heatmaps.render`. Voxels have no gradients.
+    """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`.
 
-    On CPUs, if there are few joints beside the volume, the heatmaps are not written.
+    The fast path computes them without the heatmaps. It runs on CPUs, for volumes that are large beside the people.
     """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
@@ -96,10 +97,10 @@ def sum_entropy(
     subvoxel: bool = False,
     positive_weight: float = 0.0,
 ) -> Float[jax.Array, ""]:
-    """The sum over voxels of a batch's cross-entropy, each counting 1 + positive_weight * target times.
+    """The sum of a batch's cross-entropy over voxels, each with the weight 1 + positive_weight * target.
 
     `features` are those of `PatchVHA.decode_features`; the rest is as for `heatmaps.render`. There are gradients of
-    `params` and `features`. On CPUs, if the volumes are large, they are not written.
+    `params` and `features`. The fast path computes the sum without volumes. It runs on CPUs, for large volumes.
     """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)
@@ -123,7 +124,7 @@ def sum_entropy(
 
 
 def _with_gradients(of_cpu: Callable[..., Any], plain: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`plain`, whose value and gradients of the first two arguments come from `of_cpu` on CPUs."""
+    """A function like `plain`. On CPUs `of_cpu` gives its value and the gradients of its first two arguments."""
 
     @jax.custom_vjp
     def way(*arguments):
@@ -144,16 +145,11 @@ def decode_peaks(
     params: Any,
     code: Float[Array, "h w d"],
     size: tuple[int, int],
-    threshold: float | Float[Array, ""] = 0.1,
-    max_peaks: int = 128,
     subvoxel: bool = False,
-    volume_dtype: DTypeLike | None = None,
+    **options: Any,
 ) -> Peaks:
-    """The peaks that `peaks.find_peaks` finds in the heatmaps `[J, *size, D]` of one finite code.
-
-    On CPUs, large float32 heatmaps are not written. On other devices heatmaps are rounded to `volume_dtype`, if given.
-    """
-    found, offsets = decode_peaks_and_offsets(network, params, code, size, threshold, max_peaks, volume_dtype, subvoxel)
+    """The peaks of `decode_peaks_and_offsets` with these options, moved by their offsets if `subvoxel`."""
+    found, offsets = decode_peaks_and_offsets(network, params, code, size, offsets=subvoxel, **options)
     return found if offsets is None else found._replace(voxels=found.voxels + offsets)
 
 
@@ -167,7 +163,12 @@ def decode_peaks_and_offsets(
     volume_dtype: DTypeLike | None = None,
     offsets: bool = True,
 ) -> tuple[Peaks, Float[jax.Array, "J K 3"] | None]:
-    """`decode_peaks` at whole voxels, and if asked for the `offsets` that it would add to them with `subvoxel`."""
+    """The peaks that `peaks.find_peaks` finds in the heatmaps `[J, *size, D]` of one finite code, and their offsets.
+
+    The peaks are whole voxels. The offsets are those that `find_peaks` adds with `subvoxel`, None if not asked for. The
+    fast path does not write the heatmaps. It runs on CPUs, for large volumes in float32. On other devices heatmaps are
+    rounded to `volume_dtype`, if given.
+    """
 
     def find(source):
         found = peaks.search(source, threshold, max_peaks)
@@ -196,9 +197,10 @@ def decode_at(
     joints: Int[Array, " N"],
     at: Float[Array, "N 3"] | Int[Array, "N 3"],
 ) -> Float[jax.Array, " N"]:
-    """The values at whole voxels `at` of the heatmaps of `joints` that one code makes.
+    """Values of one code's heatmaps of `joints` at whole voxels `at`.
 
-    Voxels outside the volume count as the nearest ones inside. A PatchVHA's head sees the cells of those voxels only.
+    Voxels outside the volume are moved to the nearest ones inside. A PatchVHA's head runs on the cells of these voxels
+    only.
     """
     at = jnp.clip(at, 0, np.array([*size, network.depth_bins], np.int32) - 1).astype(jnp.int32)
     if not isinstance(network, patch_vha.PatchVHA):
@@ -214,7 +216,7 @@ def logits_at(
     joints: Int[Array, " N"],
     at: Int[Array, "N 3"],
 ) -> Float[jax.Array, " N"]:
-    """Logits at whole voxels `at`, inside the volume, of the heatmaps of `joints`; of one code's features."""
+    """Logits of the heatmaps of `joints` at whole voxels `at` inside the volume, from one code's features."""
     row, column, depth = at.T
     cell, head = 2**network.level, params["params"]["to_logits"]
     cells_NxC = features[depth // cell, row // cell, column // cell]
@@ -228,9 +230,9 @@ def _is_known(network: nn.Module) -> TypeGuard[vha.VHA | patch_vha.PatchVHA]:
 
 
 def _on_each_device(function: Callable[..., jax.Array], params: Any, *batches: Array) -> jax.Array:
-    """`function(params, *batches)`, run by each of the devices that share the batch for its own frames.
+    """`function(params, *batches)`, which each of the devices that share the batch runs for its own frames.
 
-    Left to the compiler, loops over frames or joints would gather the whole batch and run in full on every device.
+    The compiler would gather the whole batch for loops over frames or joints and run them in full on every device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size == 1 or "batch" not in mesh.auto_axes:  # nothing to share, or each device runs its own part already

@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that compute as one, with JAX's distributed runtime.
+"""Several processes, on one machine or many, that compute together with JAX's distributed runtime.
 
 Every process runs the same program on its own devices. A global array is spread over the devices of all processes. Only
 the first process writes files. In a run of one process these functions do nothing.
@@ -23,10 +23,10 @@ from loco_jax.cli import signals
 AUTO = "auto"  # in place of a coordinator: JAX asks the cluster, see `initialize`
 T = TypeVar("T")
 
-_SILENT_SECONDS = 30  # without a heartbeat, until a process counts as dead
-# How the runtime's errors begin; not all of them are JaxRuntimeErrors.
+_SILENT_SECONDS = 30  # after so long without a heartbeat a process counts as dead
+# The runtime's errors begin like this; not all of them are JaxRuntimeErrors.
 _RUNTIME_ERROR = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
-# For each launcher that starts several processes: the variable with their number, and others that JAX reads.
+# For each launcher that starts several processes, the variable with their number and other variables that JAX reads.
 _LAUNCHERS = {
     "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
     "OMPI_COMM_WORLD_SIZE": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -38,32 +38,25 @@ class OtherProcessError(RuntimeError):
 
 
 def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> bool:
-    """Joins the other processes, before anything is computed; returns whether there may be any.
+    """Joins the other processes before anything is computed, and returns whether there may be any.
 
-    With `coordinator`, HOST:PORT of the first process, the other two arguments are needed too. Without it, the tasks of
-    a step of SLURM or Open MPI, and workers listed in Google's environment variables, find each other; otherwise this
-    is the only process, and nothing is done. With `coordinator="auto"`, JAX asks Cloud TPU's metadata, and Kubernetes'
+    The first process listens at `coordinator`, HOST:PORT, which needs the other two arguments too. Without it, the
+    tasks of a step of SLURM or Open MPI, and workers listed in Google's environment variables, find each other;
+    otherwise this process is the only one. With `coordinator="auto"`, JAX asks Cloud TPU's metadata, and Kubernetes'
     server if its package is installed, which takes a while if there is none.
 
     Raises ValueError for arguments that do not go together.
     """
-    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
-    counts = num_processes is not None, process_id is not None
-    if (coordinator == AUTO and any(counts)) or (
-        coordinator != AUTO and any(counts) and not (coordinator and all(counts))
-    ):
-        have = ", ".join(f"{name}={value}" for name, value in given.items() if value not in ("", None))
-        raise ValueError(
-            f"{have}: give all of --coordinator=HOST:PORT, --num_processes and --process_id, or --coordinator=auto "
-            "alone, or none of them"
-        )
+    flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    given = {name: value for name, value in flags.items() if value not in ("", None)}
     explicit: dict[str, Any] = {}
-    if coordinator and coordinator != AUTO:
+    if given and given != {"--coordinator": AUTO}:
         host, _, port = coordinator.rpartition(":")
         if not (host and port.isdecimal()) or num_processes is None or process_id is None:
+            have = ", ".join(f"{name}={value}" for name, value in given.items())
             raise ValueError(
-                f"--coordinator={coordinator}: want HOST:PORT of the first process, with --num_processes and "
-                "--process_id; or auto"
+                f"{have}: give all of --coordinator=HOST:PORT, --num_processes and --process_id, or --coordinator=auto "
+                "alone, or none of them"
             )
         if not 0 <= process_id < num_processes:
             raise ValueError(f"--process_id={process_id} is not one of 0 to --num_processes - 1 = {num_processes - 1}")
@@ -82,11 +75,12 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
 
 
 def _is_launched(environment) -> bool:
-    """Whether a launcher has set the variables by which JAX finds several processes, without asking a server."""
-    for count, others in _LAUNCHERS.items():
-        if environment.get(count, "1") != "1" and all(name in environment for name in others):
-            return True
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    """Whether a launcher has set the variables by which JAX finds several processes."""
+    return (
+        any(environment.get(count, "1") != "1" and {*others} <= {*environment} for count, others in _LAUNCHERS.items())
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    )
 
 
 def is_first() -> bool:
@@ -100,9 +94,9 @@ def only_first(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def make_mesh(batch_size: int, rows: int = 1) -> Mesh:
-    """Devices as ("batch",), or as ("batch", "rows") if `rows` of them share each frame's rows.
+    """A mesh of devices with the axis "batch", and the axis "rows" if `rows` of them share each frame's rows.
 
-    As many devices of each process as can share the batch evenly, those of a process beside each other. Raises
+    It has as many devices of each process as can share the batch evenly. Devices of a process are neighbours. Raises
     ValueError if no number of devices fits.
     """
     devices = sorted(jax.devices(), key=lambda device: device.process_index)
@@ -126,19 +120,19 @@ def make_mesh(batch_size: int, rows: int = 1) -> Mesh:
 
 
 def in_a_row(mesh: Mesh) -> Mesh:
-    """The same devices, each with frames of its own."""
+    """The mesh of the same devices in which each has frames of its own."""
     return Mesh(mesh.devices.reshape(-1), ("batch",))
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
-    """The number of the part of a batch that this process's devices hold, and how many parts: (0, 1) is all of it."""
+    """The index of the part of a batch on this process's devices, and the number of parts."""
     places = mesh.devices.reshape(mesh.shape["batch"], -1)
     mine = [i for i, some in enumerate(places) if any(d.process_index == jax.process_index() for d in some)]
     return mine[0] // len(mine), len(places) // len(mine)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Global arrays, of which each process gives everything, or its `share` if they are split over the batch."""
+    """Global arrays. Each process gives all of them, or its `share` if they are split over the batch."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1  # type: ignore[arg-type]
@@ -151,12 +145,12 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _from_local(sharding, x, shape):
-    with jax.transfer_guard("allow"):  # this transfer is intended, whatever the training loop's guard
+    with jax.transfer_guard("allow"):  # the training loop forbids only transfers that are not intended
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
 
 def put_first(tree: Any, sharding: NamedSharding) -> Any:
-    """The first process's arrays, replicated to all; the other processes' trees give only shapes and types."""
+    """The first process's arrays, replicated to all. The other processes' trees give only shapes and types."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     mine = jax.device_get(tree) if is_first() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
@@ -177,7 +171,7 @@ def get(tree: Any) -> Any:
 
 
 def gather(items: list[Any]) -> list[Any]:
-    """The items of all processes, in every process, those of the first process first."""
+    """The items of all processes in the order of the processes, returned in every process."""
     if jax.process_count() == 1:
         return items
     data = np.frombuffer(pickle.dumps(items), np.uint8)
@@ -193,7 +187,7 @@ def may_mean_that_one_is_lost(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """If any process fails in this context, all of them raise at its end, so that none waits for those that failed.
+    """If a process fails in this context, all of them raise at its end, so that none waits for it.
 
     The other processes raise OtherProcessError. Within the context, processes must not communicate.
     """
@@ -210,7 +204,7 @@ def together() -> Iterator[None]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """In all processes, the result of `make()` in the first one. An error is raised in all of them, see `together`."""
+    """The result of `make()` in the first process, returned in all. Its error is raised in all, see `together`."""
     made = []
     with together():
         if is_first():
@@ -219,9 +213,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 class Agreement:
-    """Gives every process, at the same call, the greatest number that any process gave `delay` calls before.
+    """Returns in every process the greatest number that any process passed `delay` calls before.
 
-    The first `delay` calls give 0. With a delay no process waits, since the devices compare the numbers meanwhile.
+    The first `delay` calls return 0. With a delay no process waits, because the devices compare numbers meanwhile.
     """
 
     def __init__(self, mesh: Mesh, delay: int = 0):

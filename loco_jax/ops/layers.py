@@ -1,4 +1,4 @@
-"""Networks whose layers are computed in faster ways. The networks themselves do not know of it."""
+"""Fast computation of a network's layers, of which the network itself knows nothing."""
 
 import functools
 from typing import Any
@@ -13,9 +13,9 @@ from loco_jax.ops.cpu import blocks, convolutions
 
 
 def apply(network: Any, variables: Any, *arguments: Any, method: Any = None, **keywords: Any) -> Any:
-    """`network.apply`, with some layers computed in faster ways. The results are the same except for rounding.
+    """`network.apply` with faster computation of some layers. The results are the same except for rounding.
 
-    It replaces layers inside the network only. A layer that is applied by itself is computed plainly.
+    It replaces layers inside the network, not the network itself.
     """
     with nn.intercept_methods(_replace):
         return network.apply(variables, *arguments, method=method, **keywords)
@@ -31,7 +31,7 @@ def _replace(call, arguments, keywords, context):
 
 
 def _faster(layer: nn.Module, x: Any, *_: Any):
-    """The function that computes a layer's result from its input; None for the layer's own."""
+    """A faster function than the layer's own from its input to its result, or None."""
     if isinstance(layer, patch_vha.Block | compact.PixelBlock) and blocks.pays(layer, x):
         plain = functools.partial(apply, layer.clone(parent=None))
         return functools.partial(blocks.compute, plain, layer.variables)
@@ -56,9 +56,9 @@ def _convolution(conv: nn.Conv):
 
 
 def _convolve_cells(layer: patch_vha.CellConv, x: jax.Array) -> jax.Array:
-    """A 3D convolution as 2D ones over three neighbouring depths at once.
+    """A 3D convolution as a 2D one whose channels are those of three neighbouring depths.
 
-    Several times faster than XLA's 3D convolution on CPUs, and 1.3 times on an H100.
+    It is several times as fast as XLA's 3D convolution on CPUs, and 1.3 times on an H100.
     """
     kernel, bias = (layer.variables["params"]["Conv_0"][name].astype(layer.dtype) for name in ("kernel", "bias"))
     x = jnp.pad(x.astype(layer.dtype), ((0, 0), layer.depth_padding, (0, 0), (0, 0), (0, 0)))
@@ -70,7 +70,7 @@ def _convolve_cells(layer: patch_vha.CellConv, x: jax.Array) -> jax.Array:
 
 
 class PaddedVHA(vha.VHA):
-    """The published autoencoder whose 2D layers compute with multiples of 8 channels, as GPUs' matrix units want them.
+    """`VHA` whose 2D layers compute with multiples of 8 channels, which suit GPUs' matrix units.
 
     Parameters and results are those of `VHA`.
     """

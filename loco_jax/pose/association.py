@@ -14,12 +14,12 @@ REACH = np.array([0, 0.5, 1, 1.5, 2, 1, 1.5, 2, 2, 2.5, 3, 2, 2.5, 3], np.float3
 
 
 class People(NamedTuple):
-    """A person for each place in the list of heads, best head first.
+    """People in the order of the list of heads, best head first.
 
     Attributes:
       joints: metres in camera coordinates; 0 for holes and in empty places.
       scores: confidences; 0 for holes. `scores[:, 0] > 0` says which people exist.
-      strays: which points belong to nobody.
+      strays: whether a point belongs to nobody.
     """
 
     joints: Float[Array, "*batch N 14 3"]
@@ -28,16 +28,16 @@ class People(NamedTuple):
 
     @property
     def known(self) -> Bool[Array, "*batch N 14"]:
-        """Which joints have a place, found or filled in: those not at 0, the camera's centre."""
+        """Whether each joint has a position, found or filled in: one that is not 0, the camera's centre."""
         return (self.joints != 0).any(axis=-1)
 
 
 @jax.jit
 def group(points: Float[Array, "J K 3"], scores: Float[Array, "J K"]) -> People:
-    """Associates points in metres, each type's best first, whose scores are 0 in empty places.
+    """Associates points in metres, sorted by score within each type. Empty places have the score 0.
 
-    Heads choose in the order of their confidence. A head considers only the nearest joint of a type, the first of
-    equally near ones. If that joint is out of reach, or an earlier head has it, the head has a hole there. Raises
+    Heads choose in the order of their confidence. A head considers only the nearest joint of a type, and the first of
+    equally near ones. If that joint is out of reach or belongs to an earlier head, the head has a hole there. Raises
     ValueError for other shapes.
     """
     if points.shape != (len(REACH), points.shape[1], 3) or scores.shape != points.shape[:2]:

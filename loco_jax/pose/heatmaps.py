@@ -14,7 +14,7 @@ from loco_jax.geometry.arrays import Array
 
 
 def cube_side(sigma: float) -> int:
-    """Odd side, in voxels, of the cube to which a joint's Gaussian is cut: 5 sigma, rounded up to odd."""
+    """The side in voxels of the cube to which a joint's Gaussian is cut: 5 sigma, rounded up to an odd number."""
     side = math.ceil(5 * sigma)
     return side + 1 - side % 2
 
@@ -27,32 +27,28 @@ def render(
     subvoxel: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[jax.Array, "J H W D"]:
-    """Heatmaps with a Gaussian exp(-r^2 / sigma^2) at every joint; people combine by maximum.
+    """Heatmaps with a Gaussian exp(-r^2 / sigma^2) at every joint. People combine by maximum.
 
-    One windowed scatter: only the voxels of the joints' cubes are computed and written, whatever the volume's size.
+    One windowed scatter computes and writes the voxels of the joints' cubes only.
 
     Args:
       voxels: continuous (row, column, bin), inside the volume or not. P may be 0.
-      present: which joints there are. A joint whose voxel is not finite counts as absent.
-      shape: the volume's rows, columns, bins (H, W, D).
-      sigma: of the Gaussian, in voxels; a number known when tracing, since it sizes the cubes.
-      subvoxel: centre the Gaussian on the continuous voxel instead of the rounded one.
-      dtype: of the heatmaps; the Gaussian itself is computed in float32.
+      present: whether each joint exists. A joint whose voxel is not finite counts as absent.
+      shape: rows, columns and bins of the volume (H, W, D).
+      sigma: of the Gaussian in voxels; a Python number, because the shape of the cubes depends on it.
+      subvoxel: whether the Gaussian's centre is the continuous voxel instead of the rounded one.
+      dtype: of the heatmaps; the Gaussian is computed in float32.
     """
     num_people, num_joints = _check(voxels, present, sigma)
     heatmaps_JxHxWxD = jnp.zeros((num_joints, *shape), dtype)
     if num_people == 0:
         return heatmaps_JxHxWxD
     present_PxJ, centre_PxJx3, rounded_PxJx3 = _centres(voxels, present, shape, sigma, subvoxel)
-    # A box as large as a cube, or as the volume if that is smaller, that lies inside the volume.
+    # A box inside the volume that is as large as a cube, or as the volume if that is smaller.
     half = cube_side(sigma) // 2
     box = tuple(min(2 * half + 1, size) for size in shape)
     start_PxJx3 = jnp.clip(rounded_PxJx3 - half, 0, np.subtract(shape, box, dtype=np.int32))
-    exponents = []
-    for axis, side in enumerate(box):
-        at = start_PxJx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        exponents.append(_exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma))
-    rows, columns, bins = exponents
+    rows, columns, bins = (along for _, along in _exponents(start_PxJx3, box, centre_PxJx3, rounded_PxJx3, sigma))
     exponent = rows[..., :, None, None] + columns[..., None, :, None] + bins[..., None, None, :]
     values_PxJxRxCxB = jnp.where(present_PxJ[..., None, None, None], jnp.exp(exponent), 0.0)
     joint_PxJx1 = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32)[None, :, None], (num_people, num_joints, 1))
@@ -78,8 +74,8 @@ def render_cells(
 ) -> Float[jax.Array, "d h w V"]:
     """The heatmaps of `render` in cells of `cell` voxels a side, V = J * cell^3.
 
-    A cell's channels are its voxels in the order joint, row, column, bin. Zeros fill up cells that the volume's end
-    cuts. Voxels are written to their cells directly: to transpose the finished volume costs far more.
+    The channels of a cell are its voxels in the order joint, row, column, bin. Zeros fill up the last cells. Voxels are
+    written to their cells directly, which costs far less than to transpose the finished volume.
     """
     num_people, num_joints = _check(voxels, present, sigma)
     h, w, d = grid = [-(-size // cell) for size in shape]
@@ -92,10 +88,9 @@ def render_cells(
     start_PxJx3 = jnp.clip(low_PxJx3 // cell, 0, np.subtract(grid, box, dtype=np.int32))
     # In the order of cells: [P, J, depths, rows, columns of cells, row, column, bin in a cell].
     exponent = jnp.where(present_PxJ, jnp.float32(0.0), -jnp.inf).reshape(num_people, num_joints, *[1] * 6)
-    for axis, size in enumerate(shape):
-        at = cell * start_PxJx3[..., axis, None] + jnp.arange(cell * box[axis], dtype=jnp.int32)
-        along = _exponent(at, centre_PxJx3[..., axis, None], rounded_PxJx3[..., axis, None], sigma)
-        along = jnp.where(at < size, along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
+    sides = [cell * count for count in box]
+    for axis, (at, along) in enumerate(_exponents(cell * start_PxJx3, sides, centre_PxJx3, rounded_PxJx3, sigma)):
+        along = jnp.where(at < shape[axis], along, -jnp.inf).reshape(num_people, num_joints, box[axis], cell)
         mine = 2 + (axis + 1) % 3, 5 + axis
         exponent = exponent + jnp.expand_dims(along, [i for i in range(2, 8) if i not in mine])
     values = jnp.exp(exponent).astype(dtype).reshape(*exponent.shape[:5], cell**3)
@@ -113,20 +108,20 @@ def render_cells(
 
 
 def cells_of(sigma: float, cell: int) -> int:
-    """How many cells along an axis a joint's cube can touch."""
+    """The greatest number of cells along an axis that a joint's cube touches."""
     return (cube_side(sigma) + cell - 2) // cell + 1
 
 
 class Cubes(NamedTuple):
-    """Where one joint type's cubes are.
+    """The cubes of one joint type.
 
     Attributes:
-      count: how many cubes touch the volume.
-      order: people, those with such cubes first.
-      touch: who has one.
+      count: the number of cubes that touch the volume.
+      order: indices of people, those with such cubes first.
+      touch: whether a person has one.
       centre: of the Gaussians.
       rounded: the middles of the cubes.
-      rivals: whose cubes meet a person's cube, which is one of them.
+      rivals: whether the cubes of two people overlap; true for a person's own cube.
     """
 
     count: Int[jax.Array, "*J"]  # type: ignore[assignment]  # it hides the method of tuples
@@ -144,7 +139,7 @@ def find_cubes(
     sigma: float = 2.0,
     subvoxel: bool = False,
 ) -> Cubes:
-    """The cubes of `render` with the same arguments, with a leading axis J."""
+    """The cubes of `render` with these arguments, with a leading axis J."""
     _check(voxels, present, sigma)
     voxels_JxPx3, present_JxP = jnp.swapaxes(voxels, 0, 1), jnp.swapaxes(present, 0, 1)
     present_JxP, centre, rounded = _centres(voxels_JxPx3, present_JxP, shape, sigma, subvoxel)
@@ -164,27 +159,24 @@ def owned_values(
     shape: tuple[int, int, int],
     sigma: float,
 ) -> Float[jax.Array, "n R C B"]:
-    """One joint type's heatmap in those voxels of windows, one for each of `people`, that the person owns.
+    """One joint type's heatmap in a window for each of `people`, at the voxels that the person owns, and 0 elsewhere.
 
-    A voxel belongs to the person whose Gaussian is the greatest there, or to the first of equals. So `render`'s maximum
-    is the sum over people of what they own. Windows begin at `starts`, have `sides`, and may leave the volume. Outside
-    the volume, and for numbers that no person has, all is zero.
+    The person whose Gaussian is the greatest at a voxel owns it, the first of equals. So the maximum of `render` is the
+    sum over people. Windows begin at `starts`, have `sides`, and may leave the volume. Values are 0 outside the volume
+    and for indices that no person has.
     """
-    at = [starts[:, axis, None] + jnp.arange(side, dtype=jnp.int32) for axis, side in enumerate(sides)]
     rivals_nxP = cubes.rivals.at[people].get(mode="fill", fill_value=False)
     rank_nxP = jnp.cumsum(rivals_nxP, axis=1, dtype=jnp.int32)
 
     def contend(i, best):
-        # Exponents are computed only here, so that a voxel's are the same in every window, bit for bit.
+        # Exponents are computed only here, so that those of a voxel are equal in all windows, bit for bit.
         exponent_nxRxCxB, owner_nxRxCxB = best
         rival_n = jnp.argmax(rivals_nxP & (rank_nxP == i + 1), axis=1).astype(people.dtype)
-        exponents = []
-        for axis, size in enumerate(shape):
-            a = at[axis]
-            along = _exponent(a, cubes.centre[rival_n, axis, None], cubes.rounded[rival_n, axis, None], sigma)
-            there = (a >= 0) & (a < size) & (i < rank_nxP[:, -1:])
-            exponents.append(jnp.where(there, along, -jnp.inf))
-        rows, columns, bins = exponents
+        parts = _exponents(starts, sides, cubes.centre[rival_n], cubes.rounded[rival_n], sigma)
+        rows, columns, bins = (
+            jnp.where((at >= 0) & (at < size) & (i < rank_nxP[:, -1:]), along, -jnp.inf)
+            for size, (at, along) in zip(shape, parts)
+        )
         exponent = rows[:, :, None, None] + columns[:, None, :, None] + bins[:, None, None, :]
         greater = exponent > exponent_nxRxCxB
         return jnp.maximum(exponent, exponent_nxRxCxB), jnp.where(greater, _each(rival_n), owner_nxRxCxB)
@@ -208,8 +200,8 @@ def _check(voxels: Array, present: Array, sigma: float) -> tuple[int, ...]:
 
 
 def _centres(voxels, present, shape, sigma, subvoxel):
-    """Which joints exist `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
-    # Far coordinates are clipped so that they fit integers; no cube there touches the volume.
+    """Whether joints exist `[...]`, their Gaussians' centres `[..., 3]`, and the middles of their cubes, int32."""
+    # Far coordinates are clipped so that they fit integers. No cube there touches the volume.
     present = present & jnp.isfinite(voxels).all(axis=-1)
     far = max(shape) + 2.0 * cube_side(sigma)
     voxels = jnp.clip(jnp.where(present[..., None], voxels, 0.0), -far, far).astype(jnp.float32)
@@ -217,7 +209,9 @@ def _centres(voxels, present, shape, sigma, subvoxel):
     return present, voxels if subvoxel else rounded.astype(jnp.float32), rounded
 
 
-def _exponent(at, centre, rounded, sigma):
-    """One axis's part of a Gaussian's exponent at voxels `at`; outside the cube -inf, which makes an exact zero."""
-    within = jnp.abs(at - rounded) <= cube_side(sigma) // 2
-    return jnp.where(within, -jnp.square((at - centre) / sigma), -jnp.inf)
+def _exponents(starts, sides, centre, rounded, sigma):
+    """For each axis, the voxels `[..., side]` of boxes and that part of Gaussians' exponents, -inf outside cubes."""
+    for axis, side in enumerate(sides):
+        at = starts[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
+        within = jnp.abs(at - rounded[..., axis, None]) <= cube_side(sigma) // 2
+        yield at, jnp.where(within, -jnp.square((at - centre[..., axis, None]) / sigma), -jnp.inf)

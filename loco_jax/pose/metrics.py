@@ -1,12 +1,13 @@
-"""Matching of found joints with true ones, and precision, recall and F1 of that (method section 6).
+"""Matching of found joints with true ones, with precision, recall and F1 (method section 6). NumPy, on the host.
 
-On the host, in NumPy. Points are rows of (joint type, three coordinates), in metres or in voxels: thresholds and errors
-have the same unit. Distances are computed in float64, so whole voxels compare exactly. A float32 coordinate counts as
-the number it stores: 0.4 is stored as 0.400000006, which is beyond a threshold of 0.4.
+Points `[N, 4]` have a joint type and three coordinates, in metres or in voxels; thresholds and errors have the same
+unit. Functions raise ValueError for points of other shapes (except a bare `[]`), points that are not finite, and joint
+types that are not whole numbers. Distances are computed in float64, so whole voxels compare exactly. A float32
+coordinate has its stored value: 0.4 is stored as 0.400000006, which exceeds a threshold of 0.4.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-# Metres from the camera, for scores by distance; JTA's joints are 0 to 100 m away.
+# Metres from the camera, for scores by distance. JTA's joints are 0 to 100 m away.
 BAND_EDGES = (0.0, 10.0, 20.0, 30.0, 40.0, 60.0, 100.0)
 
 
 class Scores(NamedTuple):
-    """Of one frame, or of many: counts summed, the rest the mean over frames."""
+    """Scores of one frame, or of many: sums of counts, and means of the rest."""
 
     tp: int
     fp: int
@@ -31,7 +32,7 @@ class Scores(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """Counts by the true joint's distance from the camera. Sums of them count several frames."""
+    """Counts by the true joint's distance from the camera, of one frame."""
 
     true: Int[np.ndarray, "bands"]
     found: Int[np.ndarray, "bands"]
@@ -39,7 +40,7 @@ class Bands(NamedTuple):
 
 
 class BandScores(NamedTuple):
-    """Scores by the true joint's distance from the camera; NaN where there is nothing to divide by."""
+    """Scores by the true joint's distance from the camera; NaN for a division by 0."""
 
     true: Int[np.ndarray, "bands"]
     found: Int[np.ndarray, "bands"]
@@ -48,29 +49,22 @@ class BandScores(NamedTuple):
 
 
 def joint_scores(predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian") -> Scores:
-    """Scores of one frame, over all its joint types (method section 6).
+    """Scores of one frame over all joint types; the arguments are those of `match`.
 
-    A frame with nothing predicted and nothing true scores 1; with one of the two empty, 0.
-
-    Args:
-      predicted: `[N, 4]` joint type and three coordinates, in any order.
-      true: `[M, 4]` the same.
-      threshold: the greatest distance of a pair, inclusive, in the coordinates' unit.
-      matching: "hungarian" or "nearest", see `match`.
-
-    Raises:
-      ValueError: as `match` does.
+    If nothing is predicted and nothing is true, the scores are 1. If only one of the two is empty, they are 0.
     """
     predicted, true = _points(predicted, "predicted"), _points(true, "true")
     tp = len(match(predicted, true, threshold, matching))
-    return _scores(tp, fp=len(predicted) - tp, fn=len(true) - tp)
+    fp, fn = len(predicted) - tp, len(true) - tp
+    if tp + fp + fn == 0:
+        return Scores(0, 0, 0, 1.0, 1.0, 1.0)
+    return Scores(tp, fp, fn, tp / max(tp + fp, 1), tp / max(tp + fn, 1), 2 * tp / (2 * tp + fp + fn))
 
 
 def mean_scores(frames: Sequence[Scores]) -> Scores:
-    """Sums of counts; means over frames, as published, of precision, recall and F1.
+    """Sums of counts, and means over frames of precision, recall and F1, as published.
 
-    Raises:
-      ValueError: without any frame.
+    Raises ValueError without any frame.
     """
     if not frames:
         raise ValueError("there is no mean over no frames")
@@ -84,25 +78,14 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
 def match(
     predicted: ArrayLike, true: ArrayLike, threshold: float, matching: str = "hungarian"
 ) -> Int[np.ndarray, "K 2"]:
-    """Pairs of joints of the same type, at most `threshold` apart (method section 6).
+    """Pairs of joints of the same type, at most `threshold` apart, as indices into both in the order of `true`.
 
-    "hungarian": the most pairs, and among such matchings the least total distance.
-    "nearest": the published protocol, one round of proposals. Every true joint proposes to its nearest prediction, if
-    that is within the threshold. Every prediction keeps its nearest proposer. The others are not matched. Of equally
-    near ones, the first in order counts, both times.
+    "hungarian" finds the most pairs, and among such matchings the least total distance.
+    "nearest" is the published protocol, one round of proposals. Every true joint proposes to its nearest prediction
+    within the threshold. Every prediction keeps its nearest proposer. The others are not matched. Among equally near
+    ones, the first is chosen.
 
-    Args:
-      predicted: `[N, 4]` joint type and three coordinates, in any order.
-      true: `[M, 4]` the same.
-      threshold: the greatest distance of a pair, inclusive, in the coordinates' unit.
-      matching: "hungarian" or "nearest".
-
-    Returns:
-      Indices into `predicted` and `true`, in the order of `true`.
-
-    Raises:
-      ValueError: for points not of shape `[N, 4]` (a bare `[]` is fine), that are not finite or whose types are not
-        whole numbers; a threshold that is negative or not finite; an unknown matching.
+    Raises ValueError also for a threshold that is negative or not finite, and for an unknown matching.
     """
     predicted, true = _points(predicted, "predicted"), _points(true, "true")
     if not 0 <= threshold < math.inf:
@@ -110,7 +93,8 @@ def match(
     if matching not in _MATCHINGS:
         raise ValueError(f"matching={matching!r} must be one of {', '.join(_MATCHINGS)}")
     found = [np.zeros((0, 2), np.intp)]
-    for p, t in _same_type(predicted, true):
+    for joint_type in np.intersect1d(predicted[:, 0], true[:, 0]):
+        p, t = (np.flatnonzero(points[:, 0] == joint_type) for points in (predicted, true))
         rows, columns = _MATCHINGS[matching](cdist(predicted[p, 1:], true[t, 1:]), float(threshold))
         found.append(np.stack([p[rows], t[columns]], axis=-1))
     pairs = np.concatenate(found)
@@ -118,11 +102,7 @@ def match(
 
 
 def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"]) -> Float[np.ndarray, "K"]:
-    """Distances between the joints of pairs that `match` returns, in the coordinates' unit.
-
-    Raises:
-      ValueError: for points that `match` would not take.
-    """
+    """Distances between the joints of pairs that `match` returns, in the coordinates' unit."""
     predicted, true = _points(predicted, "predicted"), _points(true, "true")
     return np.linalg.norm(predicted[pairs[:, 0], 1:] - true[pairs[:, 1], 1:], axis=-1)
 
@@ -130,19 +110,11 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray,
 def bands(
     predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float] = BAND_EDGES
 ) -> Bands:
-    """One frame's true joints, those found and the sum of their errors, by distance of the true joint from the camera.
+    """One frame's true joints, found joints and sums of errors, by distance of the true joint from the camera.
 
-    There is no precision by distance, since spurious predictions have no true joint.
-
-    Args:
-      predicted: `[N, 4]` joint type and position in metres, in camera coordinates.
-      true: `[M, 4]` the same.
-      pairs: what `match` returns for the two.
-      edges: ascending distances in metres, one more than bands. A band includes its lower edge, the last band also its
-        upper edge. Joints outside all bands are not counted.
-
-    Raises:
-      ValueError: for points that `match` would not take, or edges that do not ascend.
+    There is no precision by distance, because spurious predictions have no true joint. Points are in metres in camera
+    coordinates. `pairs` are those of `match`. `edges` are ascending distances in metres, one more than bands. A band
+    includes its lower edge, and the last band its upper edge. Joints outside all bands do not count.
     """
     errors = matched_errors(predicted, true, pairs)
     distances = np.linalg.norm(_points(true, "true")[:, 1:], axis=-1)
@@ -155,11 +127,7 @@ def bands(
 
 
 def band_scores(frames: Sequence[Bands]) -> BandScores:
-    """Recall and mean error in metres by distance, over the joints of all frames together.
-
-    Raises:
-      ValueError: without any frame.
-    """
+    """Recall and mean error in metres by distance, over the joints of all frames. Raises ValueError without frames."""
     if not frames:
         raise ValueError("there are no bands of no frames")
     true, found, error_sum = (np.sum(counts, axis=0) for counts in zip(*frames))
@@ -188,20 +156,17 @@ def people_rows(values: ArrayLike, present: ArrayLike) -> Float[np.ndarray, "N 4
 def people_pairs(
     predicted: ArrayLike, predicted_present: ArrayLike, true: ArrayLike, true_present: ArrayLike, threshold: float
 ) -> Int[np.ndarray, "K 2"]:
-    """Which predicted person finds which true one: pairs with at least half of the true joints within `threshold`.
+    """Pairs of predicted and true people that find each other, as indices into both in the order of `true`.
 
-    Nobody is in two pairs. There are as many pairs as possible, and among such matchings the least sum of mean
-    distances over the joints known of both.
+    A pair has at least half of the true person's joints within `threshold`, inclusive. There are as many pairs as
+    possible, and among such matchings the least sum of mean distances over the joints known of both.
 
     Args:
       predicted: `[N, J, 3]` joints of people, in metres.
-      predicted_present: `[N, J]` which of those there are.
-      true: `[M, J, 3]` the same.
-      true_present: `[M, J]`; people without any joint are nobody.
-      threshold: metres, inclusive.
-
-    Returns:
-      Indices into `predicted` and `true`, in the order of `true`.
+      predicted_present: `[N, J]` whether these joints exist.
+      true: `[M, J, 3]`, the same for true people.
+      true_present: `[M, J]`; people without joints do not count.
+      threshold: metres.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     both = np.asarray(predicted_present, bool)[:, None] & np.asarray(true_present, bool)[None]
@@ -210,17 +175,11 @@ def people_pairs(
     shares = shares / np.maximum(np.asarray(true_present, bool).sum(axis=-1), 1)
     found = shares >= 0.5
     means = distances.sum(axis=-1, where=both) / np.maximum(both.sum(axis=-1), 1)
-    # A missing pair costs more than all distances together.
+    # A missing pair costs more than the sum of all distances.
     scale = (min(found.shape) + 1) * (means.max(initial=0, where=found) or 1.0)
     rows, columns = linear_sum_assignment(np.where(found, means / scale, 1.0))
     pairs = np.stack([rows, columns], axis=-1)[found[rows, columns]]
     return pairs[np.argsort(pairs[:, 1])]
-
-
-def _scores(tp: int, fp: int, fn: int) -> Scores:
-    if tp + fp + fn == 0:
-        return Scores(0, 0, 0, 1.0, 1.0, 1.0)
-    return Scores(tp, fp, fn, tp / max(tp + fp, 1), tp / max(tp + fn, 1), 2 * tp / (2 * tp + fp + fn))
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -240,18 +199,12 @@ def _points(points: ArrayLike, name: str) -> np.ndarray:
     return points
 
 
-def _same_type(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices into `predicted` and `true`, ascending, for every joint type that both have."""
-    for joint_type in np.intersect1d(predicted[:, 0], true[:, 0]):
-        yield np.flatnonzero(predicted[:, 0] == joint_type), np.flatnonzero(true[:, 0] == joint_type)
-
-
 def _hungarian(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pairs among `distances[N, M]`.
 
-    Where a row and a column allow only each other, they are a pair. The rest is one assignment problem, its distances
-    scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, and hardly more than that:
-    so the number of pairs comes first, and no digits of the distances are lost beside the penalty.
+    A row and a column that allow only each other are a pair. The rest is one assignment problem, with distances scaled
+    into 0 … 1. A pair that is not allowed costs slightly more than all allowed ones together. So the number of pairs
+    comes first, and the distances lose no digits beside the penalty.
     """
     allowed = distances <= threshold
     partners, suitors = allowed.sum(axis=1), allowed.sum(axis=0)

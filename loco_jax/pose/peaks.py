@@ -1,12 +1,12 @@
 """Heatmaps to joints: the local maxima of volumes of voxels, on the device (method section 5).
 
-A peak is a voxel above the threshold and strictly greater than its 26 neighbours; voxels outside the volume count as 0.
-Equal neighbours form a plateau. It is one peak if everything around it is lower, and its first voxel (in row, column,
-bin order) stands for it. A NaN is never a peak and hides no neighbour.
+A peak is a voxel above the threshold and greater than its 26 neighbours; voxels outside the volume count as 0. Equal
+neighbours form a plateau. It is one peak if everything around it is lower, and its first voxel (in row, column, bin
+order) represents it. A NaN is never a peak and hides no neighbour.
 
-The volume is read once, for the maxima of blocks. Only blocks that reach the threshold are searched, so a crowd of
-joints in 144 million voxels costs little more than that one read. Frames with too many such blocks take a dense way to
-the same answer. A `Source` is searched in the same way, and its volume need not be written.
+The volume is read once, for the maxima of blocks. Only blocks that reach the threshold are searched, so a crowd in 144
+million voxels costs little more than this read. If there are too many such blocks, the whole volume is searched, with
+the same result. A `Source` is searched in the same way without a written volume.
 """
 
 import functools
@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from loco_jax.geometry.arrays import Array
 
 BLOCK = 8  # voxels a side
-# How many blocks of a joint type are searched, and how many candidates they may have for each of `max_peaks`. The first
-# that suffices is taken: the first for about 20 people, whose Gaussians each touch up to 8 blocks, the second for 64.
+# The most blocks of a joint type that are searched, and their most candidates for each of `max_peaks`. The first pair
+# that suffices is used. The first suffices for about 20 people, the second for 64: a Gaussian touches up to 8 blocks.
 CAPACITIES = ((128, 2), (512, 4))
 _NOWHERE = np.iinfo(np.int32).max  # no voxel's number
 
@@ -34,7 +34,7 @@ class Peaks(NamedTuple):
     Attributes:
       voxels: (row, column, bin).
       scores: the heatmap's values; 0 in empty places.
-      count: how many peaks there are; if there are more than K, the K best are listed.
+      count: the number of peaks; if it is more than K, the K best are listed.
     """
 
     voxels: Float[Array, "*B J K 3"]
@@ -43,17 +43,17 @@ class Peaks(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Heatmaps that need not exist as a whole.
+    """Heatmaps whose values are computed where they are needed.
 
     Attributes:
       shape: (J, H, W, D).
-      highest: the greatest value of each block, or a greater number. For blocks below the threshold, any number that is
-        not above the threshold.
-      take: values at (joint, row, column, bin), index arrays that broadcast and lie within the volume. In blocks that
-        do not reach the threshold, any number below it.
-      exact: values at a few places `[J, K]`, given likewise, right everywhere.
+      highest: an upper bound of the values of each block; for blocks that do not reach the threshold, any number that
+        is not above it.
+      take: returns the values at index arrays (joint, row, column, bin) that broadcast and lie within the volume. In
+        blocks that do not reach the threshold, it may return any number below it.
+      exact: returns the exact values at index arrays `[J, K]`, also in those blocks.
       origin: the argument of `whole`.
-      whole: all values `[J, H, W, D]`, for volumes with too many peaks to be searched in parts.
+      whole: returns all values `[J, H, W, D]`, for volumes with too many peaks to be searched in parts.
     """
 
     shape: tuple[int, ...]
@@ -74,9 +74,9 @@ def find_peaks(
     """The best `max_peaks` (K) local maxima of each heatmap.
 
     The threshold is 0 or more. Equal scores are ordered by row, column, bin. With `subvoxel`, each coordinate moves to
-    the top of the parabola through the logarithms of the voxel and its two neighbours, which is exact for an isolated
-    Gaussian. It moves by at most one voxel. It does not move on the volume's border, nor beside a value that is not
-    positive.
+    the vertex of the parabola through the logarithms of the voxel and its two neighbours, which is exact for an
+    isolated Gaussian. It moves by at most one voxel. It does not move on the volume's border or beside a value that is
+    not positive.
     """
     source = of_volume(heatmaps)
     found = search(source, threshold, max_peaks)
@@ -84,7 +84,7 @@ def find_peaks(
 
 
 def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks: int = 128) -> Peaks:
-    """As `find_peaks` of a source's heatmaps, at whole voxels."""
+    """The peaks of a source at whole voxels, as `find_peaks` finds them. Raises ValueError for `max_peaks` below 1."""
     if max_peaks < 1:
         raise ValueError(f"max_peaks={max_peaks} must be at least 1")
     threshold = jnp.asarray(threshold, jnp.float32)
@@ -93,8 +93,8 @@ def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks:
     nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
     state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
-    # Loops of at most one turn are branches that stay branches under vmap. A turn changes what it works on: otherwise
-    # XLA would see that the work does not depend on the loop, and do it beforehand, needed or not.
+    # Loops of at most one turn stay branches under vmap. A turn changes its own input. Otherwise XLA would move the
+    # work out of the loop, because it does not depend on it, and do it always.
     for num_blocks, candidates in CAPACITIES:
 
         def sparse(_, state, num_blocks=num_blocks, max_candidates=candidates * max_peaks):
@@ -117,10 +117,9 @@ def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks:
 
 
 def of_volume(heatmaps: Float[Array, "*J H W D"]) -> Source:
-    """Heatmaps as a source."""
+    """Heatmaps as a source. Raises ValueError if they do not have four axes."""
     if heatmaps.ndim != 4:
         raise ValueError(f"want heatmaps [J, H, W, D]; have {heatmaps.shape}")
-
     volume = jnp.asarray(heatmaps)
 
     def take(*index):
@@ -130,7 +129,7 @@ def of_volume(heatmaps: Float[Array, "*J H W D"]) -> Source:
 
 
 def subvoxel_offsets(source: Source, peaks: Peaks) -> Float[jax.Array, "J K 3"]:
-    """What `find_peaks` adds to whole-voxel peaks with `subvoxel`, in voxels; 0 in empty places."""
+    """The offsets in voxels that `find_peaks` adds to whole voxels with `subvoxel`; 0 in empty places."""
     shape = jnp.asarray(source.shape[1:], jnp.int32)
     joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None]
     voxels_JxKx3 = peaks.voxels.astype(jnp.int32)
@@ -151,9 +150,9 @@ def subvoxel_offsets(source: Source, peaks: Peaks) -> Float[jax.Array, "J K 3"]:
 
 
 def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candidates):
-    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, and whether that is all: the candidates had room enough.
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, and whether there was room for all candidates.
 
-    The blocks that reach the threshold must be no more than `num_blocks` a joint type.
+    At most `num_blocks` blocks of a joint type may reach the threshold.
     """
     num_joints, *shape = source.shape
     grid = highest.shape[1:]
@@ -161,7 +160,7 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     best_JxA, block_JxA = lax.top_k(highest_JxN, min(num_blocks, int(np.prod(grid))))
     active_JxA = best_JxA > threshold
 
-    # Each active block with a halo of one voxel, and of each of its voxels whether a neighbour is greater.
+    # Read each active block with a halo of one voxel. A candidate has no greater neighbour.
     corner_JxAx3 = BLOCK * jnp.stack(jnp.unravel_index(block_JxA, grid), axis=-1)
     values = _cubes(source, corner_JxAx3 - 1, BLOCK + 2)
     inner = values[..., 1:-1, 1:-1, 1:-1]
@@ -174,7 +173,7 @@ def _sparse_peaks(source, highest, threshold, max_peaks, num_blocks, max_candida
     inside = inside[0][..., :, None, None] & inside[1][..., None, :, None] & inside[2][..., None, None, :]
     candidate = (inner >= greatest) & (inner > threshold) & inside & active_JxA[..., None, None, None]
 
-    # Few of them are candidates: list those, and settle plateaus among the list.
+    # List the candidates, which are few, and find plateaus among them.
     place_JxC, num_candidates_J = _first_true(candidate.reshape(num_joints, -1), max_candidates)
     real_JxC = jnp.arange(max_candidates, dtype=jnp.int32) < num_candidates_J[:, None]
     block_JxC, *within = jnp.unravel_index(place_JxC, candidate.shape[1:])
@@ -198,7 +197,7 @@ def block_maxima(heatmaps: Float[Array, "J H W D"]) -> Float[jax.Array, "J h w d
     h, w, d = ((size + rest) // BLOCK for size, (_, rest) in zip(shape, padding))
     padded = jnp.pad(heatmaps, [(0, 0), *padding[:2], (0, 0)], constant_values=-jnp.inf)
     x = padded.reshape(num_joints, h, BLOCK, w, BLOCK, shape[2])
-    # `jnp.max` over rows and columns would, on CPUs, forget at a NaN what it has seen. Comparisons with NaN are false.
+    # On CPUs, `jnp.max` over rows and columns would lose earlier values at a NaN. Comparisons with NaN are false.
     rows_and_columns = (x[:, :, i, :, j] for i in range(BLOCK) for j in range(BLOCK))
     nothing: Any = -jnp.inf
     x = functools.reduce(lambda most, new: jnp.where(new > most, new, most), rows_and_columns, nothing)
@@ -211,10 +210,9 @@ def _cubes(source, corner_JxAx3, side):
     index, inside = [], True
     for axis, size in enumerate(source.shape[1:]):
         at = corner_JxAx3[..., axis, None] + jnp.arange(side, dtype=jnp.int32)
-        broadcast = [slice(None), slice(None), None, None, None]
-        broadcast[2 + axis] = slice(None)
-        index.append(jnp.clip(at, 0, size - 1)[tuple(broadcast)])
-        inside = inside & ((at >= 0) & (at < size))[tuple(broadcast)]
+        at = jnp.expand_dims(at, [other for other in (2, 3, 4) if other != 2 + axis])
+        index.append(jnp.clip(at, 0, size - 1))
+        inside = inside & (at >= 0) & (at < size)
     joints = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None, None, None, None]
     values = source.take(joints, *index).astype(jnp.float32)
     return jnp.where(inside, jnp.where(jnp.isnan(values), -jnp.inf, values), 0.0)
@@ -235,10 +233,10 @@ def _first_true(mask_JxN, size):
 
 
 def _plateaus(ids_JxC, equal_JxC, shape):
-    """Which candidates `[J, C]` are the first of a plateau that nothing around it exceeds. A lone voxel is one.
+    """Whether candidates `[J, C]` are the first voxel of a plateau that is a peak. A single voxel is a plateau.
 
-    Candidates are not below any neighbour, so two that touch have the same value. One with more equal neighbours than
-    there are candidates beside it touches a voxel of its height that is below another: then the plateau is no peak.
+    Candidates have no greater neighbour, so two that touch are equal. If a candidate has more equal neighbours than
+    candidates beside it, one of them has a greater neighbour. Then the plateau is no peak.
     """
     voxels_JxCx3 = jnp.stack(jnp.unravel_index(ids_JxC, shape), axis=-1)
     real_JxC = ids_JxC != _NOWHERE
@@ -258,34 +256,30 @@ def _plateaus(ids_JxC, equal_JxC, shape):
     return (label_JxC == ids_JxC) & real_JxC
 
 
-def _best(ids_JxN, scores_JxN, max_peaks):
-    """Ids and scores `[J, K]` of the best, equal scores in the order of their ids; zeros behind them."""
-    order = jnp.lexsort((ids_JxN, -scores_JxN), axis=1)[:, :max_peaks]
-    ids, scores = (jnp.take_along_axis(x, order, axis=1) for x in (ids_JxN, scores_JxN))
+def _best(ids_xN, scores_xN, max_peaks):
+    """Ids and scores `[..., K]` of the best peaks, then zeros. Equal scores are in the order of their ids."""
+    order = jnp.lexsort((ids_xN, -scores_xN))[..., :max_peaks]
+    ids, scores = (jnp.take_along_axis(x, order, axis=-1) for x in (ids_xN, scores_xN))
     found = scores > -jnp.inf
-    ids, scores = jnp.where(found, ids, 0), jnp.where(found, scores, 0.0)
-    missing = [(0, 0), (0, max_peaks - ids.shape[1])]
-    return jnp.pad(ids, missing), jnp.pad(scores, missing)
+    missing = [(0, 0)] * (ids.ndim - 1) + [(0, max_peaks - ids.shape[-1])]
+    return jnp.pad(jnp.where(found, ids, 0), missing), jnp.pad(jnp.where(found, scores, 0.0), missing)
 
 
 def _dense_peaks(heatmaps, threshold, max_peaks):
-    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling whole volumes: for those with too many peaks."""
-    # One joint type at a time, to save memory.
-    ids, scores, counts = lax.map(lambda h: _dense_peaks_of_one(h[None], threshold, max_peaks), heatmaps)
-    return ids[:, 0], scores[:, 0], counts[:, 0]
+    """Ids `[J, K]`, scores `[J, K]`, count `[J]`, by max-pooling of whole volumes, one joint type at a time."""
+    return lax.map(lambda volume: _dense_peaks_of_one(volume, threshold, max_peaks), heatmaps)
 
 
-def _dense_peaks_of_one(heatmaps, threshold, max_peaks):
-    shape = heatmaps.shape[1:]
-    values = heatmaps.astype(jnp.float32)
+def _dense_peaks_of_one(volume, threshold, max_peaks):
+    values = volume.astype(jnp.float32)
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
     outside = jnp.float32(0.0)
-    ids = jnp.broadcast_to(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape), heatmaps.shape)
+    ids = jnp.arange(volume.size, dtype=jnp.int32).reshape(volume.shape)
 
     def settle(step, start):
         return lax.while_loop(lambda s: jnp.any(s[0] != s[1]), lambda s: (step(s[0]), s[0]), (step(start), start))[0]
 
-    # A plateau is removed from its edge: a voxel goes when it is not above all voxels that have gone before.
+    # Plateaus that are no peaks are removed from their edges: a voxel must be above all that are removed.
     alive = settle(
         lambda alive: alive & (values > _pool(jnp.where(alive, -jnp.inf, values), jnp.maximum, outside)),
         (values > threshold) & (values >= _pool(values, jnp.maximum, outside)),
@@ -295,26 +289,20 @@ def _dense_peaks_of_one(heatmaps, threshold, max_peaks):
     )
     first = alive & (label == ids)
 
-    # No two peaks are neighbours, so a 2x2x2 block has at most one: an eighth is left to choose from.
-    padding = [(0, 0)] + [(0, size % 2) for size in shape]
-
+    # No two peaks are neighbours, so a 2x2x2 block has at most one.
     def halve(x, fill):
-        x = jnp.pad(x, padding, constant_values=fill)
+        x = jnp.pad(x, [(0, size % 2) for size in x.shape], constant_values=fill)
         start, pick = x.dtype.type(fill), lax.max if fill < 0 else lax.min
-        return lax.reduce_window(x, start, pick, (1, 2, 2, 2), (1, 2, 2, 2), "VALID")
+        return lax.reduce_window(x, start, pick, (2, 2, 2), (2, 2, 2), "VALID").reshape(-1)
 
-    scores = halve(jnp.where(first, values, -jnp.inf), -jnp.inf).reshape(heatmaps.shape[0], -1)
-    ids = halve(jnp.where(first, ids, _NOWHERE), _NOWHERE).reshape(heatmaps.shape[0], -1)
-    return *_best(ids, scores, max_peaks), jnp.sum(first, axis=(1, 2, 3), dtype=jnp.int32)
+    scores, ids = halve(jnp.where(first, values, -jnp.inf), -jnp.inf), halve(jnp.where(first, ids, _NOWHERE), _NOWHERE)
+    return *_best(ids, scores, max_peaks), jnp.sum(first, dtype=jnp.int32)
 
 
 def _pool(x, pick, outside):
-    """`pick` over each voxel's 3x3x3 neighbourhood `[J, H, W, D]`, one axis after the other."""
-    for axis in (1, 2, 3):
-        padding = [(0, 0)] * 4
-        padding[axis] = (1, 1)
-        padded = jnp.pad(x, padding, constant_values=outside)
-        size = x.shape[axis]
+    """`pick` over the 3x3x3 neighbourhood of each voxel `[H, W, D]`."""
+    for axis, size in enumerate(x.shape):
+        padded = jnp.pad(x, [(int(a == axis),) * 2 for a in range(x.ndim)], constant_values=outside)
         before, after = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
         x = pick(x, pick(before, after))
     return x

@@ -18,8 +18,8 @@ class Points(NamedTuple):
 
     Attributes:
       xyz: metres in camera coordinates.
-      scores: 0 in empty places, and of peaks in the camera's centre, where no joint can be.
-      count: how many peaks there are; if more than K, only the K best are listed.
+      scores: 0 in empty places, and for peaks in the camera's centre, where no joint can be.
+      count: the number of peaks; if it is more than K, the K best are listed.
     """
 
     xyz: Float[Array, "*batch J K 3"]

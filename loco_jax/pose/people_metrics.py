@@ -1,7 +1,7 @@
-"""How well people are found, not only joints: how often each is named, errors of poses, and errors along the ray.
+"""Measures of found people: how often each is named, errors of poses, and errors along the ray. NumPy, on the host.
 
-On the host, in NumPy. `see` and `measure` work on one frame, `summarise` on the results of many. Positions are in
-metres in camera coordinates, or in pixels.
+`see` and `measure` work on one frame, `summarise` on the results of many. Positions are in metres in camera
+coordinates, or in pixels.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose import metrics
 
-FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints are at most as far off
+FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints have at most this error
 TWICE_WITHIN = 0.25  # of a person's height in the picture
-OVERLAP = 0.3  # intersection over union, from which boxes count as overlapping
+OVERLAP = 0.3  # boxes of greater intersection over union overlap
 DISTANCE_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
 CROWDING = ("0", "1", "2 or more")  # other people whose boxes overlap with a person's
 WIDTHS = ("shoulders", "hips", "wrists")  # pairs of joints whose distance is compared
-_LEAST_ALIGNED = 3  # joints; any pose fits any other that has fewer
+_LEAST_ALIGNED = 3  # joints; poses of fewer joints always align
 
 
 class Seen(NamedTuple):
@@ -29,10 +29,10 @@ class Seen(NamedTuple):
 
     Attributes:
       joints: metres.
-      known: which of those are targets; each person has at least one.
+      known: whether these are targets; each person has at least one.
       uv: pixels.
       distance: metres from the camera to the mean of a person's known joints.
-      crowding: how many other people's boxes overlap with a person's.
+      crowding: the number of other people whose boxes overlap with a person's.
     """
 
     joints: Float[np.ndarray, "M 14 3"]
@@ -43,17 +43,17 @@ class Seen(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How well a system finds a frame's M true people.
+    """A system's results for a frame's M true people.
 
     Attributes:
       distance, crowding: of the true people, see `Seen`.
-      predicted: how many people the system names in all.
-      named: how many of those belong to each true person: the one that finds it, and of the others those that are
-        nearest to it in the picture.
+      predicted: the number of people that the system names.
+      named: the number of these that belong to each true person: the one that finds it, and the others that are nearest
+        to it in the picture.
       found: see `metrics.people_pairs`.
       twice: see `named_twice`.
       root_error, aligned_error: metres, see `pose_errors`; NaN for people who are not found.
-      widths: those of `WIDTHS`, divided by the true ones; NaN where there is none.
+      widths: those of `WIDTHS` divided by the true ones, or NaN.
       owner: the index of the true person to whom a matched joint belongs.
       along, across: errors of the matched joints in metres, see `ray_errors`.
     """
@@ -73,7 +73,7 @@ class Found(NamedTuple):
 
 
 def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
-    """The people of `joints[P, 14, 3]` who have any joint that is `known[P, 14]`."""
+    """The people of `joints[P, 14, 3]` with a joint that is `known[P, 14]`."""
     joints, known = np.asarray(joints, np.float64), np.asarray(known, bool)
     there = known.any(axis=-1)
     joints, known = joints[there], known[there]
@@ -90,15 +90,15 @@ def measure(
     rows: Float[np.ndarray, "R 4"],
     pairs: Int[np.ndarray, "K 2"],
 ) -> Found:
-    """How well a system finds a frame's people.
+    """A system's results for the true people of a frame.
 
     Args:
       seen: the true people.
-      predicted: `[N, 14, 3]` joints of the people that the system names. Those without known joints do not count.
-      known: `[N, 14]` which joints there are.
+      predicted: `[N, 14, 3]` joints of the people that the system names.
+      known: `[N, 14]` whether these joints exist. People without known joints do not count.
       camera: of the picture.
       rows: all the system's joints, type and position.
-      pairs: what `metrics.match` returns for those rows and the rows of the true people's joints.
+      pairs: those of `metrics.match` for `rows` and the true joints.
     """
     predicted, known = np.asarray(predicted, np.float64), np.asarray(known, bool)
     exist = known.any(axis=-1)
@@ -135,12 +135,12 @@ def measure(
 
 
 def summarise(found: Sequence[Found]) -> dict[str, Any]:
-    """A system's measures over all people of some frames, as JSON; None where there is nothing to divide by.
+    """A system's measures over all people of some frames, as JSON; None for a division by 0.
 
-    Counts, and scores of them; mean errors of poses in cm over people; medians of widths divided by the true ones;
-    medians and means over matched joints of errors along and across the ray, in cm. Then the same by the true person's
-    distance, and by crowding. There, `predicted` counts the people who belong to such a true one, see `Found.named`, so
-    people named where nobody is count only in the whole.
+    They are counts and their scores, mean errors of poses in cm over people, medians of widths divided by the true
+    ones, and medians and means over matched joints of errors along and across the ray in cm. They follow again by the
+    true person's distance and by crowding. There, `predicted` counts the people who belong to such a true person, see
+    `Found.named`, so people who belong to nobody count only in the whole.
     """
     first = np.cumsum([0, *(len(f.found) for f in found)])
     pooled = {name: np.concatenate([np.atleast_1d(getattr(f, name)) for f in found]) for name in Found._fields}
@@ -181,7 +181,7 @@ def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:
 
 
 def project(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
-    """`camera.project` in NumPy: where scores are computed, nothing may go to a device."""
+    """`camera.project` in NumPy, because scoring must not use a device."""
     in_front = xyz[..., 2:] > 0
     uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
     uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
@@ -189,7 +189,7 @@ def project(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndar
 
 
 def boxes(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Float[np.ndarray, "M 2 2"]:
-    """Boxes (least and greatest pixel) around the known joints."""
+    """Boxes around the known joints, each a least and a greatest pixel."""
     there = known[..., None] & np.isfinite(uv)
     low = uv.min(axis=1, where=there, initial=np.inf)
     high = uv.max(axis=1, where=there, initial=-np.inf)
@@ -203,7 +203,7 @@ def heights(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> F
 
 
 def overlaps(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Int[np.ndarray, "M"]:
-    """How many other boxes each person's box overlaps by more than `OVERLAP`."""
+    """The number of other boxes that each person's box overlaps by more than `OVERLAP`."""
     low, high = np.moveaxis(boxes(uv, known), 1, 0)
     sides = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
     shared = np.maximum(sides, 0).prod(axis=-1)
@@ -218,7 +218,7 @@ def picture_distances(
     true_uv: Float[np.ndarray, "M J 2"],
     true_known: Bool[np.ndarray, "M J"],
 ) -> Float[np.ndarray, "N M"]:
-    """Mean distances in pixels over the joints known and finite in both; infinite where there are none."""
+    """Mean distances in pixels over the joints that are known and finite in both; infinite if there are none."""
     distances = np.linalg.norm(predicted_uv[:, None] - true_uv[None], axis=-1)
     both = predicted_known[:, None] & true_known[None] & np.isfinite(distances)
     count = both.sum(axis=-1)
@@ -227,10 +227,10 @@ def picture_distances(
 
 
 def named_twice(distances: Float[np.ndarray, "N M"], heights: Float[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
-    """How many people beyond the first are named at each true person's place in the picture.
+    """The number of people beyond the first that are named at each true person's place in the picture.
 
-    A predicted person counts for the nearest true one only, and only if it is nearer than `TWICE_WITHIN` of that one's
-    height. All in pixels, see `picture_distances` and `heights`.
+    A predicted person counts only for the nearest true one, and only if it is nearer than `TWICE_WITHIN` times its
+    height. Arguments are in pixels, see `picture_distances` and `heights`.
     """
     if not distances.size:
         return np.zeros(len(heights), int)
@@ -242,10 +242,10 @@ def named_twice(distances: Float[np.ndarray, "N M"], heights: Float[np.ndarray, 
 def pose_errors(
     predicted: Float[np.ndarray, "K 14 3"], true: Float[np.ndarray, "K 14 3"], known: Bool[np.ndarray, "K 14"]
 ) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
-    """Mean errors of the joints known of both in metres: about the middle of the hips (MPJPE), and aligned (PA-MPJPE).
+    """Mean errors in metres of the joints known of both, relative to the mid-hip (MPJPE) and aligned (PA-MPJPE).
 
-    The first are NaN without both hips. The second are those after the translation, rotation and scale that make the
-    squared errors least (Procrustes, without mirroring); NaN for fewer than three joints.
+    The first are NaN without both hips. The second are NaN for fewer than three joints. They follow the translation,
+    rotation and scale that minimise the squared errors (Procrustes, without mirroring).
     """
     hips = list(skeleton.PAIRS["hips"])
     relative = [x - x[:, hips].mean(axis=1, keepdims=True) for x in (predicted, true)]
@@ -263,7 +263,7 @@ def pose_errors(
 
 
 def widths(joints: Float[np.ndarray, "K 14 3"], known: Bool[np.ndarray, "K 14"]) -> Float[np.ndarray, "K 3"]:
-    """Distances between the right and the left joint of `WIDTHS`; NaN unless both are known."""
+    """Distances between the right and the left joints of `WIDTHS`; NaN unless both are known."""
     pairs = [skeleton.PAIRS[name] for name in WIDTHS]
     both = np.stack([known[:, a] & known[:, b] for a, b in pairs], axis=-1)
     apart = np.stack([np.linalg.norm(joints[:, a] - joints[:, b], axis=-1) for a, b in pairs], axis=-1)

@@ -21,7 +21,7 @@ _DOWN = np.array([0, 0.5, 0], np.float32)  # metres, from a head to its trunk
 
 
 class Pose(NamedTuple):
-    """What can be read at a person's place.
+    """A person's pose as the predictor reads it.
 
     Attributes:
       offsets: metres from the mid-hip, in axes whose z is the ray to it.
@@ -35,14 +35,14 @@ class Pose(NamedTuple):
 
 
 def unpack(numbers: Float[Array, "*batch 45"]) -> Pose:
-    """The pose in the numbers of `CompactPredictor.read_poses`."""
+    """The pose in the numbers that `CompactPredictor.read_poses` returns."""
     count = 3 * skeleton.NUM_JOINTS
     offsets = numbers[..., :count].reshape(*numbers.shape[:-1], skeleton.NUM_JOINTS, 3)
     return Pose(offsets, numbers[..., count : count + 2], numbers[..., -1])
 
 
 def axes(ray: Float[Array, "*batch 3"]) -> Float[jax.Array, "*batch 3 3"]:
-    """Unit vectors x, y, z in camera axes, one a row: z along the ray, x along rows of pixels."""
+    """Rows x, y, z of unit vectors in camera axes: z along the ray, x along rows of pixels."""
     z = unit(ray)
     x = unit(jnp.cross(jnp.float32([0, 1, 0]), z))
     return jnp.stack([x, jnp.cross(z, x), z], axis=-2)
@@ -54,9 +54,9 @@ def unit(v: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 
 def places(people: People, camera: Camera, image_size: tuple[int, int]) -> Float[jax.Array, "N 2"]:
-    """Pixels of the middles of people's trunks in a picture of `image_size`: where their poses are read.
+    """The pixels of a picture of `image_size` at which people's poses are read: the middles of their trunks.
 
-    If no joint of the trunk is known, the place is half a metre below the head. It is 0 if there is no person.
+    If no joint of the trunk is known, it is the pixel half a metre below the head. Without a person, it is 0.
     """
     pixels_NxJx2 = project(camera, people.joints)[:, _TRUNK]
     known_NxJx1 = (people.known & (people.joints[..., 2] > 0))[:, _TRUNK, None]
@@ -71,16 +71,16 @@ def places(people: People, camera: Camera, image_size: tuple[int, int]) -> Float
 
 
 def settle(people: People, offsets: Float[Array, "N 14 3"]) -> People:
-    """People with the poses that were read for them, heads included, moved to where their joints were found.
+    """People with the poses that were read for them, moved to where their joints were found.
 
-    A pose is moved by the mean difference of the found joints and its own, weighted by their scores. Scores do not
-    change, so a joint that was not found gets a place but keeps the score 0.
+    A pose moves by the mean difference of the found joints and its own, weighted by their scores. Heads move too.
+    Scores do not change, so a joint that was not found gets a position and keeps the score 0.
     """
     scores_NxJx1 = people.scores[..., None]
     total_Nx1 = jnp.maximum(scores_NxJx1.sum(axis=1), 1e-6)
     root_Nx3 = (people.joints * scores_NxJx1).sum(axis=1) / total_Nx1
     for _ in range(3):  # the axes depend on the mid-hip, which each turn finds more precisely
-        pose_NxJx3 = from_axes(axes(root_Nx3), offsets)
+        pose_NxJx3 = jnp.sum(offsets[..., None] * axes(root_Nx3)[:, None], axis=-2)  # the inverse of `to_axes`
         root_Nx3 = ((people.joints - pose_NxJx3) * scores_NxJx1).sum(axis=1) / total_Nx1
     exist_N = people.scores[:, 0] > 0
     return people._replace(joints=jnp.where(exist_N[:, None, None], pose_NxJx3 + root_Nx3[:, None], 0.0))
@@ -90,8 +90,3 @@ def to_axes(rows: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch J 3"
     """The vectors' coordinates along the unit vectors in the rows of `rows`."""
     # Elementwise, as a matrix product may run at lower precision on an accelerator.
     return jnp.sum(rows[..., None, :, :] * vectors[..., None, :], axis=-1)
-
-
-def from_axes(rows: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch J 3"]) -> Float[jax.Array, "*batch J 3"]:
-    """The inverse of `to_axes`."""
-    return jnp.sum(vectors[..., None] * rows[..., None, :, :], axis=-2)

@@ -1,4 +1,4 @@
-"""Refined people, and which joints count after refinement: the "+" rows of the paper's table (method section 5)."""
+"""Refinement of people, and the joints that count after it: the "+" rows of the paper's table (method section 5)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from loco_jax.pose.association import People
 
 
 def refine(params: Any, people: People) -> People:
-    """People whose holes are filled and whose joints are corrected. Heads, scores and empty places do not change."""
+    """People with filled holes and corrected joints. Heads, scores and empty places do not change."""
     sure = people.scores > refiner.LEAST_SCORE
     better: Any = refiner.Refiner().apply(params, refiner.normalise(people.joints, sure))
     joints = refiner.restore(better, people.joints[..., 0, :])
@@ -20,9 +20,9 @@ def refine(params: Any, people: People) -> People:
 
 
 def choose(people: People, better: People, least_joints: int) -> People:
-    """People of whom those with at least `least_joints` joints, heads included, have the better poses.
+    """People with the better poses where they have at least `least_joints` joints, heads included.
 
-    The others do not change: a few joints say too little about the rest. The published value is 1.
+    The others keep their poses, because few joints say too little about the rest. The published value is 1.
     """
     enough = people.known.sum(axis=-1, dtype=jnp.int32) >= least_joints
     return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))
@@ -31,15 +31,10 @@ def choose(people: People, better: People, least_joints: int) -> People:
 def all_joints(
     points: Float[Array, "J K 3"], scores: Float[Array, "J K"], people: People, least_stray: float = 0.6
 ) -> tuple[Float[jax.Array, "M 3"], Int[jax.Array, "M"], Bool[jax.Array, "M"]]:
-    """Points, their joint types, and which of them count after refinement; M = N * 14 + J * K.
+    """Points in metres, their joint types, and whether they count after refinement; M = N * 14 + J * K.
 
-    All known joints of every person count, and strays whose score is above `least_stray`.
-
-    Args:
-      points: metres, as they were associated.
-      scores: of those points.
-      people: refined.
-      least_stray: a score.
+    All known joints of the refined `people` count, and of the associated `points` the strays whose score is above
+    `least_stray`.
     """
     num_people, num_joints = people.scores.shape
     types_NxJ = jnp.broadcast_to(jnp.arange(num_joints, dtype=jnp.int32), (num_people, num_joints))
@@ -55,10 +50,10 @@ def all_joints(
 def match(
     people: People, true: Float[Array, "P 14 3"], present: Bool[Array, "P 14"], most: float = 1.0
 ) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
-    """For each found person, the index of the true person that it means, and whether it means any.
+    """For each found person, the index of its true person, and whether it has one.
 
-    It means the nearest of the true people who have all joints, by the mean distance over the joints that were found,
-    if that is at most `most` metres. Several found people can mean the same true one.
+    It is the nearest of the true people with all joints, by the mean distance over the joints that were found, if that
+    is at most `most` metres. Several found people can have the same true person.
     """
     known_NxJ = people.known
     away_NxPxJ = jnp.linalg.norm(people.joints[:, None] - true[None], axis=-1)

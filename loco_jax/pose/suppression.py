@@ -1,7 +1,7 @@
-"""Non-maximum suppression of people: of those who overlap in the picture the best is kept, if its score suffices.
+"""Non-maximum suppression of people: it keeps the best of those who overlap in the picture, if its score suffices.
 
-A network that is unsure of the distance finds a person several times along the ray. Those overlap in the picture,
-whatever their distance in space.
+A network that is unsure of the distance finds a person several times along the ray. These overlap in the picture,
+however far apart they are in space.
 """
 
 from typing import NamedTuple
@@ -15,18 +15,18 @@ from loco_jax.pose.association import People
 
 
 class Options(NamedTuple):
-    """Who is kept. The defaults suit the released weights, see docs/predict.md.
+    """Options of `suppress`. The defaults suit the released weights, see docs/predict.md.
 
     Attributes:
-      min_score: the least score of a person, from 0 to 1: the mean of its 14 joints' confidences, 0 for holes.
-      overlap: the least distance to a better person, in heights of that person in the picture; 0 to keep all.
+      min_score: the least score of a person, from 0 to 1. It is the mean confidence of 14 joints, 0 for holes.
+      overlap: the least distance to a better person, divided by that person's height in the picture; 0 keeps all.
     """
 
     min_score: float = 0.2
     overlap: float = 0.1
 
     def check(self, field: str) -> "Options":
-        """The options themselves. Raises ValueError, naming the field, for numbers outside 0 to 1."""
+        """Returns the options. Raises ValueError, naming the field, for numbers outside 0 to 1."""
         if not (0 <= self.min_score <= 1 and 0 <= self.overlap <= 1):
             raise ValueError(f"{field}: want min_score and overlap of 0 to 1; have {self.min_score}, {self.overlap}")
         return self
@@ -34,11 +34,11 @@ class Options(NamedTuple):
 
 @jax.jit
 def suppress(people: People, camera: Camera, options: Options) -> People:
-    """The people who are kept, at their places. The joints and scores of the others become 0.
+    """The people who are kept, in the same places. The joints and scores of the others become 0.
 
-    People are considered by falling score; of equals, the first in order. A person is dropped if it is too near to one
-    that is kept: if their mean distance in the picture, over the joints known of both, is less than `overlap` times the
-    height of the kept one, which is the diagonal of the box around its joints.
+    People are considered by falling score. A person is dropped if its mean distance in the picture to a kept person,
+    over the joints known of both, is less than `overlap` times the kept one's height, the diagonal of the box around
+    its joints.
     """
     score_N = people.scores.mean(axis=-1)
     exist_N = people.scores[:, 0] > 0

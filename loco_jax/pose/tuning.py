@@ -1,4 +1,4 @@
-"""Which rules of refinement and of suppression suit a network best, on frames whose people are known."""
+"""A search for the rules of refinement and suppression that suit a network best, on frames with known people."""
 
 import functools
 import itertools
@@ -27,20 +27,15 @@ def best_rules(
     least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
     least_strays: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6),
 ) -> tuple[int, float]:
-    """The `least_joints` and the `least_stray` with which refinement gains most F1 of joints.
+    """The `least_joints` and the `least_stray` with which refinement gains most F1 of joints, averaged over thresholds.
 
-    A gain is the mean over the thresholds. Rules with which F1 falls at a threshold are worse than any with which it
-    does not.
+    Rules with which F1 falls at a threshold are worse than all rules with which it does not.
 
     Args:
-      points: of each frame, with a leading axis F.
-      found: people of those points, not refined, with a leading axis F.
-      better: the same people, all refined.
-      true: joints in metres.
-      present: which of those are targets.
+      points, found, better: points of each frame, their people, and all these people refined, with a leading axis F.
+      true, present: joints in metres, and whether they are targets.
       thresholds: metres.
-      least_joints: values to try, see `refinement.choose`.
-      least_strays: values to try, see `refinement.all_joints`.
+      least_joints, least_strays: values to try, see `refinement.choose` and `refinement.all_joints`.
     """
     wanted = [metrics.people_rows(*frame) for frame in zip(true, present)]
 
@@ -69,16 +64,14 @@ def best_people_options(
     min_scores: Sequence[float] = _MIN_SCORES,
     overlaps: Sequence[float] = (0.1, 0.15, 0.2, 0.25, 0.3),
 ) -> tuple[suppression.Options, float]:
-    """The options of suppression that give the highest F1 of people, and that F1. Of equals the first.
+    """The options of suppression that give the highest F1 of people, and that F1. The first of equals is returned.
 
     Args:
       found: of each frame, with a leading axis F, before any suppression.
       cameras: with fields `[F]`.
-      true: joints in metres.
-      present: which of those are there.
+      true, present: joints in metres, and whether they are targets.
       threshold: metres, see `metrics.people_pairs`.
-      min_scores: values to try.
-      overlaps: values to try. 0 is not among them, so that each person is named once.
+      min_scores, overlaps: values to try. No overlap is 0, so that each person is named once.
     """
     there = int(np.asarray(present).any(axis=-1).sum())
     suppress_all = jax.jit(jax.vmap(suppression.suppress, in_axes=(0, 0, None)))

@@ -21,10 +21,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _WEIGHTS = flags.DEFINE_string("weights", "released", "A run's folder, or a file of weights.", flag_values=FLAGS)
 _MIN_SCORE = flags.DEFINE_float(
-    "min_score",
-    None,
-    "The least score of a person, 0 to 1; what the weights' config says if absent.",
-    flag_values=FLAGS,
+    "min_score", None, "The least score of a person, 0 to 1; by default that of the weights' config.", flag_values=FLAGS
 )
 _QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.", flag_values=FLAGS)
 _LENS = {

@@ -10,7 +10,7 @@ _NARROWEST, _WIDEST = 1.0, 170.0  # degrees
 
 
 class Lens(NamedTuple):
-    """The camera as the user gives it, in pixels of the user's picture; None for values that are not given.
+    """The user's values for the camera, in pixels of the user's picture, or None.
 
     `fov` is the horizontal field of view in degrees, from edge to edge.
     """
@@ -23,10 +23,11 @@ class Lens(NamedTuple):
 
 
 def check_lens(lens: Lens) -> None:
-    """Raises ValueError for impossible numbers, and for numbers that contradict each other."""
+    """Raises ValueError for impossible values, and for values that contradict each other."""
     for name, value in lens._asdict().items():
-        if value is not None and not (math.isfinite(value) and (value > 0 or name in ("cx", "cy"))):
-            raise ValueError(f"--{name}={value:g} must be a finite number" + " above 0" * (name not in ("cx", "cy")))
+        centre = name in ("cx", "cy")
+        if value is not None and not (math.isfinite(value) and (value > 0 or centre)):
+            raise ValueError(f"--{name}={value:g} must be a finite number" + ("" if centre else " above 0"))
     if lens.fov is None:
         return
     if lens.fx is not None or lens.fy is not None:
@@ -45,26 +46,25 @@ def camera_of(
 ) -> tuple[Camera, str]:
     """The camera of a picture, and where it comes from.
 
-    The user's numbers come first, then EXIF, then the field of view that the network was trained with, across the
-    picture's longer side.
+    The user's values come first, then EXIF, then the field of view of the training pictures, across the picture's
+    longer side.
 
     Args:
       size: the picture's height and width.
-      lens: what the user says.
-      focal: what EXIF says, or None.
-      trained, trained_size: the camera that the network was trained with, and the height and width of its pictures.
+      lens: the user's values.
+      focal: the values of EXIF, or None.
+      trained, trained_size: the camera of the training pictures, and their height and width.
       pixel_aspect: a pixel's width divided by its height, for `lens.fov` and for the assumed field of view.
 
-    Raises ValueError for impossible numbers.
+    Raises ValueError for impossible values.
     """
     check_lens(lens)
     height, width = size
-    centre = {"cx": (lens.cx, width), "cy": (lens.cy, height)}
-    for name, (value, length) in centre.items():
-        if value is not None and not -length <= value <= 2 * length:
-            raise ValueError(f"--{name}={value:g} is far outside the picture, which is {width} x {height} pixels")
-    cx, cy = (length / 2 if value is None else value for value, length in centre.values())
     given = {name: value for name, value in lens._asdict().items() if value is not None}
+    for name, length in (("cx", width), ("cy", height)):
+        if not -length <= given.get(name, 0) <= 2 * length:
+            raise ValueError(f"--{name}={given[name]:g} is far outside the picture, which is {width} x {height} pixels")
+    cx, cy = given.get("cx", width / 2), given.get("cy", height / 2)
     sources = [f"--{name}={value:g}" for name, value in given.items() if name in ("cx", "cy")]
     if lens.fov is not None:
         fx = _focal_of_view(lens.fov, cx, width)

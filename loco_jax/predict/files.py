@@ -1,4 +1,4 @@
-"""Which files the user means, and the names of the files that are written for each."""
+"""The files that the user names, and the names of the files that are written for each."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ _LONGEST_NAME = 200  # bytes; file systems take 255, and endings like _overlay.j
 
 
 def printable(text: os.PathLike | str) -> str:
-    """A file's name, or a text with one in it, without bytes that cannot be printed."""
+    """A file's name, or a text with a file's name, without bytes that cannot be printed."""
     return os.fsencode(text).decode("utf-8", "replace")
 
 
@@ -30,8 +30,8 @@ def is_video(path: pathlib.Path) -> bool:
 
 
 def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str], list[str]]:
-    """The files that the user means, each once, with the pictures of folders; errors; and notes about what of the
-    folders is left out, a line each."""
+    """The files that the user names, each once, with the pictures in folders; errors; and notes about files in folders
+    that are left out, a line each."""
     paths, failures, notes = [], [], []
     for text in inputs:
         path = pathlib.Path(text).expanduser()
@@ -44,17 +44,14 @@ def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str], list[
 
 
 def _left_out(folder: pathlib.Path) -> list[str]:
-    """Says which files of a folder are neither read nor obviously something else."""
+    """Notes about a folder's videos, and about its pictures in unknown formats."""
     notes = []
     for suffixes, text in (
         (pictures.FOREIGN, "cannot be read; convert them to JPEG or PNG"),
         (VIDEO_SUFFIXES, "are videos, which are named one by one"),
     ):
-        names = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() in suffixes and not path.name.startswith(".") and not _is_our_overlay(path)
-        )
+        some = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != "."]
+        names = sorted(path.name for path in some if not _is_our_overlay(path))
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         notes += [f"{folder}: left out {shown}: they {text}"] if names else []
     return notes
@@ -66,7 +63,7 @@ def _is_our_overlay(path: pathlib.Path) -> bool:
 
 
 def make_folder(name: str) -> pathlib.Path:
-    """Makes the folder for results, and checks that files can be written there. Raises ValueError otherwise."""
+    """Makes the folder for results. Raises ValueError if files cannot be written there."""
     if not name:
         raise ValueError("--output= names no folder")
     output = pathlib.Path(name).expanduser()
@@ -86,10 +83,10 @@ def outputs(name: str) -> tuple[str, ...]:
 
 
 def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".") -> list[str]:
-    """A name for each input's results: the input's own without its ending, and a number if that is taken.
+    """A name for each input's results: the input's own name without its ending, with a number if that is taken.
 
-    No two names are the same, also where the file system ignores case. No result replaces an input, or a file in
-    `output` that this command did not write.
+    All names differ, also on file systems that ignore case. No result replaces an input, or a file in `output` that
+    this command did not write.
     """
     inputs = {os.path.realpath(path).lower() for path in paths}
     folder = os.path.realpath(output)
@@ -112,7 +109,7 @@ def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".")
 
 
 def _is_foreign(folder: pathlib.Path, name: str) -> bool:
-    """Whether there are files of a name that this command did not write: its own have its JSON beside them."""
+    """Whether this command did not write the files of a name. Its own files have its JSON beside them."""
     if not any(os.path.lexists(folder / file) for file in outputs(name)):
         return False
     try:

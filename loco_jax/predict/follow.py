@@ -1,17 +1,18 @@
-"""Ids of people from one frame of a video to the next: whoever is nearest to a person's last place keeps the id.
+"""Tracks: ids of people from one frame of a video to the next. The person nearest to a track's last place keeps its id.
 
-Only places count, not looks: two people who pass each other closely may swap ids, and a person who is gone for longer
-than PATIENCE comes back with a new id.
+Only places count, not appearance. Two people who pass each other closely may swap ids. A person who is absent for
+longer than PATIENCE comes back with a new id.
 """
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-REACH = 0.5  # metres by which a place may be wrong; and
-SPEED = 3.0  # metres a second, of somebody who runs; or
-REACH_AFAR = 0.06  # of the distance from the camera, since depth is uncertain there
-PATIENCE = 1.0  # seconds that somebody may be missing
+# A person may be REACH + SPEED * time away from the last place, or REACH_AFAR of the distance from the camera.
+REACH = 0.5  # metres, the error of a place
+SPEED = 3.0  # metres a second, of a person who runs
+REACH_AFAR = 0.06  # because far distances are uncertain
+PATIENCE = 1.0  # seconds that a person may be absent
 
 
 class Follower:
@@ -24,7 +25,7 @@ class Follower:
         self._next = 1
 
     def update(self, joints: Float[np.ndarray, "P J 3"], time: float) -> list[int]:
-        """Ids of the people of the next frame; joints in metres, NaN for unknown ones, the time in seconds.
+        """The ids of the people in the next frame. Joints are in metres (NaN if unknown), the time is in seconds.
 
         As many people as possible keep their ids, with the smallest sum of distances between mean joint positions.
         """

@@ -1,9 +1,10 @@
-"""The 3D page: one HTML file that shows people in space, to be turned, zoomed and played in a browser.
+"""The 3D page: one HTML file that shows people in 3D, to turn, zoom and play in a browser.
 
-The page loads nothing from any network. It shows the world upright, as far as the people tell where up is.
+The page loads nothing from any network. It shows the world upright, as estimated from how people stand.
 """
 
 import base64
+import functools
 import html
 import io
 import json
@@ -22,7 +23,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays
 from loco_jax.media.overlays import Person
 
-MOST_FRAMES = 3000  # of a longer video, every second, fourth, ... frame is in the page
+MOST_FRAMES = 3000  # the page has every second, fourth, ... frame of a longer video
 MOST_PICTURES = 160  # of a video
 _STEEPEST = math.radians(65)  # between the ground and the camera's axis
 _USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if there are no people
@@ -40,46 +41,38 @@ class Ground(NamedTuple):
 
 
 class _Thinned:
-    """Keeps something of a video's frames, evenly spread: of all frames at first, of fewer as their number grows."""
+    """Keeps at most `most` results of `make`, evenly spread over the frames of a video, by the frame's number."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, make: Callable[..., Any]):
         self.kept: dict[int, Any] = {}
-        self._every, self._most = 1, most
+        self._every, self._most, self._make = 1, most, make
 
-    def _add(self, frame: int, make: Callable[[], Any]) -> None:
+    def add(self, frame: int, *args: Any) -> None:
+        """Calls `make` with `args` if the frame is kept. Frames come in order, from 0."""
         if frame % self._every:
             return
-        self.kept[frame] = make()
+        self.kept[frame] = self._make(*args)
         if len(self.kept) > self._most:
             self._every *= 2
             self.kept = {i: item for i, item in self.kept.items() if i % self._every == 0}
 
 
 class Pictures(_Thinned):
-    """Small JPEGs of at most MOST_PICTURES of a video's frames, by the frame's number."""
+    """Small JPEGs of a video's frames: `add(number, image)`."""
 
     def __init__(self, width: int = 384):
-        super().__init__(MOST_PICTURES)
-        self._width = width
-
-    def add(self, frame: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Adds the next frame; frames come in order, from 0."""
-        self._add(frame, lambda: jpeg(image, self._width))
+        super().__init__(MOST_PICTURES, functools.partial(jpeg, width=width))
 
 
 class Frames(_Thinned):
-    """The people of a picture, or of at most MOST_FRAMES of a video's frames, by the frame's number."""
+    """The people of a picture or of a video's frames: `add(number, people, time)` with the time in seconds."""
 
     def __init__(self):
-        super().__init__(MOST_FRAMES)
-
-    def add(self, frame: int, people: Sequence[Person], time: float = 0.0) -> None:
-        """Adds the people at a time in seconds; frames come in order, from 0."""
-        self._add(frame, lambda: _Frame.of(people, time))
+        super().__init__(MOST_FRAMES, _Frame.of)
 
 
 class _Frame(NamedTuple):
-    """The part of a frame that the page shows: arrays, since there are many frames. NaN for unknown joints."""
+    """The part of a frame that the page shows, as arrays, because there are many frames. Unknown joints are NaN."""
 
     time: float
     ids: list[int]
@@ -88,7 +81,7 @@ class _Frame(NamedTuple):
     seen_PxJ: Bool[np.ndarray, "P J"]
 
     @classmethod
-    def of(cls, people: Sequence[Person], time: float) -> "_Frame":
+    def of(cls, people: Sequence[Person], time: float = 0.0) -> "_Frame":
         joints = np.array([p.joints for p in people], np.float32).reshape(-1, skeleton.NUM_JOINTS, 3)
         seen = np.array([p.scores for p in people]).reshape(-1, skeleton.NUM_JOINTS) > 0
         return cls(time, [p.id for p in people], np.array([p.score for p in people], np.float32), joints, seen)
@@ -122,12 +115,11 @@ def to_html(
     """The page as text, to be written as UTF-8.
 
     Args:
-      name: the title; any text.
-      frames: one of a picture, several of a video.
-      camera: of the picture or video.
-      size: height and width of its pictures.
-      pictures: JPEGs by frame; each is shown with the people of that frame and of the next ones.
-      notes: shown below the name, a line each.
+      name: the title, any text.
+      frames: one frame for a picture, several for a video.
+      camera, size: the camera, and the height and width of its pictures.
+      pictures: JPEGs by frame. Each is shown until the next one.
+      notes: lines below the name.
     """
     shown = frames.kept.values()
     joints = [np.zeros((0, skeleton.NUM_JOINTS, 3)), *(frame.joints_PxJx3 for frame in shown)]
@@ -136,9 +128,7 @@ def to_html(
         "notes": list(notes),
         "numbers": list(frames.kept),
         "times": [round(frame.time, 4) for frame in shown],
-        "pictures": {
-            str(i): "data:image/jpeg;base64," + base64.b64encode(data).decode() for i, data in (pictures or {}).items()
-        },
+        "pictures": {i: f"data:image/jpeg;base64,{base64.b64encode(x).decode()}" for i, x in (pictures or {}).items()},
         "limbs": skeleton.LIMBS,
         "joints": skeleton.JOINTS,
         "colours": overlays.COLOURS,
@@ -151,16 +141,15 @@ def to_html(
     texts = [_json(data)[:-1], ',"frames":[', ",".join(_json(frame.as_json()) for frame in shown), "]}"]
     template = resources.files("loco_jax.predict").joinpath("page.html").read_text(encoding="utf-8")
     parts = {"title": html.escape(name.encode("utf-8", "replace").decode()), "data": "".join(texts)}
-    return re.sub(
-        r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template
-    )  # in one pass: the data is no template
+    # In one pass, because the data may contain "{{title}}".
+    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
 
 
 def ground(joints: Float[np.ndarray, "P J 3"]) -> Ground:
-    """Estimates the ground from how people stand, since nobody tells the camera's tilt; NaN for unknown joints.
+    """Estimates the ground from how people stand, because the camera's tilt is unknown. Unknown joints are NaN.
 
-    Up is the direction of their bodies. A plane is fitted to their ankles; the farther these are apart, the more the
-    plane follows them instead of the bodies, and people far from it count less. Without people the ground is level,
+    The direction of bodies gives a first estimate of up. A plane is then fitted to the ankles. The farther they are
+    apart, the more the plane follows them. Ankles far from the plane count less. Without people the ground is level,
     1.6 m below the camera.
     """
     joints = joints[:: max(1, len(joints) // 5000)]
@@ -186,9 +175,8 @@ def ground(joints: Float[np.ndarray, "P J 3"]) -> Ground:
     for _ in range(10):
         rows = np.column_stack([np.ones_like(x), x - centre[0], z - centre[1]])
         ridge = np.diag([0.0, 30.0, 30.0]) * min(1.0, weights.mean())
-        a, b, c = np.linalg.solve(
-            rows.T @ (weights[:, None] * rows) + ridge, rows.T @ (weights * y) + ridge @ [0.0, *prior]
-        )
+        weighted = rows.T * weights
+        a, b, c = np.linalg.solve(weighted @ rows + ridge, weighted @ y + ridge @ [0.0, *prior])
         error = np.abs(y - rows @ [a, b, c])
         weights = 1 / np.maximum(1.0, error / 0.15) ** 2 + 1e-6
     normal = _upright(_unit(np.array([b, -1.0, c]), _LEVEL))
@@ -210,7 +198,7 @@ def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
 
 
 def _world(place: Ground) -> dict[str, Any]:
-    """The rows of the rotation from camera axes to the page's (right, up, ahead), and the camera's height."""
+    """The rotation from camera axes to the page's axes (right, up, ahead), by rows, and the camera's height."""
     ahead = _unit(np.array([0.0, 0.0, 1.0]) - place.up[2] * place.up, np.array([1.0, 0.0, 0.0]))
     right = np.cross(ahead, place.up)
     rotation = [[round(float(x), 6) for x in row] for row in (right, place.up, ahead)]
@@ -220,6 +208,4 @@ def _world(place: Ground) -> dict[str, Any]:
 def _json(content: Any) -> str:
     """JSON without the characters that could end the page's script or start another."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)

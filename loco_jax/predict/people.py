@@ -1,14 +1,15 @@
-"""From a picture to its people: the one way of the predict command, of `loco_jax.load` and of notebooks."""
+"""From a picture to its people. The predict command, `loco_jax.load` and notebooks all use this module."""
 
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
+from loco_jax import weights
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.media import canvas as canvases
@@ -19,33 +20,19 @@ from loco_jax.media.overlays import Person
 from loco_jax.media.pictures import Picture
 from loco_jax.predict.camera import Lens, camera_of
 from loco_jax.predict.page import jpeg
-from loco_jax.predict.predictor import load_predictor
+from loco_jax.predict.predictor import Predictor, load_predictor
 
 _EDGE = 8  # pixels of the canvas, a voxel, by which a head may lie outside the picture
 
 
-@runtime_checkable
-class Predictor(Protocol):
-    """A trained LoCO: `camera` took its training pictures of `image_size` (height, width); `description` is a line."""
-
-    camera: Camera
-    image_size: tuple[int, int]
-    description: str
-
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], camera: Camera
-    ) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
-        """Joints in metres in that camera's coordinates, 0 for unknown ones, and their scores; best person first."""
-
-
 class View(NamedTuple):
-    """How pictures of one size and camera are looked at.
+    """The geometry of pictures of one size and camera.
 
     Attributes:
       size: the pictures' height and width.
-      camera: of the pictures, and `camera_from` where its numbers come from.
-      canvas: how they are shown to the network.
-      warnings: what the user should know, a line each.
+      camera: their camera; `camera_from` says where its numbers come from.
+      canvas: how they are resampled for the network.
+      warnings: lines for the user.
     """
 
     size: tuple[int, int]
@@ -58,12 +45,8 @@ class View(NamedTuple):
 class People(list[Person]):
     """The people of one picture, the highest score first. Jupyter shows them as the picture with skeletons.
 
-    A person's `joints` are an array of 14 joints, in the order of `loco_jax.geometry.skeleton.JOINTS`, and not a
-    dictionary, since most computations concern all joints: distances, mean positions, plots.
-
-    Attributes:
-      image: the picture, `[H, W, 3]` uint8.
-      view: its size and camera, where the camera comes from, and warnings.
+    A person's `joints` are an array of 14 joints in the order of `loco_jax.geometry.skeleton.JOINTS`. `image` is the
+    picture, and `view` has its camera and warnings.
     """
 
     def __init__(self, people: Sequence[Person], image: UInt8[np.ndarray, "H W 3"], view: View):
@@ -95,12 +78,12 @@ class Finder:
         """Finds the people in a picture.
 
         Args:
-          picture: an array `[H, W, 3]` uint8, a PIL image, or a file's path, whose EXIF tells the focal length.
-          camera: its intrinsics, in pixels of the picture.
-          fov: instead of `camera`, the horizontal field of view in degrees.
+          picture: an array `[H, W, 3]` uint8, a PIL image, or a file's path. Only a file has EXIF.
+          camera: the picture's camera, in pixels.
+          fov: the horizontal field of view in degrees, instead of `camera`.
 
-        Without both, and without EXIF, the field of view of the training pictures is assumed. Raises ValueError for
-        what is not a picture, and for an impossible camera.
+        Without both, the focal length comes from EXIF. Without EXIF, the field of view of the training pictures is
+        assumed. Raises ValueError for other kinds of `picture` and for an impossible camera.
         """
         if camera is not None and fov is not None:
             raise ValueError("give camera or fov, not both")
@@ -108,17 +91,18 @@ class Finder:
         return look(_read(picture), lens, self.predictor)
 
 
-def load(source: str = "released", min_score: float | None = None) -> Finder:
-    """A trained LoCO: of a run's folder, of a file of weights, or the "released" one.
+def load(source: str = weights.RELEASED, min_score: float | None = None) -> Finder:
+    """A trained LoCO from a run's folder or a file of weights, or the "released" LoCO.
 
-    `min_score` is the least score of a person, from 0 to 1; the weights' config has it if None. The first picture of
-    each size takes longer, since the network is compiled for it. Raises ValueError or OSError for what cannot be read.
+    `min_score` is the least score of a person, from 0 to 1. None takes it from the weights' config. The first picture
+    of each size takes longer, because the network is compiled for it. Raises ValueError or OSError for unreadable
+    weights.
     """
-    return Finder(load_predictor(None if source == "released" else source, min_score))
+    return Finder(load_predictor(source, min_score))
 
 
 def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
-    """Finds the people in a picture; raises ValueError for an impossible camera."""
+    """Finds the people in a picture. Raises ValueError for an impossible camera."""
     view = view_of(picture.size, lens, picture.focal, predictor)
     view = view._replace(warnings=picture.warnings + view.warnings)
     return People(to_people(*find(picture.image, view, predictor), view.camera), picture.image, view)
@@ -127,7 +111,7 @@ def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
 def view_of(
     size: tuple[int, int], lens: Lens, focal: Focal | None, predictor: Predictor, pixel_aspect: float = 1.0
 ) -> View:
-    """How to look at pictures of `size` (height, width); the other arguments and errors are as for `camera_of`."""
+    """The geometry of pictures of `size` (height, width). The other arguments and errors are those of `camera_of`."""
     trained, trained_size = predictor.camera, predictor.image_size
     camera, source = camera_of(size, lens, focal, trained, trained_size, pixel_aspect)
     canvas = canvases.plan(size, camera, trained, trained_size)
@@ -135,7 +119,7 @@ def view_of(
     if canvas.shrink < 1:
         warnings.append(
             "its field of view is so much wider than in training that the picture was shrunk to "
-            f"{canvas.shrink:.0%} of equal angles, and people were brought nearer by as much: distances are less exact"
+            f"{canvas.shrink:.0%} of equal angles, and distances were corrected for it: they are less exact"
         )
     if max(canvas.picture_size) < max(trained_size) / 8:
         warnings.append(
@@ -148,7 +132,7 @@ def view_of(
 def find(
     image: UInt8[np.ndarray, "H W 3"], view: View, predictor: Predictor
 ) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
-    """Joints in metres, NaN for unknown ones, and their scores, of the people in a picture.
+    """The people in a picture: joints in metres (NaN if unknown) and their scores.
 
     The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
     heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
@@ -168,7 +152,7 @@ def find(
 
 
 def project(camera: Camera, joints: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 2"]:
-    """Pixels of joints in float64; NaN for joints that are not in front of the camera."""
+    """The pixels of joints in float64, NaN for joints that are not in front of the camera."""
     z = np.where(joints[..., 2] > 0, joints[..., 2], np.nan)
     return joints[..., :2] / z[..., None] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
 
@@ -179,7 +163,7 @@ def to_people(
     camera: Camera,
     ids: Sequence[int] | None = None,
 ) -> list[Person]:
-    """Found joints (metres) and their scores as people, with ids from 1 if None; a person's score is the mean."""
+    """Joints (metres) and their scores as people. Ids count from 1 if None. A person's score is the mean of 14."""
     ids = range(1, len(joints) + 1) if ids is None else ids
     rows = zip(ids, joints, project(camera, joints), scores)
     return [Person(int(i), float(s.mean()), person, uv, s) for i, person, uv, s in rows]

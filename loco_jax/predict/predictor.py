@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose import suppression
 from loco_jax.tasks.loco import LocoTask
-from loco_jax.weights import files as weights
 
 
 class Predictor:
     """A trained LoCO, ready for pictures of any size. Each new size is compiled once.
 
     Attributes:
-      camera: the one of the training, for pictures of `image_size`.
-      image_size: height and width of the pictures of the training.
+      camera: the camera of the training pictures.
+      image_size: the height and width of the training pictures.
       description: the weights and the network, in a line.
     """
 
@@ -35,10 +34,10 @@ class Predictor:
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"], camera: Camera
     ) -> tuple[Float[np.ndarray, "N 14 3"], Float[np.ndarray, "N 14"]]:
-        """Joints in metres and scores of the people in a picture.
+        """The people in a picture, the best first: joints in metres in coordinates of `camera`, and their scores.
 
-        The picture is taken as one by `camera`, whose focal lengths should be those of the training. A joint with score
-        0 was not found: refinement has filled it in, or it lies at 0 and has no place.
+        The focal lengths of `camera` should be those of the training. A joint with score 0 was not found. Refinement
+        has added it, or it lies at 0.
         """
         found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
         joints, scores = jax.device_get((found.joints, found.scores))
@@ -55,19 +54,17 @@ class Predictor:
         return jax.jit(find)
 
 
-def load_predictor(source: str | None = None, min_score: float | None = None) -> Predictor:
-    """A trained LoCO from a run's folder or a file of weights; the released weights if `source` is None.
+def load_predictor(source: str = weights.RELEASED, min_score: float | None = None) -> Predictor:
+    """A trained LoCO from a run's folder or a file of weights, or the "released" LoCO.
 
-    `min_score` is the least score of a person; if None, the weights' config says it. Raises WeightsError or
-    CheckpointError if there are no weights, ValueError for a score that cannot be.
+    `min_score` is the least score of a person. None takes it from the weights' config. Raises WeightsError or
+    CheckpointError if there are no weights, and ValueError for an impossible score.
     """
-    name = source or weights.RELEASED
-    task, params, _, camera = experiment.load(name)
+    task, params, _, camera = experiment.load(source)
     if min_score is not None:
         task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
-    which = (
-        "the released weights, no good on photographs yet"
-        if source is None
-        else f"the weights of {weights.path_of(name)}"
+    released = source == weights.RELEASED
+    name = (
+        "the released weights, no good on photographs yet" if released else f"the weights of {weights.path_of(source)}"
     )
-    return Predictor(task, params, camera, f"{which}: {task.describe()}")
+    return Predictor(task, params, camera, f"{name}: {task.describe()}")

@@ -25,19 +25,21 @@ from loco_jax.predict import files, page
 from loco_jax.predict.camera import Lens
 from loco_jax.predict.files import OUR_KEYS, printable
 from loco_jax.predict.follow import Follower
-from loco_jax.predict.people import Predictor, View, find, look, to_people, view_of
+from loco_jax.predict.people import View, find, look, to_people, view_of
+from loco_jax.predict.predictor import Predictor
 
 _AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
 _SAME_SHAPE = 0.02  # by how much a later frame's aspect ratio may differ from the first's
-_ONE_PICTURE = "ids are of this picture alone"
-_FOLLOWED = "ids follow people by their places; two who meet may swap, and who is gone may get a new one"
+_FOLLOWED = (
+    "ids are tracks, by people's places; two people who meet may swap ids, and a person who returns may get a new id"
+)
 _text = functools.partial(json.dumps, allow_nan=False)
-Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]  # its number, the picture, and the time in seconds
+Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]  # the number, the picture, and the time in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What was done with one picture or video: `people` is the sum over all frames."""
+    """The result of one picture or video. `people` is the sum over all frames."""
 
     people: int
     frames: int
@@ -47,7 +49,7 @@ class Done:
 
 
 class InputError(ValueError):
-    """A file failed after some frames were done; `done` tells which."""
+    """A file failed after some frames. `done` is the result up to there."""
 
     def __init__(self, message: str, done: Done):
         super().__init__(message)
@@ -57,7 +59,7 @@ class InputError(ValueError):
 def process_all(
     paths: Sequence[pathlib.Path], output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool = False
 ) -> list[str]:
-    """Processes all files and prints how each went; one that fails does not stop the others. Returns what failed."""
+    """Processes all files and prints the result of each. One that fails does not stop the others. Returns errors."""
     failures: list[str] = []
     for path, name in zip(paths, files.name_outputs(paths, output)):
         try:
@@ -82,31 +84,28 @@ def process_all(
 def process(
     path: os.PathLike | str, name: str, output: os.PathLike | str, lens: Lens, predictor: Predictor, quiet: bool = False
 ) -> Done:
-    """Finds the people in one picture or video; writes the results into the folder `output`, under `name`.
+    """Finds the people in one picture or video, and writes the results into the folder `output` under `name`.
 
-    Raises ValueError or OSError. Results of a video that is damaged, or that Ctrl-C or another error stops, are kept up
-    to there: then this raises InputError or KeyboardInterrupt.
+    Raises ValueError or OSError. If an error or Ctrl-C stops a video after some frames, their results stay, and this
+    raises InputError or KeyboardInterrupt.
     """
-    path, output = pathlib.Path(path), pathlib.Path(output)
+    path, base = pathlib.Path(path), os.path.join(output, name)  # a name may be ".", which pathlib would drop
     if files.is_video(path):
-        return _process_video(path, name, output, lens, predictor, quiet)
+        return _process_video(path, base, lens, predictor, quiet)
     people = look(pictures.read(path), lens, predictor)
-    view, image = people.view, people.image
-    facts = _facts(path, view, predictor) | {"ids": _ONE_PICTURE, "warnings": view.warnings}
-    text = _text({**facts, "people": [_as_json(p) for p in people]}, indent=1)
-    with _whole(output / f"{name}.json") as part:
-        part.write_text(text + "\n", encoding="utf-8")
-    with _whole(output / f"{name}_overlay.jpg") as part:
+    view = people.view
+    facts = {**_facts(path, view, predictor), "ids": "ids are of this picture alone", "warnings": view.warnings}
+    with _whole(f"{base}.json") as part:
+        part.write_text(_text({**facts, "people": [_as_json(p) for p in people]}, indent=1) + "\n", encoding="utf-8")
+    with _whole(f"{base}_overlay.jpg") as part:
         Image.fromarray(people.overlay()).save(part, "JPEG", quality=92, subsampling=0)
     frames = page.Frames()
     frames.add(0, people)
-    _write_page(printable(path.name), output / f"{name}_3d.html", frames, {0: page.jpeg(image)}, view, predictor)
+    _write_page(path, base, frames, {0: page.jpeg(people.image)}, view, predictor)
     return Done(len(people), 1, view.camera_from, view.warnings)
 
 
-def _process_video(
-    path: pathlib.Path, name: str, output: pathlib.Path, lens: Lens, predictor: Predictor, quiet: bool
-) -> Done:
+def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predictor, quiet: bool) -> Done:
     info, images = videos.info(path), videos.read(path)
     photos, frames, last, failure = page.Pictures(), page.Frames(), 0.0, None
     people: list[int] = []  # how many in each frame
@@ -116,20 +115,20 @@ def _process_video(
         size, aspect = first[1].shape[:2], info.pixel_aspect
         if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
             aspect = 1 / aspect
-        view = view_of(size, lens, None, predictor, aspect)
+        view, follower = view_of(size, lens, None, predictor, aspect), Follower()
         warned = list(view.warnings)
-        images = _of_size(path, itertools.chain([first], images), size, warned)
-        movie, label = output / f"{name}_overlay.mp4", {"desc": printable(path.name)[-30:], "leave": False}
         with (
-            videos.Writer(movie, info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
-            _whole(output / f"{name}.json") as part,
+            videos.Writer(f"{base}_overlay.mp4", info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
+            _whole(f"{base}.json") as part,
             part.open("w", encoding="utf-8", buffering=1) as file,
-            progress.bar(info.frames or None, " frames", quiet, **label) as bar,
+            progress.bar(info.frames or None, " frames", quiet, desc=printable(path.name)[-30:], leave=False) as bar,
         ):
             # Each frame is a line of its own, written at once: all are kept whatever happens later.
             file.write(_text(_facts(path, view, predictor) | {"ids": _FOLLOWED})[:-1] + ', "frames": [\n')
             try:
-                for (number, image, time), now in _follow(images, view, predictor):
+                for number, image, time in _of_size(path, itertools.chain([first], images), size, warned):
+                    joints, scores = find(image, view, predictor)
+                    now = to_people(joints, scores, view.camera, follower.update(joints, time))
                     writer.write(overlays.draw(image, now), time)
                     line = {"frame": number, "time": round(time, 4), "people": [_as_json(p) for p in now]}
                     file.write("," * bool(people) + _text(line) + "\n")
@@ -146,7 +145,7 @@ def _process_video(
             fps = round((len(people) - 1) / last, 4) if last else info.fps
             file.write("], " + _text({"fps": fps, "warnings": warned, "complete": failure is None})[1:] + "\n")
     view = view._replace(warnings=tuple(warned))
-    _write_page(printable(path.name), output / f"{name}_3d.html", frames, photos.kept, view, predictor)
+    _write_page(path, base, frames, photos.kept, view, predictor)
     done = Done(sum(people), len(people), view.camera_from, view.warnings, video=True)
     if failure is None:
         return done
@@ -156,18 +155,10 @@ def _process_video(
     raise InputError(f"{_in_a_line(path, failure)} ({before})", done) from failure
 
 
-def _follow(images: Iterator[Frame], view: View, predictor: Predictor) -> Iterator[tuple[Frame, list[Person]]]:
-    """Each frame with its people, who keep their ids from frame to frame."""
-    follower = Follower()
-    for frame in images:
-        joints, scores = find(frame[1], view, predictor)
-        yield frame, to_people(joints, scores, view.camera, follower.update(joints, frame[2]))
-
-
 def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int], warned: list[str]) -> Iterator[Frame]:
-    """Resizes frames to the first one's size, since recorded calls change theirs; adds a line to `warned`.
+    """Resizes frames to the first frame's size, because recorded calls change it. Adds a line to `warned`.
 
-    Raises ValueError for a frame of another aspect ratio: its camera would be another.
+    Raises ValueError for a frame of another aspect ratio, because it would need another camera.
     """
     resized = False
     for number, image, time in images:
@@ -184,7 +175,7 @@ def _of_size(path: pathlib.Path, images: Iterator[Frame], size: tuple[int, int],
 
 
 def _as_json(person: Person) -> dict[str, Any]:
-    """A person for the JSON file: all 14 joints by name, null for unknown values."""
+    """A person for the JSON file: all 14 joints by name, with null for unknown values."""
     joints = {
         name: {"xyz": _numbers(xyz, 4), "pixel": _numbers(uv, 2), "score": round(float(score), 4)}
         for name, xyz, uv, score in zip(skeleton.JOINTS, person.joints, person.pixels, person.scores)
@@ -208,27 +199,32 @@ def _facts(path: pathlib.Path, view: View, predictor: Predictor) -> dict[str, An
 
 
 def _write_page(
-    title: str, path: pathlib.Path, frames: page.Frames, photos: Mapping[int, bytes], view: View, predictor: Predictor
+    path: pathlib.Path,
+    base: str,
+    frames: page.Frames,
+    photos: Mapping[int, bytes],
+    view: View,
+    predictor: Predictor,
 ) -> None:
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in view.camera._asdict().items())
     notes = [f"Camera: {numbers} pixels ({view.camera_from})", f"Weights: {predictor.description}", *view.warnings]
-    text = page.to_html(title, frames, view.camera, view.size, photos, notes)
-    with _whole(path) as part:
+    with _whole(f"{base}_3d.html") as part:
+        text = page.to_html(printable(path.name), frames, view.camera, view.size, photos, notes)
         part.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write to; the file appears whole or not at all. A link of that name is replaced, not followed."""
-    part = path.with_name(f".{path.name}.part")
+def _whole(name: str) -> Iterator[pathlib.Path]:
+    """Gives a path to write to. The file appears completely or not at all. A link of its name is replaced."""
+    part = pathlib.Path(name).with_name(f".{os.path.basename(name)}.part")
     try:
         yield part
-        part.replace(path)
+        part.replace(name)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _in_a_line(path: pathlib.Path, message: Exception | str) -> str:
-    """The first line of a message about a file, with the file's name."""
+    """The first line of a message, with the file's name."""
     text = str(message).strip().split("\n")[0] or type(message).__name__
     return printable(text if str(path) in text else f"{path}: {text}")

@@ -1,4 +1,4 @@
-"""What tasks find, as tables and pictures; and reports that compare runs, `python -m loco_jax.report`."""
+"""Tables and pictures of what tasks find, and reports that compare runs (`python -m loco_jax.report`)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,24 +11,21 @@ if TYPE_CHECKING:
 
 
 def table_of(task: str, summary: Mapping[str, Any]) -> str:
-    """The summary of an evaluation of a task, "vha", "loco", "refiner" or "trunk", as Markdown."""
-    from loco_jax.report import tables  # all imports are here, so that --help of the command is quick
+    """The summary of an evaluation of a task ("vha", "loco", "refiner" or "trunk") as Markdown."""
+    from loco_jax.report import tables  # all imports are in functions, so that --help of the command is quick
 
-    makers = {"vha": tables.vha_table, "loco": tables.loco_table}
-    makers |= {"refiner": tables.refiner_table, "trunk": tables.trunk_table}
-    return makers[task](summary)
+    return getattr(tables, f"{task}_table")(summary)
 
 
 def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: str) -> "Figure":
-    """What a task found in frame `index` of a batch, with `title` in the heading. Arrays are NumPy's."""
+    """A picture of what a task found in frame `index` of a batch, with `title` in the heading."""
     import jax
     import numpy as np
 
     from loco_jax.pose import metrics
     from loco_jax.report import drawings
-    from loco_jax.tasks.loco import LocoTask
+    from loco_jax.tasks.people import PeopleTask
     from loco_jax.tasks.refiner import KINDS, RefinerTask
-    from loco_jax.tasks.trunk import TrunkTask
     from loco_jax.tasks.vha import VhaTask
 
     found, frame = jax.tree.map(lambda x: np.asarray(x[index]), (predicted, frames))
@@ -36,7 +33,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
         rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
         true_rows = metrics.people_rows(found.true_voxels, found.true_present)
         return drawings.projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
-    if isinstance(task, LocoTask):
+    if isinstance(task, PeopleTask):
         name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
         joints, known = found.people[name]
         exist, true = known[:, 0], (frame.joints, found.true_present)
@@ -46,8 +43,6 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
         given = found.spoilt[there], found.kind[there] != KINDS.index("missing")
         refined = found.refined[there], np.ones_like(given[1])
         return drawings.poses(frame.joints[there], {"given": given, "refined": refined}, f"Refiner, {title}")
-    if isinstance(task, TrunkTask):
-        offsets = found.poses.offsets[found.there]
-        read = offsets, np.ones(offsets.shape[:2], bool)
-        return drawings.poses(found.true.offsets[found.there], {"read": read}, f"Trunk, {title}")
-    raise TypeError(f"{type(task).__name__} has no picture")
+    offsets = found.poses.offsets[found.there]  # of a TrunkTask
+    read = offsets, np.ones(offsets.shape[:2], bool)
+    return drawings.poses(found.true.offsets[found.there], {"read": read}, f"Trunk, {title}")

@@ -5,20 +5,21 @@ import dataclasses
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from matplotlib.figure import Figure
 
 from loco_jax.report import figure, tables
-from loco_jax.report.runs import Run, RunError, flat
-from loco_jax.runs import observation as observe
+from loco_jax.report.runs import Run, RunError
+from loco_jax.runs import observation
 
 SUFFIXES = (".html", ".md")
 _NOTHING = "–"
-_UNTOLD_FIELDS = ("demo",)  # of a config: a command that is suggested in its place
+_HIDDEN_FIELDS = ("demo",)  # of a config: the name of another config, which a message suggests
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2em auto; padding: 0 1em; }
 h1, h2 { font-weight: 600; line-height: 1.2; }
@@ -36,7 +37,7 @@ p.note { color: #555; max-width: 75em; }
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading, a table whose first column is text, and a note."""
+    """A heading, a table whose first column is text, and a note below the table."""
 
     heading: str
     header: Sequence[str]
@@ -46,16 +47,19 @@ class Section:
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """The tables that have rows."""
-    made = [_facts(runs), *_scores(runs), _validation(runs), _time(runs), _differences(runs)]
-    return [section for section in made if section is not None and section.rows]
+    parts = "; ".join(f"`{part}`: {meaning}" for part, meaning in observation.PARTS.items())
+    made = [
+        _by_run("What was run", runs, _facts),
+        *_scores(runs),
+        _by_run("Last scores on validation frames", runs, _validation),
+        _by_run("Where the time went", runs, _time, f"{parts}. `input_wait`: {observation.NAMES['input_wait']}."),
+        _differences(runs),
+    ]
+    return [section for section in made if section.rows]
 
 
 def write(runs: Sequence[Run], output: epath.Path) -> list[epath.Path]:
-    """Writes the document, and with Markdown its picture beside it; returns the files.
-
-    Raises ValueError for another suffix than SUFFIXES.
-    """
-    check_output(output)
+    """Writes the document, and with Markdown its picture beside it. Returns the files."""
     drawing, all_sections = figure.draw_runs(runs), sections(runs)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".html":
@@ -68,7 +72,7 @@ def write(runs: Sequence[Run], output: epath.Path) -> list[epath.Path]:
 
 
 def check_output(output: epath.Path) -> None:
-    """Raises ValueError for a file name that `write` would not take."""
+    """Raises ValueError for a file name that ends in none of SUFFIXES."""
     if output.suffix not in SUFFIXES:
         raise ValueError(f"--output={output}: want a file that ends in {' or '.join(SUFFIXES)}")
 
@@ -93,8 +97,9 @@ def to_html(all_sections: Sequence[Section], picture: bytes) -> str:
     encoded = base64.b64encode(picture).decode()
     parts = [f'<h1>Runs</h1>\n<img alt="Curves of the runs" src="data:image/png;base64,{encoded}">']
     for section in all_sections:
-        rows = [f"<tr{_kind(row)}>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in section.rows]
-        head = "".join(f"<th>{_inline(cell)}</th>" for cell in section.header)
+        kinds = [' class="poster"' if row[0] == "poster" else "" for row in section.rows]
+        rows = [f"<tr{kind}>{_cells('td', row)}</tr>" for kind, row in zip(kinds, section.rows)]
+        head = _cells("th", section.header)
         table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
         note = f'\n<p class="note">{_inline(section.note)}</p>' if section.note else ""
         parts.append(f'<h2>{_inline(section.heading)}</h2>\n<div class="table">{table}</div>{note}')
@@ -103,8 +108,8 @@ def to_html(all_sections: Sequence[Section], picture: bytes) -> str:
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-def _kind(row: Sequence[str]) -> str:
-    return ' class="poster"' if row[0] == "poster" else ""
+def _cells(tag: str, row: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{_inline(cell)}</{tag}>" for cell in row)
 
 
 def _inline(text: str) -> str:
@@ -119,79 +124,44 @@ def _png(drawing: Figure) -> bytes:
 
 
 def _by_run(
-    heading: str, runs: Sequence[Run], facts: dict[str, Callable[[Run], str | None]], note: str = ""
+    heading: str, runs: Sequence[Run], facts: Callable[[Run], Mapping[str, str | None]], note: str = ""
 ) -> Section:
     """A row for each fact, a column for each run. Facts that no run has are left out."""
-    rows = [[name, *(fact(run) or "" for run in runs)] for name, fact in facts.items()]
-    rows = [[row[0], *(cell or _NOTHING for cell in row[1:])] for row in rows if any(row[1:])]
+    columns = [facts(run) for run in runs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name) or _NOTHING for column in columns)] for name in names]
+    rows = [row for row in rows if set(row[1:]) != {_NOTHING}]
     return Section(heading, ["", *(run.name for run in runs)], rows, note)
 
 
-def _facts(runs: Sequence[Run]) -> Section:
-    facts: dict[str, Callable[[Run], str | None]] = {
-        "task": lambda run: run.config.get("task"),
-        "config": lambda run: run.config.get("name"),
-        "data": _data,
-        "batch": lambda run: _text(run.config.get("data", {}).get("batch_size")),
-        "parameters": lambda run: f"{run.parameters:,}" if run.parameters else None,
-        "steps": _steps,
-        "loss at the end": lambda run: _last(run, "loss", "{:.4g}"),
-        "time of training": lambda run: _duration(sum(run.seconds.get(part, 0.0) for part in observe.TRAINING)),
-        "time in all": lambda run: _duration(sum(run.seconds.values())),
-        "frames/s, median": _frame_rate,
-        "most memory": _memory,
+def _facts(run: Run) -> dict[str, str | None]:
+    config, data = run.config, run.config.get("data", {})
+    source, wanted = data.get("source"), config.get("steps", 0)
+    losses, rates = (run.series(name)[:, 1] for name in ("loss", "frames_per_second"))
+    rate = np.median(rates) if len(rates) else 0
+    training = sum(run.seconds.get(part, 0.0) for part in observation.TRAINING)
+    return {
+        "task": config.get("task"),
+        "config": config.get("name"),
+        # Only an evaluation knows whether it is the real JTA.
+        "data": run.results.get("data") if source in (None, "jta") else f"{source}, {config.get('scale')} scale",
+        "batch": str(data["batch_size"]) if "batch_size" in data else None,
+        "parameters": f"{run.parameters:,}" if run.parameters else None,
+        "steps": f"{run.step:,}" + f" of {wanted:,}" * (run.step < wanted) if run.records or wanted else None,
+        "loss at the end": f"{losses[-1]:.4g}" if len(losses) else None,
+        "time of training": figure.duration(training) if training else None,
+        "time in all": figure.duration(sum(run.seconds.values())) if run.seconds else None,
+        "frames/s, median": f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" if len(rates) else None,
+        "most memory": "{:.2f} GiB of {}".format(*run.peak_gib) if run.peak_gib else None,
     }
-    return _by_run("What was run", runs, facts)
-
-
-def _data(run: Run) -> str | None:
-    source, scale = run.config.get("data", {}).get("source"), run.config.get("scale")
-    if source in (None, "jta"):  # an evaluation knows whether it is the real JTA
-        return run.results.get("data")
-    return f"{source}, {scale} scale"
-
-
-def _steps(run: Run) -> str | None:
-    wanted = run.config.get("steps")
-    if wanted is None:
-        return f"{run.step:,}" if run.records else None
-    return f"{run.step:,} of {wanted:,}" if run.step < wanted else f"{run.step:,}"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _last(run: Run, name: str, form: str) -> str | None:
-    points = run.series(name)
-    return form.format(points[-1, 1]) if len(points) else None
-
-
-def _frame_rate(run: Run) -> str | None:
-    points = run.series("frames_per_second")
-    if not len(points):
-        return None
-    rate = np.median(points[:, 1])
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-
-
-def _duration(seconds: float) -> str | None:
-    return figure.duration(seconds) if seconds else None
-
-
-def _memory(run: Run) -> str | None:
-    if run.peak_bytes is None:
-        return None
-    size, whose = run.peak_bytes
-    return f"{size / 2**30:.2f} GiB of {'a device' if whose == 'device' else 'the process'}"
 
 
 def _scores(runs: Sequence[Run]) -> list[Section]:
-    """The tables of each task, from `--mode=eval`."""
+    """The tables of scores from `--mode=eval`, by task."""
     made = []
     for key, make in (("scores", _vha_scores), ("systems", _loco_scores), ("after_cm", _refiner_scores)):
-        some = [run for run in runs if key in run.results]
-        made += make(some) if some else []
+        if scored := [run for run in runs if key in run.results]:
+            made += make(scored)
     return made
 
 
@@ -211,18 +181,17 @@ def _loco_scores(runs: Sequence[Run]) -> list[Section]:
     """Scores with the published matching and the poster's; with the best matching; and of people."""
     rows = _of_results(runs, tables.loco_rows)
     posters = [["poster", *row] for row in tables.loco_poster_rows()]
-    run, system, _, *columns = ["run", *tables.LOCO_HEADER]
 
-    def pick(some, matching):
-        return [[run, system, *cells] for run, system, name, *cells in some if name == f"`{matching}`"]
+    def pick(rows, matching):  # without the column of the matching
+        return [[*row[:2], *row[3:]] for row in rows if row[2] == f"`{matching}`"]
 
-    published = [row[:-1] for row in pick([*rows, *posters], "nearest")]  # which has no errors
-    header = [run, system, *columns]
+    header = ["run", "system", *tables.LOCO_HEADER[2:]]
+    published = [row[:-1] for row in pick([*rows, *posters], "nearest")]  # this matching has no errors
     people = _of_results(runs, tables.people_rows)
     return [
         Section("Scores: LoCO, matched as published (`nearest`)", header[:-1], published, _percent_of(runs)),
         Section("Scores: LoCO, best matching (`hungarian`)", header, pick(rows, "hungarian")),
-        Section("Scores: LoCO, people", [run, *tables.PEOPLE_HEADER], people, tables.PEOPLE_NOTE),
+        Section("Scores: LoCO, people", ["run", *tables.PEOPLE_HEADER], people, tables.PEOPLE_NOTE),
     ]
 
 
@@ -239,14 +208,14 @@ def _refiner_scores(runs: Sequence[Run]) -> list[Section]:
 
 
 def _of_results(runs: Sequence[Run], make: Callable[[dict[str, Any]], list[list[str]]]) -> list[list[str]]:
-    """Rows of each run's results, after its name."""
+    """The rows that `make` gives for each run's results, with the run's name in front."""
     rows = []
     for run in runs:
         try:
             rows += [[run.name, *row] for row in make(run.results)]
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{run.name}: eval/results.json is not as this version writes it ({error!r}); score it anew with "
+                f"{run.name}: eval/results.json is not as this version writes it ({error!r}); score the run again with "
                 "--mode=eval"
             ) from error
     return rows
@@ -260,73 +229,45 @@ def _in_metres(summary: dict[str, Any]) -> list[list[str]]:
 
 def _percent_of(runs: Sequence[Run]) -> str:
     elsewhere = not all(str(run.results.get("data")).startswith("JTA") for run in runs)
-    return f"In percent. {_tested(runs)}" + " The poster's figures are of JTA: other data." * elsewhere
+    return f"In percent. {_tested(runs)}" + " The poster's figures are on other data: JTA." * elsewhere
 
 
 def _tested(runs: Sequence[Run]) -> str:
     """A sentence about the frames and the weights of the scores."""
-    of = [
-        f"{run.name}: {run.results.get('frames', '?')} frames of {run.results.get('data') or 'unnamed data'}, "
-        + (f"step {run.results['step']:,}" if "step" in run.results else f"weights {run.results.get('weights', '?')}")
-        for run in runs
-    ]
-    return f"Means over frames. {'; '.join(of)}."
+
+    def facts(name, results):
+        weights = f"step {results['step']:,}" if "step" in results else f"weights {results.get('weights', '?')}"
+        return f"{name}: {results.get('frames', '?')} frames of {results.get('data') or 'unnamed data'}, {weights}"
+
+    return f"Means over frames. {'; '.join(facts(run.name, run.results) for run in runs)}."
 
 
-def _validation(runs: Sequence[Run]) -> Section:
-    names = dict.fromkeys(name for run in runs for name in run.names("validation/"))
-
-    def fact(name: str) -> Callable[[Run], str | None]:
-        return lambda run: _last(run, name, "{:.3f}")
-
-    facts = {name.removeprefix("validation/"): fact(name) for name in names}
-    told = {"at step": _validated} | facts if facts else {}
-    return _by_run("Last scores on validation frames", runs, told)
+def _validation(run: Run) -> dict[str, str | None]:
+    lasts = {name.removeprefix("validation/"): run.series(name)[-1] for name in run.names("validation/")}
+    if not lasts:
+        return {}
+    step = int(max(step for step, _ in lasts.values()))
+    return {"at step": f"{step:,}", **{name: f"{value:.3f}" for name, (_, value) in lasts.items()}}
 
 
-def _validated(run: Run) -> str | None:
-    names = run.names("validation/")
-    return f"{max(int(run.series(name)[-1, 0]) for name in names):,}" if names else None
+def _time(run: Run) -> dict[str, str | None]:
+    total, waits = sum(run.seconds.values()), run.series("input_wait")[:, 1]
+    parts = {part: f"{figure.duration(s)} ({100 * s / total:.1f} %)" for part, s in run.seconds.items()}
+    return {
+        **{part: parts.get(part) for part in observation.PARTS},
+        "a step, median": figure.duration(float(np.median(run.step_seconds))) if len(run.step_seconds) else None,
+        "input_wait, mean": f"{100 * waits.mean():.1f} %" if len(waits) else None,
+    }
 
 
-def _time(runs: Sequence[Run]) -> Section:
-    def fact(part: str) -> Callable[[Run], str | None]:
-        def of(run: Run) -> str | None:
-            if not run.seconds:
-                return None
-            return f"{figure.duration(run.seconds[part])} ({100 * run.seconds[part] / sum(run.seconds.values()):.1f} %)"
-
-        return of
-
-    def step(run: Run) -> str | None:
-        return _duration(float(np.median(run.step_seconds))) if len(run.step_seconds) else None
-
-    facts = {part: fact(part) for part in observe.PARTS}
-    facts |= {"a step, median": step, "input_wait, mean": _mean_wait}
-    parts = "; ".join(f"`{part}`: {meaning}" for part, meaning in observe.PARTS.items())
-    note = f"{parts}. `input_wait`: {observe.NAMES['input_wait']}."
-    return _by_run("Where the time went", runs, facts, note)
-
-
-def _mean_wait(run: Run) -> str | None:
-    waits = run.series("input_wait")
-    return f"{100 * waits[:, 1].mean():.1f} %" if len(waits) else None
-
-
-def _differences(runs: Sequence[Run]) -> Section | None:
+def _differences(runs: Sequence[Run]) -> Section:
     """The fields in which configs differ."""
-    runs = [run for run in runs if run.config]
-    if len(runs) < 2:
-        return None
-    configs = [flat(run.config) for run in runs]
-    rows = []
-    for name in sorted(set().union(*configs) - set(_UNTOLD_FIELDS)):
-        values = [_value(config[name]) if name in config else _NOTHING for config in configs]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
-    note = f"All other fields are alike. {_NOTHING}: the config has no such field."
-    return Section("Where the configs differ", ["", *(run.name for run in runs)], rows, note)
 
+    def fields(run: Run) -> dict[str, str | None]:
+        flat = traverse_util.flatten_dict(run.config, sep=".")
+        return {name: '""' if value == "" else str(value) for name, value in flat.items()}
 
-def _value(value: Any) -> str:
-    return '""' if value == "" else str(value)
+    note = f"All other fields are equal. {_NOTHING}: the config has no such field."
+    found = _by_run("Where the configs differ", [run for run in runs if run.config], fields, note)
+    rows = [row for row in found.rows if len(set(row[1:])) > 1 and row[0] not in _HIDDEN_FIELDS]
+    return dataclasses.replace(found, rows=sorted(rows, key=lambda row: row[0]))

@@ -1,4 +1,4 @@
-"""The figure that compares runs. A run has the same colour in all curves."""
+"""The figure with the curves of one or several runs. A run has the same colour in all curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from loco_jax.report import drawings
 from loco_jax.report.runs import Run
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 
 # Parts of the time. They are paler than the runs' colours.
 _PART_COLOURS = {
@@ -31,6 +31,9 @@ _PEOPLE = {
     "Joints higher on their own side": ("side_",),
     "Right and left told by a trunk": ("told_",),
 }
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
+_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
 _GREY = "0.35"
 _ROW = 4.6  # inches
 _WIDE = 30.0  # ratio of values from which the axis is logarithmic
@@ -39,63 +42,57 @@ _UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
-    """Loss, validation scores, speed and where the time went, 1600 pixels wide at 100 dots an inch.
+    """Loss, validation scores, speed and the parts of the time, 1600 pixels wide at 100 dots an inch.
 
-    What no run has logged is left out, or called "not logged".
+    Curves that no run has logged are left out, or say "not logged".
     """
-    f1, losses = _all_names(runs, "validation/", "f1"), _all_names(runs, "validation/", "loss")
-    people = {title: _beginning_with(runs, beginnings) for title, beginnings in _PEOPLE.items()}
-    people = {title: names for title, names in people.items() if names}
-    bars = max(2.6, 1.3 + 0.75 * len(runs))
-    heights = [_ROW, *[_ROW] * bool(people), max(_ROW - 0.8, bars)]
-    figure = drawings.new_figure(sum(heights) + 0.6, w_pad=0.12)
-    rows = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
-    top = list(np.atleast_1d(rows[0].subplots(1, 3 if f1 and losses else 2)))
-    _draw_curves(top[0], runs, ["loss"], "Loss in training")
+    validation = list(dict.fromkeys(name for run in runs for name in run.names("validation/")))
+    f1, losses = ([name for name in validation if word in name] for word in ("f1", "loss"))
+    top = {"Loss in training": ["loss"]}
     if f1 or not losses:
-        _draw_curves(top[1], runs, f1, "F1 on validation frames")
+        top["F1 on validation frames"] = f1
     if losses:
         title = losses[0].removeprefix("validation/") if len(losses) == 1 else "Losses"
-        _draw_curves(top[-1], runs, losses, f"{title} on validation frames")
-    if people:
-        for axes, (title, names) in zip(np.atleast_1d(rows.pop(1).subplots(1, len(people))), people.items()):
-            _draw_curves(axes, runs, names, title, columns=2)
-    speed, times = rows[1].subplots(1, 2)
+        top[f"{title} on validation frames"] = losses
+    people = {
+        title: [name for name in validation if name.removeprefix("validation/").startswith(beginnings)]
+        for title, beginnings in _PEOPLE.items()
+    }
+    panels = [top, people] if (people := {title: names for title, names in people.items() if names}) else [top]
+    heights = [*[_ROW] * len(panels), max(_ROW - 0.8, 1.3 + 0.75 * len(runs))]
+    figure = drawings.new_figure(sum(heights) + 0.6, w_pad=0.12)
+    *rows, last = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, panel in zip(rows, panels):
+        for axes, (title, names) in zip(np.atleast_1d(row.subplots(1, len(panel))), panel.items()):
+            _draw_curves(axes, runs, names, title)
+    speed, times = last.subplots(1, 2)
     _draw_curves(speed, runs, ["frames_per_second"], "Frames a second")
     _draw_time(times, runs)
     handles = [Line2D([], [], color=_colour(i), linewidth=3.5) for i in range(len(runs))]
-    labels = [f"{_short(run.name)}  ({run.state})" if run.state else _short(run.name) for run in runs]
+    labels = [_short(run.name) + (f"  ({run.state})" if run.state else "") for run in runs]
     columns = max(1, min(len(runs), int(drawings.WIDTH / (0.105 * max(map(len, labels)) + 0.6))))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=12, frameon=False)
     return figure
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits in the greatest unit that is not longer than it."""
+    """A time as text, with three digits, in h, min, s or ms."""
     size, unit = next((u for u in _UNIT_STEPS if seconds >= u[0]), _UNIT_STEPS[-1])
     return f"{seconds / size:.3g} {unit}"
 
 
 def _colour(index: int) -> str:
-    return drawings.CYCLE[index % len(drawings.CYCLE)]
+    return _CYCLE[index % len(_CYCLE)]
 
 
 def _short(text: str, most: int = 40) -> str:
-    """A run's name, shortened, without anything that matplotlib would read as a formula."""
+    """A shortened name of a run. Matplotlib does not read it as a formula."""
     text = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
     return text.replace("$", r"\$")
 
 
-def _all_names(runs: Sequence[Run], *words: str) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.names(*words)))
-
-
-def _beginning_with(runs: Sequence[Run], beginnings: tuple[str, ...]) -> list[str]:
-    return [name for name in _all_names(runs, "validation/") if name.removeprefix("validation/").startswith(beginnings)]
-
-
-def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str, columns: int = 3) -> None:
-    """The named series of all runs. Colours stand for runs; if there are several names, markers stand for those."""
+def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: str) -> None:
+    """Draws the named series of all runs. Colours tell the runs apart, and markers the names, if there are several."""
     _prepare(axes, title)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -124,13 +121,14 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
     if len(names) > 1:
         handles = [Line2D([], [], color=_GREY, **_look(i)) for i in range(len(names))]
         labels = [name.removeprefix("validation/") for name in names]
-        _legend_below(axes, handles, labels, columns=min(columns, len(names)), handlelength=3.2)
+        columns = min(2 if title in _PEOPLE else 3, len(names))
+        _legend_below(axes, handles, labels, columns, handlelength=3.2)
     elif title in _PEOPLE:
         axes.set_ylabel(names[0].removeprefix("validation/"))
 
 
 def _make_log(axes: Axes, which: str, ratio: float) -> None:
-    """Makes the axis "x" or "y" logarithmic, with plain numbers; `ratio` is that of its ends."""
+    """Makes the axis "x" or "y" logarithmic, with plain numbers. `ratio` is its last value divided by its first."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     if ratio < 1e3:  # powers of ten alone would be few
@@ -140,8 +138,7 @@ def _make_log(axes: Axes, which: str, ratio: float) -> None:
 
 
 def _look(number: int) -> dict[str, Any]:
-    dash = drawings.DASHES[number % len(drawings.DASHES)]
-    return {"linestyle": dash, "marker": drawings.MARKERS[number % len(drawings.MARKERS)], "markersize": 5}
+    return {"linestyle": _DASHES[number % len(_DASHES)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
 
 
 def _draw_one(axes: Axes, points: np.ndarray, colour: str, number: int | None) -> None:
@@ -152,12 +149,13 @@ def _draw_one(axes: Axes, points: np.ndarray, colour: str, number: int | None) -
         look |= {"marker": "o", "markersize": 6}
     if len(points) > 60:  # noisy: the running mean shows the trend
         axes.plot(*points.T, color=colour, alpha=0.22, linewidth=0.8)
-        points = drawings.smooth(points, len(points) // 25)
+        weights = np.full(len(points) // 25, 1 / (len(points) // 25))
+        points = np.stack([np.convolve(column, weights, mode="valid") for column in points.T], axis=-1)
     axes.plot(*points.T, **look)
 
 
 def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
-    """A bar for each run: the share of its time that each part of the loop took."""
+    """Draws a bar for each run: the share of its time that each part of the loop took."""
     _prepare(axes, "Where the time went")
     if not any(run.seconds for run in runs):
         _say_missing(axes)
@@ -177,8 +175,8 @@ def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
             left += share
     axes.set(xlim=(0, 100), ylim=(max(len(runs), 3) - 0.4, -0.75), yticks=[], xlabel="% of the wall time")
     axes.spines["left"].set_visible(False)
-    handles = [Patch(color=_PART_COLOURS[part]) for part in observe.PARTS]
-    _legend_below(axes, handles, list(observe.PARTS), columns=len(handles), handlelength=1.2)
+    handles = [Patch(color=_PART_COLOURS[part]) for part in observation.PARTS]
+    _legend_below(axes, handles, list(observation.PARTS), columns=len(handles), handlelength=1.2)
 
 
 def _say_missing(axes: Axes) -> None:
@@ -187,7 +185,7 @@ def _say_missing(axes: Axes) -> None:
 
 
 def _legend_below(axes: Axes, handles: list, labels: list[str], columns: int, handlelength: float) -> None:
-    """A legend below the axes, where it hides no curve."""
+    """Adds a legend below the axes, where it hides no curve."""
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": columns}
     axes.legend(handles, labels, fontsize=10, frameon=False, handlelength=handlelength, columnspacing=1.4, **place)
 

@@ -24,12 +24,12 @@ POSTER_LOCO = {
 
 MEASURES = {"PR": "precision", "RE": "recall", "F1": "f1"}
 PEOPLE_NOTE = (
-    "A person is found if half of its joints are within 0.8 m. PR, RE and F1 of people are in percent. So is twice: "
-    "how many people beyond the first are named at a person's place in the picture. MPJPE (about the middle of the "
-    "hips) and PA-MPJPE (aligned) are mean errors in cm of the people found. Shoulders, hips and wrists are median "
-    "widths divided by the true ones. Along and across the ray: median and mean errors in cm of joints matched within "
-    "1.2 m. Own side: the share in percent of shoulders / hips / wrists / ankles at whose place their own heatmap is "
-    "higher than that of the other side's joint; chance gives 50."
+    "A person is found if half of its joints are within 0.8 m. PR, RE and F1 of people are in percent. Twice is the "
+    "number of people beyond the first who are named at a person's place in the picture, in percent. MPJPE (relative "
+    "to the mid-hip) and PA-MPJPE (aligned) are mean errors in cm of the people found. Shoulders, hips and wrists are "
+    "median widths divided by the true ones. Along and across the ray: median and mean errors in cm of joints matched "
+    "within 1.2 m. Own side: the share in percent of shoulders / hips / wrists / ankles whose own heatmap is higher at "
+    "their place than the heatmap of the other side's joint. Chance is 50."
 )
 VHA_THRESHOLDS = ("0 vx", "1 vx", "2 vx")
 LOCO_THRESHOLDS = ("0.4 m", "0.8 m", "1.2 m")
@@ -54,7 +54,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 1, times: float = 1.0) -> str:
-    """A number in a cell; "" for None."""
+    """The text of `times * value` in a cell; "" for None."""
     return "" if value is None else f"{times * value:.{digits}f}"
 
 
@@ -80,29 +80,32 @@ def vha_poster_row(level: int) -> list[str]:
 
 
 def vha_table(summary: Mapping[str, Any]) -> str:
-    """A VHA's scores and the poster's, and errors by distance."""
-    hungarian = summary["scores"]["hungarian"]
-    data = summary.get("data", "")
-    error = summary["error_cm"]
+    """A VHA's scores, the poster's, and errors by distance."""
+    error, noiseless = summary["error_cm"], summary["scores"]["hungarian"]["noise 0"]
     bands = [
         ["{:g} to {:g} m".format(*b["metres"]), f"{b['joints']:,}", number(b["recall"], 1, 100), number(b["error_cm"])]
         for b in summary["by_distance"]
         if b["joints"]
     ]
+    metres = ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in noiseless.items() if t.endswith(" m"))
     lines = [
         table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        f"{data}: mean over {summary['frames']:,} frames, in percent."
-        + ("" if data.startswith("JTA") else " The poster's figures are on other data: JTA."),
-        "In metres, at sub-voxel positions: F1 "
-        + ", ".join(f"{100 * s['f1']:.1f} @{t}" for t, s in hungarian["noise 0"].items() if t.endswith(" m"))
-        + ".",
+        _about_scores(summary),
+        f"In metres, at sub-voxel positions: F1 {metres}.",
         f"Localisation error of joints found within 2 voxels: {'none found' if error is None else f'{error:.1f} cm'}. "
         f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
         "",
         table(["distance", "joints", "recall @2 vx", "error (cm)"], bands),
     ]
-    return "\n".join([*lines, *([""] if _too_many(summary) else []), *_too_many(summary)])
+    too_many = _too_many(summary)
+    return "\n".join([*lines, *([""] if too_many else []), *too_many])
+
+
+def _about_scores(summary: Mapping[str, Any]) -> str:
+    data = summary.get("data", "")
+    other = "" if data.startswith("JTA") else " The poster's figures are on other data: JTA."
+    return f"{data}: mean over {summary['frames']:,} frames, in percent.{other}"
 
 
 def _by_poster(row: Sequence[str]) -> list[str]:
@@ -118,12 +121,10 @@ def loco_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows under `LOCO_HEADER`: a LoCO's scores, by system and matching."""
     rows = []
     for system, entry in summary["systems"].items():
-        for matching in ("hungarian", "nearest"):
+        for matching, error in (("hungarian", number(entry["error_cm"])), ("nearest", "")):
             scores = entry[matching]
             values = [f"{100 * scores[t][m]:.2f}" for t in LOCO_THRESHOLDS for m in MEASURES.values()]
-            rows.append(
-                [system, f"`{matching}`", *values, number(entry["error_cm"] if matching == "hungarian" else None)]
-            )
+            rows.append([system, f"`{matching}`", *values, error])
     return rows
 
 
@@ -137,64 +138,64 @@ def loco_poster_rows() -> list[list[str]]:
 def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows under `PEOPLE_HEADER`: how well each system of a LoCO finds people."""
     return [
-        [system, *_people_cells(entry["people"]), _side(entry.get("own_side", {}))]
+        [
+            system,
+            *_people_cells(entry["people"]),
+            " / ".join(number(side["share"], 0, 100) or "–" for side in entry.get("own_side", {}).values()),
+        ]
         for system, entry in summary["systems"].items()
-        if "by_distance" in entry.get("people", {})  # which older versions did not write
+        if "people" in entry
     ]
 
 
 def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The first system's people, by distance and by crowding. After the part's name come `PEOPLE_MEASURES`."""
+    """The first system's people, by distance and by crowding: the part's name, and `PEOPLE_MEASURES`."""
     found = next(iter(summary["systems"].values()))["people"]
 
-    def band(metres):
-        low, high = metres
+    def name(part):
+        if "overlapping" in part:
+            return f"{part['overlapping']} overlapping"
+        low, high = part["metres"]
         return f"beyond {low:g} m" if high is None else f"{low:g} to {high:g} m"
 
-    rows = [[band(part["metres"]), *_people_cells(part)] for part in found["by_distance"] if part["true"]]
-    rows += [
-        [f"{part['overlapping']} overlapping", *_people_cells(part)] for part in found["by_crowding"] if part["true"]
-    ]
-    return rows
+    parts = [*found["by_distance"], *found["by_crowding"]]
+    return [[name(part), *_people_cells(part)] for part in parts if part["true"]]
 
 
 def _people_cells(found: Mapping[str, Any]) -> list[str]:
     twice = found["named_twice"] / found["true"] if found["true"] else None
-    lengths = [found["mpjpe_cm"], found["pa_mpjpe_cm"]]
     errors = [found[name][kind] for name in ("along_cm", "across_cm") for kind in ("median", "mean")]
     return [
         *(f"{found[name]:,}" for name in ("true", "predicted", "found")),
         *(number(value, 1, 100) for value in (found["precision"], found["recall"], found["f1"], twice)),
-        *(number(value, 1) for value in lengths),
+        *(number(value) for value in (found["mpjpe_cm"], found["pa_mpjpe_cm"])),
         *(number(value, 2) for value in found["widths"].values()),
-        *(number(value, 1) for value in errors),
+        *(number(value) for value in errors),
     ]
-
-
-def _side(sides: Mapping[str, Mapping[str, Any]]) -> str:
-    """Shares in percent, a pair of joints after the other; "" without any."""
-    return " / ".join(number(side["share"], 0, 100) or "–" for side in sides.values())
 
 
 def loco_table(summary: Mapping[str, Any]) -> str:
-    """A LoCO's scores and the poster's, how well it finds people, and its times."""
-    data = summary.get("data", "")
-    found = people_rows(summary)
+    """A LoCO's scores, the poster's, how well it finds people, and its times."""
     lines = [
         table(LOCO_HEADER, [*loco_rows(summary), *map(_by_poster, loco_poster_rows())]),
         "",
-        f"{data}: mean over {summary['frames']:,} frames, in percent. Error: mean distance of joints matched in 1.2 m."
-        + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
+        f"{_about_scores(summary)} Error: mean distance of joints matched within 1.2 m.",
     ]
-    if found:
+    if found := people_rows(summary):
         first = next(iter(summary["systems"]))
-        parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
-        joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
-        about = f"{PEOPLE_NOTE} It looks at joints at least 1.5 voxels apart: {joints}."
-        lines += ["", table(PEOPLE_HEADER, found), "", about, "", parts, ""]
-        lines.append(
-            "By the true person's distance, and by how many other people's boxes in the picture overlap its own."
-        )
+        sides = summary["systems"][first]["own_side"].values()
+        lines += [
+            "",
+            table(PEOPLE_HEADER, found),
+            "",
+            f"{PEOPLE_NOTE} Joints that count are at least 1.5 voxels apart: "
+            + " / ".join(f"{side['joints']:,}" for side in sides)
+            + ".",
+            "",
+            table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary)),
+            "",
+            "By the true person's distance, and by how many other people's boxes in the picture overlap its own.",
+        ]
     if "made_of" in summary:
         m = summary["made_of"]
         source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"

@@ -1,9 +1,5 @@
-"""The config of a run, `config.json` in its folder: a folder belongs to one config.
+"""The config of a run, `config.json` in its folder. A folder belongs to one config; FREE_FIELDS may change."""
 
-Fields that only say how long to run, or how often to evaluate and save, may change between starts of a run.
-"""
-
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +18,12 @@ FREE_FIELDS = (
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
     "refine.least_joints", "refine.least_stray", "people",
 )  # fmt: skip
-# How long to run. These may change too where the learning rate is constant.
+# Fields for the length of a run. These may change too if the learning rate is constant.
 LENGTHS = ("steps", "budget_minutes")
 _CONSTANT = "constant"
 # Fields that may differ between the processes of one run.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
-# Fields that evaluation takes from the run: those that only training reads, and how a refiner's test poses are spoilt.
+# Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
     "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
@@ -37,22 +33,22 @@ TRAINING_FIELDS = (
 # Fields that older runs and weights lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5, "predictor.side_weight": 0.0,
+    "spoil.share": 0.5, "predictor.side_weight": 0.0, "model.volume_dtype": "float32", "model.pad_channels": False,
 }  # fmt: skip
 
 
 def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
     """Raises CheckpointError that names every field in which the config of `workdir`'s checkpoints differs.
 
-    Fields in `free` may differ, and those in LENGTHS where the learning rate is constant. With `older`, fields that
-    the run's config lacks may differ too. Without checkpoints any config is accepted.
+    Fields in `free` may differ, and those in LENGTHS if the learning rate is constant. With `older`, fields that the
+    run's config lacks may differ too. Without checkpoints any config is accepted.
     """
     path = _path(workdir)
     if not checkpoints.exist(workdir):
         return
     if not path.exists():
         raise CheckpointError(
-            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, which says what they are of; put it back, or give "
+            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, to which they belong; put it back, or give "
             "another --workdir"
         )
     theirs, ours = _read(path), _plain(config)
@@ -95,8 +91,7 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
         raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
     theirs, config = _read(path), config.copy_and_resolve_references()
     for name in TRAINING_FIELDS:
-        *above, last = name.split(".")
-        ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
+        (ours, last), (trained, _) = section_of(config, name), section_of(theirs, name)
         if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
             ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
         elif last in ours and last in trained:
@@ -114,13 +109,17 @@ def claim(workdir: str, config: ConfigDict) -> None:
 def completed(content: dict[str, Any]) -> dict[str, Any]:
     """A config as JSON, with the LATER_FIELDS that its sections lack."""
     for field, value in LATER_FIELDS.items():
-        *above, last = field.split(".")
-        section: Any = content
-        for name in above:
-            section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.setdefault(last, value)
+        section, name = section_of(content, field)
+        section.setdefault(name, value)
     return content
+
+
+def section_of(config: Any, field: str) -> tuple[Any, str]:
+    """The section of a config that has the dotted `field`, {} if there is none; and the field's name in it."""
+    *above, name = field.split(".")
+    for part in above:
+        config = config.get(part) if isinstance(config, dict | ConfigDict) else None
+    return (config if isinstance(config, dict | ConfigDict) else {}), name
 
 
 def _path(workdir: str) -> epath.Path:
@@ -142,7 +141,7 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of LENGTHS that may change between two configs: where the learning rate does not depend on them.
+    """The fields of LENGTHS that may change between two configs, because the learning rate does not depend on them.
 
     A run has a budget of time from its first step on, or none.
     """
@@ -152,8 +151,8 @@ def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
 
 def _schedule(config: Mapping[str, Any]) -> Any:
-    optimizer = config.get("optimizer")
-    return optimizer.get("schedule") if isinstance(optimizer, dict) else None
+    section, name = section_of(config, "optimizer.schedule")
+    return section.get(name)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ from etils import epath
 from loco_jax import cli
 from loco_jax.cli import accounts
 from loco_jax.data import jta
-from tests.data.test_jta import GOOD_ROW, write_jta
+from tests.support.annotations import GOOD_ROW, write_jta
 
 
 @pytest.fixture

@@ -3,22 +3,20 @@
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from loco_jax import cli
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import jta, streams
-from loco_jax.data.jta import annotations, reading
-from loco_jax.data.jta.builder import Jta
+from loco_jax.data.jta import annotations, sequences
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
+from tests.support.annotations import GOOD_ROW, random_rows, write_jta
 
 USED_FRAMES = {
     "train_vha": [10 * i for i in range(1, 91)],
@@ -27,36 +25,6 @@ USED_FRAMES = {
     "test": [10 * i for i in range(1, 91)],
 }
 FOLDERS = {"train_vha": "train", "train": "train", "validation": "val", "test": "test"}
-GOOD_ROW = [10, 7, 3, 100.5, 200.25, 1.5, -2.5, 30.0, 0, 1]
-
-
-def write_jta(folder: pathlib.Path, train: dict, val: dict | None = None, test: dict | None = None) -> pathlib.Path:
-    """A JTA of the given rows by sequence number; a text instead of rows is written as it is."""
-    for split, sequences in {
-        "train": train,
-        "val": val or {257: [GOOD_ROW]},
-        "test": test or {256: [GOOD_ROW]},
-    }.items():
-        for number, rows in sequences.items():
-            path = folder / "annotations" / split / f"seq_{number}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    return folder
-
-
-def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[list]:
-    """Rows in random order, with gaps among frames, ids and joints, and random flags."""
-    rng = random.Random(seed)
-    rows = []
-    for frame in frames:
-        for person in rng.sample(range(1, 100), rng.randint(0, most_people)):
-            for joint in rng.sample(range(22), rng.randint(1, 22)):
-                numbers = [round(rng.uniform(-500, 2500), 3) for _ in range(2)] + [
-                    rng.uniform(-50, 50) for _ in range(3)
-                ]
-                rows.append([frame, person, joint, *numbers, rng.randint(0, 1), rng.randint(0, 1)])
-    rng.shuffle(rows)
-    return rows
 
 
 def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, monkeypatch, capsys, own_sigterm):
@@ -79,14 +47,6 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_is_whole(tmp_path, mon
     prepared = jta.prepare(tmp_path / "jta", tmp_path / "data")
     assert prepared.splits["test"] == {"sequences": 1, "frames": 90, "people": 1, "joints": 1, "most_people": 1}
     assert os.listdir(tmp_path / "data") == ["jta"]
-
-
-def test_the_builder_alone_removes_what_killed_ones_left_and_its_own(tmp_path):
-    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
-    (tmp_path / "data" / ".jta_scratch_of_a_process_that_was_killed" / "train_0").mkdir(parents=True)
-    builder = Jta(config="poses", data_dir=tmp_path / "data")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "jta"))
-    assert not list((tmp_path / "data").glob(".jta_*")) and len(jta.load(tmp_path / "data", "test")) == 90
 
 
 @pytest.mark.parametrize("what", ["data", "data/jta", "data/jta/poses"])
@@ -163,7 +123,7 @@ def test_examples_are_what_the_files_say(good, split):
 
 def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
     _, folder, prepared = good
-    monkeypatch.setattr(reading, "_BYTES_PER_WORKER", 1)
+    monkeypatch.setattr(sequences, "_BYTES_PER_WORKER", 1)
     again = jta.prepare(folder, tmp_path, num_workers=2)
     assert again.splits == prepared.splits
     for split in jta.SPLITS:
@@ -266,8 +226,8 @@ def test_missing_and_empty_folders_are_all_named(tmp_path):
         (tmp_path / "annotations" / "train" / name).write_text("[]")
     with pytest.raises(jta.AnnotationError) as error:
         jta.prepare(tmp_path, tmp_path / "data")
-    assert f"{tmp_path / 'annotations' / 'val'}: holds no seq_N.json" in str(error.value)
-    assert f"{tmp_path / 'annotations' / 'test'}: there is no such folder" in str(error.value)
+    assert f"{tmp_path / 'annotations' / 'val'}: has no file seq_N.json" in str(error.value)
+    assert f"{tmp_path / 'annotations' / 'test'}: does not exist" in str(error.value)
     assert "seq_01.json: is not called seq_N.json" in str(error.value)
     assert "train:" not in str(error.value) and "seq_0.json" not in str(error.value)
     assert not (tmp_path / "data").exists()
@@ -279,7 +239,7 @@ def test_all_bad_files_are_named_at_once_and_can_be_skipped(tmp_path):
     with pytest.raises(jta.AnnotationError) as error:
         jta.prepare(tmp_path, tmp_path / "data")
     message = str(error.value)
-    assert "3 of 7 sequences are bad, nothing was prepared" in message and "--skip_bad" in message
+    assert "3 of 7 sequences are bad, and nothing was prepared" in message and "--skip_bad" in message
     for path in ("train/seq_0.json", "train/seq_2.json", "test/seq_258.json"):
         assert message.count(path) == 1
     assert "seq_1.json" not in message
@@ -334,7 +294,7 @@ def test_a_failure_while_writing_keeps_what_was_there(tmp_path, monkeypatch):
     folder = write_jta(tmp_path / "jta", {0: random_rows(0)})
     jta.prepare(folder, tmp_path / "data")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(reading, "load_people", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(sequences, "load_people", lambda path: (_ for _ in ()).throw(OSError("disk full")))
         jta.prepare(folder, tmp_path / "data", overwrite=True)
     assert names(tmp_path / "data") == ["jta"]
     assert jta.prepare(folder, tmp_path / "data").reused
@@ -367,7 +327,7 @@ BAD_CAMERAS = {
 def test_bad_camera_file(tmp_path, text):
     (tmp_path / "camera.json").write_text(text)
     with pytest.raises(jta.AnnotationError) as error:
-        jta.read_camera(tmp_path)
+        jta.read_camera_file(tmp_path)
     assert str(tmp_path / "camera.json") in str(error.value) and BAD_CAMERAS[text] in str(error.value)
 
 
@@ -391,7 +351,7 @@ def test_command(tmp_path):
     command = ["-m", "loco_jax.data.jta", f"--jta_dir={tmp_path}", f"--data_dir={tmp_path / 'data'}"]
     failed = run(command)
     assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.startswith("error: 1 of 4 sequences are bad") and "Traceback" not in failed.stderr
+    assert failed.stderr.startswith("loco_jax: 1 of 4 sequences are bad") and "Traceback" not in failed.stderr
     done = run([*command, "--skip_bad", "--fx=500"])
     assert done.returncode == 0 and done.stderr == ""
     assert "camera: fx 500, fy 1158, cx 960, cy 540" in done.stdout and "Left out 1 bad file" in done.stdout

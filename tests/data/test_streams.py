@@ -1,24 +1,15 @@
 """Batches of the crowd: those made at once are the same as those made one by one."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
-from loco_jax.data.frames import Frames
-from loco_jax.geometry.camera import Camera
+from tests.support import noise
 
 LAST = 2**31 - 3  # scenes are numbered up to 2^31 - 1, then begin anew
-
-
-def noise(key, crowd, pictures=False) -> Frames:
-    """A frame that is compiled in no time."""
-    image = jax.random.bits(key, (2, 2, 3), jnp.uint8) if pictures else None
-    joints = jax.random.uniform(key, (1, 14, 3))
-    return Frames(joints, joints[..., 0] > 0.5, Camera(*map(jnp.float32, crowd.camera)), image)
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,11 @@ def _shapes(level, bins, size, **options):
     return jax.eval_shape(network.init_with_output, jax.random.key(0), image, CAMERA)
 
 
+@pytest.mark.parametrize("coarsest", [32, 64, 128])
 @pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize(("size", "bins"), [((1080, 1920), 316), ((270, 480), 80), ((200, 333), 80), ((64, 64), 80)])
-def test_the_code_has_the_volumes_grid(level, size, bins):
-    code, _ = _shapes(level, bins, size)
+def test_the_code_has_the_volumes_grid(level, size, bins, coarsest):
+    code, _ = _shapes(level, bins, size, coarsest=coarsest)
     assert code.shape == (2, *code_shape(Volume(size, depth_bins=bins).shape, level))
     assert code.dtype == jnp.float32
 
@@ -43,7 +44,7 @@ def test_at_most_11_million_parameters(bins, coarsest):
 
 @functools.lru_cache
 def _network():
-    network = CompactPredictor(2, 16, width=8, blocks=1)
+    network = CompactPredictor(2, 16, width=8, blocks=1, coarsest=32)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 96, 128, 3), jnp.uint8), CAMERA)
     return network, params, jax.jit(network.apply)
 
@@ -93,7 +94,7 @@ def test_joints_are_read_where_they_are():
     def read(network):
         return network.read_joints(network.features(images, CAMERA))
 
-    logits = network.apply(params, method=read)
+    logits = jax.jit(functools.partial(network.apply, method=read))(params)
     assert logits.shape == (2, 32, 32, 14)
     change = np.abs(logits[1] - logits[0]).sum(axis=-1)
     row, column = np.unravel_index(change.argmax(), change.shape)

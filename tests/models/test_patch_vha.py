@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from loco_jax.models import patch_vha
-from tests.models.test_vha import code_and_heatmaps, random_heatmaps, random_params, shapes
+from tests.support.autoencoders import code_and_heatmaps, random_heatmaps, random_params, shapes
 
 
 def test_fold_puts_a_cells_voxels_into_its_channels():

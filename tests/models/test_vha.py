@@ -1,15 +1,14 @@
 """The published autoencoder against the method's table written out in NumPy, and what both autoencoders share."""
 
 import functools
-import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from loco_jax.models import patch_vha, vha
+from tests.support.autoencoders import code_and_heatmaps, random_heatmaps, random_params, shapes
 
 FULL = (136, 240, 316)
 DEMO = (40, 60, 80)
@@ -22,27 +21,6 @@ CODES = {
     (2, DEMO): (10, 15, 20),
     (3, DEMO): (5, 7 + 1, 10),  # 60 columns do not halve thrice: padded
 }
-
-
-def shapes(network: nn.Module, depth_bins: int):
-    """The parameters' shapes; they do not depend on the grid."""
-    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 16, 16, depth_bins)))
-
-
-def random_params(network: nn.Module, depth_bins: int, seed: int = 0):
-    """Parameters with which no layer dies out, without compiling an initialiser."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, x):
-        if len(x.shape) < 2:
-            return rng.uniform(0.5, 1.5, x.shape).astype(np.float32) * (1 if path[-1].key == "scale" else 0.1)
-        return (rng.normal(size=x.shape) * math.sqrt(2 / np.prod(x.shape[:-1]))).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes(network, depth_bins))
-
-
-def random_heatmaps(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
 
 
 def table(level: int, depth_bins: int) -> list[tuple[int, int, int]]:
@@ -146,16 +124,6 @@ def decode_by_hand(params, level: int, code: np.ndarray) -> np.ndarray:
             y = relu(resize(convolve(y, layer)))
         result.append(relu(convolve(y, rest[-1])))
     return np.stack(result, axis=1)
-
-
-def _code_and_heatmaps(network, params, heatmaps):
-    code = network.apply(params, heatmaps, method="encode")
-    return code, network.apply(params, code, heatmaps.shape[2:4], method="decode")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def code_and_heatmaps(network, params, heatmaps):
-    return _code_and_heatmaps(network, params, heatmaps)
 
 
 @pytest.mark.parametrize("level, shape", [(1, (6, 4, 9)), (2, (8, 12, 17)), (2, (9, 6, 16)), (3, (8, 16, 17))])

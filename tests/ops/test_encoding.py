@@ -14,9 +14,8 @@ from loco_jax import ops
 from loco_jax.models import patch_vha, vha
 from loco_jax.ops.cpu import encoding
 from loco_jax.pose import heatmaps
-from tests.models.test_vha import random_params
+from tests.support.autoencoders import PEOPLE, random_crowd, random_params
 
-PEOPLE = 5
 SHAPE = (20, 26, 30)  # two cubes of sigma 2 long; neither halves evenly thrice
 NETWORKS = [vha.VHA(level, SHAPE[2]) for level in (1, 2, 3)]
 NETWORKS += [patch_vha.PatchVHA(level, SHAPE[2], width=8, blocks=1) for level in (1, 2, 3)]
@@ -44,12 +43,6 @@ def several_turns():
     with pytest.MonkeyPatch.context() as m:
         m.setattr(encoding, "_PEOPLE", 2)
         yield
-
-
-def random_crowd(seed, shape, *batch, chance=0.8):
-    rng = np.random.default_rng(seed)
-    voxels = rng.uniform(-0.1, 1.1, (*batch, PEOPLE, 14, 3)) * np.array(shape)
-    return voxels.astype(np.float32), rng.random((*batch, PEOPLE, 14)) < chance
 
 
 def _encoder(encode, network, shape, sigma=2.0, subvoxel=False):

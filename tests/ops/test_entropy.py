@@ -7,8 +7,9 @@ import pytest
 from loco_jax import ops
 from loco_jax.models import patch_vha
 from loco_jax.ops.cpu import encoding, entropy
-from tests.models.test_vha import random_params
-from tests.ops.test_encoding import SHAPE, random_crowd
+from tests.support.autoencoders import random_crowd, random_params
+
+SHAPE = (20, 26, 30)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""`loco_jax.load`: a picture in any form gives the people that the command finds."""
+"""People are where they are in any camera's picture; `loco_jax.load` takes pictures in any form."""
 
 import functools
 import io
@@ -17,7 +17,9 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays
 from loco_jax.predict import __main__ as predict
 from loco_jax.predict import people
-from tests.predict.test_predict import BODY, HEADS, USUAL, Discs, Nobody, scene
+from loco_jax.predict.camera import Lens, camera_of
+from tests.support import discs
+from tests.support.discs import BODY, GREY, HEADS, USUAL, Discs, Nobody, scene
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_the_source_and_the_least_score_go_to_the_predictor(monkeypatch):
     given = []
     monkeypatch.setattr(people, "load_predictor", lambda *arguments: given.append(arguments) or Discs())
     loco_jax.load(), loco_jax.load("released"), loco_jax.load("runs/mine", 0.3), loco_jax.load(min_score=0.5)
-    assert given == [(None, None), (None, None), ("runs/mine", 0.3), (None, 0.5)]
+    assert given == [("released", None), ("released", None), ("runs/mine", 0.3), ("released", 0.5)]
 
 
 def test_the_package_is_imported_at_once():
@@ -113,3 +115,53 @@ def test_the_released_weights_find_the_crowd(tmp_path, capsys, monkeypatch):
         np.testing.assert_allclose(
             person["joints"]["neck"]["xyz"], other.joints[skeleton.JOINTS.index("neck")], atol=1e-4
         )
+
+
+# ---- Any size, any camera
+
+
+@pytest.mark.parametrize(
+    ("size", "camera"),
+    [
+        ((240, 320), USUAL),
+        ((481, 637), Camera(400.0, 400.0, 318.5, 240.5)),
+        ((400, 250), Camera(250.0, 310.0, 100.0, 160.0)),
+        ((1500, 2250), Camera(1600.0, 1600.0, 1125.0, 750.0)),
+        ((700, 500), Camera(300.0, 300.0, 250.0, 350.0)),
+        ((520, 700), Camera(900.0, 900.0, 349.0, 261.0)),
+    ],
+    ids=["as trained", "odd", "tall pixels, off centre", "large", "wide and upright", "narrow"],
+)
+def test_people_are_where_they_are_whatever_the_camera(size, camera):
+    heads = [h for h in HEADS if all(0 < camera[i] * h[i] / h[2] + camera[i + 2] < size[1 - i] for i in range(2))]
+    joints, scores = discs.find(scene(size, camera, heads), camera, Discs())
+    assert len(heads) >= 1 and scores.shape == (len(heads), 14)
+    np.testing.assert_allclose(joints[:, 0], heads, rtol=0.015, atol=0.01)
+    np.testing.assert_allclose(joints - joints[:, :1], np.broadcast_to(BODY, joints.shape), atol=1e-5)
+    for found, (x, y, z) in zip(people.project(camera, joints[:, 0]), heads):
+        assert found == pytest.approx([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], abs=0.6)
+
+
+def test_few_sizes_are_compiled():
+    predictor = Discs()
+    for height in range(30, 430, 37):
+        for width in range(30, 430, 41):
+            discs.find(np.zeros((height, width, 3), np.uint8), Camera(200.0, 200.0, 0.0, 0.0), predictor)
+    assert len(predictor.sizes) <= 15  # of 110
+
+
+def test_nobody_stands_in_the_padding():
+    """Somebody may be found in the grey beside the picture, or be nowhere at all; neither is there."""
+    in_picture, outside = BODY + [0, 0, 4], BODY + [2.4, 0, 4]
+    nowhere = np.full((14, 3), np.nan)
+    image = np.full((200, 200, 3), GREY, np.uint8)
+    joints, _ = discs.find(image, Camera(200.0, 200.0, 100.0, 100.0), Discs([outside, in_picture, nowhere]))
+    np.testing.assert_allclose(joints, in_picture[None], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (3000, 1), (10, 4000)])
+def test_thin_pictures_have_a_camera(size):
+    for lens in (Lens(), Lens(fx=3000.0)):
+        camera, _ = camera_of(size, lens, None, USUAL, (240, 320))
+        assert camera.fx == camera.fy
+        assert len(discs.find(np.zeros((*size, 3), np.uint8), camera, Nobody())[0]) == 0

@@ -1,11 +1,9 @@
 """Figures can be drawn and saved, whatever is in the scene, and say the right counts."""
 
 import io
-import json
 
 import numpy as np
 import pytest
-from matplotlib import _pylab_helpers
 
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
@@ -55,37 +53,6 @@ def test_projections_of_a_tall_volume_and_a_bad_code():
     assert _png(draw.projections(Volume((1920, 1080), 8, 1000), TRUE, FOUND, np.ones((3, 2, 50))))[0] == 1600
     with pytest.raises(ValueError, match="not .h, w, d."):
         draw.projections(DEMO, TRUE, FOUND, np.ones((1, 10, 15, 20)))
-
-
-def test_curves():
-    records = [{"step": s, "loss": 1 / (s + 1), "rate": 1e-4, "f1 of": "eval"} for s in range(300)]
-    records[10]["loss"] = float("nan")
-    records[20]["loss"] = 0.0
-    records[0] |= {"eval/f1@1": 0.0, "eval/loss": None}
-    records[-1] |= {"eval/f1@1": 0.9, "eval/loss": 0.5}
-    figure = draw.curves([json.loads(json.dumps(record)) for record in records])
-    losses, f1s = figure.axes
-    assert losses.get_yscale() == "log"
-    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "eval/loss"]
-    assert [text.get_text() for text in f1s.get_legend().get_texts()] == ["eval/f1@1"]
-    assert len(losses.lines[0].get_xdata()) == 298
-    assert f1s.lines[0].get_xydata().tolist() == [[0, 0], [299, 0.9]]
-    assert _png(figure)[0] == 1600
-
-
-@pytest.mark.parametrize("records", [[], [{"step": 0, "loss": 0.0}], [{"step": 5, "loss": 1.0}]])
-def test_curves_of_little(records):
-    assert _png(draw.curves(records))[0] == 1600
-
-
-def test_curves_need_steps():
-    with pytest.raises(ValueError, match="step"):
-        draw.curves([{"step": 1}, {"loss": 1.0}])
-
-
-def test_no_figure_stays_behind():
-    draw.curves([])
-    assert not _pylab_helpers.Gcf.figs
 
 
 def test_people_from_above_are_in_front_of_the_camera():

@@ -10,8 +10,7 @@ import pytest
 
 from loco_jax import evaluate, replay, train
 from loco_jax.data import streams
-from loco_jax.runs import budget, checkpoints
-from loco_jax.runs import observation as observe
+from loco_jax.runs import budget, checkpoints, observation
 from loco_jax.step import make_optimizer
 from tests.support import (
     Crash,
@@ -43,7 +42,7 @@ def budgeted(**changes):
 def seconds_a_batch(monkeypatch):
     """A clock that a batch moves on by a second, a save by 20 and an evaluation by 30, and nothing else."""
     clock = types.SimpleNamespace(time=100.0)
-    monkeypatch.setattr(observe, "now", lambda: clock.time)
+    monkeypatch.setattr(observation, "now", lambda: clock.time)
 
     def slow(owner, name, seconds):
         original = getattr(owner, name)
@@ -103,9 +102,10 @@ def test_the_optimiser_takes_the_rate_that_it_is_given(name):
     gradient = {"w": np.eye(12, dtype=np.float32) + 0.5, "b": np.arange(12, dtype=np.float32)}
     optimizers = [make_optimizer(config) for config in (one, given)]
     states = [optimizer.init(params) for optimizer in optimizers]
+    of_one, of_given = (jax.jit(optimizer.update) for optimizer in optimizers)
     for rate in (0.0, 0.5, 0.25):
-        whole, states[0] = optimizers[0].update(gradient, states[0], params)
-        update, states[1] = optimizers[1].update(gradient, states[1], params, rate=np.float32(rate))
+        whole, states[0] = of_one(gradient, states[0], params)
+        update, states[1] = of_given(gradient, states[1], params, rate=np.float32(rate))
         for leaf in params:
             np.testing.assert_allclose(update[leaf], rate * whole[leaf], rtol=1e-6)
             assert np.abs(whole[leaf]).max() > 0
@@ -226,7 +226,7 @@ def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds
         assert found["loss"] == losses[step - 1]
     log = tmp_path / "log.jsonl"
     log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if json.loads(line)["step"] != 6))
-    with pytest.raises(ValueError, match="--step=7: .*log.jsonl does not say the learning rate of step 6"):
+    with pytest.raises(ValueError, match="--step=7: .*log.jsonl lacks the learning rate of step 6"):
         replay.replay(tiny(), str(tmp_path), 7, lambda _: None)
 
 

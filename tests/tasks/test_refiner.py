@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import evaluate, experiment, report, train
+from loco_jax import evaluate, experiment, report, train, weights
 from loco_jax import step as training
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
@@ -18,7 +18,6 @@ from loco_jax.ops import distributed
 from loco_jax.pose import association, refinement
 from loco_jax.step import train_step
 from loco_jax.tasks import refiner
-from loco_jax.weights import files as weights
 
 
 @functools.lru_cache
@@ -29,6 +28,11 @@ def _setting():
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     stream = streams.CrowdStream(streams.crowd_of(config), "train", config.data.batch_size, sharding)
     return config, experiment.create_task(config), next(stream)
+
+
+def _everywhere():
+    """Where a step leaves its state: placed there before the first, the second is not compiled anew."""
+    return NamedSharding(distributed.make_mesh(1), PartitionSpec())
 
 
 def test_what_is_spoilt_is_what_it_says():
@@ -79,7 +83,7 @@ def test_errors_are_summed_by_what_happened():
 def test_it_learns_to_fill_holes():
     config, task, frames = _setting()
     optimizer = training.make_optimizer(config)
-    state = training.init_state(task, optimizer, config, frames)
+    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     predict = jax.jit(functools.partial(task.predict, thorough=False))
 
@@ -133,7 +137,7 @@ def test_it_learns_what_a_predictor_does_wrong(monkeypatch):
     config, task, toy = _of_a_toy(monkeypatch)
     frames = _setting()[2]
     optimizer = training.make_optimizer(config)
-    state = training.init_state(task, optimizer, config, frames)
+    state = jax.device_put(training.init_state(task, optimizer, config, frames), _everywhere())
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=0.0))
     for _ in range(config.steps):
         state, _ = step(state, frames)

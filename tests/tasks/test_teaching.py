@@ -7,35 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import Camera
-from loco_jax.geometry.volume import Volume
 from loco_jax.models.compact import POSE_SIZE, CompactPredictor
 from loco_jax.pose import reading
 from loco_jax.tasks import teaching
-
-VOLUME = Volume(image_size=(96, 128), depth_bins=16, max_distance=25.0)
-CAMERA = Camera(*(np.full(1, f, np.float32) for f in (100.0, 100.0, 64.0, 48.0)))
-
-
-def person(at, turn=0.0):
-    """Somebody upright with the mid-hip at a place in camera axes; turned by 0 they face away from the camera."""
-    joints = np.zeros((14, 3), np.float32)
-    for name, place in {"head_top": (0, -0.8, 0), "neck": (0, -0.5, 0)}.items():
-        joints[skeleton.JOINTS.index(name)] = place
-    for side, x in (("right", 1), ("left", -1)):
-        for part, (out, down) in {
-            "shoulder": (0.2, -0.5),
-            "elbow": (0.25, -0.2),
-            "wrist": (0.25, 0.1),
-            "hip": (0.1, 0),
-            "knee": (0.1, 0.45),
-            "ankle": (0.1, 0.9),
-        }.items():
-            joints[skeleton.JOINTS.index(f"{side}_{part}")] = x * out, down, 0
-    c, s = np.cos(turn), np.sin(turn)
-    return joints @ np.float32([[c, 0, s], [0, 1, 0], [-s, 0, c]]) + np.float32(at)
+from tests.support.standing import CAMERA, VOLUME, frames_of, person
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.7, 2.0, -1.5])
@@ -62,25 +38,16 @@ def test_the_error_is_zero_for_the_truth_and_grows_for_each_part():
     true = teaching.true_poses(jnp.asarray(person((1, 0.2, 6), 1.0)))
     numbers = jnp.concatenate([true.offsets.ravel(), true.side, true.distance[None]])
     assert numbers.shape == (POSE_SIZE,)
-    assert float(teaching.pose_error(reading.unpack(numbers), true)) == 0
+    error = jax.jit(lambda numbers: teaching.pose_error(reading.unpack(numbers), true))
+    assert float(error(numbers)) == 0
     for i in (0, 41, 42, 43, 44):
-        assert float(teaching.pose_error(reading.unpack(numbers.at[i].add(0.1)), true)) > 1e-6
+        assert float(error(numbers.at[i].add(0.1))) > 1e-6
     mirrored = true._replace(offsets=true.offsets[jnp.array(skeleton.MIRROR)])
     assert float(teaching.pose_error(mirrored, true)) > 0.1
 
 
-def _frames(*people, present=None):
-    joints = np.zeros((1, 4, 14, 3), np.float32)
-    joints[0, : len(people)] = np.reshape(people, (-1, 14, 3))
-    there = np.zeros((1, 4, 14), bool)
-    there[0, : len(people)] = True if present is None else np.asarray(present)[:, None]
-    image = np.zeros((1, *VOLUME.image_size, 3), np.uint8)
-    ground = np.float32([[0, -1, 0, 2.0]])
-    return Frames(joints, there, CAMERA, image, ground)
-
-
 def test_poses_are_read_of_those_in_the_picture_and_near_enough():
-    frames = _frames(person((0, 0, 5)), person((9, 0, 5)), person((0, 0, 30)), person((0, 0, -5)))
+    frames = frames_of(person((0, 0, 5)), person((9, 0, 5)), person((0, 0, 30)), person((0, 0, -5)))
     np.testing.assert_array_equal(teaching.readable(frames, VOLUME), [[True, False, False, False]])
 
 
@@ -109,7 +76,7 @@ class _Oracle:
 
 
 def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
-    frames = _frames(person((0, 0, 5)), person((0.6, 0.1, 8), 1.0))
+    frames = frames_of(person((0, 0, 5)), person((0.6, 0.1, 8), 1.0))
     uv = np.stack([frames.joints[0, :2, :, 0], frames.joints[0, :2, :, 1]]) / frames.joints[0, :2, :, 2] * 100
     columns, rows = (uv[0] + 64) / 8 - 0.5, (uv[1] + 48) / 8 - 0.5
     i, k = np.mgrid[:12, :16]
@@ -119,6 +86,7 @@ def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
     logits = np.log(clipped / (1 - clipped)).astype(np.float32)
     want = -(target * np.log(clipped) + (1 - target) * np.log(1 - clipped)).sum() / 28
 
+    @jax.jit
     def of(logits):
         return teaching.losses(_Oracle(frames, logits), None, None, frames, VOLUME, jax.random.key(0))
 
@@ -133,8 +101,8 @@ def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
 
 
 def test_gradients_reach_the_trunk_and_absent_people_do_not_matter():
-    network = CompactPredictor(2, 16, width=8, blocks=1)
-    frames = _frames(person((0, 0, 5)))
+    network = CompactPredictor(2, 16, width=8, blocks=1, coarsest=32)
+    frames = frames_of(person((0, 0, 5)))
     params = jax.jit(network.init)(jax.random.key(0), frames.image, CAMERA)
 
     @jax.jit

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment, report, train
+from loco_jax import experiment, report, train, weights
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
@@ -15,8 +15,7 @@ from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.tasks import teaching, trunk
-from loco_jax.weights import files as weights
-from tests.tasks.test_teaching import _frames, person
+from tests.support.standing import frames_of, person
 
 
 def _config(**options):
@@ -37,10 +36,8 @@ def without_renderer(monkeypatch):
         image = jax.random.randint(key, (*crowd.volume.image_size, 3), 0, 256, jnp.uint8) if pictures else None
         return Frames(joints, present, Camera(*map(jnp.float32, crowd.camera)), image, jnp.float32([0, -1, 0, 2]))
 
-    streams._compile_crowd.cache_clear()
     monkeypatch.setattr(streams, "crowd_frame", frame)
-    yield
-    streams._compile_crowd.cache_clear()
+    monkeypatch.setattr(streams, "_compile_crowd", functools.lru_cache(streams._compile_crowd.__wrapped__))
 
 
 @functools.lru_cache
@@ -63,7 +60,7 @@ def _summary(frames, change=lambda found: None):
 
 
 def test_the_truth_scores_full():
-    frames = _frames(person((0, 0, 3)), person((0.5, 0, 4), np.pi))
+    frames = frames_of(person((0, 0, 3)), person((0.5, 0, 4), np.pi))
     summary = _summary(frames)
     assert summary["people"] == 2 and summary["pose_cm"] < 1e-3 and summary["distance_percent"] < 1e-3
     assert summary["sides"] == {"shoulders": 100, "wrists": 100, "hips": None, "ankles": None}  # hips: 0.8 of a cell
@@ -79,7 +76,7 @@ def test_the_truth_scores_full():
 
 
 def test_errors_are_what_they_are_called():
-    frames = _frames(person((0, 0, 3)))
+    frames = frames_of(person((0, 0, 3)))
 
     def change(found):
         found.poses.offsets[..., 0] *= -1  # left for right
@@ -97,7 +94,7 @@ def test_errors_are_what_they_are_called():
 
 
 def test_nobody_there():
-    summary = _summary(_frames())
+    summary = _summary(frames_of())
     assert summary["people"] == 0 and summary["pose_cm"] is None
     assert "0 people" in report.table_of("trunk", summary)
     assert all(isinstance(v, float) for v in _task().headline(summary).values())
@@ -127,7 +124,7 @@ def test_loco_starts_from_a_trained_trunk(tmp_path, without_renderer):
 
 
 def test_a_picture_is_drawn():
-    frames = _frames(person((0, 0, 3)))
+    frames = frames_of(person((0, 0, 3)))
     figure = report.picture(_task(), _found(frames, lambda found: None), frames, 0, "a frame")
     assert len(figure.axes) == 1
 

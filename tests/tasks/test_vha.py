@@ -17,7 +17,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.tasks.vha import NOISES, VhaTask
-from tests.models.test_vha import code_and_heatmaps, random_params
+from tests.support.autoencoders import code_and_heatmaps, random_params
 
 SMALL = Volume(image_size=(64, 96), stride=8, depth_bins=16, max_distance=25.0)  # 8 x 12 x 16
 CAMERA = Camera(60.0, 60.0, 48.0, 32.0)
@@ -247,7 +247,7 @@ def test_misses_and_false_alarms_count(identity):
     moved.true_voxels[0, 1, 13] = (1, 1, 1)
     record = task.score(moved, frames)[0]
     for threshold, tp in ((0, 25), (1, 25), (2, 26)):
-        scores = record.scores["hungarian", 0.0, f"{threshold} vx"]
+        scores = record.scores["hungarian", "noise 0", f"{threshold} vx"]
         assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
     assert record.bands.true.sum() == 27 and record.bands.found.sum() == 26
 

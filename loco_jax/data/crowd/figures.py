@@ -1,4 +1,4 @@
-"""What people look like: some twenty capsules each, in clothes."""
+"""The look of people: some twenty capsules each, in clothes."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ DEPTH_IN_BODY = np.array(
 
 
 class Clothes(NamedTuple):
-    """What people wear."""
+    """The clothes of P people."""
 
     build: jax.Array  # [P] how thick, about 1
     colours: jax.Array  # [P, 6, 3] skin, hair, top, bottom, shoes, bag
@@ -98,7 +98,7 @@ def bodies(
     skin, hair, upper, lower, shoes, bag = (c.colours[:, i] for i in range(6))
     sleeve = jnp.where(c.sleeves[:, None], upper, skin)
     shank = jnp.where((c.shorts | (c.skirt > 0))[:, None], skin, lower)
-    # Of each part the ends, the radius and the colour.
+    # Each part has two ends, a radius and a colour.
     parts = {
         "head": (top - 0.1 * s * crown, centre - 0.02 * s * crown, 0.092 * size, skin),
         "hair": (top - (0.1 * crown + 0.02 * face) * s, centre + (0.03 * crown - 0.035 * face) * s, 0.1 * size, hair),

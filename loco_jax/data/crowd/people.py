@@ -1,4 +1,4 @@
-"""Who is in a scene, and what they do: everything random about people, drawn once per scene.
+"""The people of a scene and their activities: all that is random about people, drawn once per scene.
 
 Limbs as fractions of stature: Drillis & Contini (1966), as tabulated by Winter. Statures: European adults. Walking
 speed 1.34 +- 0.26 m/s: Weidmann (1993). Group sizes, a zero-truncated Poisson law: James (1953).
@@ -109,7 +109,7 @@ def _groups(uniform_7xP, normal_4xP, crowd: Crowd, count) -> _Groups:
     size_P, activity_P, circle_P, turn_P, kind_P, spin_P, street_P = uniform_7xP
     speed_P, veer_P, *jitter_2xP = normal_4xP
 
-    # Groups fill the list of people one after the other. In this part an index is that of a group.
+    # Groups fill the list of people one after the other. Up to the next comment, P counts groups.
     size_P = 1 + _pick(size_P, _GROUP_SHARES / _GROUP_SHARES.sum())
     end_P = jnp.cumsum(size_P, dtype=jnp.int32)
     start_P = end_P - size_P
@@ -129,7 +129,7 @@ def _groups(uniform_7xP, normal_4xP, crowd: Crowd, count) -> _Groups:
     anywhere_P = (activity_P == STAND) | (kind_P < 0.2)
     heading_P = jnp.where(anywhere_P, 2 * math.pi * turn_P, along_P)
 
-    # From here on an index is that of a person.
+    # From here on, P counts people.
     person_P = jnp.arange(P, dtype=jnp.int32)
     group_P = jnp.sum(person_P[:, None] >= end_P, axis=1, dtype=jnp.int32)
     member_P = person_P - start_P[group_P]

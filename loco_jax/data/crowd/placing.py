@@ -1,4 +1,4 @@
-"""Where the camera and the people are."""
+"""The places of the camera and of the people."""
 
 import math
 from typing import NamedTuple
@@ -18,14 +18,14 @@ _CHEST_HEIGHT = 0.9  # metres; this point of a person is placed in the picture
 class Limits(NamedTuple):
     """Ground distances of people, in metres."""
 
-    nearest: jax.Array  # that the crowd allows
+    nearest: jax.Array  # allowed by the crowd
     farthest: jax.Array
-    visible_from: jax.Array  # that the picture shows, too
+    visible_from: jax.Array  # of these, the nearest and the farthest distance that the picture shows
     visible_to: jax.Array
 
 
 class View(NamedTuple):
-    """Where the camera is and where it looks."""
+    """The camera's place and direction."""
 
     rotation: jax.Array  # [3, 3] world to camera
     height: jax.Array  # metres

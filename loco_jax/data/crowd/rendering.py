@@ -28,7 +28,7 @@ _TILES_AT_ONCE = 64  # except on a CPU
 
 
 class Picture(NamedTuple):
-    """What the camera sees.
+    """A picture, and what is seen in it.
 
     Attributes:
       image: `[H, W, 3]` uint8.
@@ -65,7 +65,7 @@ def render(stage: Stage, scene: Scene, crowd: Crowd, key: PRNGKeyArray, tiles_at
     offset = jnp.stack([0.0, 0.0, scene.height])
     things = stage.things._replace(ends=rotate(scene.rotation, stage.things.ends - offset))
     capsules = concatenate(people, things)
-    # None is much thinner than a pixel, or the far ones would come and go.
+    # Capsules are at least nearly as wide as a pixel. Otherwise those far away would flicker.
     away_N = jnp.linalg.norm(capsules.ends.mean(axis=1), axis=-1)
     radius_N = jnp.where(capsules.radius > 0, jnp.maximum(capsules.radius, 0.45 * away_N / camera.fx), 0.0)
     radius_N = jnp.where((capsules.ends[..., 2] > NEAREST + radius_N[:, None]).all(axis=1), radius_N, 0.0)

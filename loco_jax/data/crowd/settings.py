@@ -1,4 +1,4 @@
-"""What kind of scenes the crowd has: how many people there are, how far away, and where the camera is."""
+"""The kind of scenes that the crowd has: the number of people, their distances, and the camera."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ class Crowd:
         with the height it determines the pitch.
       activities: shares of walking, running, standing and sitting groups.
 
-    Raises ValueError if the numbers contradict each other.
+    Raises ValueError if the numbers of people contradict each other.
     """
 
     volume: Volume = Volume()
@@ -43,10 +43,6 @@ class Crowd:
     def __post_init__(self):
         if not 1 <= self.min_people <= self.mean_people <= self.most_people <= self.max_people:
             raise ValueError("need 1 <= min_people <= mean_people <= most_people <= max_people")
-        if not 0 < self.min_distance < self.max_distance:
-            raise ValueError("need 0 < min_distance < max_distance")
-        if not 0 < self.camera_height[0] <= self.camera_height[1] < self.max_distance:
-            raise ValueError("need 0 < lowest camera_height <= highest camera_height < max_distance")
 
 
 FULL = Crowd()

@@ -1,4 +1,4 @@
-"""What does not move in a scene: clothes, light, houses, cars, trees."""
+"""The parts of a scene that do not change: clothes, light, houses, cars, trees."""
 
 import math
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Light(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Everything of a scene's look that does not move."""
+    """The look of a scene: all that stays the same from frame to frame."""
 
     clothes: Clothes  # of the people
     things: Capsules  # trees, poles, bins and wheels, in the world
@@ -157,28 +157,13 @@ def _sample_houses(key, crowd, feet_Mx2) -> Boxes:
     angle_n = reach * (2 * (jnp.arange(n, dtype=jnp.float32) + 0.5) / n - 1)
     distance_n = far * uniform(keys[0], (n,), 1.16, 1.35)
     width = 2 * reach * 1.3 * far / n
-    ring = Boxes(
-        centre=jnp.stack([jnp.sin(angle_n), jnp.cos(angle_n)], axis=-1) * distance_n[:, None],
-        half=jnp.stack([jnp.full(n, 0.55 * width, jnp.float32), jnp.full(n, 0.08 * far, jnp.float32)], axis=-1),
-        low=jnp.zeros(n, jnp.float32),
-        high=uniform(keys[1], (n,), 6.0, 22.0) + 0.05 * far,
-        yaw=-angle_n,
-        colour=choose(keys[2], palette.WALLS, n) * uniform(keys[3], (n, 1), 0.6, 1.1),
-        style=jnp.full(n, BUILDING, jnp.int32),
-        seed=uniform(keys[4], (n,)),
-    )
+    centre = jnp.stack([jnp.sin(angle_n), jnp.cos(angle_n)], axis=-1) * distance_n[:, None]
+    half = jnp.stack([jnp.full(n, 0.55 * width, jnp.float32), jnp.full(n, 0.08 * far, jnp.float32)], axis=-1)
+    ring = _buildings(keys[2:5], centre, half, uniform(keys[1], (n,), 6.0, 22.0) + 0.05 * far, -angle_n)
     # Nearer houses, where they hide nobody.
     k = jax.random.split(keys[7], 5)
-    near = Boxes(
-        centre=_in_front(keys[5], crowd, m, 0.4 * far, 1.1 * far),
-        half=uniform(keys[6], (m, 2), 0.05, 0.13) * far,
-        low=jnp.zeros(m, jnp.float32),
-        high=uniform(k[0], (m,), 4.0, 14.0),
-        yaw=uniform(k[1], (m,), 0, math.pi),
-        colour=choose(k[2], palette.WALLS, m) * uniform(k[3], (m, 1), 0.6, 1.1),
-        style=jnp.full(m, BUILDING, jnp.int32),
-        seed=uniform(k[4], (m,)),
-    )
+    centre, half = _in_front(keys[5], crowd, m, 0.4 * far, 1.1 * far), uniform(keys[6], (m, 2), 0.05, 0.13) * far
+    near = _buildings(k[2:], centre, half, uniform(k[0], (m,), 4.0, 14.0), uniform(k[1], (m,), 0, math.pi))
     angles_M, distances_M = jnp.arctan2(feet_Mx2[:, 0], feet_Mx2[:, 1]), jnp.linalg.norm(feet_Mx2, axis=-1)
     radius_m = jnp.linalg.norm(near.half, axis=-1) + 1.0
     distance_m = jnp.linalg.norm(near.centre, axis=-1)
@@ -187,6 +172,13 @@ def _sample_houses(key, crowd, feet_Mx2) -> Boxes:
     hides_mxM = (apart_mxM < spread_m[:, None]) & (distances_M > (distance_m - radius_m)[:, None]) & (distances_M < 5e3)
     free_m = ~hides_mxM.any(axis=1) & (distance_m > radius_m + 3.0)
     return concatenate(ring, near._replace(high=jnp.where(free_m, near.high, -10.0)))
+
+
+def _buildings(keys, centre, half, high, yaw) -> Boxes:
+    n = len(yaw)
+    colour = choose(keys[0], palette.WALLS, n) * uniform(keys[1], (n, 1), 0.6, 1.1)
+    low, style = jnp.zeros(n, jnp.float32), jnp.full(n, BUILDING, jnp.int32)
+    return Boxes(centre, half, low, high, yaw, colour, style, uniform(keys[2], (n,)))
 
 
 def _sample_things(key, crowd, feet_Mx2, cars: Boxes) -> Capsules:

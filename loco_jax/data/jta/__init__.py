@@ -14,20 +14,15 @@ Full-HD pictures of all of JTA need about 80 GB of disk, and with `--overwrite` 
 complete.
 """
 
-import importlib
-from typing import Any
+from etils import epy
 
-_MODULES = {
-    "annotations": ("AnnotationError", "FIELDS", "MAX_PEOPLE", "SPLITS", "VERSION", "find_sequences", "read_sequence"),
-    "camera_file": ("read_camera", "read_num_frames"),
-    "pictures": ("collect_pictures",),
-    "prepared": ("load", "name_of", "prepare"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+with epy.lazy_api_imports(globals()):  # so that `python -m loco_jax.data.jta --help` answers at once
+    from loco_jax.data.jta.annotations import FIELDS, SPLITS, VERSION, AnnotationError, find_sequences, read_sequence
+    from loco_jax.data.jta.camera_file import read_camera_file
+    from loco_jax.data.jta.pictures import collect_pictures
+    from loco_jax.data.jta.prepared import load, name_of, prepare
 
-
-def __getattr__(name: str) -> Any:
-    """Imports a name when it is first used, so that `python -m loco_jax.data.jta --help` answers at once."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__all__ = [
+    "FIELDS", "SPLITS", "VERSION", "AnnotationError", "collect_pictures", "find_sequences", "load", "name_of",
+    "prepare", "read_camera_file", "read_sequence",
+]  # fmt: skip

@@ -1,9 +1,9 @@
 """The command `python -m loco_jax.data.jta`, which prepares JTA for training."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -18,7 +18,7 @@ def _define_flags() -> None:
         "Full-HD pictures of all of JTA need about 80 GB, and with --overwrite as much again until they are complete."
     )
     flags.DEFINE_string("data_dir", None, f"Folder for the prepared data set. {room}", required=True)
-    flags.DEFINE_bool("pictures", False, "With pictures, from JTA's frames/ or videos/.")
+    flags.DEFINE_bool("pictures", False, "Prepare pictures too, from JTA's frames/ or videos/.")
     flags.DEFINE_integer("picture_height", 0, "Resize pictures to this height in pixels; 0 leaves them as they are.", 0)
     flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and report them.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
@@ -35,14 +35,11 @@ def main(argv: Sequence[str]) -> None:
 
     values = flags.FLAGS
     start = time.time()
+    given: dict[str, Any] = {field: values[field].value for field in _CAMERA if values[field].value is not None}
+    camera = jta.read_camera_file(values.jta_dir)[0]._replace(**given)
     names = ("max_people", "skip_bad", "overwrite", "num_workers", "pictures", "picture_height")
-    try:
-        given = {field: values[field].value for field in _CAMERA if values[field].value is not None}
-        camera = jta.read_camera(values.jta_dir)._replace(**given)
-        options = {name: values[name].value for name in names}
-        prepared = jta.prepare(values.jta_dir, values.data_dir, camera=camera, **options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    options: dict[str, Any] = {name: values[name].value for name in names}
+    prepared = jta.prepare(values.jta_dir, values.data_dir, camera=camera, **options)
     done = "Already prepared" if prepared.reused else f"Prepared in {time.time() - start:.1f} s"
     print(f"{done}: {prepared.folder}")
     print("camera:", ", ".join(f"{field} {value:g}" for field, value in prepared.camera._asdict().items()))

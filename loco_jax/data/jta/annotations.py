@@ -23,18 +23,9 @@ MAX_PEOPLE = 64
 _MOST_BYTES = 600_000_000
 _MOST_ROWS = 8_000_000
 
-FIELDS = (
-    "frame",
-    "person_id",
-    "joint_type",
-    "x2d",
-    "y2d",
-    "x3d",
-    "y3d",
-    "z3d",
-    "occluded",
-    "self_occluded",
-)  # of a row
+FIELDS = (  # of a row
+    "frame", "person_id", "joint_type", "x2d", "y2d", "x3d", "y3d", "z3d", "occluded", "self_occluded",
+)  # fmt: skip
 
 
 class Selection(NamedTuple):
@@ -44,7 +35,7 @@ class Selection(NamedTuple):
     frames: range
 
     def up_to(self, num_frames: int) -> list[int]:
-        """Those of the frames that a sequence of `num_frames` has."""
+        """The frames that exist in a sequence of `num_frames`."""
         return [frame for frame in self.frames if frame <= num_frames]
 
 
@@ -64,7 +55,7 @@ def frames_of(folder: str, num_frames: int) -> list[int]:
 
 
 class AnnotationError(ValueError):
-    """JTA's files are not as they should be; the message names the file, the row, the field and the remedy."""
+    """A file of JTA is missing or wrong. The message names the file, the row, the field and the remedy."""
 
 
 class People(NamedTuple):
@@ -94,17 +85,15 @@ def find_sequences(jta_dir: os.PathLike | str) -> dict[str, dict[int, pathlib.Pa
             if match := re.fullmatch(r"seq_(0|[1-9][0-9]{0,5})\.json", path.name):
                 numbered[int(match[1])] = path
             else:
-                problems.append(
-                    f"{path}: is not called seq_N.json, N a plain number of at most 6 digits; rename or remove it"
-                )
+                problems.append(f"{path}: is not called seq_N.json with N from 0 to 999999; rename or remove it")
         found[folder] = dict(sorted(numbered.items()))
         if not (annotations / folder).is_dir():
-            problems.append(f"{annotations / folder}: there is no such folder")
+            problems.append(f"{annotations / folder}: does not exist")
         elif not numbered:
-            problems.append(f"{annotations / folder}: holds no seq_N.json")
+            problems.append(f"{annotations / folder}: has no file seq_N.json")
     if problems:
-        hint = "jta_dir must be the folder that holds JTA's annotations/train, annotations/val and annotations/test"
-        raise AnnotationError("\n  ".join([f"no complete JTA in {jta_dir}:", *problems, hint]))
+        hint = "--jta_dir must be the folder with JTA's annotations/train, annotations/val and annotations/test"
+        raise AnnotationError("\n  ".join([f"{jta_dir} has no complete JTA:", *problems, hint]))
     return found
 
 
@@ -133,14 +122,14 @@ def read_text(path: pathlib.Path, most_bytes: int) -> str:
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
             raise AnnotationError(f"{path}: is not a file; get it again")
         if path.stat().st_size > most_bytes:
-            raise AnnotationError(f"{path}: has more than {most_bytes:,} bytes; no such file of JTA has; get it again")
+            raise AnnotationError(f"{path}: has more than {most_bytes:,} bytes, unlike all files of JTA; get it again")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise AnnotationError(
             f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
         ) from error
     except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
+        raise AnnotationError(f"{path}: is not JSON ({error}); the file is damaged, get it again") from error
 
 
 def as_float(value: float) -> float:
@@ -161,22 +150,22 @@ def quoted(value: Any) -> str:
 
 
 def _load_table(path: pathlib.Path) -> np.ndarray:
-    """The file's rows as numbers `[R, 10]` float64."""
+    """The file's R rows of numbers, `[R, 10]` float64."""
     text = read_text(path, _MOST_BYTES)
     if text.count("[") + text.count("{") > _MOST_ROWS:  # a small file can hold more lists than memory
-        raise AnnotationError(f"{path}: has more than {_MOST_ROWS:,} rows; no sequence has; get the file again")
+        raise AnnotationError(f"{path}: has more than {_MOST_ROWS:,} rows, unlike all sequences; get the file again")
     try:
         gc.disable()  # while half a million small lists are made, it would add half to the time
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not JSON ({error}); the file is damaged, get it again") from error
+        raise AnnotationError(f"{path}: is not JSON ({error}); the file is damaged, get it again") from error
     finally:
         gc.enable()
     if not isinstance(rows, list):
-        raise AnnotationError(f"{path}: of type {type(rows).__name__}, not a list of rows; get the file again")
+        raise AnnotationError(f"{path}: is of type {type(rows).__name__}, not a list of rows; get the file again")
     if not rows:
         return np.zeros((0, len(FIELDS)))
-    # NumPy reads true as 1, and one long text makes all values texts of that length. So both go the slow way.
+    # NumPy reads true as 1, and one long text makes all values texts of that length. The loop below finds both.
     if not any(part in text for part in ("true", "false", '"')):
         try:
             table = np.array(rows)
@@ -184,7 +173,7 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
             table = np.zeros(0)
         if table.ndim == 2 and table.shape[1] == len(FIELDS) and table.dtype.kind in "iuf":
             return table.astype(np.float64)
-    for i, row in enumerate(rows):  # find the first one that is wrong
+    for i, row in enumerate(rows):  # finds the first one that is wrong
         if not isinstance(row, list) or len(row) != len(FIELDS):
             found = f"has {len(row)} values" if isinstance(row, list) else f"is of type {type(row).__name__}"
             wanted = f"not a list of the {len(FIELDS)} numbers {', '.join(FIELDS)}"
@@ -197,27 +186,24 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
 
 def _check_values(path: pathlib.Path, table: np.ndarray) -> None:
     """Raises AnnotationError for the first value that its field does not allow."""
-    finite = np.abs(table) < np.finfo(np.float32).max  # NaN compares false
-    for column, field in enumerate(FIELDS):
-        _check_column(path, table, field, finite[:, column], "is not a finite number; correct it or leave the row out")
-    whole = table == np.rint(table)
-    _check_column(
-        path, table, "person_id", whole[:, 1] & (np.abs(table[:, 1]) < 2**53), "is not an integer; correct it"
-    )
+    columns = dict(zip(FIELDS, table.T))
+    for field, column in columns.items():  # NaN compares false
+        finite = np.abs(column) < np.finfo(np.float32).max
+        _check_column(path, field, column, finite, "is not a finite number; correct it or leave the row out")
+    whole = {field: columns[field] == np.rint(columns[field]) for field in ("frame", "person_id", "joint_type")}
+    good = whole["person_id"] & (np.abs(columns["person_id"]) < 2**53)
+    _check_column(path, "person_id", columns["person_id"], good, "is not an integer; correct it")
     for field, first, last in (("frame", 1, NUM_FRAMES), ("joint_type", 0, NUM_JTA_JOINTS - 1)):
-        column = FIELDS.index(field)
-        good = whole[:, column] & (table[:, column] >= first) & (table[:, column] <= last)
-        _check_column(path, table, field, good, f"is not an integer from {first} to {last}; correct it")
+        good = whole[field] & (columns[field] >= first) & (columns[field] <= last)
+        _check_column(path, field, columns[field], good, f"is not an integer from {first} to {last}; correct it")
     for field in ("occluded", "self_occluded"):
-        good = np.isin(table[:, FIELDS.index(field)], (0, 1))
-        _check_column(path, table, field, good, "is neither 0 nor 1; correct it")
+        _check_column(path, field, columns[field], np.isin(columns[field], (0, 1)), "is neither 0 nor 1; correct it")
 
 
-def _check_column(path: pathlib.Path, table: np.ndarray, field: str, good: np.ndarray, problem: str) -> None:
+def _check_column(path: pathlib.Path, field: str, values: np.ndarray, good: np.ndarray, problem: str) -> None:
     bad = np.flatnonzero(~good)
     if bad.size:
-        value = table[bad[0], FIELDS.index(field)]
-        raise _bad_row(path, bad[0], field, f"{value:.10g} {problem}", others=bad.size - 1)
+        raise _bad_row(path, bad[0], field, f"{values[bad[0]]:.10g} {problem}", others=bad.size - 1)
 
 
 def _check_duplicates(path: pathlib.Path, table: np.ndarray, rows: np.ndarray) -> None:
@@ -226,7 +212,7 @@ def _check_duplicates(path: pathlib.Path, table: np.ndarray, rows: np.ndarray) -
     if same.size:
         i = same[0]
         frame, person, joint = table[i, :3].astype(int)
-        what = f"joint {joint} of person {person} in frame {frame} is there twice, also in row {rows[i]}; leave one out"
+        what = f"joint {joint} of person {person} in frame {frame} is also in row {rows[i]}; leave one of them out"
         raise _bad_row(path, rows[i + 1], "joint_type", what, others=same.size - 1)
 
 
@@ -250,11 +236,14 @@ def _bad_row(
 
 
 def _group(table: np.ndarray, starts: np.ndarray) -> People:
-    """`table` `[R, 10]` is sorted by frame, person, joint; `starts` `[N]` has each person's first row in each frame."""
+    """The people of `table` `[R, 10]`, which is sorted by frame, person and joint.
+
+    `starts` `[N]` has the first row of each person in each frame.
+    """
     person = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(table)))
     joint = table[:, 2].astype(int)
 
-    def spread(values: np.ndarray, dtype) -> np.ndarray:
+    def scatter(values: np.ndarray, dtype) -> np.ndarray:
         out = np.zeros((len(starts), NUM_JTA_JOINTS, *values.shape[1:]), dtype)
         out[person, joint] = values
         return out
@@ -262,9 +251,9 @@ def _group(table: np.ndarray, starts: np.ndarray) -> People:
     return People(
         frame=table[starts, 0].astype(np.int32),
         id=table[starts, 1].astype(np.int64),
-        pixels=spread(table[:, 3:5], np.float32),
-        joints=spread(table[:, 5:8], np.float32),
-        present=spread(np.ones(len(table)), bool),
-        occluded=spread(table[:, 8], bool),
-        self_occluded=spread(table[:, 9], bool),
+        pixels=scatter(table[:, 3:5], np.float32),
+        joints=scatter(table[:, 5:8], np.float32),
+        present=scatter(np.ones(len(table)), bool),
+        occluded=scatter(table[:, 8], bool),
+        self_occluded=scatter(table[:, 9], bool),
     )

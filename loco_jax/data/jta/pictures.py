@@ -47,20 +47,20 @@ def collect_pictures(
     elif movie.exists():
         found, source = _from_video(movie, frames), movie
     else:
-        raise AnnotationError(f"{movie}: no such video, nor extracted frames in {extracted}; get one of them")
+        raise AnnotationError(f"{movie}: does not exist, and neither does the folder {extracted}; get one of them")
     files: dict[int, pathlib.Path] = {}
     size = (0, 0)
     for frame, picture, path in found:
         if files and size != picture.size:
-            raise AnnotationError(
-                f"{source}, frame {frame}: {by(picture.size)} pixels, but frame {frames[0]} has {by(size)}"
-            )
+            ours, first = ("{} x {}".format(*s) for s in (picture.size, size))
+            raise AnnotationError(f"{source}: frame {frame} has {ours} pixels, but frame {frames[0]} has {first}")
         size = picture.size
-        if path is None or height not in (0, picture.height):
+        if height not in (0, picture.height):
+            picture = picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.BOX)
+            path = None
+        if path is None:
             out.mkdir(parents=True, exist_ok=True)
             path = out / f"{frame}.jpg"
-            if height not in (0, picture.height):
-                picture = picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.BOX)
             picture.save(path, quality=JPEG_QUALITY)
         files[frame] = path
     width, old_height = size
@@ -91,11 +91,6 @@ def bytes_needed(files: Sequence[pathlib.Path], num_frames: int, size: tuple[int
     return int(num_frames * size[0] * size[1] * ((height or size[0]) / size[0]) ** 2 * _JPEG_BYTES)
 
 
-def by(size: tuple[int, int]) -> str:
-    """Width and height, in words."""
-    return f"{size[0]} x {size[1]}"
-
-
 def _places(jta_dir: os.PathLike | str, folder: str, number: int) -> tuple[pathlib.Path, pathlib.Path]:
     """The folder of a sequence's extracted frames, and its video."""
     root = pathlib.Path(jta_dir)
@@ -113,9 +108,8 @@ def _extracted_files(folder: pathlib.Path, frames: Sequence[int]) -> list[pathli
     return [by_number.get(str(frame), folder / f"{frame}.jpg") for frame in frames]
 
 
-_Found = Iterator[
-    tuple[int, Image.Image, pathlib.Path | None]
-]  # frame, picture, and its file if it can be taken as it is
+# A frame's number, its picture, and its file if that can be taken as it is.
+_Found = Iterator[tuple[int, Image.Image, pathlib.Path | None]]
 
 
 def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> _Found:
@@ -127,7 +121,7 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> _Found:
         except AnnotationError:
             raise
         except FileNotFoundError as error:
-            raise AnnotationError(f"{path}: no such picture, frame {frame} is missing; extract it again") from error
+            raise AnnotationError(f"{path}: does not exist, so frame {frame} is missing; extract it again") from error
         except Exception as error:  # Pillow can raise nearly anything for a damaged file
             raise AnnotationError(f"{path}: frame {frame} is damaged ({error}); extract it again") from error
 
@@ -142,8 +136,7 @@ def _load_extracted(path: pathlib.Path) -> tuple[Image.Image, pathlib.Path | Non
     except Image.UnidentifiedImageError:
         if pictures.is_deep(path):
             raise AnnotationError(
-                f"{path}: has more than 8 bits a value, and its white would be guessed for each frame alone; "
-                "save all frames with 8 bits"
+                f"{path}: has more than 8 bits a value, so the value of white is unknown; save all frames with 8 bits"
             ) from None
         return Image.fromarray(pictures.read(path).image), None
 
@@ -160,4 +153,4 @@ def _from_video(path: pathlib.Path, frames: Sequence[int]) -> _Found:
     except videos.VideoError as error:
         remedy = f"frame {frames[-1]} (counted from 1) is needed; get the file again, or put its frames into frames/"
         raise AnnotationError(f"{error}; {remedy}") from error
-    raise AnnotationError(f"{path}: has {last} frames, but frame {frames[-1]} is needed; it is cut off, get it again")
+    raise AnnotationError(f"{path}: ends after frame {last}, but frame {frames[-1]} is needed; get the file again")

@@ -1,4 +1,4 @@
-"""Prepared JTA: made once by the builder, then loaded as often as wanted."""
+"""Prepares JTA with the builder, and loads prepared data."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ from etils import epath
 from loco_jax.cli import accounts, disk
 from loco_jax.data import scratch
 from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS, VERSION, find_sequences
-from loco_jax.data.jta.camera_file import read_num_frames
-from loco_jax.data.jta.reading import Wanted
+from loco_jax.data.jta.camera_file import check_camera, read_camera_file
+from loco_jax.data.jta.sequences import Source
 from loco_jax.geometry.camera import Camera
 
 
@@ -46,7 +46,7 @@ def prepare(
     Args:
       jta_dir: holds `annotations/{train,val,test}/seq_N.json`.
       data_dir: created if missing; the data set goes into its `jta/poses`, or with pictures into `jta/frames`.
-      camera: intrinsics in pixels; None for those of `read_camera`.
+      camera: intrinsics in pixels; None for those of `read_camera_file`.
       max_people: more people in a frame are an error.
       skip_bad: leave out sequences with bad files instead of refusing all.
       overwrite: replace existing data. Without it, data from the same source is reused, and other data is an error.
@@ -59,19 +59,15 @@ def prepare(
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
-        raise ValueError(f"picture_height={picture_height} must not be negative, and needs pictures")
-    import tensorflow_datasets as tfds
+        raise ValueError(f"picture_height={picture_height} must not be negative, and needs pictures=True")
+    from loco_jax.data.jta import builder  # here, because TFDS takes seconds to import
 
-    from loco_jax.data.jta import builder
-
-    files = find_sequences(jta_dir)
-    camera = builder.resolve_camera(jta_dir, camera)
-    config = "frames" if pictures else "poses"
-    target = _folder(data_dir, config)
+    files, (of_file, num_frames) = find_sequences(jta_dir), read_camera_file(jta_dir)
+    camera = check_camera(of_file if camera is None else camera)
+    source = Source(jta_dir, files, camera, num_frames, max_people, pictures, picture_height)
+    target = _folder(data_dir, "frames" if pictures else "poses")
     if _is_prepared(target) and not overwrite:
-        wanted = Wanted(jta_dir, max_people, read_num_frames(jta_dir), pictures, picture_height)
-        asked = {"camera": camera._asdict(), "picture_height": picture_height}
-        if difference := _difference(target, builder.describe_source(files, wanted), asked, max_people, skip_bad):
+        if difference := _difference(target, source, skip_bad):
             raise FileExistsError(f"{target} {difference}; replace it with --overwrite, or choose another --data_dir")
         return _describe(target, reused=True)
     try:
@@ -81,9 +77,8 @@ def prepare(
         raise OSError(f"{error.filename}: {problem}; choose another --data_dir") from error
     data_dir.mkdir(parents=True, exist_ok=True)
     with scratch.folder(data_dir, ".jta_preparing_") as work, _quiet_tfds():
-        options: Any = {"camera": camera, "max_people": max_people, "skip_bad": skip_bad, "num_workers": num_workers}
-        new = builder.Jta(config=config, data_dir=work, picture_height=picture_height, **options)
-        new.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=jta_dir))
+        new = builder.Jta(source, skip_bad, num_workers, work)
+        new.download_and_prepare()
         scratch.replace_folder(target, pathlib.Path(new.data_dir), work / "old")
     return _describe(target, reused=False)
 
@@ -108,14 +103,14 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
 
         builder = tfds.builder_from_directory(target)
         if not builder.info.splits[split].num_examples:
-            raise ValueError(f"split {split!r} of {target} holds no frame; ask for more of it")
+            raise ValueError(f"split {split!r} of {target} has no frame; name a larger part of it")
         decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
         return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
 
 
 def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
-    """The name of the prepared data: "JTA", or what else has its format. Raises FileNotFoundError as `load`."""
-    return _metadata(_find(data_dir, pictures)).get("name", "JTA")  # older versions noted no name
+    """The name of the prepared data: "JTA", or that it is a miniature. Raises FileNotFoundError as `load`."""
+    return _metadata(_find(data_dir, pictures)).get("name", "JTA")
 
 
 class _Examples(Sequence):
@@ -135,8 +130,8 @@ class _Examples(Sequence):
             return example
         except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
             raise ValueError(
-                f"{self._where}: example {index} cannot be read ({error}); a file there is damaged or gone: put it "
-                "back, or prepare the data again with --overwrite"
+                f"{self._where}: example {index} cannot be read ({error}), because a file is damaged or missing; put "
+                "it back, or prepare the data again with --overwrite"
             ) from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -168,31 +163,32 @@ def _metadata(target: Any) -> dict[str, Any]:
         return dict(tfds.builder_from_directory(target).info.metadata)
 
 
-def _difference(target: Any, source: dict, asked: dict, max_people: int, skip_bad: bool) -> str | None:
-    """Why a new run would not give the data in `target`; None if it would."""
-    old = _metadata(target)
-    most_people = max(split["most_people"] for split in old["splits"].values())
+def _difference(target: Any, source: Source, skip_bad: bool) -> str | None:
+    """The first difference between the data in `target` and what a new run would give; None if there is none."""
+    old, new = _metadata(target), source.describe()
     if "asked" not in old:
-        return "was prepared by an earlier version, which did not note what it was asked for"
-    if old["source"]["jta_dir"] != source["jta_dir"]:
-        return f"was prepared from {old['source']['jta_dir']}, not from {source['jta_dir']}"
-    if old["source"]["files"] != source["files"]:
+        return "was prepared by an earlier version of loco_jax"
+    most_people = max(split["most_people"] for split in old["splits"].values())
+    camera, height = (old["asked"][key] for key in ("camera", "picture_height"))
+    if old["source"]["jta_dir"] != new["jta_dir"]:
+        return f"was prepared from {old['source']['jta_dir']}, not from {new['jta_dir']}"
+    if old["source"]["files"] != new["files"]:
         return "was prepared before its files changed"
-    heights = [what["picture_height"] for what in (old["asked"], asked)]
-    if heights[0] != heights[1]:
-        return "has pictures {}, not {}".format(*(f"{h} pixels high" if h else "as they came" for h in heights))
-    if old["asked"] != asked:
-        return f"was prepared with the camera {old['asked']['camera']}, not {asked['camera']}"
+    if height != source.picture_height:
+        heights = (f"{h} pixels high" if h else "as they came" for h in (height, source.picture_height))
+        return "has pictures {}, not {}".format(*heights)
+    if camera != source.camera._asdict():
+        return f"was prepared with the camera {camera}, not {source.camera._asdict()}"
     if old["left_out"] and not skip_bad:
         return f"lacks {len(old['left_out'])} bad files (--skip_bad accepts that)"
-    if most_people > max_people:
-        return f"has up to {most_people} people in a frame, more than max_people={max_people}"
+    if most_people > source.max_people:
+        return f"has up to {most_people} people in a frame, more than max_people={source.max_people}"
     return None
 
 
 def _describe(target: Any, reused: bool) -> Prepared:
     metadata = _metadata(target)
-    size = metadata.get("picture_size") and tuple(metadata["picture_size"])  # the oldest data lacks it
+    size = metadata["picture_size"] and tuple(metadata["picture_size"])
     return Prepared(target, metadata["splits"], Camera(**metadata["camera"]), metadata["left_out"], reused, size)
 
 

@@ -1,16 +1,16 @@
-"""The residual blocks of PatchVHA and of the compact trunk on CPUs: the same numbers in half the time.
+"""The residual blocks of PatchVHA and of the compact trunk on CPUs, in half the time.
 
-Two things make them fast. The 3 x 3 x 3 and 3 x 3 convolutions take half as many multiplications: along their first
-axis, six products give four results, in place of twelve (Winograd's F(4, 3), after Lavin and Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2015). Each product is a convolution over the other axes. And where there are many
-cells, all layers of a block are computed for a few slices before the next slices, so that what lies between the layers
-stays in the cache. The results differ from those of the modules by about 3e-6 of the greatest.
+The 3 x 3 x 3 and 3 x 3 convolutions need half as many multiplications: along their first axis, six products give four
+results in place of twelve (Winograd's F(4, 3), after Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2015). Each product is a convolution over the other axes. If there are many cells, all layers of a block are
+computed for a few slices before the next slices, so that values between the layers stay in the cache. The results
+differ from those of the modules by about 3e-6 of the greatest.
 
-Gradients are those of the modules, and a block that has gradients is computed as the modules do: convolutions have slow
-gradients inside loops. Forward-mode differentiation (`jax.jvp`) raises TypeError. A number that is not finite spreads
-over its whole tile, at most three slices further than in the modules.
+Under differentiation the modules themselves are computed, because convolutions inside loops have slow gradients.
+Forward-mode differentiation (`jax.jvp`) raises TypeError. A number that is not finite spreads over its whole tile, at
+most three slices further than in the modules.
 
-Axes: x[B, L, *, w, C] are cells; L is the axis that is cut into slices, depths or rows; T tiles of 4 slices.
+Axes: cells are x[B, L, *, w, C]; L, the depths or the rows, is cut into slices, of which 4 make a tile.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from jaxtyping import Float
 from loco_jax.geometry.arrays import Array
 
 _TILE = 4  # slices that a set of products gives
-_LEAST = 2**18  # numbers; with fewer there is little to gain
-_WHOLE = 2**21  # numbers, 8 MB: up to here all slices at once
-_SLAB = 2**18  # numbers, 1 MB: above, about as many at a time
+_LEAST = 2**18  # numbers in a block's input; the gain is small for fewer
+_WHOLE = 2**21  # up to so many numbers (8 MB), all slices are computed at once
+_SLAB = 2**18  # above, about so many at a time
 
-# Interpolation at 0, 1, -1, 2, -2 and infinity: from six slices to the factors, from a kernel's three taps to the
-# factors, and from the six products to four slices.
+# Interpolation at 0, 1, -1, 2, -2 and infinity. The matrices map six slices to factors, a kernel's three taps to
+# factors, and the six products to four slices.
 _OF_SLICES = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -47,14 +47,14 @@ _TO_RESULTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4
 
 
 def pays(block: nn.Module, x: Float[Array, "B L *cells C"]) -> bool:
-    """Whether the fast way is for blocks of this type and size."""
+    """Whether the fast path is faster for an input of this type and size."""
     return x.size >= _LEAST and block.dtype == jnp.float32
 
 
 def compute(
     plain: Callable[..., jax.Array], variables: Any, x: Float[Array, "B L *cells C"]
 ) -> Float[jax.Array, "B L *cells C"]:
-    """`plain(variables, x)` of a `patch_vha.Block` or a `compact.PixelBlock`, on CPUs in the fast way."""
+    """`plain(variables, x)` of a `patch_vha.Block` or a `compact.PixelBlock`, with the fast path on CPUs."""
 
     @jax.custom_vjp
     def either(variables, x):
@@ -89,7 +89,7 @@ def _in_slabs(variables, x):
         x = around[1:-1] + _convolve(norm(0, around), kernels) + conv["bias"]
         return x + dense(1, nn.gelu(dense(0, norm(1, x))))
 
-    def slab(i):  # of all images, which may be on several devices
+    def slab(i):  # vmap over images, which may be on several devices
         return jax.vmap(finish)(lax.dynamic_slice_in_dim(padded, i * slices, slices + 2, axis=1))
 
     y = jnp.moveaxis(lax.map(slab, jnp.arange(slabs, dtype=jnp.int32)), 0, 1)
@@ -97,14 +97,14 @@ def _in_slabs(variables, x):
 
 
 def _factors(kernel, channels, dims):
-    """`[6, k, 3, C, N]` of a kernel `[3, 3, C, N]`, k = 1, or `[3, 3, 3C, N]` with the depths first in 3C, k = 3."""
+    """Factors `[6, k, 3, C, N]` of a kernel `[3, 3, C, N]` (k = 1) or `[3, 3, 3C, N]`, ordered (depth, C) (k = 3)."""
     taps = kernel.reshape(3, 3, -1, channels, kernel.shape[-1])
     taps = jnp.moveaxis(taps, 2, 0) if dims == 5 else jnp.moveaxis(taps, 2, 1)
     return jnp.einsum("fk,kyxcn->fyxcn", jnp.asarray(_OF_TAPS, taps.dtype), taps, precision="highest")
 
 
 def _convolve(x, kernels):
-    """`[L, *, w, N]` of `x[L + 2, *, w, C]`, L a multiple of 4; zeros around all axes but the first."""
+    """The convolution `[L, *, w, N]` of `x[L + 2, *, w, C]`, padded along all axes but the first; 4 divides L."""
     length = x.shape[0] - 2
     parts = [x[i : i + length - _TILE + 1 : _TILE] for i in range(_TILE + 2)]
 

@@ -1,6 +1,6 @@
-"""Convolutions that run fast on CPUs, each with the results and gradients of the plain one.
+"""Convolutions that are fast on CPUs, with the results and gradients of `lax.conv_general_dilated`.
 
-The convolutions take the arguments of `lax.conv_general_dilated`, with the layout and the defaults of `nn.Conv`.
+They take its arguments, with the layout and the defaults of `nn.Conv`.
 """
 
 import functools
@@ -17,10 +17,10 @@ _FEWEST = 128  # cells; XLA's transposed convolutions take up to 100 times as lo
 
 
 def as_product(
-    x: Float[jax.Array, "B H W C"], kernel: Float[jax.Array, "1 1 C N"], *_: Any, precision: Any = None, **options: Any
+    x: Float[jax.Array, "B H W C"], kernel: Float[jax.Array, "1 1 C N"], *_: Any, **options: Any
 ) -> Float[jax.Array, "B H W N"]:
-    """A convolution 1 x 1 `[B, H, W, C]` of stride 1: a product of matrices, up to 3 times as fast."""
-    return jnp.dot(x, kernel[0, 0], precision=precision)
+    """A 1 x 1 convolution of stride 1 as a product of matrices, which is up to 3 times as fast."""
+    return jnp.dot(x, kernel[0, 0])
 
 
 def unpadded(
@@ -29,7 +29,7 @@ def unpadded(
     """A 2D convolution without padding.
 
     On CPUs XLA takes 3 times as long for these as for padded ones. So a row of zeros is added below the picture, and
-    the row of results that it may add is cut off.
+    the additional row of results is removed.
     """
 
     def with_row(x, kernel):
@@ -61,15 +61,14 @@ def transposed(
     @fast.defjvp
     def fast_jvp(primals, tangents):
         (x, kernel), (dx, dkernel) = primals, tangents
-        change = _by_taps(x, dkernel, padding, spread, options.get("precision"))
-        return fast(x, kernel), widened(dx, kernel) + change
+        return fast(x, kernel), widened(dx, kernel) + _by_taps(x, dkernel, padding, spread)
 
     return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
 
 
-def _by_taps(x, kernel, padding, dilation, precision):
-    """The same as a product with all taps of the kernel, whose results are then put in their places."""
-    found = jnp.einsum("bhwc,tcf->bhwtf", x, kernel.reshape(-1, *kernel.shape[2:]), precision=precision)
+def _by_taps(x, kernel, padding, dilation):
+    """The convolution as a product with all taps of the kernel, whose results are then shifted and added."""
+    found = jnp.einsum("bhwc,tcf->bhwtf", x, kernel.reshape(-1, *kernel.shape[2:]))
 
     def placed(i, tap):
         around = [
@@ -86,9 +85,9 @@ def in_bands(
 ) -> Float[jax.Array, "B H W D N"]:
     """A 3D convolution of few channels, with stride 1 and padding in numbers.
 
-    On CPUs XLA's run on one core, and many times slower than 2D ones. So blocks of 8 neighbouring depths become the
-    channels of a 2D convolution. Its kernel holds the 3D one once for each depth of a block, shifted. More than half of
-    its multiplications are by zero, and it is still dozens of times faster.
+    On CPUs XLA computes 3D convolutions on one core and many times more slowly than 2D ones. So blocks of 8
+    neighbouring depths become the channels of a 2D convolution. Its kernel contains the 3D one once for each depth of a
+    block, shifted. More than half of its multiplications are by zero, and it is still dozens of times as fast.
     """
     plain = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
 
@@ -104,8 +103,7 @@ def in_bands(
         x = x.reshape(batch * blocks, *x.shape[2:4], -1)
         shifted = [jnp.pad(kernel, ((0, 0), (0, 0), (i, block - 1 - i), (0, 0), (0, 0))) for i in range(block)]
         bands = jnp.stack(shifted, axis=-2).reshape(*kernel.shape[:2], -1, block * features)
-        layout = {"dimension_numbers": _LAYOUT, "precision": options.get("precision")}
-        y = lax.conv_general_dilated(x, bands, (1, 1), padding[:2], **layout)
+        y = lax.conv_general_dilated(x, bands, (1, 1), padding[:2], dimension_numbers=_LAYOUT)
         y = y.reshape(batch, blocks, *y.shape[1:3], block, features)
         return jnp.moveaxis(y, 1, 3).reshape(batch, *y.shape[2:4], blocks * block, features)[..., :depth, :]
 

@@ -1,14 +1,14 @@
-"""The peaks of a decoded code on CPUs, without its heatmaps: a fraction of the time, and the same peaks.
+"""The peaks of a decoded code on CPUs, found without writing its heatmaps.
 
-The last layer of an autoencoder takes most of the time. It is left out where a bound proves that no voxel reaches the
-threshold (Cauchy and Schwarz): a linear layer's results for two inputs differ by no more than the inputs do, times the
-norm of the kernel. Most of a volume is almost empty, so most inputs are near to a few others. In a published network
-this is done for tiles of a joint type's heatmap, one joint type after the other, and its other wide convolutions go
-through `tiles`. In a PatchVHA it is done for cells.
+The last layer of an autoencoder takes most of the time. It is skipped where a bound proves that no voxel reaches the
+threshold: the results of a linear layer for two inputs differ at most by the difference of the inputs times the norm of
+the kernel (Cauchy and Schwarz). Most of a volume is almost empty, so most inputs are near to a few others. For a
+published network the bound decides about tiles of each joint type's heatmap, and other wide convolutions run in
+`tiles`. For a PatchVHA it decides about cells.
 
-Codes of the published network must be finite: in the transforms, a number that is not finite would spread over more
-voxels than in the plain network. Neighbouring voxels that are exactly equal in the plain network may come to differ by
-rounding, so a plateau, such as an untrained network's empty places, may have several peaks in place of one.
+Codes of the published network must be finite: in the transforms, a number that is not finite spreads over more voxels
+than in the plain network. Neighbouring voxels that are equal in the plain network may differ by rounding here. So a
+plateau, such as an empty place of an untrained network, may have several peaks in place of one.
 """
 
 import functools
@@ -30,11 +30,12 @@ from loco_jax.ops.cpu import tiles
 from loco_jax.pose import peaks
 from loco_jax.pose.peaks import BLOCK, Source
 
-# Of a PatchVHA's volume, 28 kB each; 60 people need 311. At least `peaks.CAPACITIES`, see `_patch_source`.
+# The most blocks of a PatchVHA's volume that are computed, 28 kB each; 60 people need 311. It is at least as much as
+# `peaks.CAPACITIES`, see `_patch_source`.
 MAX_BLOCKS = 1024
-_CHUNK = 128  # blocks at a time
-_TILES = 32  # at a time
-_CENTRES = 128  # of cells that cannot reach the threshold
+_CHUNK = 128  # blocks computed at a time
+_TILES = 32  # tiles computed at a time
+_CENTRES = 128  # cells with which others are compared
 _EPS = float(jnp.finfo(jnp.float32).eps)
 
 
@@ -46,7 +47,7 @@ def search(
     threshold: Any,
     find: Callable[[Source], Any],
 ) -> Any:
-    """`find` of a source of the heatmaps, whose voxels are those that may exceed the threshold; with leading axis J."""
+    """`find(source)` with a leading axis J, where the source has the voxels that may exceed the threshold."""
     if isinstance(network, patch_vha.PatchVHA):
         return find(_patch_source(network, params, code, size, threshold))
 
@@ -70,9 +71,9 @@ def whole(
 
 
 class _Last(NamedTuple):
-    """A joint type's last layer: the features that go in, with zeros around; `kernel[D, 5, 5, C]`; its `products`.
+    """A joint type's last layer: its padded input, its `kernel[D, 5, 5, C]`, and the kernel's `products`.
 
-    Features are `[h * BLOCK + 4, w * BLOCK + 4, C]`: the results are whole blocks.
+    Features are `[h * BLOCK + 4, w * BLOCK + 4, C]`, so that the results are whole blocks.
     """
 
     features: jax.Array
@@ -82,7 +83,7 @@ class _Last(NamedTuple):
 
 
 def _of_each_joint(network, params, code, then, state):
-    """What `then` makes of the last layer of each joint type, stacked; it takes a state and hands it on."""
+    """The stacked results of `then(state, last)`, which returns a new state and a result, for each joint type."""
     x = layers.apply(network, params, code[None], method="spread")[0]
     convs = [params["params"][f"decoder_2d_{i}"] for i in range(network.level + 1)]
     products = [tiles.transform_kernel(conv["kernel"]) for conv in convs]
@@ -91,7 +92,7 @@ def _of_each_joint(network, params, code, then, state):
     def one(state, x):
         x = jnp.pad(x, (*[(REACH, REACH)] * 2, (0, 0)))
         for i, (conv, product) in enumerate(zip(convs[:-1], products)):
-            x = tiles.convolve(x, product, (KERNEL, KERNEL)) + conv["bias"]
+            x = tiles.convolve(x, product) + conv["bias"]
             x = nn.relu(vha.upsample(x[None])[0])
             rest = (-s % BLOCK if i == network.level - 1 else 0 for s in x.shape[:2])
             x = jnp.pad(x, (*((REACH, REACH + r) for r in rest), (0, 0)))
@@ -101,16 +102,16 @@ def _of_each_joint(network, params, code, then, state):
 
 
 def _joint_source(last, size, threshold, values_MxBxBxD):
-    """A joint type's heatmap as a source that has the voxels of tiles that may reach the threshold, `_TILES` at a time.
+    """A source of a joint type's heatmap with the voxels of the tiles that may reach the threshold, and `values`.
 
-    They are written to `values`, which is handed on: filling as much with zeros for each joint type would take longer
-    than all else. What is in it beforehand does not matter.
+    The voxels are written to `values`, which the joint types share: to allocate zeros for each would take longer than
+    everything else. Its former contents do not matter.
     """
     h, w = (-(-s // BLOCK) for s in size)
     listed_N = _may_reach(last, size, threshold).reshape(-1)
     slot_N = jnp.cumsum(listed_N, dtype=jnp.int32) - 1
     tile_M = jnp.nonzero(listed_N, size=len(values_MxBxBxD), fill_value=0)[0].astype(jnp.int32)
-    sides = *tiles.TILE, last.features.shape[-1]
+    sides = tiles.TILE, tiles.TILE, last.features.shape[-1]
 
     def some(i, state):
         values_MxBxBxD, highest_Nxd = state
@@ -119,8 +120,8 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         def cut(tile):
             return lax.dynamic_slice(last.features, (tile // w * BLOCK, tile % w * BLOCK, np.int32(0)), sides)
 
-        # One after the other: a gather of them all takes longer.
-        results = tiles.convolve_tiles(lax.map(cut, chosen), last.products, (KERNEL, KERNEL))
+        # A single gather of all tiles takes longer.
+        results = tiles.convolve_tiles(lax.map(cut, chosen), last.products)
         heat = nn.relu(results + last.bias)
         highest_Nxd = highest_Nxd.at[chosen].set(peaks.block_maxima(heat)[:, 0, 0])
         return lax.dynamic_update_slice_in_dim(values_MxBxBxD, heat, i * _TILES, axis=0), highest_Nxd
@@ -145,7 +146,7 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
         return lax.map(one, [x.reshape(-1) for x in index]).reshape(index[0].shape)
 
     def dense(features):
-        heat = nn.relu(tiles.convolve(features, last.products, (KERNEL, KERNEL)) + last.bias)
+        heat = nn.relu(tiles.convolve(features, last.products) + last.bias)
         return heat[None, : size[0], : size[1]]
 
     highest_1xhxwxd = highest_Nxd.reshape(1, h, w, -1)
@@ -153,10 +154,10 @@ def _joint_source(last, size, threshold, values_MxBxBxD):
 
 
 def _may_reach(last, size, threshold):
-    """Which tiles `[h, w]` of results may reach the threshold: all except those that certainly do not.
+    """Whether each tile `[h, w]` of results may reach the threshold.
 
     The centre is the median of the features, which is that of empty places. The bound holds for exact results and for
-    sums in float32 in any order, whose errors are at most n / 2 eps of the sum of magnitudes; it has room for more.
+    float32 sums in any order, whose errors are at most n / 2 eps of the sum of magnitudes.
     """
     rounding = 2 * last.kernel[0].size * _EPS
     some = last.features[REACH:-REACH, REACH:-REACH].reshape(-1, last.features.shape[-1])
@@ -180,7 +181,7 @@ def _may_reach(last, size, threshold):
 
 
 def _patch_source(network, params, code, size, threshold):
-    """A PatchVHA's heatmaps as a source that has the voxels of blocks where any joint type may reach the threshold."""
+    """A source of a PatchVHA's heatmaps with the voxels of blocks in which a joint type may reach the threshold."""
     features = layers.apply(network, params, code[None], method="decode_features")[0]
     depth, rows, columns, width = features.shape
     cell, joints = 2**network.level, network.num_joints
@@ -191,8 +192,8 @@ def _patch_source(network, params, code, size, threshold):
     def head(features):
         return network.head.apply({"params": params["params"]["to_logits"]}, features)
 
-    # The sigmoid's own rounding is far below 1e-5. If a number is not finite, everything is listed: a NaN may hide what
-    # it is compared with.
+    # The sigmoid's rounding is far below 1e-5. If a number is not finite, everything is listed, because a comparison
+    # with NaN may hide a number.
     highest = _cell_maxima(network, params, features, threshold).reshape(depth, rows, columns, joints)
     highest = jnp.where(jnp.all(jnp.isfinite(features)), highest, jnp.inf)
     highest = jnp.pad(highest, [*((0, -s % side) for s in (depth, rows, columns)), (0, 0)], constant_values=-jnp.inf)
@@ -229,8 +230,8 @@ def _patch_source(network, params, code, size, threshold):
 
         return lax.map(one, jnp.broadcast_arrays(*index))
 
-    # If there are more blocks than there is room for, all are said to reach the threshold. These are more than
-    # `peaks.search` looks into, so it takes the dense way.
+    # If there is no room for all listed blocks, every block counts as reaching the threshold. These are more than
+    # `peaks.search` looks into, so it searches the whole volume.
     highest_JxN = jnp.transpose(highest_dxhxwxJ, (3, 1, 2, 0))
     highest_JxN = jnp.where(num_listed > most, jnp.inf, highest_JxN)
     shape = (joints, *size, network.depth_bins)
@@ -238,10 +239,11 @@ def _patch_source(network, params, code, size, threshold):
 
 
 def _cell_maxima(network, params, features_dxhxwxC, threshold):
-    """The greatest logits of cells `[N, J]`, or a little more; -inf where certainly none reaches the threshold.
+    """Upper bounds `[N, J]` of the logits of cells, -inf where certainly no logit reaches the threshold.
 
     Most cells are so near to the mean of all cells, which is that of empty ones, that none of their logits reaches the
-    threshold. Of the others most are as near to one of a sample of cells. The little more is room for rounding.
+    threshold. Most others are as near to one of a sample of cells. The bounds are the greatest logits with room for
+    rounding.
     """
     cell, joints = 2**network.level, network.num_joints
     head = {"params": params["params"]["to_logits"]}
@@ -258,7 +260,7 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
     count = _CHUNK * (BLOCK // cell) ** 3
 
     def of_far_cells(far_N, change, state):
-        """The state, changed by `change(cells, state)` for some far cells at a time, perhaps twice for the first."""
+        """The state after `change(cells, state)` for groups of far cells; the first cell may come twice."""
         size = -(-far_N.size // count) * count
         cell_N = jnp.nonzero(far_N, size=size, fill_value=jnp.argmax(far_N))[0].astype(jnp.int32)
         some = functools.partial(lax.dynamic_slice_in_dim, cell_N, slice_size=count)
@@ -279,10 +281,10 @@ def _cell_maxima(network, params, features_dxhxwxC, threshold):
 
 
 def _around(centre_KxH, last, limit):
-    """A function that tells which hidden vectors `[N, H]` are near enough to a centre to have no logit above a limit.
+    """A function that returns whether hidden vectors `[N, H]` are so near to a centre that no logit exceeds a limit.
 
-    Within a radius of a centre no logit reaches the limit, whatever the order of the sums in float32. What overflows is
-    not near.
+    Within a radius of a centre no logit reaches the limit, for any order of sums in float32. Vectors whose squares
+    overflow are not near.
     """
     rounding = _rounding(last)
     norm_V = jnp.linalg.norm(last["kernel"], axis=0)
@@ -293,7 +295,7 @@ def _around(centre_KxH, last, limit):
 
     def near(hidden):
         square = jnp.sum(jnp.square(hidden), axis=-1, keepdims=True) + square_K
-        # Half the square of the distance, at most.
+        # A bound of half the squared distance.
         half = 0.5 * (1 + rounding) * square - jnp.matmul(hidden, centre_KxH.T, precision="highest")
         return jnp.any((half < 0.5 * jnp.square(radius_K)) & (radius_K > 0), axis=-1)
 
@@ -301,16 +303,16 @@ def _around(centre_KxH, last, limit):
 
 
 def _rounding(last):
-    """What products with a layer may be off by, as a part of the sum of magnitudes, its input's own errors included."""
+    """A bound of the error of products with a layer and of its input, relative to the sum of magnitudes."""
     return 4 * (len(last["kernel"]) + 64) * _EPS
 
 
 def _sample(x_NxC, count):
-    """So many of the rows, spread evenly by the golden ratio, so that they are in step with none of the axes."""
+    """`count` of the rows, spread evenly by the golden ratio, which keeps step with no axis."""
     count = min(count, len(x_NxC))
     return x_NxC[(np.arange(count) * (5**0.5 - 1) / 2 % 1 * len(x_NxC)).astype(np.int32)]
 
 
 def channel(joint: Any, row: Any, column: Any, bin: Any, cell: int) -> Any:
-    """Where a voxel is among the channels of its cell, see `patch_vha.fold`."""
+    """The index of a voxel among the channels of its cell, see `patch_vha.fold`."""
     return ((joint * cell + row % cell) * cell + column % cell) * cell + bin % cell

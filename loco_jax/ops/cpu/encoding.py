@@ -1,7 +1,7 @@
-"""Codes straight from joints: the encoders' codes of `heatmaps.render`, without the volume (method sections 2, 3).
+"""Codes from joints, without the volume between them (method sections 2, 3).
 
 Over 99.9 % of a volume is zero. An encoder's first layer is linear, so its result is its bias plus the sum over joints
-of its results for the voxels that each joint owns (`heatmaps.owned_values`). The other layers are the network's own.
+of its results for the voxels that each joint owns (`heatmaps.owned_values`). The network computes the other layers.
 """
 
 import functools
@@ -23,18 +23,19 @@ from loco_jax.ops import layers
 from loco_jax.pose import heatmaps
 from loco_jax.pose.heatmaps import Cubes
 
-_OVERHEAD = 8  # a sparse multiplication costs as much as so many dense ones: products are smaller, compiling is longer
-_PEOPLE = 8  # at once
+_OVERHEAD = 8  # dense multiplications that cost as much as a sparse one
+_PEOPLE = 8  # computed at once
+CELL_AXES = (1, 2, 0)  # of rows, columns and depths in cells `[d, h, w, C]`
 
 
 def pays(network: nn.Module, people: int, shape: tuple[int, int, int], sigma: float) -> bool:
-    """Whether the first layer has less to do for the cubes of so many people than for the volume."""
+    """Whether the first layer has less work for the cubes of so many people than for the volume."""
     side = heatmaps.cube_side(sigma)
     if isinstance(network, patch_vha.PatchVHA):
         cell = 2**network.level
         cube = (heatmaps.cells_of(sigma, cell) * cell) ** 3
     else:
-        # A place sees 25 * side voxels instead of 25 * bins, and every second place is computed.
+        # A result depends on 25 * side voxels instead of 25 * bins, at every second row and column.
         cube = 4 * ((side + KERNEL - 2) // 2 + 1) ** 2 * min(side, shape[2])
     return 0 < _OVERHEAD * people * cube < math.prod(shape)
 
@@ -49,7 +50,7 @@ def encode_joints(
     sigma: float,
     subvoxel: bool,
 ) -> Float[jax.Array, "B h w d"]:
-    """As `ops.encode_joints`, without the heatmaps. Gradients are those of the parameters only."""
+    """The codes of `ops.encode_joints`, without the heatmaps. Only the parameters have gradients."""
     find = functools.partial(heatmaps.find_cubes, shape=shape, sigma=sigma, subvoxel=subvoxel)
     cubes = jax.vmap(find)(voxels, present)
     if isinstance(network, patch_vha.PatchVHA):
@@ -71,7 +72,7 @@ def encode_joints(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _first_layer(kernel, bias, cubes, grid, shape, sigma):
-    """Of N volumes, before the ReLU: `[N, *grid, C]`."""
+    """The first layer's results `[N, *grid, C]` for N volumes, before the ReLU."""
     dimensions = lax.GatherDimensionNumbers(offset_dims=(1, 2, 3, 4), collapsed_slice_dims=(), start_index_map=(2,))
 
     def of_volume(cubes):
@@ -80,7 +81,7 @@ def _first_layer(kernel, bias, cubes, grid, shape, sigma):
             sizes = (KERNEL, KERNEL, patches.shape[-1], kernel.shape[-1])
             kernels = lax.gather(kernel, first_bin[:, None], dimensions, sizes, mode="promise_in_bounds")
             found = jnp.einsum("nhwabd,nabdf->nhwf", patches.astype(kernel.dtype), kernels)
-            return _add_windows(y, start, found, (0, 1))
+            return add_windows(y, start, found, (0, 1))
 
         return over_people(cubes, some, jnp.broadcast_to(bias, (*grid, *bias.shape)))
 
@@ -99,14 +100,14 @@ def _first_layer_backward(grid, shape, sigma, saved, gradient):
 
         def some(i, of_kernel):
             start, first_bin, patches = _patches(i, cubes, grid, shape, sigma)
-            windows = _windows(gradient, start, patches.shape[1:3], (0, 1))
+            windows = windows_of(gradient, start, patches.shape[1:3], (0, 1))
             options = {"preferred_element_type": of_kernel.dtype}
             found = jnp.einsum("nhwabd,nhwf->dnabf", patches.astype(windows.dtype), windows, **options)
             return of_kernel.at[first_bin + np.arange(len(found), dtype=np.int32)[:, None]].add(found)
 
         return over_people(cubes, some, of_kernel), None
 
-    # In float32, since it is the sum of many small numbers.
+    # float32, because it is the sum of many small numbers.
     start = jnp.zeros((kernel.shape[2], *kernel.shape[:2], kernel.shape[3]), jnp.float32)
     of_kernel = jnp.moveaxis(lax.scan(of_volume, start, (cubes, gradient))[0], 0, 2).astype(kernel.dtype)
     return of_kernel, jnp.sum(gradient, axis=(0, 1, 2)), None
@@ -116,15 +117,15 @@ _first_layer.defvjp(_first_layer_forward, _first_layer_backward)
 
 
 def _patches(i, cubes, grid, shape, sigma):
-    """What the first layer sees of the i-th people.
+    """The input of the first layer from the i-th group of people.
 
-    Returns the first row and column `[n, 2]` of its results that their cubes reach, their cubes' first bins `[n]`, and
-    what the kernel meets at each place from there on, `[n, h, w, 5, 5, bins]`.
+    Returns the first row and column `[n, 2]` of the results that their cubes reach, the first bins of their cubes
+    `[n]`, and the voxels `[n, h, w, 5, 5, bins]` under the kernel at each result from there on.
     """
     people = _people(i, cubes)
     side = heatmaps.cube_side(sigma)
     low = cubes.rounded.at[people].get(mode="clip") - side // 2
-    # As many places along an axis as a cube can reach. At the end of the grid they are shifted inward.
+    # `size` results along an axis are as many as a cube can reach. At the end of the grid they are shifted inward.
     size = [min((side + KERNEL - 2) // 2 + 1, n) for n in grid]
     first = jnp.clip(-((2 - low[:, :2]) // 2), 0, np.subtract(grid, size, dtype=np.int32))
     bins = min(side, shape[2])
@@ -142,14 +143,14 @@ def _patches(i, cubes, grid, shape, sigma):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _embed(kernel, bias, cubes, shape, sigma, dtype):
-    """Embedded cells `[d, h, w, C]` of a frame, in a type, the kernel being `[J, cell, cell, cell, C]`."""
+    """The embedded cells `[d, h, w, C]` of a frame, for a kernel `[J, cell, cell, cell, C]`."""
 
     def of_joint(y, joint):
         kernel, cubes = joint
 
         def some(i, y):
             first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
-            return add_cell_windows(y, first, jnp.einsum("nhawbdc,abcf->ndhwf", values.astype(dtype), kernel))
+            return add_windows(y, first, jnp.einsum("nhawbdc,abcf->ndhwf", values.astype(dtype), kernel), CELL_AXES)
 
         return over_people(cubes, some, y), None
 
@@ -169,7 +170,7 @@ def _embed_backward(shape, sigma, dtype, saved, gradient):
         def some(i, of_kernel):
             first, values = cells_of_people(i, cubes, kernel.shape[0], shape, sigma)
             _, h, _, w, _, d, _ = values.shape
-            windows = cell_windows(gradient, first, (d, h, w))
+            windows = windows_of(gradient, first, (d, h, w), CELL_AXES)
             options = {"preferred_element_type": kernel.dtype}
             return of_kernel + jnp.einsum("nhawbdc,ndhwf->abcf", values.astype(dtype), windows, **options)
 
@@ -182,9 +183,9 @@ _embed.defvjp(_embed_forward, _embed_backward)
 
 
 def cells_of_people(i: Any, cubes: Cubes, cell: int, shape: tuple[int, int, int], sigma: float):
-    """The i-th people's voxels `[n, h, cell, w, cell, d, cell]` in the cells that their cubes can reach.
+    """The cells that the cubes of the i-th group of people can reach.
 
-    Comes after the row, column and depth of the first of those cells, `[n, 3]`.
+    Returns the row, column and depth `[n, 3]` of the first cells, and their voxels `[n, h, cell, w, cell, d, cell]`.
     """
     people = _people(i, cubes)
     grid = [-(-n // cell) for n in shape]
@@ -198,27 +199,22 @@ def cells_of_people(i: Any, cubes: Cubes, cell: int, shape: tuple[int, int, int]
 # ---- Both
 
 
-def cell_windows(
-    x: Float[jax.Array, "d h w C"], first: Int[jax.Array, "n 3"], sizes: tuple[int, ...]
-) -> Float[jax.Array, "n p q r C"]:
-    """Windows `[n, *sizes, C]` of cells `[d, h, w, C]`, whose first rows, columns and depths are `first[n, 3]`."""
-    return _windows(x, first, sizes, (1, 2, 0))
-
-
-def add_cell_windows(
-    x: Float[jax.Array, "d h w C"], first: Int[jax.Array, "n 3"], windows: Float[jax.Array, "n p q r C"]
-) -> Float[jax.Array, "d h w C"]:
-    """Cells `[d, h, w, C]` with the windows of `cell_windows` added."""
-    return _add_windows(x, first, windows, (1, 2, 0))
-
-
-def _windows(x, starts, sizes, axes):
+def windows_of(
+    x: Float[jax.Array, "..."], starts: Int[jax.Array, "n axes"], sizes: tuple[int, ...], axes: tuple[int, ...]
+) -> Float[jax.Array, "n ..."]:
+    """Windows `[n, *sizes, C]` of `x[*grid, C]` that begin at `starts[n]` along `axes`."""
     offsets = tuple(range(1, x.ndim + 1))
     dimensions = lax.GatherDimensionNumbers(offset_dims=offsets, collapsed_slice_dims=(), start_index_map=axes)
     return lax.gather(x, starts, dimensions, (*sizes, x.shape[-1]), mode="promise_in_bounds")
 
 
-def _add_windows(x, starts, windows, axes):
+def add_windows(
+    x: Float[jax.Array, "..."],
+    starts: Int[jax.Array, "n axes"],
+    windows: Float[jax.Array, "n ..."],
+    axes: tuple[int, ...],
+) -> Float[jax.Array, "..."]:
+    """`x` with the windows of `windows_of` added."""
     dimensions = lax.ScatterDimensionNumbers(
         update_window_dims=tuple(range(1, x.ndim + 1)), inserted_window_dims=(), scatter_dims_to_operand_dims=axes
     )
@@ -226,11 +222,11 @@ def _add_windows(x, starts, windows, axes):
 
 
 def over_people(cubes: Cubes, some: Callable[[Any, Any], Any], start: Any) -> Any:
-    """`start` after `some(i, ...)` for all groups of people who have cubes."""
+    """The state after `some(i, state)` for each group of people who have cubes."""
     return lax.fori_loop(0, -(-cubes.count // _PEOPLE), some, start)
 
 
 def _people(i, cubes):
-    """The i-th group of those who have cubes, `[n]`; after the last of them a number that nobody has."""
+    """The i-th group `[n]` of people who have cubes; the last group is filled up with a number that nobody has."""
     nobody = cubes.order.shape[0]
     return lax.dynamic_slice(jnp.pad(cubes.order, (0, _PEOPLE), constant_values=nobody), [i * _PEOPLE], [_PEOPLE])

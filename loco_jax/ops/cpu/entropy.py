@@ -1,8 +1,8 @@
 """The cross-entropy of a PatchVHA's heatmaps with the true ones, without either volume.
 
-In -(t log s(l) + (1 - t) log(1 - s(l))) = softplus(l) - t l, the first term needs no target and is summed over a few
-cells at a time. The second is zero except in the voxels that somebody's joint owns. Gradients are computed together
-with the sum, so no logits are kept or computed twice.
+In -(t log s(l) + (1 - t) log(1 - s(l))) = softplus(l) - t l, the first term does not depend on the target and is summed
+over a few cells at a time. The second is zero except in voxels that a joint owns. Gradients are computed together with
+the sum, so no logits are kept or computed twice.
 """
 
 import functools
@@ -19,7 +19,7 @@ from loco_jax.models import patch_vha
 from loco_jax.ops.cpu import encoding
 from loco_jax.pose import heatmaps
 
-_CELLS = 4096  # at once, or a little less: their logits stay in a processor's cache
+_CELLS = 4096  # computed at once, or a little less, so that their logits stay in the cache
 
 
 def value_and_gradients(
@@ -34,13 +34,13 @@ def value_and_gradients(
     subvoxel: bool,
     positive_weight: float,
 ) -> tuple[Float[jax.Array, ""], tuple[Any, Float[jax.Array, "B D h w C"]]]:
-    """As `ops.sum_entropy`, `params` being those of the head, with the gradients of `params` and `x`."""
+    """The sum of `ops.sum_entropy` for the head's parameters `params`, and the gradients of `params` and `x`."""
     total, of_params, of_x = _everywhere(network.head, params, x)
     find = functools.partial(heatmaps.find_cubes, shape=shape, sigma=sigma, subvoxel=subvoxel)
     cubes = jax.vmap(find)(voxels, present)
     cell = 2**network.level
     last = params["Dense_1"]
-    of_joints = {  # the last layer of each joint
+    of_joints = {  # the last layer, split by joints
         "kernel": jnp.moveaxis(last["kernel"].reshape(-1, network.num_joints, cell**3), 1, 0),
         "bias": last["bias"].reshape(network.num_joints, cell**3),
     }
@@ -63,11 +63,11 @@ def value_and_gradients(
                 first, values = encoding.cells_of_people(i, cubes, cell, shape, sigma)
                 values = values.transpose(0, 5, 1, 3, 2, 4, 6)
                 n, d, h, w = values.shape[:4]
-                windows = encoding.cell_windows(x, first, (d, h, w))
+                windows = encoding.windows_of(x, first, (d, h, w), encoding.CELL_AXES)
                 value, (by_params, by_windows) = jax.value_and_grad(entropy, (0, 1))(
                     with_last, windows, values.reshape(n, d, h, w, -1)
                 )
-                of_x = encoding.add_cell_windows(of_x, first, by_windows)
+                of_x = encoding.add_windows(of_x, first, by_windows, encoding.CELL_AXES)
                 return total + value, of_x, jax.tree.map(jnp.add, of_params, by_params)
 
             total, of_x, of_rest = sums
@@ -89,7 +89,7 @@ def value_and_gradients(
 
 
 def _everywhere(head, params, x):
-    """The sum of all voxels' softplus, and its gradients."""
+    """The sum of softplus over all voxels, and its gradients."""
     batch, d, h, w, width = x.shape
     together = max(n for n in range(1, batch * d + 1) if (batch * d) % n == 0 and (n == 1 or n * h * w <= _CELLS))
 

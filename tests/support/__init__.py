@@ -1,4 +1,4 @@
-"""What tests share: a toy task on toy frames, small configs, and the files of a run.
+"""What tests share: a toy task on toy frames, small configs, and the files of a run; other topics are in the modules.
 
 What takes long to import is imported where it is used, because every test session imports this module.
 """
@@ -21,14 +21,13 @@ import pytest
 from loco_jax import report, tasks
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, streams
+from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
-from loco_jax.geometry.skeleton import FROM_JTA
 from loco_jax.runs import observation
 from loco_jax.runs.ending import Stopped
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TIMINGS = set(observation.NAMES)  # in logs these differ between any two runs
 
 
@@ -64,9 +63,7 @@ class Mean(tasks.Task):
         return {"w": summary["w"][0]}
 
     def picture(self, predicted, frames, index, title):
-        from matplotlib.figure import Figure
-
-        return Figure()
+        return blank()
 
 
 def report_toys(draw=report.picture, tell=report.table_of):
@@ -85,6 +82,13 @@ def toy_frame(key, crowd, pictures=False) -> Frames:
     c, z = crowd.camera, 2 + 18 * z
     joints = jnp.stack([(u * width - c.cx) / c.fx * z, (v * height - c.cy) / c.fy * z, z], axis=-1)
     return Frames(joints, jnp.arange(42).reshape(3, 14) % 5 > 0, Camera(*map(jnp.float32, c)))
+
+
+def blank(*_):
+    """A figure without anything: matplotlib takes longer for the curves of a toy's training than the training."""
+    from matplotlib.figure import Figure
+
+    return Figure()
 
 
 TINY = {
@@ -204,28 +208,6 @@ def ask_to_stop():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:
-    """A prepared JTA seen by the demo's camera: two people in each used frame, 90 frames a split."""
-    from tests.data.test_jta import write_jta
-
-    rng = np.random.default_rng(0)
-
-    def rows(x):
-        places = rng.uniform([-3, -1, 5], [3, 1, 20], (90, 2, 22, 3)).round(3)
-        places[:, 0, FROM_JTA[0], 0] = x + np.arange(90) / 100  # marks each frame
-        return [
-            [10 * (f + 1), p, j, 0, 0, *places[f, p, j].tolist(), 0, 0]
-            for f in range(90)
-            for p in range(2)
-            for j in range(22)
-        ]
-
-    write_jta(folder, {0: rows(0)}, {257: rows(1)}, {256: rows(2)})
-    (folder / "camera.json").write_text(json.dumps(crowds.DEMO.camera._asdict()))
-    jta.prepare(folder, folder / "data")
-    return folder / "data"
-
-
 def assert_same_run(one, other, step: int) -> None:
     """Bit for bit, the optimiser's state, sums and average included; and the same log but for the speed."""
     a, b = saved_state(one, step), saved_state(other, step)
@@ -236,16 +218,34 @@ def assert_same_run(one, other, step: int) -> None:
     assert lines[0] == lines[1]
 
 
-def python(*arguments: str, **environment: str) -> subprocess.Popen:
+def spawn(command: list[str], **environment: str) -> subprocess.Popen:
+    """A process in the repository's root, stdout and stderr together in one pipe."""
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOCO_JAX_UNCHECKED": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
+def python(*arguments: str, **environment: str) -> subprocess.Popen:
+    return spawn([sys.executable, *arguments], **environment)
+
+
+def devices(count: int) -> dict[str, str]:
+    """The environment of a process with `count` simulated devices on the CPU, compiled for as here."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+
+
 def main(*arguments: str, **environment: str) -> subprocess.Popen:
     return python("-m", "loco_jax.main", *arguments, **environment)
+
+
+def noise(key, crowd, pictures=False) -> Frames:
+    """A frame that is compiled in no time."""
+    image = jax.random.bits(key, (2, 2, 3), jnp.uint8) if pictures else None
+    joints = jax.random.uniform(key, (1, 14, 3))
+    return Frames(joints, joints[..., 0] > 0.5, Camera(*map(jnp.float32, crowd.camera)), image)

@@ -1,0 +1,53 @@
+"""Names of results, in a folder that may hold other files."""
+
+import os
+import pathlib
+
+import pytest
+
+from loco_jax.predict import files, results
+from loco_jax.predict.camera import Lens
+from tests.support.discs import Discs, read, record, save
+
+
+def test_names_do_not_collide(tmp_path):
+    paths = [
+        pathlib.Path(p) for p in ("a/x.jpg", "b/x.png", "X.bmp", "x_2.jpg", "../y.jpg", "a/x_overlay.jpg", "x.mp4")
+    ]
+    names = files.name_outputs(paths, tmp_path)
+    written = [file.lower() for name in names for file in files.outputs(name)]
+    assert len(set(written)) == len(written) and names[0] == "x" and names[4] == "y"
+
+
+def test_only_our_own_results_are_replaced(tmp_path):
+    """A folder may hold somebody's notes by the name that ours would have, or a drawing."""
+    path = pathlib.Path("p.png")
+    assert files.name_outputs([path], tmp_path) == ["p"]
+    (tmp_path / "p.json").write_text('{"notes": "of mine"}')
+    (tmp_path / "p_2_overlay.jpg").write_text("a drawing")
+    assert files.name_outputs([path], tmp_path) == ["p_3"]
+    for name, picture in (("p_3", save(tmp_path / "p.png")), ("v", record(tmp_path / "v.mp4", [[]] * 2))):
+        results.process(picture, name, tmp_path, Lens(), Discs(), quiet=True)
+    assert files.name_outputs([path, pathlib.Path("v.mkv")], tmp_path) == ["p_3", "v"]
+
+
+@pytest.mark.parametrize(
+    "name", ["...jpg", "..jpg", " .jpg", "a\nb.jpg", "é" * 120 + ".jpg", "\udcff.jpg", "a:b*?.jpg"]
+)
+def test_results_stay_in_the_folder_whatever_the_name(tmp_path, name):
+    path = save(tmp_path / name, format="JPEG")
+    (tmp_path / "out").mkdir()
+    (given,) = files.name_outputs([path], tmp_path / "out")
+    results.process(path, given, tmp_path / "out", Lens(), Discs())
+    assert sorted(os.listdir(tmp_path)) == sorted([os.fsdecode(os.fsencode(name)), "out"])
+    assert len(os.listdir(tmp_path / "out")) == 3
+    assert "/" not in given and given.isprintable() and len(given.encode()) <= 200
+
+
+def test_inputs_are_never_overwritten(tmp_path):
+    """A picture that has the name of another's overlay, in the very folder of the results."""
+    first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
+    before = second.read_bytes()
+    assert results.process_all([first, second], tmp_path, Lens(), Discs()) == []
+    assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
+    assert read(tmp_path / "p_overlay.json")["people"] == []
