@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from loco_jax import experiment, tasks
+from loco_jax import experiment, tasks, weights
 from loco_jax.reproduce import compression, crowding, experiments
 from loco_jax.reproduce.experiments import Settings
 from loco_jax.tasks import Task
-from loco_jax.weights import files as weights
 
 
 def compress(settings: Settings) -> dict[str, Any]:
