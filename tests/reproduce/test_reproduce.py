@@ -120,8 +120,6 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path):
 
 
 def test_the_configs_of_all_rows_are_good(tmp_path):
-    from loco_jax import experiment
-
     for row in ROWS:
         if row.config:
             for scale in ("full", "demo", "test"):
