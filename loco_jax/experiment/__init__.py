@@ -26,11 +26,12 @@ from loco_jax.experiment import checks
 from loco_jax.experiment.checks import check as check
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import code_predictor, compact, patch_vha, vha
+from loco_jax.models import code_predictor, compact, patch_vha, top_down, vha
 from loco_jax.pose import suppression
 from loco_jax.tasks import Task, pretrained
 from loco_jax.tasks.loco import PICTURE, LocoTask
 from loco_jax.tasks.refiner import RefinerTask, find
+from loco_jax.tasks.top_down import TopDownTask
 from loco_jax.tasks.trunk import TrunkTask
 from loco_jax.tasks.vha import VhaTask
 from loco_jax.weights import files as weights
@@ -53,6 +54,8 @@ def create_task(config: ConfigDict) -> Task:
     volume = streams.volume_of(config)
     if config.task == "trunk":
         return TrunkTask(volume, _compact(config, volume))
+    if config.task == "top_down":
+        return _top_down(config, volume)
     autoencoder = _create_vha(config, volume)
     if config.task == "vha":
         return autoencoder
@@ -92,6 +95,19 @@ def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
     c, m = config.predictor, config.model
     dtype = jnp.dtype(m.dtype)
     return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
+
+
+def _top_down(config: ConfigDict, volume: Volume) -> TopDownTask:
+    c = config.predictor
+    network = top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype))
+    return TopDownTask(
+        network=network,
+        volume=volume,
+        sigma=config.sigmas[-1],
+        max_peaks=config.max_peaks,
+        refiner_weights=config.refiner,
+        **_rules(config),
+    )
 
 
 def _rules(config: ConfigDict) -> dict[str, Any]:

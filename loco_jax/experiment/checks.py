@@ -13,7 +13,7 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.pose import suppression
 from loco_jax.tasks.loco import PICTURE
 
-TASKS = ("vha", "loco", "refiner", "trunk")
+TASKS = ("vha", "loco", "refiner", "trunk", "top_down")
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -27,7 +27,7 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"config.{name}={value} must be at least 1")
     if not 0 <= config.budget_minutes < math.inf:
         raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
-    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk")):
+    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk", "top_down")):
         raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
     if not (config.spike == 0 or config.spike > 1):
         raise ValueError(f"config.spike={config.spike} must be above 1, or 0 to log no spikes")
@@ -67,7 +67,7 @@ def check_task(config: ConfigDict) -> None:
     check_model(config)
     if config.task != "vha":
         _check_predictor(config)
-    if config.task == "loco":
+    if config.task in ("loco", "top_down"):
         check_rules(config)
 
 
@@ -94,9 +94,11 @@ def _check_predictor(config: ConfigDict) -> None:
         raise ValueError(f"config.predictor.coarsest={c.coarsest} must be 32, 64 or 128 pixels")
     if not config.data.pictures:
         raise ValueError("config.data.pictures must be True: this task looks at pictures")
-    if config.task == "trunk":
+    if config.task in ("trunk", "top_down"):
         if c.trunk != "compact":
-            raise ValueError(f"config.predictor.trunk={c.trunk!r} must be compact for config.task=trunk")
+            raise ValueError(f"config.predictor.trunk={c.trunk!r} must be compact for config.task={config.task}")
+        if config.task == "top_down" and c.lifting < 1:
+            raise ValueError(f"config.predictor.lifting={c.lifting} must be at least 1")
         return
     weight = c.code_weight, c.heatmap_weight, c.side_weight, c.teaching_weight
     if not (min(weight) >= 0 and c.code_weight + c.heatmap_weight > 0):

@@ -54,7 +54,7 @@ class TopDown(nn.Module):
 
     def setup(self):
         self.trunk = Trunk(STRIDE, self.width, self.blocks, self.coarsest, self.dtype)
-        self.detector = Detector(self.blocks, self.dtype)
+        self.detector = Detector(self.dtype)
         self.poses = PoseNetwork(self.dtype)
         self.lifter = Lifter(self.lifting, self.dtype)
         self.placer = Readout(PLACE, hidden=self.lifting, dtype=self.dtype)
@@ -110,15 +110,13 @@ class TopDown(nn.Module):
 
 
 class Detector(nn.Module):
-    """Blocks on fine features, and five numbers a cell: a logit and a box."""
+    """A block on fine features, and five numbers a cell: a logit and a box."""
 
-    blocks: int
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[jax.Array, "B H W 5"]:
-        for _ in range(self.blocks):
-            x = PixelBlock(x.shape[-1], self.dtype)(x)
+        x = PixelBlock(x.shape[-1], self.dtype)(x)
         logit = Readout(1, bias=-4.0, dtype=self.dtype)(x)
         box = Readout(4, dtype=self.dtype)(x)
         return jnp.concatenate([logit, box + jnp.float32([0, 0, 3, 4])], axis=-1)  # starts at boxes of 20 x 55 pixels

@@ -120,9 +120,7 @@ def crops(
     """
     height, width, _ = image.shape
     steps = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
-    (left, top), (across, down) = (
-        jnp.moveaxis(x, -1, 0)[..., None] for x in (boxes[:, :2], boxes[:, 2:] - boxes[:, :2])
-    )
+    left, top, right, bottom = jnp.moveaxis(jnp.asarray(boxes)[..., None], 1, 0)
     column = jnp.clip(left + steps * (right - left) - 0.5, 0, width - 1)
     row = jnp.clip(top + steps * (bottom - top) - 0.5, 0, height - 1)
     x0, y0 = jnp.floor(column).astype(jnp.int32), jnp.floor(row).astype(jnp.int32)

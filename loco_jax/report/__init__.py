@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def table_of(task: str, summary: Mapping[str, Any]) -> str:
-    """The summary of an evaluation of a task, "vha", "loco", "refiner" or "trunk", as Markdown."""
+    """The summary of an evaluation of a task, "vha", "loco", "refiner", "trunk" or "top_down", as Markdown."""
     from loco_jax.report import tables  # all imports are here, so that --help of the command is quick
 
     makers = {"vha": tables.vha_table, "loco": tables.loco_table}
-    makers |= {"refiner": tables.refiner_table, "trunk": tables.trunk_table}
+    makers |= {"refiner": tables.refiner_table, "trunk": tables.trunk_table, "top_down": tables.top_down_table}
     return makers[task](summary)
 
 
@@ -28,6 +28,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
     from loco_jax.report import drawings
     from loco_jax.tasks.people import PeopleTask
     from loco_jax.tasks.refiner import KINDS, RefinerTask
+    from loco_jax.tasks.top_down import TopDownTask
     from loco_jax.tasks.trunk import TrunkTask
     from loco_jax.tasks.vha import VhaTask
 
@@ -37,6 +38,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
         true_rows = metrics.people_rows(found.true_voxels, found.true_present)
         return drawings.projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
     if isinstance(task, PeopleTask):
+        found = found.people if isinstance(task, TopDownTask) else found
         name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
         joints, known = found.people[name]
         exist, true = known[:, 0], (frame.joints, found.true_present)

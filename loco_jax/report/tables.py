@@ -214,6 +214,20 @@ def loco_table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_too_many(summary)])
 
 
+def top_down_table(summary: Mapping[str, Any]) -> str:
+    """As `loco_table`, and how well the detector and the crops' 2D joints are found."""
+    cells = [
+        ["AP50 of boxes", number(summary["ap50"], 1, 100), f"{summary['boxes']:,} boxes"],
+        ["PCK@0.2 in true boxes", number(summary["pck"], 1, 100), f"{summary['pck_joints']:,} joints"],
+    ]
+    note = (
+        "AP50: average precision of boxes in percent; they are found if their intersection over union is 0.5 or more. "
+        "PCK@0.2: the share in percent of joints that are nearer to their true place in the picture than a fifth of "
+        "the torso, from the left shoulder to the right hip."
+    )
+    return f"{loco_table(summary)}\n\n{table(['top-down', 'value', 'of'], cells)}\n\n{note}"
+
+
 def refiner_table(summary: Mapping[str, Any]) -> str:
     """Errors of a refiner's joints before and after, by what was done to them."""
     rows = [

@@ -285,7 +285,7 @@ class TopDownTask(PeopleTask):
         return super().rank(record.people)
 
     def summary(self, records: list[Any]) -> dict[str, Any]:
-        """See `PeopleTask.summary`; and the detector's average precision and the share of joints right in true boxes."""
+        """See `PeopleTask.summary`; and the detector's average precision and the joints right in true boxes."""
         counted = sum(r.counted for r in records)
         scores, hits = (np.concatenate([getattr(r, name) for r in records]) for name in ("scores", "hits"))
         return {
