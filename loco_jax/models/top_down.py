@@ -21,7 +21,7 @@ STRIDE = 8  # pixels of a detector's cell
 CROP = 64  # pixels of a crop, in height and width
 HEATMAP = 16  # cells of a crop's heatmaps, in height and width
 PLACE = 3  # numbers of a person's place: see `TopDown.place`
-_CHANNELS = (64, 128, 128)  # of a crop's features with cells of 4, 8 and 16 pixels
+_CHANNELS = (2, 4, 4)  # of a crop's features with cells of 4, 8 and 16 pixels, in widths of the trunk
 
 
 class Pose(NamedTuple):
@@ -42,7 +42,7 @@ class TopDown(nn.Module):
     """The four networks of the top-down system. Each method is one of them.
 
     Attributes:
-      width, blocks, coarsest, dtype: of the trunk, see `compact.CompactPredictor`.
+      width, blocks, coarsest, dtype: of the trunk, see `compact.CompactPredictor`; `width` also of the pose network.
       lifting: width of the lifting network.
     """
 
@@ -55,7 +55,7 @@ class TopDown(nn.Module):
     def setup(self):
         self.trunk = Trunk(STRIDE, self.width, self.blocks, self.coarsest, self.dtype)
         self.detector = Detector(self.dtype)
-        self.poses = PoseNetwork(self.dtype)
+        self.poses = PoseNetwork(self.width, self.dtype)
         self.lifter = Lifter(self.lifting, self.dtype)
         self.placer = Readout(PLACE, hidden=self.lifting, dtype=self.dtype)
 
@@ -125,25 +125,27 @@ class Detector(nn.Module):
 class PoseNetwork(nn.Module):
     """A small 2D pose network: cells of 4, 8 and 16 pixels, and back to those of 4."""
 
+    width: int
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, crops: Float[Array, "N 64 64 3"]) -> Pose:
+        first, *deeper = (times * self.width for times in _CHANNELS)
         x = crops.astype(self.dtype) / 127.5 - 1
-        x = nn.gelu(nn.Conv(_CHANNELS[0] // 2, (3, 3), 2, bias_init=nn.initializers.normal(0.1), dtype=self.dtype)(x))
-        x = nn.Conv(_CHANNELS[0], (3, 3), 2, dtype=self.dtype)(x)
-        stages = [PixelBlock(_CHANNELS[0], self.dtype)(x)]
-        for channels in _CHANNELS[1:]:
+        x = nn.gelu(nn.Conv(first // 2, (3, 3), 2, bias_init=nn.initializers.normal(0.1), dtype=self.dtype)(x))
+        x = nn.Conv(first, (3, 3), 2, dtype=self.dtype)(x)
+        stages = [PixelBlock(first, self.dtype)(x)]
+        for channels in deeper:
             x = nn.RMSNorm(dtype=self.dtype)(space_to_depth(stages[-1], 2))
             x = PixelBlock(channels, self.dtype)(nn.Dense(channels, dtype=self.dtype)(x))
             stages.append(PixelBlock(channels, self.dtype)(x))
         summary = jnp.mean(nn.RMSNorm(dtype=self.dtype)(stages[-1]), axis=(1, 2))
-        x = nn.Dense(_CHANNELS[0], dtype=self.dtype)(summary)[:, None, None]
+        x = nn.Dense(first, dtype=self.dtype)(summary)[:, None, None]
         for stage in reversed(stages):
             if x.shape[1] > 1:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            x = x + nn.Dense(_CHANNELS[0], dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(stage))
-        heatmaps = Readout(skeleton.NUM_JOINTS, dtype=self.dtype)(PixelBlock(_CHANNELS[0], self.dtype)(x))
+            x = x + nn.Dense(first, dtype=self.dtype)(nn.RMSNorm(dtype=self.dtype)(stage))
+        heatmaps = Readout(skeleton.NUM_JOINTS, dtype=self.dtype)(PixelBlock(first, self.dtype)(x))
         there = Readout(skeleton.NUM_JOINTS, hidden=64, dtype=self.dtype)(summary)
         return Pose(heatmaps, there, summary.astype(jnp.float32))
 

@@ -121,13 +121,13 @@ class TopDownTask(PeopleTask):
     """The networks learn to find people's boxes, the 2D joints in them, the pose, and where the person is.
 
     Attributes:
-      network: all four networks.
+      network: `models.top_down.TopDown`.
       volume: targets are the joints in it, and true heatmaps are made of it.
       sigma: of the Gaussians of the true heatmaps in voxels.
       max_peaks: how many people are looked for, and how many joints of a type the true heatmaps give.
     """
 
-    network: top_down.TopDown
+    network: Any
     volume: Volume
     sigma: float
     max_peaks: int
