@@ -21,6 +21,7 @@ STRIDE = 8  # pixels of a detector's cell
 CROP = 64  # pixels of a crop, in height and width
 HEATMAP = 16  # cells of a crop's heatmaps, in height and width
 PLACE = 3  # numbers of a person's place: see `TopDown.place`
+_DETECTOR = 64  # channels of the detector
 _CHANNELS = (2, 4, 4)  # of a crop's features with cells of 4, 8 and 16 pixels, in widths of the trunk
 
 
@@ -116,7 +117,7 @@ class Detector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[jax.Array, "B H W 5"]:
-        x = PixelBlock(x.shape[-1], self.dtype)(x)
+        x = PixelBlock(_DETECTOR, self.dtype)(nn.Dense(_DETECTOR, dtype=self.dtype)(x))
         logit = Readout(1, bias=-4.0, dtype=self.dtype)(x)
         box = Readout(4, dtype=self.dtype)(x)
         return jnp.concatenate([logit, box + jnp.float32([0, 0, 3, 4])], axis=-1)  # starts at boxes of 20 x 55 pixels

@@ -110,7 +110,7 @@ def _by_poster(row: Sequence[str]) -> list[str]:
 
 
 def _too_many(summary: Mapping[str, Any]) -> list[str]:
-    count = summary["frames_with_too_many_peaks"]
+    count = summary.get("frames_with_too_many_peaks", 0)
     return [f"{count} frames had more peaks than config.max_peaks: only the best are kept."] if count else []
 
 

@@ -140,8 +140,8 @@ def test_the_truth_has_no_error_but_the_entropy():
     task, frames = _with_oracle(), _frames(PERSON)
     _, errors = jax.jit(lambda frames: task.loss({"predictor": {}}, frames, jax.random.key(0), 0))(frames)
     assert float(errors["box_error"]) < 1e-6 and float(errors["offset_error"]) < 1e-6
-    target = boxes.targets(task.network.box, np.ones(1, bool), (8, 12), 8).heat
-    heat = np.clip(np.float64(target), 1e-3, 0.999)
+    target = np.asarray(boxes.targets(task.network.box, np.ones(1, bool), (8, 12), 8).heat, np.float64)
+    heat = np.clip(target, 1e-3, 0.999)
     want = -np.sum(target * np.log(heat) + (1 - target) * np.log(1 - heat))
     assert float(errors["centre_error"]) == pytest.approx(0.2 * want, rel=1e-3)
 
@@ -155,44 +155,43 @@ def test_seen_people_are_those_with_targets():
     np.testing.assert_allclose(seen.boxes[0, 0], [*(uv.min(axis=0) - margin), *(uv.max(axis=0) + margin)], rtol=1e-4)
 
 
+_OPTIMISER = optax.adam(3e-3)
+
+
+@jax.jit
+def _step(params, state, frames):
+    gradients = jax.value_and_grad(_task().loss, has_aux=True)
+    (_, errors), gradient = gradients(params, frames, jax.random.key(1), 0)
+    updates, state = _OPTIMISER.update(gradient, state)
+    return optax.apply_updates(params, updates), state, errors, gradient
+
+
 def test_losses_fall_and_gradients_reach_all_parts():
-    task, frames = _task(), _frames(PERSON, person((-1.2, 0, 5), 2.0))
-    params = task.init(jax.random.key(0))
-    optimiser = optax.adam(3e-3)
-
-    @jax.jit
-    def step(params, state):
-        (_, errors), gradient = jax.value_and_grad(task.loss, has_aux=True)(params, frames, jax.random.key(1), 0)
-        updates, state = optimiser.update(gradient, state)
-        return optax.apply_updates(params, updates), state, errors, gradient
-
-    state, history = optimiser.init(params), []
+    frames = _frames(PERSON, person((-1.2, 0, 5), 2.0))
+    params = _task().init(jax.random.key(0))
+    state, history = _OPTIMISER.init(params), []
     for turn in range(25):
-        params, state, errors, gradient = step(params, state)
-        history.append(errors)
+        params, state, errors, gradient = _step(params, state, frames)
+        history.append({name: float(error) for name, error in errors.items()})
         if not turn:
             for path, value in jax.tree_util.tree_leaves_with_path(gradient):
                 assert np.isfinite(value).all() and np.abs(value).max() > 0, jax.tree_util.keystr(path)
     assert set(history[0]) == {
         "centre_error", "box_error", "heatmap_error", "joint_error", "seen_error", "offset_error", "place_error",
     }  # fmt: skip
-    for name, first in history[0].items():
-        assert float(history[-1][name]) < 0.9 * float(first), name
+    assert all(history[-1][name] < 0.95 * first for name, first in history[0].items()), (history[0], history[-1])
 
 
 def test_an_empty_picture_has_finite_gradients():
-    task, frames = _task(), _frames()
-    params = jax.eval_shape(task.init, jax.random.key(0))
-    params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), params)
-    gradient = jax.jit(jax.grad(lambda p: task.loss(p, frames, jax.random.key(1), 0)[0]))(params)
+    params = _task().init(jax.random.key(0))
+    *_, gradient = _step(params, _OPTIMISER.init(params), _frames())
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("number", [1, 5])
-def test_seconds_are_those_of_so_many_crops(number):
+def test_seconds_are_those_of_so_many_crops():
     task = dataclasses.replace(_task(), network=_Oracle(PERSON))
-    assert top_down.seconds_for(task, {"predictor": {}}, number) > 0
-    assert task.network.crops == [number]
+    assert top_down.seconds_for(task, {"predictor": {}}, 5) > 0
+    assert task.network.crops == [5]
 
 
 def test_configs_make_the_task():
