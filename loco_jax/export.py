@@ -84,7 +84,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     from loco_jax.data import streams
     from loco_jax.ops import distributed
     from loco_jax.pose import people, people_metrics, refinement, tuning
-    from loco_jax.tasks.vha import METRES
+    from loco_jax.tasks.people import METRES
 
     config = config.copy_and_resolve_references()
     task = experiment.create_task(config)

@@ -59,8 +59,8 @@ def create_task(config: ConfigDict) -> Task:
     c, level = config.predictor, config.model.level
     published = code_predictor.CodePredictor(level, volume.depth_bins, dtype=autoencoder.network.dtype)
     return LocoTask(
-        autoencoder,
-        _compact(config, volume) if c.trunk == "compact" else published,
+        vha=autoencoder,
+        network=_compact(config, volume) if c.trunk == "compact" else published,
         code_weight=c.code_weight,
         heatmap_weight=c.heatmap_weight,
         vha_weights=config.vha,

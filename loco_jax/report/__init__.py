@@ -26,7 +26,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
 
     from loco_jax.pose import metrics
     from loco_jax.report import drawings
-    from loco_jax.tasks.loco import LocoTask
+    from loco_jax.tasks.people import PeopleTask
     from loco_jax.tasks.refiner import KINDS, RefinerTask
     from loco_jax.tasks.trunk import TrunkTask
     from loco_jax.tasks.vha import VhaTask
@@ -36,7 +36,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
         rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
         true_rows = metrics.people_rows(found.true_voxels, found.true_present)
         return drawings.projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
-    if isinstance(task, LocoTask):
+    if isinstance(task, PeopleTask):
         name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
         joints, known = found.people[name]
         exist, true = known[:, 0], (frame.joints, found.true_present)

@@ -21,7 +21,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.models import refiner
 from loco_jax.pose import refinement
 from loco_jax.tasks import Task, pretrained
-from loco_jax.tasks.loco import LocoTask
+from loco_jax.tasks.people import PeopleTask
 
 KINDS = ("untouched", "moved", "swapped", "missing")
 
@@ -220,7 +220,11 @@ def _error(params: Any, joints: Array, known: Array, true: Array, there: Array) 
 
 
 def find(
-    task: LocoTask, params: Any, batches: Iterable[Frames], number: int, tell: Callable[[int], Any] = lambda count: None
+    task: PeopleTask,
+    params: Any,
+    batches: Iterable[Frames],
+    number: int,
+    tell: Callable[[int], Any] = lambda count: None,
 ) -> dict[str, Float[np.ndarray, "number 14 3"]] | None:
     """People as a predictor finds them, and whom it means: `joints` and `true` `[number, 14, 3]`; None without any.
 

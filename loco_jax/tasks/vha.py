@@ -20,9 +20,9 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import heatmaps, metrics, peaks
 from loco_jax.tasks import Task
+from loco_jax.tasks.people import MATCHINGS, METRES, targets
 
 THRESHOLDS = (0, 1, 2)  # voxels
-METRES = (0.4, 0.8, 1.2)
 NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
@@ -203,8 +203,7 @@ class VhaTask(Task):
 
     def targets(self, frame: Frames) -> tuple[Float[jax.Array, "P J 3"], Bool[Array, "P J"]]:
         """Continuous voxels of a frame's joints, and which of them are targets."""
-        present_PxJ = frame.present & self.volume.in_view(frame.camera, frame.joints)
-        return self.volume.to_voxels(frame.camera, frame.joints), present_PxJ
+        return targets(frame, self.volume)
 
     def render(
         self,
@@ -228,7 +227,7 @@ class VhaTask(Task):
         scores = {}
         for n in range(len(found.peaks.scores)):
             rows = metrics.peak_rows(found.peaks.voxels[n], found.peaks.scores[n])
-            for matching in ("hungarian", "nearest"):
+            for matching in MATCHINGS:
                 for threshold in THRESHOLDS:
                     score = metrics.joint_scores(rows, true, threshold, matching)
                     scores[matching, NOISES[n], f"{threshold} vx"] = score
@@ -236,7 +235,7 @@ class VhaTask(Task):
         pairs = metrics.match(rows, true, THRESHOLDS[-1])
         points = metrics.peak_rows(found.points, found.peaks.scores[0])
         true_points = metrics.people_rows(frame.joints, found.true_present)
-        for matching in ("hungarian", "nearest"):
+        for matching in MATCHINGS:
             for metres in METRES:
                 score = metrics.joint_scores(points, true_points, metres, matching)
                 scores[matching, NOISES[0], f"{metres} m"] = score

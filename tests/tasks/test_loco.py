@@ -26,7 +26,7 @@ from loco_jax.pose.people import Points, find_people
 from loco_jax.predict.predictor import load_predictor
 from loco_jax.step import train_step
 from loco_jax.tasks import loco, pretrained, sides
-from loco_jax.tasks.vha import METRES
+from loco_jax.tasks.people import GROUND_TRUTH, METRES, SUBVOXEL
 from loco_jax.weights import files as weights
 
 
@@ -67,8 +67,8 @@ def scored():
 def test_true_heatmaps_and_true_codes_give_the_people_back(scored):
     _, summary, _, _ = scored
     systems = summary["systems"]
-    assert systems[loco.GROUND_TRUTH]["hungarian"]["0.4 m"]["f1"] > 0.97
-    assert systems[loco.SUBVOXEL]["error_cm"] < 3 < systems[loco.GROUND_TRUTH]["error_cm"]
+    assert systems[GROUND_TRUTH]["hungarian"]["0.4 m"]["f1"] > 0.97
+    assert systems[SUBVOXEL]["error_cm"] < 3 < systems[GROUND_TRUTH]["error_cm"]
     assert systems["PatchVHA(2), true code"]["hungarian"]["0.8 m"]["f1"] > 0.7
 
 
@@ -83,15 +83,15 @@ def test_the_table_has_every_system_and_the_posters(scored):
 def test_true_codes_and_heatmaps_give_whole_people(scored):
     _, summary, frames, _ = scored
     people = {name: entry["people"] for name, entry in summary["systems"].items()}
-    there = people[loco.GROUND_TRUTH]["true"]
+    there = people[GROUND_TRUTH]["true"]
     assert 0 < there <= frames.present.shape[1]
-    for name in (loco.GROUND_TRUTH, loco.SUBVOXEL, "PatchVHA(2), true code"):
+    for name in (GROUND_TRUTH, SUBVOXEL, "PatchVHA(2), true code"):
         assert people[name]["found"] >= there - 1 and people[name]["predicted"] <= there + 1, name
 
 
 def test_people_are_measured(scored):
     _, summary, _, _ = scored
-    perfect = summary["systems"][loco.SUBVOXEL]["people"]
+    perfect = summary["systems"][SUBVOXEL]["people"]
     assert perfect["found"] >= perfect["true"] - 1 and perfect["mpjpe_cm"] < 8
     assert all(0.9 < width < 1.1 for width in perfect["widths"].values())
     for system in summary["systems"].values():
@@ -218,22 +218,6 @@ def test_all_joints_count_whoever_is_named(scored):
     _, _, _, predicted = scored
     heads = (predicted.systems["LoCO(2)"][1] == 0) & predicted.systems["LoCO(2)"][2]
     assert heads.sum() > predicted.people["LoCO(2)"][1][..., 0].sum()
-
-
-def test_joints_that_touch_are_counted():
-    rng = np.random.default_rng(0)
-    voxels = rng.integers(0, 6, (7, 14, 3)).astype(np.float32)
-    present = rng.random((7, 14)) < 0.8
-    want = [
-        any(
-            p != q and present[p, j] and present[q, j] and np.abs(voxels[p, j] - voxels[q, j]).max() <= 1
-            for q in range(7)
-        )
-        for p in range(7)
-        for j in range(14)
-    ]
-    assert 0 < sum(want) < 98
-    np.testing.assert_array_equal(loco._touching(voxels, present), np.reshape(want, (7, 14)))
 
 
 def test_every_stage_is_timed(scored):
