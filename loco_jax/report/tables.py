@@ -177,8 +177,8 @@ def _side(sides: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def loco_table(summary: Mapping[str, Any]) -> str:
-    """A LoCO's scores and the poster's, how well it finds people, and its times."""
-    data = summary.get("data", "")
+    """Scores of a LoCO or of a system like it, the poster's, how well it finds people, and its times."""
+    data, first = summary.get("data", ""), next(iter(summary["systems"]))
     found = people_rows(summary)
     lines = [
         table(LOCO_HEADER, [*loco_rows(summary), *map(_by_poster, loco_poster_rows())]),
@@ -187,11 +187,12 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         + ("" if data.startswith("JTA") else " The poster's figures are on other data."),
     ]
     if found:
-        first = next(iter(summary["systems"]))
         parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
-        joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
-        about = f"{PEOPLE_NOTE} It looks at joints at least 1.5 voxels apart: {joints}."
-        lines += ["", table(PEOPLE_HEADER, found), "", about, "", parts, ""]
+        about = [PEOPLE_NOTE]
+        if "own_side" in summary["systems"][first]:
+            joints = " / ".join(f"{side['joints']:,}" for side in summary["systems"][first]["own_side"].values())
+            about.append(f"It looks at joints at least 1.5 voxels apart: {joints}.")
+        lines += ["", table(PEOPLE_HEADER, found), "", " ".join(about), "", parts, ""]
         lines.append(
             "By the true person's distance, and by how many other people's boxes in the picture overlap its own."
         )
@@ -199,9 +200,8 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         m = summary["made_of"]
         source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
         refiner = f"; +: {source}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
-        lines.append(
-            f"LoCO({summary['level']}) is {m['predictor']} with {m['autoencoder']}{refiner if m['refiner'] else ''}."
-        )
+        autoencoder = f" with {m['autoencoder']}" if "autoencoder" in m else ""
+        lines.append(f"{first} is {m['predictor']}{autoencoder}{refiner if m['refiner'] else ''}.")
     if "joints_that_touch" in summary:
         lines.append(
             f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"

@@ -389,7 +389,7 @@ def test_configs_of_strangers(folder, changes):
     path.write_bytes(safetensors_of(about(kind="loco", config=changed(changes))))
     read_or_refused(lambda path: experiment.check_weights(TASK, str(path), "--weights"), path, weights.WeightsError)
     task = read_or_refused(
-        lambda path: experiment.loco_of(path, weights.config_of(str(path))), path, weights.WeightsError
+        lambda path: experiment.people_task_of(path, weights.config_of(str(path))), path, weights.WeightsError
     )
     if task is not None:
         assert math.prod(task.vha.volume.shape) < 2**28 and task.vha.max_peaks < 5000
