@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import ops
+from loco_jax import ops, weights
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.experiment import checks
@@ -37,8 +37,7 @@ from loco_jax.tasks.refiner import RefinerTask, find
 from loco_jax.tasks.trunk import TrunkTask
 from loco_jax.tasks.vha import VhaTask
 from loco_jax.tasks.volumetric import VolumetricTask
-from loco_jax.weights import files as weights
-from loco_jax.weights.files import WeightsError
+from loco_jax.weights import WeightsError
 
 _SCENES_AT_ONCE = 4  # in which a predictor looks for people
 # Fields of the config, beside those of `people`, that weights may set, and the task's attributes.

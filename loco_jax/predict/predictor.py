@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose import suppression
 from loco_jax.tasks.loco import LocoTask
-from loco_jax.weights import files as weights
 
 
 class Predictor:

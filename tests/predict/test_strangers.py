@@ -29,14 +29,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco2
 from loco_jax.data import jta
 from loco_jax.geometry.camera import JTA, Camera
 from loco_jax.media import pictures, videos
 from loco_jax.predict import __main__ as predict
 from loco_jax.predict import predictor
-from loco_jax.weights import files as weights
 from tests.data.test_jta import GOOD_ROW, write_jta
 from tests.media.test_videos import timed
 from tests.predict.test_predict import Nobody
