@@ -7,20 +7,15 @@ Arguments: scale=full|demo.
 
 from ml_collections import ConfigDict
 
-from loco_jax.configs import loco, vha
+from loco_jax.configs import location_maps, vha
+
+ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    options = vha.parse(arg, {"scale": vha.ARGUMENTS["scale"]})
-    demo = options["scale"] == "demo"
-    c = loco.get_config(2, f"variant=patch,trunk=compact,scale={options['scale']}")
-    c.task = "top_down"
-    c.name = "top_down_demo" if demo else "top_down"
-    c.demo = "configs/top_down.py:scale=demo"
-    c.refiner = ""  # a refiner that corrects people in evaluation; "" for none
-    c.refine.least_joints = 1
-    del c.vha, c.predictor.trunk_weights
-    for name in ("teaching", "code", "heatmap", "side"):
-        del c.predictor[f"{name}_weight"]
-    c.predictor.lifting = 256 if demo else 1024  # width of the lifting network
+    """The config for an argument like "scale=demo"."""
+    scale = vha.parse(arg, ARGUMENTS)["scale"]
+    c = location_maps.without_code("top_down", scale)
+    c.refine.least_joints = 1  # all joints of a person are named, but for those outside the picture
+    c.predictor.lifting = 256 if scale == "demo" else 1024  # width of the lifting network
     return c

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from loco_jax import experiment, report, tasks
+from loco_jax import experiment, report, tasks, weights
 from loco_jax.cli import progress
 from loco_jax.data import streams
 from loco_jax.data.frames import Frames
@@ -20,7 +20,6 @@ from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, files
 from loco_jax.runs import config as configs
 from loco_jax.tasks import Task
-from loco_jax.weights import files as weights
 
 # The frames that are drawn: their names, and their places between the best frame and the worst.
 STANDINGS = {"best": 0.0, "upper quartile": 0.25, "median": 0.5, "lower quartile": 0.75, "worst": 1.0}

@@ -24,8 +24,7 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
     replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read,
     ValueError for what only a LoCO has.
     """
-    from loco_jax import experiment, tasks
-    from loco_jax.weights import files as weights
+    from loco_jax import experiment, tasks, weights
 
     folder = weights.path_of(workdir)
     config = weights.run_config(folder)
@@ -51,9 +50,8 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
     """
     import jax
 
-    from loco_jax import experiment
+    from loco_jax import experiment, weights
     from loco_jax.tasks import pretrained
-    from loco_jax.weights import files as weights
 
     task = experiment.create_task(config)
     experiment.check_sources(config, task)
@@ -64,9 +62,9 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
 
 
 def _save_loco(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> None:
+    from loco_jax import weights
     from loco_jax.data import streams
     from loco_jax.tasks.loco import PICTURE
-    from loco_jax.weights import files as weights
 
     if tune:
         config = tuned(config, params, tune)
@@ -121,7 +119,7 @@ def run(argv: Sequence[str]) -> None:
         sys.exit("loco_jax: want either --workdir, or --config and --code_predictor")
     if values.refiner and not values.workdir:
         sys.exit("loco_jax: --refiner goes with --workdir; of parts, --config.refiner names it")
-    from loco_jax.weights import files as weights  # after the flags, so that --help is quick
+    from loco_jax import weights  # after the flags, so that --help is quick
 
     logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None

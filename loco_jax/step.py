@@ -15,11 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import experiment, muon, tasks
+from loco_jax import experiment, muon, tasks, weights
 from loco_jax.runs import checkpoints
 from loco_jax.runs import watch as watches
 from loco_jax.tasks import Task
-from loco_jax.weights import files as weights
 
 
 @flax.struct.dataclass

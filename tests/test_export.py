@@ -8,12 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from loco_jax import evaluate, experiment, export, tasks
+from loco_jax import evaluate, experiment, export, tasks, weights
 from loco_jax.configs import refiner, trunk, vha2
 from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
 from loco_jax.step import TrainState
-from loco_jax.weights import files as weights
 
 CONFIGS = {
     "vha": vha2.get_config("variant=patch,scale=demo"),

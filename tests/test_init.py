@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.runs import checkpoints
 from loco_jax.step import TrainState, init_state, make_optimizer, read_init
-from loco_jax.weights import files as weights
 from tests.support import (
     Crash,
     Mean,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.data import crowd as crowds
@@ -18,7 +18,6 @@ from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import vha
-from loco_jax.weights import files as weights
 
 LEVEL, SIGMA = 2, 2.0
 MOST_PEOPLE = 60

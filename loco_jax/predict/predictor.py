@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose import suppression
 from loco_jax.tasks.loco import LocoTask
-from loco_jax.weights import files as weights
 
 
 class Predictor:
@@ -62,7 +61,12 @@ def load_predictor(source: str | None = None, min_score: float | None = None) ->
     CheckpointError if there are no weights, ValueError for a score that cannot be.
     """
     name = source or weights.RELEASED
-    task, params, _, camera = experiment.load(name)
+    task, params, config, camera = experiment.load(name)
+    if not isinstance(task, LocoTask):
+        raise weights.WeightsError(
+            f"{weights.path_of(name)}: holds a run of the task {config.task}, not loco: predict knows LoCO only; "
+            "--mode=eval of loco_jax.main scores other tasks"
+        )
     if min_score is not None:
         task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
     which = (

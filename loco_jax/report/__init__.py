@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def table_of(task: str, summary: Mapping[str, Any]) -> str:
-    """The summary of an evaluation of a task, "vha", "loco", "refiner", "trunk" or "top_down", as Markdown."""
+    """The summary of an evaluation of a task, the value of `config.task`, as Markdown."""
     from loco_jax.report import tables  # all imports are here, so that --help of the command is quick
 
-    makers = {"vha": tables.vha_table, "loco": tables.loco_table}
+    makers = {"vha": tables.vha_table, **dict.fromkeys(("loco", "location_maps", "volumetric"), tables.loco_table)}
     makers |= {"refiner": tables.refiner_table, "trunk": tables.trunk_table, "top_down": tables.top_down_table}
     return makers[task](summary)
 

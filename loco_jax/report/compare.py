@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from loco_jax.report import figure, tables
 from loco_jax.report.runs import Run, RunError, flat
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 
 SUFFIXES = (".html", ".md")
 _NOTHING = "–"
@@ -136,7 +136,7 @@ def _facts(runs: Sequence[Run]) -> Section:
         "parameters": lambda run: f"{run.parameters:,}" if run.parameters else None,
         "steps": _steps,
         "loss at the end": lambda run: _last(run, "loss", "{:.4g}"),
-        "time of training": lambda run: _duration(sum(run.seconds.get(part, 0.0) for part in observe.TRAINING)),
+        "time of training": lambda run: _duration(sum(run.seconds.get(part, 0.0) for part in observation.TRAINING)),
         "time in all": lambda run: _duration(sum(run.seconds.values())),
         "frames/s, median": _frame_rate,
         "most memory": _memory,
@@ -301,10 +301,10 @@ def _time(runs: Sequence[Run]) -> Section:
     def step(run: Run) -> str | None:
         return _duration(float(np.median(run.step_seconds))) if len(run.step_seconds) else None
 
-    facts = {part: fact(part) for part in observe.PARTS}
+    facts = {part: fact(part) for part in observation.PARTS}
     facts |= {"a step, median": step, "input_wait, mean": _mean_wait}
-    parts = "; ".join(f"`{part}`: {meaning}" for part, meaning in observe.PARTS.items())
-    note = f"{parts}. `input_wait`: {observe.NAMES['input_wait']}."
+    parts = "; ".join(f"`{part}`: {meaning}" for part, meaning in observation.PARTS.items())
+    note = f"{parts}. `input_wait`: {observation.NAMES['input_wait']}."
     return _by_run("Where the time went", runs, facts, note)
 
 

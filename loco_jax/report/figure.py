@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from loco_jax.report import drawings
 from loco_jax.report.runs import Run
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 
 # Parts of the time. They are paler than the runs' colours.
 _PART_COLOURS = {
@@ -177,8 +177,8 @@ def _draw_time(axes: Axes, runs: Sequence[Run]) -> None:
             left += share
     axes.set(xlim=(0, 100), ylim=(max(len(runs), 3) - 0.4, -0.75), yticks=[], xlabel="% of the wall time")
     axes.spines["left"].set_visible(False)
-    handles = [Patch(color=_PART_COLOURS[part]) for part in observe.PARTS]
-    _legend_below(axes, handles, list(observe.PARTS), columns=len(handles), handlelength=1.2)
+    handles = [Patch(color=_PART_COLOURS[part]) for part in observation.PARTS]
+    _legend_below(axes, handles, list(observation.PARTS), columns=len(handles), handlelength=1.2)
 
 
 def _say_missing(axes: Axes) -> None:

@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float
 
 from loco_jax.runs import log as logs
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 
 
 class RunError(ValueError):
@@ -69,7 +69,7 @@ class Run:
     @functools.cached_property
     def seconds(self) -> dict[str, float]:
         """The time of each part of the loop; {} if the log does not have it."""
-        totals = {part: self.series(f"seconds/{part}")[:, 1].sum() for part in observe.PARTS}
+        totals = {part: self.series(f"seconds/{part}")[:, 1].sum() for part in observation.PARTS}
         return totals if sum(totals.values()) > 0 else {}
 
     @property

@@ -3,7 +3,6 @@
 Fields that only say how long to run, or how often to evaluate and save, may change between starts of a run.
 """
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +36,7 @@ TRAINING_FIELDS = (
 # Fields that older runs and weights lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5, "predictor.side_weight": 0.0,
+    "spoil.share": 0.5, "predictor.side_weight": 0.0, "model.volume_dtype": "float32", "model.pad_channels": False,
 }  # fmt: skip
 
 
@@ -95,8 +94,7 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
         raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
     theirs, config = _read(path), config.copy_and_resolve_references()
     for name in TRAINING_FIELDS:
-        *above, last = name.split(".")
-        ours, trained = (functools.reduce(lambda c, part: c.get(part, {}), above, c) for c in (config, theirs))
+        (ours, last), (trained, _) = section_of(config, name), section_of(theirs, name)
         if last in ours and last in trained and isinstance(ours[last], ConfigDict):  # older runs lack some fields
             ours[last].update({name: value for name, value in trained[last].items() if name in ours[last]})
         elif last in ours and last in trained:
@@ -114,13 +112,17 @@ def claim(workdir: str, config: ConfigDict) -> None:
 def completed(content: dict[str, Any]) -> dict[str, Any]:
     """A config as JSON, with the LATER_FIELDS that its sections lack."""
     for field, value in LATER_FIELDS.items():
-        *above, last = field.split(".")
-        section: Any = content
-        for name in above:
-            section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.setdefault(last, value)
+        section, name = section_of(content, field)
+        section.setdefault(name, value)
     return content
+
+
+def section_of(config: Any, field: str) -> tuple[Any, str]:
+    """The section of a config that has the dotted `field`, {} if there is none; and the field's name in it."""
+    *above, name = field.split(".")
+    for part in above:
+        config = config.get(part) if isinstance(config, dict | ConfigDict) else None
+    return (config if isinstance(config, dict | ConfigDict) else {}), name
 
 
 def _path(workdir: str) -> epath.Path:
@@ -152,8 +154,8 @@ def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
 
 def _schedule(config: Mapping[str, Any]) -> Any:
-    optimizer = config.get("optimizer")
-    return optimizer.get("schedule") if isinstance(optimizer, dict) else None
+    section, name = section_of(config, "optimizer.schedule")
+    return section.get(name)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from loco_jax import weights
 from loco_jax.models.refiner import Refiner
 from loco_jax.runs.checkpoints import CheckpointError
-from loco_jax.weights import files as weights
-from loco_jax.weights.files import WeightsError
+from loco_jax.weights import WeightsError
 
 _REMEDIES = {
     "vha": "Train one with --config=configs/vha2.py (the same level, variant and scale)",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from loco_jax.weights import files as weights
-from loco_jax.weights.files import WeightsError
+from loco_jax import weights
+from loco_jax.weights import WeightsError
 
 Tensors = dict[str, dict[str, np.ndarray]]  # layer -> "weight", "bias", ... -> values
 

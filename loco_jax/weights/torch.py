@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from loco_jax import weights
 from loco_jax.models import code_predictor, inception, refiner, vha
-from loco_jax.weights import files as weights
-from loco_jax.weights import state_dict
-from loco_jax.weights.files import WeightsError
+from loco_jax.weights import WeightsError, state_dict
 from loco_jax.weights.state_dict import Tensors
 
 KINDS = ("vha", "code_predictor", "refiner", "inception")

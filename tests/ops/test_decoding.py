@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_jax import ops
+from loco_jax import ops, weights
 from loco_jax.benchmark import inputs
 from loco_jax.data import crowd as crowds
 from loco_jax.data.frames import Frames
@@ -19,7 +19,6 @@ from loco_jax.models import patch_vha, vha
 from loco_jax.ops.cpu import decoding
 from loco_jax.pose import heatmaps, peaks
 from loco_jax.tasks.vha import VhaTask
-from loco_jax.weights import files as weights
 
 MOST = 16
 # Level and volume: rows and columns that do not fill cells, blocks or tiles, and bins that do not fill cells.

@@ -29,14 +29,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.configs import loco2
 from loco_jax.data import jta
 from loco_jax.geometry.camera import JTA, Camera
 from loco_jax.media import pictures, videos
 from loco_jax.predict import __main__ as predict
 from loco_jax.predict import predictor
-from loco_jax.weights import files as weights
 from tests.data.test_jta import GOOD_ROW, write_jta
 from tests.media.test_videos import timed
 from tests.predict.test_predict import Nobody
@@ -389,7 +388,7 @@ def test_configs_of_strangers(folder, changes):
     path.write_bytes(safetensors_of(about(kind="loco", config=changed(changes))))
     read_or_refused(lambda path: experiment.check_weights(TASK, str(path), "--weights"), path, weights.WeightsError)
     task = read_or_refused(
-        lambda path: experiment.loco_of(path, weights.config_of(str(path))), path, weights.WeightsError
+        lambda path: experiment.people_task_of(path, weights.config_of(str(path))), path, weights.WeightsError
     )
     if task is not None:
         assert math.prod(task.vha.volume.shape) < 2**28 and task.vha.max_peaks < 5000

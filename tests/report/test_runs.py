@@ -18,7 +18,7 @@ from matplotlib import _pylab_helpers
 from loco_jax.configs import loco, refiner, vha
 from loco_jax.report import __main__ as command
 from loco_jax.report import compare, figure, runs
-from loco_jax.runs import observation as observe
+from loco_jax.runs import observation
 from tests.report.test_report import POSTER_LOCO, SUMMARY, metres, people, people_cells, read
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,9 +52,9 @@ def records(task: str, steps: int, seed: int = 0, split: bool = True) -> list[di
     rng = np.random.default_rng(seed)
     lines = []
     for step in range(10, steps + 1, 10):
-        seconds = dict(zip(observe.PARTS, rng.uniform(0.5, 1.5, 6) * [0, 0.2, 3, 0, 0, 0.1]))
+        seconds = dict(zip(observation.PARTS, rng.uniform(0.5, 1.5, 6) * [0, 0.2, 3, 0, 0, 0.1]))
         seconds |= {"setup": 9.0} if step == 10 else {"save": 0.4} if step % 50 == 0 else {}
-        rate = 20 / sum(seconds[part] for part in observe.TRAINING)
+        rate = 20 / sum(seconds[part] for part in observation.TRAINING)
         line = {"step": step, "loss": float(5 * step**-0.4 * rng.uniform(0.9, 1.1)), "frames_per_second": rate}
         timing = {**{f"seconds/{p}": s for p, s in seconds.items()}, "memory/process_peak_bytes": 2**30 + step}
         lines.append(line | (timing if split else {}) | {"input_wait": 0.02, "stage": 0})
@@ -160,14 +160,14 @@ def test_time_adds_up(markdown, workdirs):
     time = columns(tables(markdown)["Where the time went"])
     run = runs.read(workdirs)[0]
     lines = records("vha", 400)
-    for part in observe.PARTS:
+    for part in observation.PARTS:
         seconds = sum(line.get(f"seconds/{part}", 0.0) for line in lines)
         assert run.seconds[part] == pytest.approx(seconds)
-    shares = [float(re.search(r"\(([\d.]+) %\)", time["vha"][part])[1]) for part in observe.PARTS]
+    shares = [float(re.search(r"\(([\d.]+) %\)", time["vha"][part])[1]) for part in observation.PARTS]
     assert sum(shares) == pytest.approx(100, abs=0.3) and time["old"]["device"] == "–"
     assert time["vha"]["evaluation"].startswith("2 s") and time["vha"]["input_wait, mean"] == "2.0 %"
     # Ten steps between two lines take the time of their parts.
-    spent = [sum(x[f"seconds/{part}"] for part in observe.TRAINING) for x in lines if "loss" in x]
+    spent = [sum(x[f"seconds/{part}"] for part in observation.TRAINING) for x in lines if "loss" in x]
     np.testing.assert_allclose(10 * run.step_seconds, spent)
 
 
@@ -283,7 +283,7 @@ def test_figure_shows_all_runs(workdirs):
         lines = [line.get_color() for line in axes[title].lines]
         assert [lines.count(colour) for colour in colours] == [0, count, 0, 0]
     bars = axes["Where the time went"].patches
-    assert len(bars) == 3 * len(observe.PARTS)
+    assert len(bars) == 3 * len(observation.PARTS)
     shares = [bar.get_width() for bar in bars[:6]]
     total = sum(found[0].seconds.values())
     assert shares == pytest.approx([100 * s / total for s in found[0].seconds.values()])

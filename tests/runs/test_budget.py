@@ -10,8 +10,7 @@ import pytest
 
 from loco_jax import evaluate, replay, train
 from loco_jax.data import streams
-from loco_jax.runs import budget, checkpoints
-from loco_jax.runs import observation as observe
+from loco_jax.runs import budget, checkpoints, observation
 from loco_jax.step import make_optimizer
 from tests.support import (
     Crash,
@@ -43,7 +42,7 @@ def budgeted(**changes):
 def seconds_a_batch(monkeypatch):
     """A clock that a batch moves on by a second, a save by 20 and an evaluation by 30, and nothing else."""
     clock = types.SimpleNamespace(time=100.0)
-    monkeypatch.setattr(observe, "now", lambda: clock.time)
+    monkeypatch.setattr(observation, "now", lambda: clock.time)
 
     def slow(owner, name, seconds):
         original = getattr(owner, name)

@@ -11,8 +11,7 @@ import pytest
 
 from loco_jax import evaluate, experiment, train
 from loco_jax.data import streams
-from loco_jax.runs import checkpoints, log
-from loco_jax.runs import observation as observe
+from loco_jax.runs import checkpoints, log, observation
 from tests.support import Mean, logged, tiny, toy_frame
 
 
@@ -32,13 +31,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(observe, "now", clock)
+    monkeypatch.setattr(observation, "now", clock)
     return clock
 
 
 STEPS = st.recursive(
     st.floats(0, 10),
-    lambda inner: st.tuples(st.sampled_from(sorted(observe.PARTS)), st.lists(inner, max_size=4)),
+    lambda inner: st.tuples(st.sampled_from(sorted(observation.PARTS)), st.lists(inner, max_size=4)),
     max_leaves=12,
 )
 
@@ -48,8 +47,8 @@ def test_parts_are_disjoint_and_add_up(laps):
     """Any nesting of parts: each second is the innermost part's, of the lap in which it passed."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(observe, "now", clock)
-        split, wanted, of_steps = observe.Split("other"), {}, 0.0
+        patch.setattr(observation, "now", clock)
+        split, wanted, of_steps = observation.Split("other"), {}, 0.0
 
         def follow(step, part):
             if isinstance(step, float):
@@ -64,18 +63,18 @@ def test_parts_are_disjoint_and_add_up(laps):
             wanted, began = {}, clock.time
             for step in lap:
                 follow(step, "other")
-            of_steps += sum(wanted.get(part, 0.0) for part in observe.STEPS)
-            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
+            of_steps += sum(wanted.get(part, 0.0) for part in observation.STEPS)
+            assert split.spent(observation.STEPS) == pytest.approx(of_steps, abs=1e-9)
             found = split.lap()
-            assert split.spent(observe.STEPS) == pytest.approx(of_steps, abs=1e-9)
-            assert found == pytest.approx({f"seconds/{p}": wanted.get(p, 0.0) for p in observe.PARTS}, abs=1e-9)
+            assert split.spent(observation.STEPS) == pytest.approx(of_steps, abs=1e-9)
+            assert found == pytest.approx({f"seconds/{p}": wanted.get(p, 0.0) for p in observation.PARTS}, abs=1e-9)
             assert sum(found.values()) == pytest.approx(clock.time - began, abs=1e-9)
             training = clock.time - began - wanted.get("setup", 0.0) - wanted.get("evaluation", 0.0)
-            assert observe.training_seconds(found) == pytest.approx(training, abs=1e-9)
+            assert observation.training_seconds(found) == pytest.approx(training, abs=1e-9)
 
 
 def test_a_part_that_fails_gives_the_time_back(clock):
-    split = observe.Split("other")
+    split = observation.Split("other")
     with pytest.raises(OSError), split.part("save"):
         clock.spend(2)
         raise OSError
@@ -149,7 +148,7 @@ def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
     assert not any(name.startswith("seconds/") for name in fourth)
 
     def split(line):
-        return {part: line[f"seconds/{part}"] for part in observe.PARTS}
+        return {part: line[f"seconds/{part}"] for part in observation.PARTS}
 
     # Of three steps' losses the loop waits for one: the other two are its lead.
     assert split(first) == {"setup": 7, "data": 1.5, "device": 0.25, "save": 2, "evaluation": 0, "other": 0}
@@ -170,7 +169,7 @@ def test_what_is_measured_is_explained_and_in_tensorboard_too(tmp_path, monkeypa
     line = logged(tmp_path)[0]
     known = {"step", "stage", "skipped", "loss", "size", "grad_norm"}  # the losses and the task's own
     measured = line.keys() - known
-    assert measured == set(observe.NAMES) - {"memory/device_bytes", "memory/device_peak_bytes"}
+    assert measured == set(observation.NAMES) - {"memory/device_bytes", "memory/device_peak_bytes"}
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert all(name.encode() in content for name in measured)
@@ -180,15 +179,15 @@ def test_memory_of_devices_that_can_tell(monkeypatch):
     stats = [{"bytes_in_use": 5, "peak_bytes_in_use": 70}, None, {"bytes_in_use": 6, "peak_bytes_in_use": 60}]
     devices = [types.SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert observe.memory() == {"memory/device_bytes": 6, "memory/device_peak_bytes": 70}
+    assert observation.memory() == {"memory/device_bytes": 6, "memory/device_peak_bytes": 70}
     del stats[0]["peak_bytes_in_use"], stats[2]["peak_bytes_in_use"]
-    assert observe.memory() == {"memory/device_bytes": 6}
+    assert observation.memory() == {"memory/device_bytes": 6}
 
 
 def test_memory_of_a_process():
     if any(device.memory_stats() for device in jax.local_devices()) or not pathlib.Path("/proc/self/statm").exists():
         pytest.skip("devices can tell here, or the kernel cannot")
-    (peak,) = observe.memory().values()
+    (peak,) = observation.memory().values()
     resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     assert 0.95 * resident < peak  # the kernel counts in batches
     assert peak < 1.05 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import experiment, export, report, train
+from loco_jax import experiment, export, report, train, weights
 from loco_jax import step as training
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
@@ -27,7 +27,6 @@ from loco_jax.predict.predictor import load_predictor
 from loco_jax.step import train_step
 from loco_jax.tasks import loco, pretrained, sides
 from loco_jax.tasks.people import GROUND_TRUTH, METRES, SUBVOXEL
-from loco_jax.weights import files as weights
 
 
 def _refiner():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from loco_jax import evaluate, experiment, report, train
+from loco_jax import evaluate, experiment, report, train, weights
 from loco_jax import step as training
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import streams
@@ -18,7 +18,6 @@ from loco_jax.ops import distributed
 from loco_jax.pose import association, refinement
 from loco_jax.step import train_step
 from loco_jax.tasks import refiner
-from loco_jax.weights import files as weights
 
 
 @functools.lru_cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax import experiment, report, train
+from loco_jax import experiment, report, train, weights
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import trunk as trunk_config
 from loco_jax.data import crowd as crowds
@@ -15,7 +15,6 @@ from loco_jax.data import streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry.camera import Camera
 from loco_jax.tasks import teaching, trunk
-from loco_jax.weights import files as weights
 from tests.tasks.test_teaching import _frames, person
 
 

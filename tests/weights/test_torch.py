@@ -12,9 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from loco_jax import weights  # noqa: E402
 from loco_jax.benchmark import torch_reference as torch_modules  # noqa: E402
 from loco_jax.models import code_predictor, inception, refiner, vha  # noqa: E402
-from loco_jax.weights import files as weights  # noqa: E402
 from loco_jax.weights import torch as torch_weights  # noqa: E402
 
 torch.set_num_threads(2)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax.tasks import pretrained
-from loco_jax.weights import files as weights
 from loco_jax.weights import names
 
 PARAMS = {
