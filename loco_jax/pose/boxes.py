@@ -133,19 +133,19 @@ def crops(
 
     above = (1 - x) * at(y0, x0) + x * at(y0, x1)
     below = (1 - x) * at(y1, x0) + x * at(y1, x1)
-    return (1 - y) * above + y * below
+    return jnp.asarray((1 - y) * above + y * below)
 
 
 def to_crop(pixels: Float[Array, "*N J 2"], boxes: Float[Array, "*N 4"]) -> Float[jax.Array, "*N J 2"]:
     """Pixels of the picture as places in a box: (0, 0) is its top left corner, (1, 1) its bottom right one."""
-    boxes = jnp.asarray(boxes)[..., None, :]
-    return (pixels - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
+    boxes = boxes[..., None, :]
+    return jnp.asarray(pixels - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
 
 
 def from_crop(places: Float[Array, "*N J 2"], boxes: Float[Array, "*N 4"]) -> Float[jax.Array, "*N J 2"]:
     """Pixels of the picture at places in a box: the inverse of `to_crop`."""
-    boxes = jnp.asarray(boxes)[..., None, :]
-    return boxes[..., :2] + places * (boxes[..., 2:] - boxes[..., :2])
+    boxes = boxes[..., None, :]
+    return jnp.asarray(boxes[..., :2]) + places * (boxes[..., 2:] - boxes[..., :2])
 
 
 def _of_middle(middle, sides):
@@ -212,6 +212,6 @@ def correct(
     shoulder to the right hip. Joints count that are known, of people of whom both of these are.
     """
     torso = np.linalg.norm(true[:, TORSO[0]] - true[:, TORSO[1]], axis=-1)
-    counts = known & known[:, list(TORSO)].all(axis=1)[:, None]
+    counts = known & np.all(known[:, list(TORSO)], axis=1, keepdims=True)
     away = np.linalg.norm(found - true, axis=-1)
     return counts & (away < share * torso[:, None]), counts

@@ -38,10 +38,10 @@ _CROPS = 8  # of a picture in training
 _SPREAD = 1.0  # cells of a crop's heatmaps, of the Gaussians at joints
 _CENTRE, _HEATMAPS = 0.2, 0.3  # weights of entropies; those of errors in units are 1
 # Units of errors. The Huber loss is quadratic below one unit and linear above.
-_BOX = np.float32([0.2, 0.2, 0.1, 0.1])  # cells, and logarithms of sides: a tenth of them
+_BOX = np.array([0.2, 0.2, 0.1, 0.1], np.float32)  # cells, and logarithms of sides: a tenth of them
 _JOINT = 0.03  # crops: half a cell of a heatmap
 _OFFSET = 0.3  # metres
-_PLACE = np.float32([0.03, 0.03, 0.1])  # crops, and the distance's logarithm: a tenth of it
+_PLACE = np.array([0.03, 0.03, 0.1], np.float32)  # crops, and the distance's logarithm: a tenth of it
 
 
 class Seen(NamedTuple):
@@ -266,20 +266,17 @@ class TopDownTask(PeopleTask):
 
         return lax.map(one, frames)
 
-    def score(self, predicted: Found, frames: Frames) -> list[Any]:
-        """A record for each frame. Arguments are NumPy arrays."""
+    def score(self, predicted: Any, frames: Frames) -> list[Any]:
+        """A record for each frame, of a `Found`. Arguments are NumPy arrays."""
         records = super().score(predicted.people, frames)
-        return [
-            self._score_boxes(record, jax.tree.map(lambda x, i=i: np.asarray(x[i]), predicted._replace(people=None)))
-            for i, record in enumerate(records)
-        ]
+        own = predicted.boxes, predicted.true, predicted.pixels
+        return [self._score_boxes(r, *jax.tree.map(lambda x, i=i: x[i], own)) for i, r in enumerate(records)]
 
-    def _score_boxes(self, record: people.Record, found: Found) -> Record:
-        exist, true = found.boxes.scores > 0, found.true
-        scores = found.boxes.scores[exist]
-        hits = boxes.hits(found.boxes.boxes[exist], scores, true.boxes[true.there])
-        right, counted = boxes.correct(found.pixels, true.pixels, true.known)
-        return Record(record, scores, hits, int(true.there.sum()), int(right.sum()), int(counted.sum()))
+    def _score_boxes(self, record: people.Record, found: Any, true: Any, pixels: Any) -> Record:
+        exist = found.scores > 0
+        hits = boxes.hits(found.boxes[exist], found.scores[exist], true.boxes[true.there])
+        right, counted = boxes.correct(pixels, true.pixels, true.known)
+        return Record(record, found.scores[exist], hits, int(true.there.sum()), int(right.sum()), int(counted.sum()))
 
     def rank(self, record: Any) -> float:
         return super().rank(record.people)
@@ -329,7 +326,7 @@ def see(frames: Frames, volume: Volume) -> Seen:
     camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
     known = frames.present & volume.in_view(camera, frames.joints)
     pixels = jnp.where(known[..., None], cameras.project(camera, frames.joints), 0.0)
-    return Seen(pixels, known, boxes.around(pixels, known), known.any(axis=-1))
+    return Seen(pixels, known, boxes.around(pixels, known), jnp.any(known, axis=-1))
 
 
 def _choose(there_BxP: Array, key: PRNGKeyArray) -> jax.Array:
