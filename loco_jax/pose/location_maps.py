@@ -65,7 +65,7 @@ def true_maps(joints: Float[Array, "P J 3"], present: Bool[Array, "P J"], camera
     places = cameras.project(camera, joints)
     heatmaps = render(places, present, (rows, columns), volume.stride)
     # The nearest to the camera come first, type by type, and keep their cells from those who are no nearer.
-    order_PxJ = jnp.argsort(jnp.where(present, jnp.linalg.norm(joints, axis=-1), jnp.inf), axis=0)
+    order_PxJ = jnp.argsort(jnp.where(present, jnp.linalg.norm(joints, axis=-1), jnp.inf), axis=0).astype(jnp.int32)
     joints, places = (jnp.take_along_axis(x, order_PxJ[..., None], axis=0) for x in (joints, places))
     present = jnp.take_along_axis(present, order_PxJ, axis=0)
     cells_PxJx2 = jnp.floor(jnp.where(present[..., None], places, 0) / volume.stride).astype(jnp.int32)

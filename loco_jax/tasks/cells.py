@@ -98,7 +98,7 @@ class CellsTask(PeopleTask):
         return stages
 
 
-def each_joint(total: Float[Array, ""], present: Bool[Array, "B P J"]) -> Float[jax.Array, ""]:
+def each_joint(total: Float[jax.Array, ""], present: Bool[Array, "B P J"]) -> Float[jax.Array, ""]:
     """A sum over a batch, divided by the number of its true joints.
 
     An empty batch counts as one person, so that its loss is not divided by nearly nothing.

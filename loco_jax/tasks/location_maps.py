@@ -49,6 +49,7 @@ class LocationMapsTask(CellsTask):
         Positions count as much as the true heatmap's value, where that is above 0.5.
         """
         del key, stage
+        assert frames.image is not None
         found = self.look(params, frames.image, frames.camera)
         frames = frames._replace(image=None, ground=None)
         true = jax.vmap(self.true_maps)(frames)

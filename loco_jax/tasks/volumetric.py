@@ -43,11 +43,13 @@ class VolumetricTask(CellsTask):
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
         """The error of heatmaps, summed over voxels, a true joint."""
         del key, stage
+        assert frames.image is not None
         logits = self.look(params, frames.image, frames.camera)
         frames = frames._replace(image=None, ground=None)
         voxels, present = jax.vmap(lambda frame: targets(frame, self.volume))(frames)
-        options = {"shape": self.volume.shape, "sigma": self.sigma, "subvoxel": self.subvoxel}
-        true = jax.vmap(functools.partial(heatmaps.render, **options))(voxels, present)
+        shape, sigma, subvoxel = self.volume.shape, self.sigma, self.subvoxel
+        render = functools.partial(heatmaps.render, shape=shape, sigma=sigma, subvoxel=subvoxel)
+        true = jax.vmap(render)(voxels, present)
         return each_joint(jnp.sum(self._error(logits, true)), present), {}
 
     def _error(self, logits: Array, true: Array) -> jax.Array:
