@@ -18,7 +18,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.top_down import Pose, TopDown
 from loco_jax.pose import boxes, lifting
-from loco_jax.tasks import teaching, top_down
+from loco_jax.tasks import people, pretrained, teaching, top_down
 from loco_jax.tasks.top_down import TopDownTask
 from tests.tasks.test_teaching import person
 
@@ -192,6 +192,21 @@ def test_seconds_are_those_of_so_many_crops():
     task = dataclasses.replace(_task(), network=_Oracle(PERSON))
     assert top_down.seconds_for(task, {"predictor": {}}, 5) > 0
     assert task.network.crops == [5]
+
+
+def test_the_stages_are_timed():
+    seconds = _with_oracle().stage_seconds({"predictor": {}}, _frames(PERSON))
+    assert set(seconds) == {"picture to boxes", "boxes to people"} and min(seconds.values()) > 0
+
+
+def test_a_refiner_and_true_heatmaps_are_further_systems():
+    def find(key):
+        params = {"predictor": {}, "refiner": pretrained.init_refiner(key)}
+        return _with_oracle().predict(params, _frames(PERSON), key, thorough=True)
+
+    found = jax.eval_shape(find, jax.random.key(0)).people
+    assert set(found.systems) == set(found.people)
+    assert set(found.systems) == {"Top-down", "Top-down+", people.GROUND_TRUTH, people.SUBVOXEL}
 
 
 def test_configs_make_the_task():
