@@ -1,0 +1,21 @@
+"""Uncompressed volumetric heatmaps, a system that LoCO is compared with: the network predicts the volume itself.
+
+    python -m loco_jax.main --config=configs/volumetric.py:scale=demo
+    python -m loco_jax.main --config=configs/volumetric.py --config.data.source=jta --config.data.dir=DATA
+
+Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
+row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
+
+TIMES
+"""
+
+from ml_collections import ConfigDict
+
+from loco_jax.configs import location_maps, vha
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config for an argument like "scale=demo"."""
+    c = location_maps.without_code("volumetric", vha.parse(arg, location_maps.ARGUMENTS)["scale"])
+    c.model.loss = "entropy"  # of a voxel: "entropy", the cross-entropy, or "squared", the squared error
+    return c
