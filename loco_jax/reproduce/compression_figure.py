@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from loco_jax.report import drawings, tables
+from loco_jax.report.figure import CYCLE, MARKERS
 from loco_jax.reproduce import codecs
 from loco_jax.reproduce.compression import BITS, PEAKS
 
@@ -56,10 +57,10 @@ def figure(found: Mapping[str, Any], threshold: str = "0.4 m") -> Figure:
             look = {**_marker(_SHAPES[way["name"]], colour), "markerfacecolor": "none", "markeredgewidth": 1.8}
             draw([way], **look)
             handles.append(Line2D([], [], label=_label(way, found), **look))
-    bits = dict(zip(BITS, drawings.MARKERS))
+    bits = dict(zip(BITS, MARKERS))
     handles.append(_head("\nCodes of autoencoders"))
     networks = dict.fromkeys(way["network"] for way in found["ways"] if "network" in way)
-    for network, colour in zip(networks, itertools.cycle(drawings.CYCLE)):
+    for network, colour in zip(networks, itertools.cycle(CYCLE)):
         ways = [way for way in found["ways"] if way.get("network") == network]
         draw(ways, color=colour, linewidth=1.8)
         for way in ways:

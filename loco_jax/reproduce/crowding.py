@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from loco_jax.data import crowd as crowds
 from loco_jax.data import streams
-from loco_jax.report import drawings, tables
+from loco_jax.report import tables
+from loco_jax.report.figure import CYCLE, MARKERS
 from loco_jax.tasks.people import PeopleTask, timed
 from loco_jax.tasks.top_down import TopDownTask
 
@@ -25,7 +26,8 @@ def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence
     """
     times = []
     for number in numbers:
-        people = {"min_people": number, "mean_people": float(number), "most_people": number, "max_people": number}
+        people: dict[str, Any] = {f"{name}_people": number for name in ("min", "most", "max")}
+        people["mean_people"] = float(number)
         crowd = dataclasses.replace(streams.crowd_of(config), **people)
         make = jax.jit(functools.partial(streams.crowd_frame, crowd=crowd, pictures=True))
         frame = make(crowds.scene_key("test", 0))
@@ -47,7 +49,7 @@ def figure(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE
     drawn = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
     axes = drawn.add_subplot()
     for index, (system, times) in enumerate(found.items()):
-        axes.plot(numbers, times, color=drawings.CYCLE[index], marker=drawings.MARKERS[index], label=system)
+        axes.plot(numbers, times, color=CYCLE[index], marker=MARKERS[index], label=system)
     axes.set(xlabel="people in the scene", ylabel="seconds a picture", xlim=(0, None), ylim=(0, None))
     axes.grid(color="0.9")
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -15,7 +15,8 @@ from loco_jax.benchmark import measure
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import vha
-from loco_jax.report import drawings, tables
+from loco_jax.report import tables
+from loco_jax.report.figure import CYCLE, MARKERS
 from loco_jax.reproduce import compression_figure, crowding, experiments, running
 from loco_jax.reproduce.experiments import Row, Settings
 from loco_jax.runs import files
@@ -109,7 +110,8 @@ def _about(settings: Settings) -> list[str]:
 
 def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
     """The rows of the table of systems: ours, each followed by the poster's figures if it has this row."""
-    rows, bounds = [], {}
+    rows: list[list[str]] = []
+    bounds: dict[str, Any] = {}
     for entry in done.values():
         if entry.row.is_autoencoder:
             continue
@@ -120,7 +122,7 @@ def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
         for label, name, told in ((entry.row.label, own, facts), (f"{entry.row.label}+", better, [""] * 3)):
             rows.append([label, *_scores(systems[name]), *told])
             rows += _poster_row(f"{entry.row.poster}{'+' if name == better else ''}")
-    for name in filter(bounds.__contains__, _GT):
+    for name in [name for name in _GT if name in bounds]:
         rows += [[name, *_scores(bounds[name]), "", "", ""], *_poster_row(name)]
     return rows
 
@@ -204,7 +206,7 @@ def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
         "minutes", "frames", "parameters",
     ]  # fmt: skip
     note = "F1 in percent, `hungarian` matching; ours / the poster's on JTA. Times smaller: in numbers."
-    return [tables.table(header, autoencoder_rows(done)), "", note]
+    return [tables.table(header, autoencoder_rows(done, settings)), "", note]
 
 
 def _errors(done: Mapping[str, Done]) -> list[str]:
@@ -236,7 +238,7 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     axes = figure.add_subplot()
     for number, entry in enumerate(known):
         points = np.array(curve(entry))
-        look = {"color": drawings.CYCLE[number], "marker": drawings.MARKERS[number], "label": entry.row.label}
+        look = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
         axes.plot(points[:, 0], 100 * points[:, 1], **look)
     axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
     axes.set(xlim=(0, None), ylim=(0, None))

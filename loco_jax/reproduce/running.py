@@ -90,7 +90,7 @@ def best_rate(folder: pathlib.Path, rates: Mapping[str, float]) -> float:
     return rates[max(rates, key=rank)]
 
 
-def run(rows: Sequence[Row], settings: Settings, say: Callable[[str], None], after: Callable[[], None]) -> None:
+def run(rows: Sequence[Row], settings: Settings, say: Callable[[str], None], after: Callable[[], object]) -> None:
     """Does what is missing of the rows, in order. Calls `after` after each part.
 
     An error of a row ends it, is said, and raised after the other rows are done. Stopped ends all, as in training.

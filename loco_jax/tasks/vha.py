@@ -243,8 +243,8 @@ class VhaTask(Task):
     def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
         """Seconds from the joints of a batch's first frame to their code, and from the code to peaks."""
         frame = jax.tree.map(lambda x: x[0], frames._replace(image=None))
-        size, options = self.volume.shape[:2], {"max_peaks": self.max_peaks, "volume_dtype": self.volume_dtype}
-        find = functools.partial(ops.decode_peaks, self.network, size=size, **options)
+        options: dict[str, Any] = {"max_peaks": self.max_peaks, "volume_dtype": self.volume_dtype}
+        find = functools.partial(ops.decode_peaks, self.network, size=self.volume.shape[:2], **options)
         code, encode = timed(jax.jit(self.encode), params, frame)
         _, decode = timed(jax.jit(find), params, code.astype(jnp.float32))
         return {"encode": encode, "decode": decode}
