@@ -238,7 +238,7 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     axes = figure.add_subplot()
     for number, entry in enumerate(known):
         points = np.array(curve(entry))
-        look = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
+        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
         axes.plot(points[:, 0], 100 * points[:, 1], **look)
     axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
     axes.set(xlim=(0, None), ylim=(0, None))
