@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, experiment, tasks, train
+from loco_jax import evaluate, experiment, tasks, train, weights
 from loco_jax.reproduce import experiments, studies
 from loco_jax.reproduce.experiments import Row, Settings
-from loco_jax.runs import files
+from loco_jax.runs import checkpoints, files
 from loco_jax.runs import log as logs
 
 DONE = "done.json"
@@ -67,9 +67,8 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
         experiments.with_budget(config, minutes, best_rate(folder, rates)), folder / "run", say
     ))  # fmt: skip
     if not row.is_autoencoder:
-        refiner = experiments.refiner_of(str(folder / "run"), settings)
-        yield training("refiner", refiner, settings.extra)
-        config.refiner = str(folder / "refiner")
+        refiner = experiments.with_budget(experiments.refiner_of(str(folder / "run"), settings), settings.extra)
+        yield Part("refiner", settings.extra, lambda say: _refine(refiner, folder / "refiner", say))
     yield Part("scores", 0.0, lambda say: _score(config, folder, say))
 
 
@@ -152,6 +151,17 @@ def _train(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None])
     }
 
 
+def _refine(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        return _train(config, folder, say)
+    except weights.WeightsError as error:  # a network that has hardly learnt finds nobody in training scenes
+        say(str(error))
+        return {"failed": str(error)}
+
+
 def _score(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+    refiner = folder / "refiner"
+    if "refiner" in config and checkpoints.exist(str(refiner)):
+        config.refiner = str(refiner)
     evaluate.evaluate(config, str(folder / "run"), say, given=("refiner",))
     return {}
