@@ -21,30 +21,30 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
 
     # The trained autoencoder of the same level and variant: a run's folder, a file of weights, or "released".
     c.vha = f"runs/vha{level}{'_patch' * patch}{'_demo' * demo}"
-    # What corrects people in evaluation: a refiner, "" for nothing, or (compact only) "picture" for the poses that the
-    # network reads from the picture at people's places.
+    # Correction of people in evaluation: a refiner's run or file, "" for none, or (compact only) "picture" for the
+    # poses that the network reads from the picture at people's places.
     c.refiner = "picture" if compact else "released-refiner"
 
-    # How people are completed ("+"). The published values are 1 and 0.6. The compact network has lower scores and
-    # misses more joints; its values are the best on validation frames, see docs/experiments.md.
+    # Rules by which people are completed ("+"). The published values are 1 and 0.6. The compact network has lower
+    # scores and misses more joints; its values are the best on validation frames, see docs/experiments.md.
     c.refine = ConfigDict()
     c.refine.least_joints = 5 if compact else 1  # least number of joints of a person, of 14
     c.refine.least_stray = 0.3 if compact else 0.6  # least score of a joint that belongs to nobody
 
-    # Which people it names: each person once, and nobody with a low score; see docs/predict.md. Not in the paper.
+    # Rules by which people are named: each person once, and nobody with a low score. Not in the paper; docs/predict.md.
     c.people = ConfigDict()
     c.people.min_score = 0.2  # least mean score of a person's 14 joints; a joint that is not found counts as 0
     c.people.overlap = 0.1  # least mean distance to a better person in the picture, in that person's heights
 
     c.predictor = ConfigDict()
     c.predictor.trunk = options["trunk"]
-    # Where the trunk's training starts: ImageNet weights of Inception, made by python -m loco_jax.torch_weights; for
-    # the compact trunk a run of configs/trunk.py.
+    # Weights from which the trunk's training starts: ImageNet weights of Inception, which python -m
+    # loco_jax.torch_weights makes; for the compact trunk a run of configs/trunk.py; "" for new ones.
     c.predictor.trunk_weights = ""
     c.predictor.width = 32  # compact only: channels of the first stage
     c.predictor.blocks = 2  # compact only: blocks of a stage
     c.predictor.coarsest = 64 if demo else 128  # compact only: width of a cell of the last stage, in pixels
-    # Compact only: weight of what else the features learn: joints in the picture, poses, the camera's height and tilt.
+    # Compact only: weight of the features' other losses: joints in the picture, poses, the camera's height and tilt.
     c.predictor.teaching_weight = 0.3 if compact else 0.0
     c.predictor.code_weight = 1.0  # weight of the mean squared error of the code, the published loss
     # Weight of the cross-entropy of the heatmaps that the VHA decodes. Where the picture leaves two depths possible,

@@ -18,7 +18,7 @@ ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The config for an argument like "scale=demo", which says from which crowd the poses come."""
+    """The config for an argument like "scale=demo", which chooses the crowd with the poses."""
     scale = vha.parse(arg, ARGUMENTS)["scale"]
     c = vha.get_config(2, f"scale={scale}")
     del c.model, c.sigmas, c.subvoxel, c.max_peaks
@@ -26,14 +26,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "refiner" + "_demo" * (scale == "demo")
     c.demo = "configs/refiner.py:scale=demo"
 
-    # How true poses are spoilt for training. These are means: some people are spoilt more than others.
+    # Random mistakes in true poses for training. These are means: some people have more of them than others.
     c.spoil = ConfigDict()
     c.spoil.missing = 0.25  # share of joints that are removed
     c.spoil.swapped = 0.05  # share of joints that change places with the other side's, or the next person's
     c.spoil.moved = 0.9  # share of the other joints that are moved
     c.spoil.move_by = 0.15  # standard deviation across the ray, in metres
     c.spoil.along_ray = 1.5  # standard deviation along the ray, as a multiple of that
-    # A LoCO whose mistakes are learnt too: a run's folder, a file of weights, or "released"; "" for none.
+    # A LoCO whose mistakes are learnt as well: a run's folder, a file of weights, or "released"; "" for none.
     c.spoil.predictor = ""
     c.spoil.found = 2000  # number of people that it finds in training scenes before the first step
     c.spoil.share = 0.5  # their share of the loss

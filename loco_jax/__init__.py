@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def load(source: str = "released", min_score: float | None = None):
-    """A trained LoCO, as a function from a picture to its people; see `loco_jax.predict.people.load`."""
+    """Returns a trained LoCO, a function from a picture to its people; see `loco_jax.predict.people.load`."""
     from loco_jax.predict import people  # here, so that `import loco_jax` is quick
 
     return people.load(source, min_score)

@@ -1,7 +1,7 @@
 """python -m loco_jax lists the commands."""
 
 COMMANDS = {
-    "main": "train an experiment, or score it, or look at one step again",
+    "main": "train an experiment, score it, or repeat one of its steps",
     "predict": "find the people in your own pictures and videos",
     "report": "compare runs with each other and with the paper",
     "benchmark": "measure how fast the networks and their parts are",

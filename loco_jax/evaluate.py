@@ -62,7 +62,7 @@ class Evaluator:
         pictures: epath.Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any] | None:
-        """The task's summary over `num_frames` frames of the split, or None if `should_stop` became true on the way.
+        """The task's summary over `num_frames` frames of the split, or None if `should_stop` became true.
 
         Pictures go into the folder `pictures`, if given. They show the frames of `STANDINGS` if the task ranks frames,
         and else the first `config.pictures` frames.
@@ -152,8 +152,8 @@ def evaluate(
     Writes results.json, table.md and pictures to `workdir/eval`, or `workdir/eval_validation`. Fields that only
     training reads are taken from the run.
 
-    With `source` it scores those parameters instead, see `weights.read`, and the workdir need not hold a run. What
-    comes with them, such as a refiner, does not replace the fields `given`, which the user has set.
+    With `source` it scores those parameters instead, see `weights.read`, and the workdir need not hold a run. Their own
+    refiner and rules are used, except for the fields `given`, which the user has set.
 
     Raises CheckpointError if there is no checkpoint of this config, WeightsError if `source` does not fit it.
     """
@@ -190,7 +190,7 @@ def evaluate(
         if distributed.is_first():
             out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
-    summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it on the way
+    summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it
     summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
     if not distributed.is_first():
         return summary

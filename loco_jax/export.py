@@ -1,4 +1,4 @@
-"""A run in one file of weights: of any task; or a whole LoCO of parts that were trained apart.
+"""Writes a run of any task, or the separately trained parts of a LoCO, as one file of weights.
 
     python -m loco_jax.export --workdir=runs/loco2 --output=loco2.safetensors
     python -m loco_jax.export --config=configs/loco2.py --code_predictor=predictor.safetensors \
@@ -6,12 +6,11 @@
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from loco_jax import cli
@@ -21,8 +20,8 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
     """Writes the newest checkpoint of a run of any task as a file of weights, see `weights.save`.
 
     For a LoCO, `tune` is the number of validation frames on which its rules are chosen, see `tuned`, and `refiner`
-    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read,
-    ValueError for what only a LoCO has.
+    replaces the run's `config.refiner`. Raises WeightsError or CheckpointError if the run cannot be read, ValueError
+    if `tune` or `refiner` is given for another task.
     """
     from loco_jax import experiment, tasks, weights
 
@@ -43,7 +42,7 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
 
 
 def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
-    """Writes parts that were trained apart, as the authors' were, as one file of weights of a LoCO.
+    """Writes parts that were trained separately, such as the authors', as one file of weights of a LoCO.
 
     `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
     `export` for the others. Raises WeightsError if a part is missing or of another network.
@@ -74,7 +73,7 @@ def _save_loco(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int
 
 
 def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
-    """The config with the `refine` and `people` that are best for a LoCO on `num_frames` validation frames."""
+    """The config with the values of `refine` and `people` that score best on `num_frames` validation frames."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -110,28 +109,24 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 
 
 def run(argv: Sequence[str]) -> None:
-    """The command: exits with one line about what is wrong, if anything is."""
+    """The command, see `cli.run`."""
     values = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     parts = [name for name in ("config", "code_predictor") if values[name].value]
     if (values.workdir and parts) or (not values.workdir and len(parts) < 2):
-        sys.exit("loco_jax: want either --workdir, or --config and --code_predictor")
+        raise ValueError("want either --workdir, or --config and --code_predictor")
     if values.refiner and not values.workdir:
-        sys.exit("loco_jax: --refiner goes with --workdir; of parts, --config.refiner names it")
+        raise ValueError("--refiner goes with --workdir; of parts, --config.refiner names it")
+    cli.start_jax()
     from loco_jax import weights  # after the flags, so that --help is quick
 
-    logging.set_verbosity(logging.ERROR)
     dtype = np.float16 if values.half else None
-    try:
-        cli.check_devices()
-        weights.check_output(values.output)
-        if values.workdir:
-            export(values.workdir, values.output, dtype, values.tune, values.refiner)
-        else:
-            join(values.config, values.code_predictor, values.output, dtype, values.tune)
-    except (ValueError, OSError) as error:
-        sys.exit(f"loco_jax: {error}")
+    weights.check_output(values.output)
+    if values.workdir:
+        export(values.workdir, values.output, dtype, values.tune, values.refiner)
+    else:
+        join(values.config, values.code_predictor, values.output, dtype, values.tune)
     print(f"Written to {values.output}")
 
 

@@ -1,9 +1,9 @@
 """usage: python -m loco_jax.main --config=configs/vha2.py [--workdir=…] [--mode=train|eval|replay] [--weights=…]
 
-Trains an experiment, scores it, or does one of its training steps again.
+Trains an experiment, scores it, or repeats one of its training steps.
 
-The exit status is 0 when all is done or config.max_minutes is over; 75 (EX_TEMPFAIL) when a signal stopped training:
-everything is saved, and the same command goes on; 130 when a signal stopped something else; 1 after an error.
+The exit status is 0 when all is done or config.max_minutes is over; 75 (EX_TEMPFAIL) when a signal stopped training,
+which is saved, so that the same command goes on; 130 when a signal stopped something else; 1 after an error.
 """
 
 import sys
@@ -20,7 +20,7 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "replay"],
-    "Train, score the newest checkpoint, or do one --step of a run again to look at it.",
+    "Train, score the newest checkpoint, or repeat one --step of a run to inspect it.",
 )
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "With --mode=eval: the frames that are scored.")
 _WEIGHTS = flags.DEFINE_string(

@@ -1,4 +1,4 @@
-"""Does one step of a run again, to look at it: with the same batch, keys and parameters. The run does not change."""
+"""Repeats one step of a run with the same batch, keys and parameters, to inspect it. The run does not change."""
 
 import functools
 import json
@@ -29,19 +29,18 @@ _MOST_ROWS = 6  # rows of a kind in the table; the file has all
 
 
 def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """What step `number`, from 1, of the run in `workdir` computed.
+    """Repeats step `number`, from 1, of the run in `workdir`, and returns its numbers.
 
-    It does the steps after the newest good checkpoint before that step again, so that the parameters are those of the
-    run. On the same machine they are equal bit for bit, if its kernels are deterministic. Fields that only training
-    reads are taken from the run.
+    It starts from the newest good checkpoint before that step and repeats the steps between, so that the parameters are
+    those of the run. On the same machine they are equal bit for bit, if its kernels are deterministic. Fields that only
+    training reads are taken from the run.
 
-    Writes `replay/step_N.json`, and pictures of the first `config.pictures` frames of the batch if the task draws any.
-    Returns the content of the file: the loss and the scalars that are logged with it, the norms of gradient and update,
-    and for every array of parameters, gradient and batch the count of numbers that are not finite, and the greatest
-    magnitude of the others.
+    The numbers are the loss and the scalars that are logged with it, the norms of gradient and update, and for every
+    array of parameters, gradient and batch the count of numbers that are not finite, and the greatest magnitude of the
+    others. They are written to `replay/step_N.json`, with pictures of the first `config.pictures` frames beside it.
 
-    Raises CheckpointError if there is no run of this config, ValueError for a step that cannot be, or if there are
-    several processes.
+    Raises CheckpointError if there is no run of this config, ValueError for a step that the run does not have, or if
+    there are several processes.
     """
     if jax.process_count() > 1:
         raise ValueError("--mode=replay is for one process: start it alone, wherever the run was")
@@ -59,12 +58,12 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     files.write_text(folder / f"step_{number}.json", json.dumps(found, indent=2) + "\n")
     say(_in_words(found))
     run.draw(number, folder, say)
-    say(f"All numbers, and pictures where the task draws some: {folder}")
+    say(f"All numbers, and pictures: {folder}")
     return found
 
 
 class _Run:
-    """A run whose steps up to `number` are done again."""
+    """A run whose steps up to `number` are repeated."""
 
     def __init__(self, config: ConfigDict, workdir: str, number: int):
         self._config, self._workdir = config, workdir
@@ -77,13 +76,13 @@ class _Run:
         self._rates = self._read_rates(number) if config.budget_minutes else None
 
     def _read_rates(self, number: int) -> dict[int, float]:
-        """The learning rates of the steps up to `number`, which time decided, from the log."""
+        """The learning rates of the steps up to `number`, which depended on time, from the log."""
         path = epath.Path(self._workdir).expanduser() / log.FILE
         rates = budget.logged_rates(log.read(path))
         missing = [step for step in range(1, number + 1) if step not in rates]
         if missing:
             raise ValueError(
-                f"--step={number}: {path} does not say the learning rate of step {missing[0]}, which time decided; it "
+                f"--step={number}: {path} lacks the learning rate of step {missing[0]}, which depended on time; it "
                 f"has {len(rates)} steps"
             )
         return rates
@@ -93,7 +92,7 @@ class _Run:
         return () if self._rates is None else (jax.device_put(np.float32(self._rates[step]), self._replicated),)
 
     def go_to(self, last: int, say: Callable[[str], None]) -> None:
-        """Loads the newest good checkpoint up to step `last`, and does the steps after it up to `last`."""
+        """Loads the newest good checkpoint up to step `last`, and repeats the steps after it up to `last`."""
         config = self._config
         with checkpoints.Checkpoints(self._workdir, read_only=True) as saved:
             before = [step for step in saved.steps if step <= last]
@@ -123,7 +122,7 @@ class _Run:
         self._do_step = steps.compile_step(step, self._mesh, self._state, self._source.like(), *self._rate_of(number))
 
     def look_at(self, number: int) -> dict[str, Any]:
-        """What step `number`, the next one, computes; see `replay`."""
+        """The numbers of step `number`, the next one; see `replay`."""
         self._frames, stage, rate = next(self._source), self._stages.now, self._rate_of(number)
         with jax.set_mesh(self._mesh):
             look = functools.partial(self._look, stage=stage, seed=self._config.seed)
@@ -160,7 +159,7 @@ class _Run:
         return {"loss": loss, **logged, **norms}, arrays
 
     def draw(self, number: int, folder: epath.Path, say: Callable[[str], None]) -> None:
-        """Draws what the parameters before the step find in its batch."""
+        """Draws the predictions for the batch by the parameters before the step."""
         params, frames = jax.device_put(jax.device_get((self._params, self._frames)), jax.local_devices()[0])
         predict = jax.jit(functools.partial(self._task.predict, thorough=False))
         predicted, frames = jax.device_get((predict(params, frames, jax.random.key(0)), frames))
@@ -170,9 +169,8 @@ class _Run:
             except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:  # the batch may not be finite
                 say(f"Frame {index} cannot be drawn: {error}")
                 continue
-            if figure is not None:
-                with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
-                    figure.savefig(file, format="png")
+            with (folder / f"step_{number}_frame_{index}.png").open("wb") as file:
+                figure.savefig(file, format="png")
 
 
 def _in_words(found: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from loco_jax.tasks import Task
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes, replicated over the devices; arrays, or their shapes and types.
+    """The state that a step changes, replicated over the devices; arrays, or their shapes and types.
 
     Attributes:
       step: number of steps done, int32.
@@ -62,7 +62,7 @@ class Stages:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint saves, as JSON."""
+        """The stage and its plateau for a checkpoint, as JSON."""
         return {"stage": self.now, "plateau": self._plateau}
 
     @state.setter
@@ -118,7 +118,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; it depends on the config alone. `like` is a batch, or its shapes and types.
 
-    Without `pretrained` no files of weights are read, which is enough for a state that a checkpoint replaces.
+    Without `pretrained` no files of weights are read. That suffices for a state that a checkpoint replaces.
     """
     params = task.init(jax.random.key(config.seed))
     if pretrained:
@@ -146,7 +146,7 @@ def read_init(task: Task, config: ConfigDict) -> Any:
         lacking = {name for name, *rest in traverse_util.flatten_dict(like) if (name, *rest) not in given}
         for name in sorted(lacking.intersection(task.frozen)):
             raise weights.WeightsError(
-                f'lacks {name}, which is not trained and so cannot be new: give weights that have it, or config.init=""'
+                f'lacks {name}, which is not trained, so it cannot be new: give weights that have it, or config.init=""'
             )
         return params
     except (weights.WeightsError, checkpoints.CheckpointError) as error:
@@ -186,7 +186,7 @@ def train_step(
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
         averages = {**averages, **moved} if task.frozen else moved
-    # Not every batch gives all scalars: JTA's say nothing about the ground.
+    # Not every batch gives all scalars: JTA has no data about the ground.
     sums = {**state.sums, **{name: state.sums[name] + value for name, value in logged.items()}}
     skipped = ~jnp.isfinite(loss + norm + optax.tree.norm(updates))
     new = (params, opt_state, averages, sums)

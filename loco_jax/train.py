@@ -28,17 +28,17 @@ from loco_jax.step import Stages, compile_drain, compile_step, init_state, make_
 _MOST_AHEAD = 2  # steps that are queued on the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
 _MOST_WAITING = 0.1  # share of the time that devices wait for input before a message advises more workers
-_OUT_OF_TIME, _SIGNALLED = 1, 2  # why a process wants to stop
+_OUT_OF_TIME, _SIGNALLED = 1, 2  # reasons of a process to stop
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains until `config.steps`, `config.budget_minutes` or `config.max_minutes`; returns the summary of the scores.
 
-    It goes on from the newest good checkpoint in `workdir` if there is one. Of several processes only the first reads
-    and writes there.
+    It goes on from the newest good checkpoint in `workdir` if there is one. If there are several processes, only the
+    first reads and writes there.
 
     Raises Stopped after a signal, TrainingError if too many steps in a row are not finite, CheckpointError if the
-    workdir belongs to another config or to a run under way, ValueError for a config that makes no sense, and
+    workdir belongs to another config or to a run under way, ValueError for a config that cannot work, and
     OtherProcessError for an error of another process before the first step.
     """
     training = _Training(config, workdir, distributed.only_first(say))
@@ -54,7 +54,7 @@ class _Training:
     """A training under way, of any task. `begin` loads or makes the state, `run` does the steps."""
 
     def __init__(self, config: ConfigDict, workdir: str, say: Callable[[str], None]):
-        """Checks and builds what needs no lock; writes nothing."""
+        """Checks the config and builds task, optimiser and data, without a lock; writes nothing."""
         self._started, self._split = time.monotonic(), observation.Split("setup")
         self._config, self._workdir, self._say = config, workdir, say
         self._folder = epath.Path(workdir).expanduser()
@@ -105,11 +105,11 @@ class _Training:
                 f"{config.data.batch_size}; a multiple of {jax.device_count()} uses all"
             )
         self._compile()
-        least_seconds = _least_seconds(self._do_step)
+        least_seconds, lines = _cost(self._do_step, config)
         self._is_long = distributed.from_first(lambda: least_seconds > _LONG_STEP)
-        # Of several processes each waits for the answers of the others: at once, or while it starts further steps.
+        # Each process waits for the answers of the others: at once, or while it starts further steps.
         delay = 0 if self._is_long or jax.process_count() == 1 else _MOST_AHEAD
-        for line in _cost(self._do_step, config, least_seconds):
+        for line in lines:
             self._say(line)
         self._drain = compile_drain(self._state, self._replicated)
         in_a_row = distributed.in_a_row(self._mesh)
@@ -135,7 +135,7 @@ class _Training:
         why = 0
         with self._stop, self._log, self._bar, jax.transfer_guard("disallow"):
             split.switch("other")
-            if self._lacks_scores:  # even out of time: or a short config.max_minutes would never get any further
+            if self._lacks_scores:  # even out of time, or a run with a short config.max_minutes would never go on
                 summary = self._score(_SIGNALLED)
             while not self._is_done() and summary is not None:
                 self._advance()
@@ -152,7 +152,7 @@ class _Training:
                     break
                 if self._is_evaluated():
                     summary = self._score()
-            if summary is None:  # only an evaluation is lost, and the next start makes it
+            if summary is None:  # only an evaluation is lost, which the next start repeats
                 self._save()
                 why = distributed.Agreement(self._mesh)(self._why_stop())
             self._saved.wait()
@@ -264,7 +264,7 @@ class _Training:
             self._saved.save(self._step, self._state, position)
 
     def _score(self, least: int = _OUT_OF_TIME) -> dict[str, Any] | None:
-        """Evaluates and logs; None if a reason to stop of at least `least` came on the way."""
+        """Evaluates and logs; None if a reason to stop of at least `least` interrupts it."""
         with self._split.part("evaluation"):
             is_new = self._evaluator.example is None
             summary = self._evaluator.run(
@@ -300,23 +300,18 @@ def _not_finite(bad_step: int, kept: int | None, folder: epath.Path, config: Con
     )
 
 
-def _cost(step: Any, config: ConfigDict, seconds: float) -> list[str]:
-    """Lines about the cost of a step; on a CPU, where it takes long, also how to train faster."""
-    flops = (step.cost_analysis() or {}).get("flops", 0.0)
-    minutes = config.budget_minutes
+def _cost(step: Any, config: ConfigDict) -> tuple[float, list[str]]:
+    """The least seconds of a step on a CPU, 0 on other devices; and lines about its cost."""
+    flops, minutes = (step.cost_analysis() or {}).get("flops", 0.0), config.budget_minutes
+    on_cpu = jax.default_backend() == "cpu"
+    seconds = flops / _matmul_rate() if flops and on_cpu else 0.0
     to_do = f"{minutes:g} minutes of training, or {config.steps:,} steps," if minutes else f"{config.steps:,} steps"
     lines = [f"One step of {config.data.batch_size} frames is {flops / 1e9:,.0f} GFLOP; {to_do} to do."]
     if seconds > _LONG_STEP:  # the time of shorter steps depends little on their arithmetic
         lines.append(f"On this CPU a step takes {seconds:.2g} s or more.")
-    if jax.default_backend() == "cpu" and config.scale == "full":
+    if on_cpu and config.scale == "full":
         lines.append(f"The demo scale trains in minutes: --config={config.demo}")
-    return lines
-
-
-def _least_seconds(step: Any) -> float:
-    """The time that the arithmetic of a step takes at least on a CPU; 0 on other devices."""
-    flops = (step.cost_analysis() or {}).get("flops", 0.0)
-    return flops / _matmul_rate() if flops and jax.default_backend() == "cpu" else 0.0
+    return seconds, lines
 
 
 def _matmul_rate() -> float:

@@ -282,7 +282,7 @@ def many_flips(lab: Lab, flips: int = 300) -> str:
             assert found == whole, f"bit {bit} of {path} was not noticed"
             counts["changed nothing that is read"] += 1
         else:
-            ours = "other bits than were saved" in said[0] or "is not what was saved" in said[0]
+            ours = "other bits than were saved" in said[0] or "its position has changed" in said[0]
             counts["by our sums" if ours else "by Orbax"] += 1
     assert read([]) == whole
     return f"of {flips} single bits: " + ", ".join(f"{count} {how}" for how, count in counts.items())

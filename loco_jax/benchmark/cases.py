@@ -49,7 +49,8 @@ def encode(setting: Setting, kind: str = "published") -> Case:
     vha, frame = task.vha, inputs.frame(setting)
 
     def render(frame):
-        return vha.render(*vha.targets(frame), SIGMA)[None]
+        options = {"subvoxel": vha.subvoxel, "dtype": vha.network.dtype}
+        return heatmaps.render(*vha.targets(frame), vha.volume.shape, SIGMA, **options)[None]
 
     def plain(params, frame):
         return vha.network.apply(params, render(frame), method="encode")[0]

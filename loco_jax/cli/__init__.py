@@ -1,4 +1,4 @@
-"""What all commands share: flags, --help, signals, errors in one line, the exit status, and the start of JAX.
+"""Code that all commands share: flags, --help, signals, errors in one line, the exit status, the start of JAX.
 
 A command defines absl flags, has a function `main(argv)`, and calls `cli.start(main)`. Its module's docstring is the
 beginning of its --help. Heavy imports come inside of `main`, so that --help answers at once.

@@ -1,4 +1,4 @@
-"""What commands check about a disk before long work: can files be written, and can they be locked."""
+"""Checks of a disk before long work: whether files can be written, and whether they can be locked."""
 
 import fcntl
 import os

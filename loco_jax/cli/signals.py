@@ -16,9 +16,9 @@ _AGAIN = 0.05  # seconds until a signal is sent again whose KeyboardInterrupt wa
 def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]:
     """While entered, the first SIGTERM raises KeyboardInterrupt, so that files in progress are removed or completed.
 
-    Later ones do nothing: some launchers send two, and the second would interrupt the clean-up. Code outside Python,
-    such as the compiler, cannot be interrupted: if it takes longer than PATIENCE, a thread calls `stuck`, if given.
-    Python drops exceptions that callbacks raise, such as JAX's of the garbage collector; the signal is then sent again.
+    Further ones do nothing: some launchers send two, and the second would interrupt the clean-up. Code outside Python,
+    such as the compiler, cannot be interrupted. If it takes longer than PATIENCE, a thread calls `stuck`, if given.
+    Python drops exceptions of callbacks, such as JAX's of the garbage collector. The signal is then sent again.
     """
     if not _can_handle():
         yield

@@ -1,6 +1,6 @@
-"""What a config means: `check` says what is wrong with it, `create_task` makes its task.
+"""From configs to tasks: `check` reports errors in a config, `create_task` makes its task.
 
-Configs come from `configs/`, and with weights that were trained before: `load` makes a whole system of such weights,
+Configs come from `configs/`, and with weights that were trained before. `load` makes a whole system of such weights;
 `check_weights` and `with_parts_of` compare them with a task.
 """
 
@@ -128,7 +128,7 @@ def _rules(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stated_by(whose: Any) -> Iterator[None]:
-    """Turns errors of a config that came with weights into WeightsError, which names `whose`."""
+    """Turns errors of a config that came with weights into WeightsError, which names the weights, `whose`."""
     try:
         yield
     except WeightsError:
@@ -191,7 +191,7 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
 
 
 def check_sources(config: ConfigDict, task: Task) -> None:
-    """Raises WeightsError, naming the config's field, if a file that a new run starts from will not do.
+    """Raises WeightsError, naming the config's field, if a new run cannot start from a file that it names.
 
     With `config.init`, all networks' parameters that training needs come from there.
     """
@@ -215,7 +215,7 @@ def check_sources(config: ConfigDict, task: Task) -> None:
 def check_weights(task: Task, source: str, field: str) -> None:
     """Raises WeightsError, naming the field, if a run or file was trained for another volume or other heatmaps.
 
-    Shapes do not tell: a network fits any volume. What a file does not say is not checked.
+    Shapes alone do not show this, because a network fits any volume. A file without a config is not checked.
     """
     ours = task.vha if isinstance(task, LocoTask) else task
     if not isinstance(ours, VhaTask | CellsTask):
@@ -248,7 +248,7 @@ def _traits(task: VhaTask | CellsTask) -> dict[str, Any]:
 
 
 def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
-    """The task with what else the weights `source` bring, if it finds people: a refiner, and rules that suit them.
+    """The task with the refiner and the rules that come with the weights `source`, if it finds people.
 
     The fields of the config that are `given`, by their dotted names, keep the task's own values.
     """
@@ -269,7 +269,7 @@ def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
 def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     """People as `config.spoil.predictor` finds them in training scenes, see `tasks.refiner.find`.
 
-    It looks at no more scenes than it is to find people. The crowd's scenes are not those that it was trained on.
+    It looks at no more scenes than the number of people to find. The crowd's scenes are not those of its training.
     """
     source, number = config.spoil.predictor, config.spoil.found
     with pretrained.naming("spoil.predictor", source):

@@ -1,4 +1,4 @@
-"""What is wrong with a config, whatever the command: all checks are here."""
+"""All checks of a config, for every command."""
 
 import functools
 import math

@@ -1,7 +1,7 @@
-"""A budget of training time: how much of it is used, and the learning rates that follow from that.
+"""A budget of training time: its used share, and the learning rates that follow from that.
 
-Only the loop of steps counts: waiting for batches, the steps, and the loop's own work. Setup, compilation, saving and
-evaluation do not count, nor do steps that were lost because the run was killed before they were saved.
+Only the loop of steps counts: waiting for batches, the steps, and the loop's own work. Setup, compilation, saving,
+evaluation, and steps that were lost because the run was killed before it saved them do not count.
 """
 
 import math
@@ -42,7 +42,7 @@ def logged_rates(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:
 
 
 class Budget:
-    """How much of `config.budget_minutes` is used, over all starts of a run. All processes have the same value.
+    """The used share of `config.budget_minutes`, over all starts of a run. All processes have the same value.
 
     The clock of the first process counts. All processes use its time from `delay` steps ago, so that none waits.
     Without a budget it is never over, and gives no rates.
@@ -59,12 +59,12 @@ class Budget:
 
     @property
     def state(self) -> dict[str, float]:
-        """What a checkpoint saves, as JSON."""
+        """The used share for a checkpoint, as JSON."""
         return {"budget_used": self.used, "budget_minutes": self._seconds / 60} if self._seconds else {}
 
     @state.setter
     def state(self, saved: Mapping[str, Any]) -> None:
-        if self._seconds:  # the budget may have changed since, and the share with it
+        if self._seconds:  # the budget, and with it the share, may have changed since
             longer = self._seconds / 60 / saved.get("budget_minutes", self._seconds / 60)
             self._before = self.used = min(1.0, saved.get("budget_used", 0.0) / longer)
 
@@ -97,6 +97,6 @@ class Budget:
         return distributed.put(np.float32(rate), self._place)
 
     def take(self) -> dict[str, Any]:
-        """What a log line has for the steps since the last call: all their rates, for --mode=replay."""
+        """Scalars for a log line, with all rates since the last call, which --mode=replay reads."""
         rates, self._rates = self._rates, []
         return {"learning_rate": rates[-1], "budget_used": self.used, "rates": rates} if rates else {}

@@ -1,8 +1,7 @@
 """Checkpoints of a run, written by Orbax: the training state, and the positions of data and schedule.
 
-A sum over the bits of every array is saved as well, because Orbax hardly notices bits that flip on the disk.
-
-Of several processes only the first reads and writes. All of them have the same state.
+A sum over the bits of every array is saved as well, because Orbax hardly notices bits that flip on the disk. If there
+are several processes, only the first reads and writes. All of them have the same state.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ class CheckpointError(ValueError):
 
 
 class _DamagedError(CheckpointError):
-    """A checkpoint does not hold what was saved."""
+    """The content of a checkpoint has changed since it was saved."""
 
 
 class Checkpoints:
@@ -57,9 +56,9 @@ class Checkpoints:
             self._manager = self._open(**options)
 
     def _leave_out_unopened(self) -> None:
-        """Sets aside the checkpoints that keep Orbax from opening the folder.
+        """Moves the checkpoints away that keep Orbax from opening the folder.
 
-        Raises CheckpointError if none would be left, or if this is `read_only`.
+        Raises CheckpointError if none would be left, or if the folder was opened `read_only`.
         """
         steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
         for step in steps:
@@ -87,8 +86,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
-            with self._saving():
-                self._manager.wait_until_finished()
+            self.wait()
         except CheckpointError:
             if kind is None:  # otherwise the first error is reported
                 raise
@@ -107,7 +105,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Starts to save. `position` is JSON: where data and schedule are. A step that is saved already stays.
+        """Starts to save. `position` is JSON: the positions of data and schedule. A step that is saved already stays.
 
         The state's arrays must be replicated on their devices, which may belong to several processes.
         """
@@ -115,7 +113,7 @@ class Checkpoints:
             return
         # The training loop forbids transfers from a device, but this one is intended.
         with self._saving(), jax.transfer_guard("allow"):
-            state = jax.tree.map(_on_one_device, state)
+            state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
             position = _sealed(position, _bit_sums(state))
             # A copy, because the next step may reuse the state's memory before the background save has read it.
             # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
@@ -130,7 +128,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turns what Orbax raises, perhaps about an earlier background save, into a CheckpointError."""
+        """Turns exceptions of Orbax, perhaps about an earlier background save, into a CheckpointError."""
         try:
             yield
         except Exception as error:  # of many kinds
@@ -146,9 +144,9 @@ class Checkpoints:
     ) -> tuple[int, Any, dict[str, Any]]:
         """Step, state and position of the newest checkpoint, or of the newest up to step `last`; arrays of NumPy.
 
-        A damaged checkpoint is reported, and the one before is used. The damaged one moves to the folder `damaged` of
-        the workdir, unless this is `read_only`. One that cannot be read at the moment (a disk or server that does not
-        answer, no memory) stays where it is, and raises.
+        A damaged checkpoint is reported, and the one before is used. The damaged one is moved to the folder `damaged`
+        of the workdir, unless the folder was opened `read_only`. A checkpoint that cannot be read at the moment (a disk
+        or server that does not answer, no memory) stays in its place, and CheckpointError is raised.
 
         `like` is a tree of arrays, or of their shapes and types. Raises CheckpointError if no checkpoint fits.
         """
@@ -190,9 +188,8 @@ class Checkpoints:
         return self.latest, next(iter(state.values()))
 
     def shapes(self, averaged: bool) -> Any:
-        """A tree like that of `restore_params`, of objects with a `shape`; {} if there is no checkpoint."""
-        if self.latest is None:
-            return {}
+        """A tree like that of `restore_params`, of objects with a `shape`, of the newest checkpoint."""
+        assert self.latest is not None
         with self._reading(self.latest):  # by the handler: a checkpointer would hide why it failed
             fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
         return fields.get("ema" if averaged else "params") or {}
@@ -221,7 +218,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Turns what Orbax raises into a _DamagedError, or a CheckpointError if the files may be intact."""
+        """Turns exceptions of Orbax into a _DamagedError, or a CheckpointError if the files may be intact."""
         try:
             yield
         except Exception as error:  # of many kinds
@@ -288,10 +285,6 @@ class SharedCheckpoints:
                 self._own.wait()
 
 
-def _on_one_device(x: Any) -> Any:
-    return x.addressable_data(0) if isinstance(x, jax.Array) else x
-
-
 def _empty(like: Any) -> Any:
     """NumPy arrays for Orbax to fill."""
     return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
@@ -346,7 +339,7 @@ def _unsealed(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """The position, and the sums of the state that was saved with it. Raises ValueError if it has changed since."""
     content = {name: value for name, value in sealed.items() if name != "crc32"}
     if zlib.crc32(json.dumps(content, sort_keys=True).encode()) != sealed.get("crc32"):
-        raise ValueError("its position is not what was saved")
+        raise ValueError("its position has changed since it was saved")
     return content["position"], content["bit_sums"]
 
 

@@ -1,7 +1,4 @@
-"""The config of a run, `config.json` in its folder: a folder belongs to one config.
-
-Fields that only say how long to run, or how often to evaluate and save, may change between starts of a run.
-"""
+"""The config of a run, `config.json` in its folder. A folder belongs to one config; FREE_FIELDS may change."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,12 +18,12 @@ FREE_FIELDS = (
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
     "refine.least_joints", "refine.least_stray", "people",
 )  # fmt: skip
-# How long to run. These may change too where the learning rate is constant.
+# Fields for the length of a run. These may change too if the learning rate is constant.
 LENGTHS = ("steps", "budget_minutes")
 _CONSTANT = "constant"
 # Fields that may differ between the processes of one run.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
-# Fields that evaluation takes from the run: those that only training reads, and how a refiner's test poses are spoilt.
+# Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
     "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
@@ -44,15 +41,15 @@ OLD_TASKS = ("loco", "vha", "refiner", "trunk")
 def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
     """Raises CheckpointError that names every field in which the config of `workdir`'s checkpoints differs.
 
-    Fields in `free` may differ, and those in LENGTHS where the learning rate is constant. With `older`, fields that
-    the run's config lacks may differ too. Without checkpoints any config is accepted.
+    Fields in `free` may differ, and those in LENGTHS if the learning rate is constant. With `older`, fields that the
+    run's config lacks may differ too. Without checkpoints any config is accepted.
     """
     path = _path(workdir)
     if not checkpoints.exist(workdir):
         return
     if not path.exists():
         raise CheckpointError(
-            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, which says what they are of; put it back, or give "
+            f"{path.parent}: has checkpoints but no {CONFIG_FILE}, to which they belong; put it back, or give "
             "another --workdir"
         )
     theirs, ours = _read(path), _plain(config)
@@ -147,7 +144,7 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def _free_lengths(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of LENGTHS that may change between two configs: where the learning rate does not depend on them.
+    """The fields of LENGTHS that may change between two configs, because the learning rate does not depend on them.
 
     A run has a budget of time from its first step on, or none.
     """

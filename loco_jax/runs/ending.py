@@ -1,4 +1,4 @@
-"""How a run's process ends: the exceptions that end training, and the messages and exit statuses for them."""
+"""The end of a run's process: the exceptions that end training, and their messages and exit statuses."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ def reported() -> Iterator[None]:
         if several and distributed.may_mean_that_one_is_lost(error):
             _fail(
                 f"loco_jax: process {jax.process_index()} of {jax.process_count()}: {error}\n"
-                "Perhaps another process is lost: see what it said. The same command goes on from the last checkpoint."
+                "Perhaps another process is lost: see its messages. The same command goes on from the last checkpoint."
             )
         if isinstance(error, ValueError | OSError | TrainingError | distributed.OtherProcessError):
             _fail(f"loco_jax: {error}")
@@ -73,6 +73,6 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 
 
 def _unless_of_orbax(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    """Hides what Orbax prints when another of its reads or writes has failed. That failure is reported separately."""
+    """Hides the message of Orbax that follows a failed read or write. The failure itself is reported separately."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)

@@ -1,13 +1,20 @@
-"""Small files of a run."""
+"""Small files, written completely or not at all."""
 
 from etils import epath
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a file completely or not at all, and creates its folder. A file with this text already stays as it is."""
-    if path.exists() and path.read_text() == text:
-        return
+    """Writes a file and creates its folder. A file that has this text already stays untouched."""
+    if not (path.exists() and path.read_text() == text):
+        write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """Writes a file and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{path.name}.part"
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ _LOCK_FILE = ".lock"
 def owned(workdir: str, say: Callable[[str], None] = print) -> Iterator[None]:
     """While entered, no other run can be in `workdir`, on this machine or another that sees the same disk.
 
-    The operating system releases the lock however a process ends. Buckets and some network disks have no locks; `say`
-    is told so. Of several processes the first holds the lock.
+    The operating system releases the lock however a process ends. Buckets and some network disks have no locks, which
+    `say` reports. If there are several processes, the first holds the lock.
 
     Raises CheckpointError in all processes if another run is there, or if the folder cannot be written to.
     """

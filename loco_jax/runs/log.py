@@ -19,7 +19,7 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-        except ValueError:  # it was being written when the machine went down
+        except ValueError:  # the machine went down while it was written
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
@@ -38,8 +38,8 @@ class NoLog(contextlib.nullcontext):
 class Log:
     """Writes the log of a run in `folder` that is at step `step`.
 
-    Lines of later steps are dropped, because those steps are done again. `draw` makes a figure of the records, which
-    becomes `curves.png` when the log is closed. All methods raise TrainingError if the disk cannot be written to.
+    Lines of later steps are dropped, because those steps are repeated. When the log is closed, the figure that `draw`
+    makes of the records becomes `curves.png`. All methods raise TrainingError if the disk cannot be written to.
 
     Attributes:
       has_scores: whether the log has validation scores of the step `step` itself.

@@ -1,4 +1,4 @@
-"""Where a run's time goes and how much memory it uses. The log has these numbers beside the losses, see `NAMES`."""
+"""The time and memory that a run uses. The log has these numbers beside the losses, see `NAMES`."""
 
 import contextlib
 import pathlib

@@ -1,7 +1,7 @@
 """Odd steps of training: steps that were skipped because a number was not finite, and losses far above the usual.
 
-The record of them is part of the training state on the devices. So the host does not wait for it between log lines,
-and a resumed run has the same record.
+The record of them is part of the training state on the devices. The host therefore does not wait for it between log
+lines, and a resumed run has the same record.
 """
 
 import dataclasses

@@ -1,17 +1,18 @@
-"""What can be trained. A task says how to start, what to minimise, what to predict and how to score it."""
+"""Tasks that can be trained. A task initialises a network, defines its loss, predicts, and scores predictions."""
 
 import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from loco_jax.data.frames import Frames
 
 
 class Task(abc.ABC):
-    """All that the loops of training and evaluation know of a task.
+    """The interface between tasks and the loops of training and evaluation.
 
     Methods are pure. Those that take arrays of JAX run under jit. Tasks return numbers; `report` draws them.
     """
@@ -20,7 +21,7 @@ class Task(abc.ABC):
     frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training does not change
     # Those of `frozen` that belong to no network: files of weights do not hold them, `pretrained` makes them.
     frozen_data: ClassVar[tuple[str, ...]] = ()
-    ranked_by: ClassVar[str] = ""  # what `rank` returns, in words; "" for a task that does not rank frames
+    ranked_by: ClassVar[str] = ""  # the name of the score that `rank` returns; "" for a task that does not rank frames
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray) -> Any:
@@ -51,15 +52,20 @@ class Task(abc.ABC):
         """
 
     def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Any:
-        """What the network finds in a batch: arrays with a leading batch axis. More of it if `thorough`."""
+        """The results of the network on a batch: arrays with a leading batch axis. More of them if `thorough`."""
         raise NotImplementedError
 
     def score(self, predicted: Any, frames: Frames) -> list[Any]:
         """A record for each frame of a batch. Arguments are NumPy arrays."""
+        both, count = (predicted, frames._replace(image=None)), len(frames.present)
+        return [self.score_frame(*jax.tree.map(lambda x, i=i: np.asarray(x[i]), both)) for i in range(count)]
+
+    def score_frame(self, found: Any, frame: Frames) -> Any:
+        """The record of one frame, from its part of the predictions."""
         raise NotImplementedError
 
     def rank(self, record: Any) -> float:
-        """How good a frame is, by its record. Evaluation draws the best frame, the worst, and some between them."""
+        """A frame's score, by its record. Evaluation draws the best frame, the worst, and some between them."""
         raise NotImplementedError
 
     def summary(self, records: list[Any]) -> dict[str, Any]:
@@ -73,6 +79,16 @@ class Task(abc.ABC):
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         """The few numbers of a summary that go into curves and progress lines."""
         raise NotImplementedError
+
+
+def count(params: Any) -> int:
+    """The number of parameters in a tree of arrays, or of their shapes and types."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def finite(value: Any) -> float | None:
+    """A number for JSON: None if it is not finite."""
+    return float(value) if np.isfinite(value) else None
 
 
 def network_shapes(task: Task) -> Any:

@@ -17,7 +17,7 @@ from loco_jax.models import compact, vha
 from loco_jax.pose import reading
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points, find_people, in_metres
-from loco_jax.tasks import pretrained, sides, teaching, trunk
+from loco_jax.tasks import count, pretrained, sides, teaching, trunk
 from loco_jax.tasks.people import Found, PeopleTask, Record, timed, touching, true_heatmaps
 from loco_jax.tasks.vha import VhaTask
 
@@ -75,18 +75,17 @@ class LocoTask(PeopleTask):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        parameters = sum(x.size for x in jax.tree.leaves(shapes["predictor"]))
         height, width = self.vha.volume.image_size
         code = vha.code_shape(self.vha.volume.shape, self.vha.network.level)
         return (
-            f"{type(self.network).__name__}({self.network.level}): {parameters:,} parameters; pictures of "
-            f"{height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
+            f"{type(self.network).__name__}({self.network.level}): {count(shapes['predictor']):,} parameters; pictures "
+            f"of {height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
         )
 
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
-        """The code's mean squared error (method section 4), and the errors of the heatmaps that it stands for."""
+        """The mean squared error of the code (method section 4), and the errors of the heatmaps that it decodes to."""
         assert frames.image is not None
         code, features = self.look(params, frames.image, frames.camera)
         taught: dict[str, jax.Array] = {}
@@ -100,7 +99,7 @@ class LocoTask(PeopleTask):
         if self.heatmap_weight:
             decoded = ops.apply(self.vha.network, params["vha"], code, method="decode_features")
             targets = voxels_BxPxJx3, present_BxPxJ
-            errors["heatmap_error"] = self.vha.entropy_of_features(params["vha"], decoded, *targets)
+            errors["heatmap_error"] = self.vha.entropy(params["vha"], decoded, *targets)
             loss = loss + self.heatmap_weight * errors["heatmap_error"]
             if self.side_weight:
                 errors["side_error"] = sides.error(self.vha.network, params["vha"], self.vha.volume, decoded, *targets)
@@ -122,9 +121,8 @@ class LocoTask(PeopleTask):
         self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera
     ) -> tuple[Float[jax.Array, "h w d"], compact.Features | None]:
         """The code of one picture, and its features as a batch of one."""
-        code, features = self.look(
-            params, image[None], jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera)
-        )
+        cameras = jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera)
+        code, features = self.look(params, image[None], cameras)
         return code[0], features
 
     def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:
@@ -132,20 +130,16 @@ class LocoTask(PeopleTask):
         if "refiner" in params or self.refiner_weights != PICTURE:
             return super().refine(params, found, features, camera)
         places = reading.places(found, camera, self.vha.volume.image_size)
-        numbers = ops.apply(
-            self.network, pretrained.join_variables(params), features, places[None], method="read_poses"
-        )[0]
+        variables = pretrained.join_variables(params)
+        numbers = ops.apply(self.network, variables, features, places[None], method="read_poses")[0]
         return reading.settle(found, reading.unpack(numbers).offsets)
 
     def points_of_code(self, params: Any, code: Float[jax.Array, "h w d"], camera: Camera, subvoxel: bool) -> Points:
         """The points of the heatmaps that the autoencoder makes of a code."""
-        options: dict[str, Any] = {
-            "max_peaks": self.vha.max_peaks,
-            "subvoxel": subvoxel,
-            "volume_dtype": self.vha.volume_dtype,
-        }
-        found = ops.decode_peaks(self.vha.network, params["vha"], code, self.vha.volume.shape[:2], **options)
-        return in_metres(found, camera, self.vha.volume)
+        v = self.vha
+        options: dict[str, Any] = {"max_peaks": v.max_peaks, "subvoxel": subvoxel, "volume_dtype": v.volume_dtype}
+        found = ops.decode_peaks(v.network, params["vha"], code, v.volume.shape[:2], **options)
+        return in_metres(found, camera, v.volume)
 
     def people_of_picture(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
         """The people in a picture, corrected as `refiner_weights` says, before suppression."""
@@ -155,7 +149,7 @@ class LocoTask(PeopleTask):
         return found if corrected is None else corrected
 
     def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
-        """Finds the people in pictures. If `thorough`, also what the true code and the true heatmaps would give."""
+        """Finds the people in pictures; if `thorough`, also those that true codes and true heatmaps give."""
         del key
         true_code = f"{self.vha.name}, true code"
 
@@ -186,11 +180,8 @@ class LocoTask(PeopleTask):
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
         """As of any `PeopleTask`, with the level of the code."""
-        return {
-            "network": type(self.network).__name__,
-            "level": self.vha.network.level,
-            **super().summary(records),
-        }
+        summary = super().summary(records)
+        return {"network": summary["network"], "level": self.vha.network.level, **summary}
 
     def made_of(self) -> dict[str, Any]:
         made = super().made_of()

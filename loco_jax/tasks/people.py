@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.pose import heatmaps, metrics, people_metrics, refinement, suppression
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points, find_people, find_points
-from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks import Task, finite, pretrained
 
 METRES = (0.4, 0.8, 1.2)  # thresholds of the scores of joints
 MATCHINGS = ("hungarian", "nearest")
@@ -44,7 +45,7 @@ class Found(NamedTuple):
       overflow: `[B]` whether there were more peaks of a type than are read.
       code_error: `[B]` mean squared error of the code.
       own_side: by the code's system `[B, 4]`, see `sides.own_side`.
-      side_joints: `[B, 4]` how many joints of each pair `own_side` looks at.
+      side_joints: `[B, 4]` the number of joints of each pair that `own_side` looks at.
     """
 
     systems: Systems
@@ -63,19 +64,14 @@ class Record(NamedTuple):
     Attributes:
       scores: by (system, matching, threshold in words).
       errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
-      people: by system, how well its people are found.
-      targets: how many true joints there are, and how many of them touch another.
-      overflow, code_error, own_side, side_joints: as in `Found`.
+      people: by system, the measures of its people.
+      found: the frame's `Found`, without systems and people.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
     errors: dict[str, tuple[int, float]]
     people: dict[str, people_metrics.Found]
-    targets: tuple[int, int]
-    overflow: Array | None
-    code_error: Array | None
-    own_side: Mapping[str, Array]
-    side_joints: Array | None
+    found: Found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +83,7 @@ class PeopleTask(Task):
       refiner_weights: where the refiner's parameters come from; "" for no refiner.
       least_joints: joints that a person needs to be refined, see `refinement.choose`.
       least_stray: score above which a joint that belongs to nobody counts after refinement.
-      kept: which people are named. The scores of joints count all joints.
+      kept: the rules by which people are named. The scores of joints count all joints.
     """
 
     network: Any
@@ -128,7 +124,7 @@ class PeopleTask(Task):
         return refinement.refine(params["refiner"], found) if "refiner" in params else None
 
     def correct(self, params: Any, found: People, features: Any, camera: Camera) -> People | None:
-        """People of whom those with at least `least_joints` joints are refined; None if nothing corrects them."""
+        """All people, refined if they have at least `least_joints` joints; None if nothing corrects them."""
         better = self.refine(params, found, features, camera)
         return None if better is None else refinement.choose(found, better, self.least_joints)
 
@@ -159,27 +155,20 @@ class PeopleTask(Task):
             systems[name], groups[name] = _as_rows(cloud), find_people(cloud)
         return systems, {name: (group.joints, group.known) for name, group in groups.items()}
 
-    def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame. Arguments are NumPy arrays."""
-        both = predicted, frames._replace(image=None)
-        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
-
-    def _score(self, found: Found, frame: Frames) -> Record:
+    def score_frame(self, found: Found, frame: Frames) -> Record:
         seen = people_metrics.see(frame.joints, found.true_present, frame.camera)
         true = metrics.people_rows(seen.joints, seen.known)
         scores, errors, counts = {}, {}, {}
         for system, cloud in found.systems.items():
             rows = metrics.cloud_rows(*map(np.asarray, cloud))
-            for matching in MATCHINGS:
-                for threshold in METRES:
-                    score = metrics.joint_scores(rows, true, threshold, matching)
-                    scores[system, matching, f"{threshold} m"] = score
+            for matching, threshold in itertools.product(MATCHINGS, METRES):
+                score = metrics.joint_scores(rows, true, threshold, matching)
+                scores[system, matching, f"{threshold} m"] = score
             pairs = metrics.match(rows, true, METRES[-1])
             distances = metrics.matched_errors(rows, true, pairs)
             errors[system] = (len(distances), float(distances.sum()))
             counts[system] = people_metrics.measure(seen, *found.people[system], frame.camera, rows, pairs)
-        targets = int(found.true_present.sum()), int(found.touching.sum())
-        return Record(scores, errors, counts, targets, *found[-4:])
+        return Record(scores, errors, counts, found._replace(systems={}, people={}))
 
     def rank(self, record: Record) -> float:
         refined = f"{self.name}+"
@@ -187,34 +176,32 @@ class PeopleTask(Task):
         return record.scores[system, "hungarian", f"{RANKED_BY} m"].f1
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """By system: mean scores over frames, mean errors in cm, how well people are found, and joints' sides."""
+        """By system: mean scores over frames, mean errors in cm, measures of people, and correct sides of joints."""
         # The systems that look at pictures come first, then those that are made of true people.
         first = (self.name, f"{self.name}+")
         names = sorted(records[0].errors, key=lambda name: (name not in first, name.startswith("GT "), name))
-        systems: dict[str, dict[str, Any]] = {name: {} for name in names}
-        for system, matching, threshold in records[0].scores:
-            mean = metrics.mean_scores([r.scores[system, matching, threshold] for r in records])
-            systems[system].setdefault(matching, {})[threshold] = mean._asdict()
+        means = mean_scores([r.scores for r in records])
+        systems: dict[str, dict[str, Any]] = {name: means[name] for name in names}
         for system, entry in systems.items():
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
             entry["people"] = people_metrics.summarise([r.people[system] for r in records])
-        for system in records[0].own_side:
-            won, joints = (np.sum(x, axis=0) for x in zip(*((r.own_side[system], r.side_joints) for r in records)))
+        found = [r.found for r in records]
+        for system in found[0].own_side:
+            won, joints = (np.sum(x, axis=0) for x in zip(*((f.own_side[system], f.side_joints) for f in found)))
             systems[system]["own_side"] = {
                 name: {"share": float(w / n) if n else None, "joints": int(n)}
                 for name, w, n in zip(skeleton.PAIRS, won, joints)
             }
         summary = {"network": type(self.network).__name__, "frames": len(records), "systems": systems}
-        code_errors = [float(r.code_error) for r in records if r.code_error is not None]
+        code_errors = [float(f.code_error) for f in found if f.code_error is not None]
         if code_errors:
-            code_error = float(np.mean(code_errors))
-            summary["code_error"] = code_error if np.isfinite(code_error) else None
-        summary["joints"] = sum(r.targets[0] for r in records)
-        summary["joints_that_touch"] = sum(r.targets[1] for r in records)
+            summary["code_error"] = finite(np.mean(code_errors))
+        summary["joints"] = sum(int(f.true_present.sum()) for f in found)
+        summary["joints_that_touch"] = sum(int(f.touching.sum()) for f in found)
         summary["made_of"] = self.made_of()
-        if records[0].overflow is not None:
-            summary["frames_with_too_many_peaks"] = sum(bool(r.overflow) for r in records)
+        if found[0].overflow is not None:
+            summary["frames_with_too_many_peaks"] = sum(bool(f.overflow) for f in found)
         return summary
 
     def made_of(self) -> dict[str, Any]:
@@ -245,6 +232,15 @@ class PeopleTask(Task):
             **{f"side_{name}": share for name, share in shares.items()},
         }
         return {name: value for name, value in numbers.items() if value is not None}
+
+
+def mean_scores(frames: Sequence[Mapping[tuple[str, str, str], metrics.Scores]]) -> dict[str, dict[str, dict]]:
+    """The means of frames' scores as nested dicts, by the parts of their keys."""
+    means: dict[str, dict[str, dict]] = {}
+    for first, second, third in frames[0]:
+        mean = metrics.mean_scores([scores[first, second, third] for scores in frames])
+        means.setdefault(first, {}).setdefault(second, {})[third] = mean._asdict()
+    return means
 
 
 def targets(frame: Frames, volume: Volume) -> tuple[Float[jax.Array, "P J 3"], Bool[Array, "P J"]]:

@@ -1,4 +1,4 @@
-"""Parameters of pretrained networks, which a run starts from or an evaluation needs."""
+"""Parameters of pretrained networks, for the start of a run or for an evaluation."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def naming(field: str, source: str) -> Iterator[None]:
-    """Errors about the weights `source` name `config.field`, and say where such weights come from."""
+    """Adds `config.field` and the way to get such weights to errors about the weights `source`."""
     try:
         yield
     except (WeightsError, CheckpointError) as error:
@@ -45,8 +45,7 @@ def init_refiner(key: PRNGKeyArray) -> Any:
 
 
 def split_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A code predictor's variables as top-level parts of a LoCO's parameters: `predictor`, which is trained, and
-    `batch_stats`, which are not."""
+    """A code predictor's variables as parts of a LoCO's parameters: `predictor` is trained, `batch_stats` is not."""
     statistics = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
     return {"predictor": {"params": variables["params"]}, **statistics}
 

@@ -20,7 +20,7 @@ from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.models import refiner
 from loco_jax.pose import refinement
-from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks import Task, count, pretrained
 from loco_jax.tasks.people import PeopleTask
 
 KINDS = ("untouched", "moved", "swapped", "missing")
@@ -32,7 +32,7 @@ class Spoilt(NamedTuple):
     Attributes:
       joints: metres; 0 where missing.
       known: whether the joint was found.
-      kind: index into KINDS: what happened to the joint.
+      kind: index into KINDS, the mistake in the joint.
     """
 
     joints: Float[Array, "*batch 14 3"]
@@ -47,7 +47,7 @@ class Found(NamedTuple):
       spoilt: with mistakes.
       refined: the same, refined.
       clean: refined without any mistake before.
-      kind: index into KINDS: what happened to the joint.
+      kind: as in `Spoilt`.
     """
 
     spoilt: Float[Array, "*batch 14 3"]
@@ -97,8 +97,7 @@ class RefinerTask(Task):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        number = sum(x.size for x in jax.tree.leaves(shapes["params"]))
-        return f"Refiner: {number:,} parameters, 13 joints relative to the head"
+        return f"Refiner: {count(shapes['params']):,} parameters, 13 joints relative to the head"
 
     def spoil(self, frames: Frames, key: PRNGKeyArray) -> Spoilt:
         """A batch's people with random mistakes. No head is missing or swapped: without a head there is no person."""
@@ -173,23 +172,18 @@ class RefinerTask(Task):
         clean = refine(frames.joints, jnp.ones_like(frames.present))
         return Found(spoilt.joints, refine(spoilt.joints, spoilt.known), clean, spoilt.kind)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
-        """For each frame and kind of mistake: the number of joints, and the sums of their errors in metres."""
-        records = []
-        for i in range(len(frames.present)):
-            there = np.asarray(frames.present[i]).all(axis=-1)
-            true, kind = np.asarray(frames.joints[i])[there], np.asarray(predicted.kind[i])[there]
-            errors = [np.linalg.norm(x[i][there] - true, axis=-1) for x in predicted[:3]]
-            per_kind = [kind[:, 1:] == k for k in range(len(KINDS))]
-            records.append(
-                {
-                    "count": np.array([k.sum() for k in per_kind]),
-                    "spoilt": np.array([errors[0][:, 1:][k].sum() for k in per_kind]),
-                    "refined": np.array([errors[1][:, 1:][k].sum() for k in per_kind]),
-                    "clean": np.array([errors[2][:, 1:].sum(), errors[2][:, 1:].size]),
-                }
-            )
-        return records
+    def score_frame(self, found: Found, frame: Frames) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """For each kind of mistake the number of joints, and the sums of their errors in metres."""
+        there = frame.present.all(axis=-1)
+        true, kind = frame.joints[there], found.kind[there]
+        spoilt, refined, clean = (np.linalg.norm(x[there] - true, axis=-1)[:, 1:] for x in found[:3])
+        per_kind = [kind[:, 1:] == k for k in range(len(KINDS))]
+        return {
+            "count": np.array([k.sum() for k in per_kind]),
+            "spoilt": np.array([spoilt[k].sum() for k in per_kind]),
+            "refined": np.array([refined[k].sum() for k in per_kind]),
+            "clean": np.array([clean.sum(), clean.size]),
+        }
 
     def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Mean errors in cm before and after, by what happened to a joint."""
@@ -220,17 +214,13 @@ def _error(params: Any, joints: Array, known: Array, true: Array, there: Array) 
 
 
 def find(
-    task: PeopleTask,
-    params: Any,
-    batches: Iterable[Frames],
-    number: int,
-    tell: Callable[[int], Any] = lambda count: None,
+    task: PeopleTask, params: Any, batches: Iterable[Frames], number: int, tell: Callable[[int], Any]
 ) -> dict[str, Float[np.ndarray, "number 14 3"]] | None:
-    """People as a predictor finds them, and whom it means: `joints` and `true` `[number, 14, 3]`; None without any.
+    """People as a predictor finds them, `joints`, and the true people whom it means, `true`; None without any.
 
-    Joints that refinement takes for holes are 0. Left out is who means nobody, see `refinement.match`, or has too few
-    joints to be refined. If the batches have fewer people than `number`, they are repeated. `tell` hears how many each
-    batch has.
+    Joints that refinement takes for holes are 0. People who match nobody, see `refinement.match`, and people with too
+    few joints to be refined are left out. If the batches have fewer people than `number`, they are repeated. `tell` is
+    called with the number of people of each batch.
     """
 
     def find_in(params, frame):
@@ -242,16 +232,16 @@ def find(
         return joints, frame.joints[index], meant & enough
 
     find_all = jax.jit(lambda params, frames: lax.map(functools.partial(find_in, params), frames))
-    joints, true, count = [], [], 0
+    joints, true, total = [], [], 0
     for frames in batches:
         *both, meant = jax.device_get(find_all(params, frames))
         joints.append(both[0][meant])
         true.append(both[1][meant])
-        count += int(meant.sum())
+        total += int(meant.sum())
         tell(int(meant.sum()))
-        if count >= number:
+        if total >= number:
             break
-    if not count:
+    if not total:
         return None
-    places = np.arange(number) % count
+    places = np.arange(number) % total
     return {"joints": np.concatenate(joints)[places], "true": np.concatenate(true)[places]}

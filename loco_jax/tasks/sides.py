@@ -20,9 +20,8 @@ from loco_jax.geometry.volume import Volume
 APART = 1.5  # voxels
 # The right and the left joints of the six pairs: shoulders, elbows, wrists, hips, knees, ankles.
 RIGHT, LEFT = zip(*[(i, j) for i, j in enumerate(skeleton.MIRROR) if i < j], strict=True)
-MEASURED = np.array(
-    list(skeleton.PAIRS.values()), np.int32
-).T  # `[2, 4]` right and left joints of the pairs that are scored
+# `[2, 4]` right and left joints of the pairs that are scored.
+MEASURED = np.array(list(skeleton.PAIRS.values()), np.int32).T
 
 
 def far_apart(
@@ -42,11 +41,11 @@ def error(
     voxels: Float[jax.Array, "B P J 3"],
     present: Bool[Array, "B P J"],
 ) -> Float[jax.Array, ""]:
-    """How badly the heatmaps of a PatchVHA's `features` tell right from left.
+    """The error of telling right from left in the heatmaps of a PatchVHA's `features`.
 
     The mean of softplus(-d) over four differences d of logits for each of the six pairs. At a joint's place its own
     heatmap is to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own place than
-    at the other's. Where nothing tells the sides apart it is log 2.
+    at the other's. If nothing tells the sides apart, the error is log 2.
     """
     sides_2x6 = np.array([RIGHT, LEFT], np.int32)
     joints_2x2xPx6 = np.broadcast_to(sides_2x6[:, None, None], (2, 2, voxels.shape[1], 6))
@@ -76,7 +75,7 @@ def own_side(
     voxels: Float[jax.Array, "P J 3"],
     present: Bool[Array, "P J"],
 ) -> Float[jax.Array, "4"]:
-    """For how many joints of each pair a code's heatmap is higher at their own voxel than at the other joint's.
+    """The number of joints of each pair whose heatmap is higher at their own voxel than at the other joint's.
 
     Equal heights count half.
     """
@@ -84,14 +83,8 @@ def own_side(
     voxels = jnp.where(present[..., None], jnp.round(voxels), 0)
     at_SxPx2x4x3 = jnp.stack([voxels[:, MEASURED], voxels[:, MEASURED[::-1]]])
     joints_SxPx2x4 = jnp.broadcast_to(MEASURED, at_SxPx2x4x3.shape[:-1])
-    values = ops.decode_at(
-        network,
-        params,
-        code,
-        volume.shape[:2],
-        joints_SxPx2x4.reshape(-1),
-        at_SxPx2x4x3.reshape(-1, 3),
-    )
+    places = joints_SxPx2x4.reshape(-1), at_SxPx2x4x3.reshape(-1, 3)
+    values = ops.decode_at(network, params, code, volume.shape[:2], *places)
     here, there = values.reshape(joints_SxPx2x4.shape)
     won_Px2x4 = (here > there) + 0.5 * (here == there).astype(jnp.float32)
     return jnp.sum(won_Px2x4 * apart_Px4[:, None], axis=(0, 1))

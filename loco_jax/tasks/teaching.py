@@ -1,8 +1,7 @@
 """Further losses of the compact predictor's features: joints, poses and the camera's pose.
 
-The loss of codes teaches where people are, but hardly left from right: at demo scale both shoulders lie in one
-Gaussian. These losses teach it directly. They train the trunk. The poses that it learns to read are those of the "+"
-rows.
+The loss of codes teaches the places of people, but hardly left from right: at demo scale both shoulders lie in one
+Gaussian. These losses teach it directly, and train the trunk. The "+" rows use the poses that it learns to read.
 """
 
 import functools
@@ -25,8 +24,8 @@ from loco_jax.tasks import sides
 
 _HIPS = skeleton.PAIRS["hips"]
 _NECK = skeleton.JOINTS.index("neck")
-_JOINTS, _SIDES = 0.2, 20.0  # weights; sides are hardest to learn, and would be lost among the rest of a pose
-_READINGS = 3  # how often each person is read in a step
+_JOINTS, _SIDES = 0.2, 20.0  # weights; sides are hardest to learn, and would count little beside the rest of a pose
+_READINGS = 3  # number of readings of each person in a step
 _SHIFT = 0.1  # metres, the standard deviation of the places of those readings
 # Units of errors. The Huber loss is quadratic below one unit and linear above.
 _METRES = 0.3  # of offsets
@@ -101,7 +100,7 @@ def pose_error(found: reading.Pose, true: reading.Pose) -> Float[jax.Array, "*ba
 
 
 def readable(frames: Frames, volume: Volume) -> Bool[jax.Array, "B P"]:
-    """Whose pose can be read: of people with all joints, those whose middle is in the picture and near enough."""
+    """Which people's poses can be read: people with all joints, whose middle is in the picture and near enough."""
     camera = jax.tree.map(lambda f: f[:, None], frames.camera)
     return _readable(frames, places(frames.joints, camera), volume)
 

@@ -1,7 +1,7 @@
-"""Pretraining of the compact predictor's trunk: joints in the picture, poses of people and the camera's pose. No codes.
+"""Pretraining of the compact predictor's trunk on joints in the picture, poses of people and the camera's pose.
 
-It takes the place of the paper's ImageNet weights. A step costs a third of LoCO's, so a network sees three times as
-many people in the same time. It teaches the network to tell left from right, see docs/experiments.md.
+It replaces the paper's ImageNet weights. A step has no codes and costs a third of LoCO's, so a network sees three times
+as many people in the same time. It teaches the network to tell left from right, see docs/experiments.md.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.compact import CompactPredictor
 from loco_jax.pose import reading
-from loco_jax.tasks import Task, pretrained, sides, teaching
+from loco_jax.tasks import Task, count, finite, pretrained, sides, teaching
 
 _PAIRS = {name: sides.RIGHT.index(right) for name, (right, _) in skeleton.PAIRS.items()}
 
 
 class Found(NamedTuple):
-    """What is read in a batch of pictures.
+    """The numbers that are read from a batch of pictures, and the true ones.
 
     Attributes:
       poses: read at the people's places.
@@ -66,8 +66,7 @@ class TrunkTask(Task):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        count = sum(x.size for x in jax.tree.leaves(shapes))
-        return f"Trunk of CompactPredictor({self.network.level}): {count:,} parameters"
+        return f"Trunk of CompactPredictor({self.network.level}): {count(shapes):,} parameters"
 
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
@@ -88,21 +87,16 @@ class TrunkTask(Task):
         view: Any = ops.apply(self.network, params, features, method="read_view")
         return Found(reading.unpack(numbers), teaching.true_poses(frames.joints), there, view, frames.ground)
 
-    def score(self, predicted: Found, frames: Frames) -> list[dict[str, Shaped[np.ndarray, "..."]]]:
-        """For each frame, the errors of its people. Arguments are NumPy arrays."""
-        focals = np.asarray(frames.camera.fx)
-        return [self._score(_of_frame(predicted, i), focal) for i, focal in enumerate(focals)]
-
-    def _score(self, found: Found, focal: float | np.floating) -> dict[str, np.ndarray]:
-        there = np.asarray(found.there)
-        poses, true = (jax.tree.map(lambda x: np.asarray(x)[there], p) for p in (found.poses, found.true))
+    def score_frame(self, found: Found, frame: Frames) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The errors of a frame's people, by name."""
+        poses, true = (jax.tree.map(lambda x: x[found.there], p) for p in (found.poses, found.true))
         distance = np.exp(true.distance)
 
         def across(pose):
             return pose.offsets[:, sides.RIGHT, 0] - pose.offsets[:, sides.LEFT, 0]
 
         right = (across(poses) > 0) == (across(true) > 0)
-        told = np.abs(across(true)) * focal / distance[:, None] >= sides.APART * self.volume.stride
+        told = np.abs(across(true)) * frame.camera.fx / distance[:, None] >= sides.APART * self.volume.stride
         record = {
             "pose": np.linalg.norm(poses.offsets - true.offsets, axis=-1).mean(axis=-1),
             "distance": np.abs(np.exp(poses.distance) - distance) / distance,
@@ -117,24 +111,18 @@ class TrunkTask(Task):
     def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
         """Errors over all frames' people: poses in cm, distances and heights in %, and correct sides in %."""
         all_of = {name: np.concatenate([r[name] for r in records]) for name in records[0]}
-
-        def number(value):
-            return float(value) if np.isfinite(value) else None
-
-        sides = {name: number(100 * all_of[name].mean()) if len(all_of[name]) else None for name in _PAIRS}
-        view = {}
-        if "up" in all_of:
-            view["up_degrees"] = number(np.median(all_of["up"]))
-            view["height_percent"] = number(100 * np.median(all_of["height"]))
         people = len(all_of["pose"])
-        return {
+        summary = {
             "frames": len(records),
             "people": people,
-            "pose_cm": number(100 * all_of["pose"].mean()) if people else None,
-            "distance_percent": number(100 * np.median(all_of["distance"])) if people else None,
-            "sides": sides,
-            **view,
+            "pose_cm": finite(100 * all_of["pose"].mean()) if people else None,
+            "distance_percent": finite(100 * np.median(all_of["distance"])) if people else None,
+            "sides": {name: finite(100 * all_of[name].mean()) if len(all_of[name]) else None for name in _PAIRS},
         }
+        if "up" in all_of:
+            summary["up_degrees"] = finite(np.median(all_of["up"]))
+            summary["height_percent"] = finite(100 * np.median(all_of["height"]))
+        return summary
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         numbers = {name: value for name, value in summary.items() if name not in ("frames", "people", "sides")}
@@ -147,7 +135,3 @@ def init(network: Any, volume: Volume, key: PRNGKeyArray) -> Any:
     image = jnp.zeros((1, *volume.image_size, 3), jnp.uint8)
     camera = Camera(*(jnp.ones(1, jnp.float32) for _ in Camera._fields))
     return jax.jit(network.init)(key, image, camera)
-
-
-def _of_frame(predicted: Found, index: int) -> Found:
-    return jax.tree.map(lambda x: np.asarray(x[index]), predicted)

@@ -18,16 +18,16 @@ from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
-from loco_jax.pose import heatmaps, metrics, peaks
-from loco_jax.tasks import Task
-from loco_jax.tasks.people import MATCHINGS, METRES, targets
+from loco_jax.pose import metrics, peaks
+from loco_jax.tasks import Task, count, finite
+from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets
 
 THRESHOLDS = (0, 1, 2)  # voxels
 NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
 
 
 class Found(NamedTuple):
-    """The results of reading decoded heatmaps; a batch, or one frame of it.
+    """Results of reading decoded heatmaps, of a batch or of one frame.
 
     Attributes:
       code: without noise.
@@ -48,13 +48,13 @@ class Record(NamedTuple):
     """One frame's scores.
 
     Attributes:
-      scores: by (matching, part of noise, threshold in words). Those in metres are of sub-voxel positions, no noise.
+      scores: by (matching, noise, threshold), in words. Those in metres are of sub-voxel positions, without noise.
       bands: of the joints found within 2 voxels, by distance from the camera; errors in metres.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
     """
 
-    scores: dict[tuple[str, float, str], metrics.Scores]
+    scores: dict[tuple[str, str, str], metrics.Scores]
     bands: metrics.Bands
     code_mean: float
     code_std: float
@@ -63,7 +63,7 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VhaTask(Task):
-    """The autoencoder learns to make heatmaps of joints from a code that it has made of them.
+    """The autoencoder learns to encode heatmaps of joints and to decode them again.
 
     Attributes:
       volume: the voxel grid.
@@ -102,11 +102,10 @@ class VhaTask(Task):
 
     def describe(self) -> str:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        parameters = sum(x.size for x in jax.tree.leaves(shapes))
         code = vha.code_shape(self.volume.shape, self.network.level)
         ratio = skeleton.NUM_JOINTS * np.prod(self.volume.shape) / np.prod(code)
         return (
-            f"{self.name}: {parameters:,} parameters; heatmaps "
+            f"{self.name}: {count(shapes):,} parameters; heatmaps "
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
@@ -118,7 +117,8 @@ class VhaTask(Task):
         code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
         if isinstance(self.network, patch_vha.PatchVHA):
-            loss = self.entropy(params, noisy, voxels_BxPxJx3, present_BxPxJ, stage)
+            features = ops.apply(self.network, params, noisy, method="decode_features")
+            loss = self.entropy(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
             # Noise is relative to the code, so this term must hold the code's mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
@@ -145,24 +145,12 @@ class VhaTask(Task):
     def entropy(
         self,
         params: Any,
-        code: Float[jax.Array, "B h w d"],
-        voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
-        present_BxPxJ: Bool[Array, "B P J"],
-        stage: int = -1,
-    ) -> Float[jax.Array, ""]:
-        """Cross-entropy of the heatmaps that a PatchVHA makes of codes with the true ones, a true joint."""
-        features = ops.apply(self.network, params, code, method="decode_features")
-        return self.entropy_of_features(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
-
-    def entropy_of_features(
-        self,
-        params: Any,
         x: Float[jax.Array, "B d h w C"],
         voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
         present_BxPxJ: Bool[Array, "B P J"],
         stage: int = -1,
     ) -> Float[jax.Array, ""]:
-        """The same of the features `x` that `PatchVHA.decode_features` makes of codes."""
+        """Cross-entropy with the true heatmaps, a true joint; `x` is what `PatchVHA.decode_features` makes of codes."""
         options = {**self._options(stage), "positive_weight": self.positive_weight}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
         # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
@@ -205,51 +193,27 @@ class VhaTask(Task):
         """Continuous voxels of a frame's joints, and which of them are targets."""
         return targets(frame, self.volume)
 
-    def render(
-        self,
-        voxels_PxJx3: Float[jax.Array, "P J 3"],
-        present_PxJ: Bool[Array, "P J"],
-        sigma: float,
-        subvoxel: bool | None = None,
-    ) -> Float[jax.Array, "J H W D"]:
-        """A frame's heatmaps in the network's type; centred as the task says if `subvoxel` is None."""
-        subvoxel = self.subvoxel if subvoxel is None else subvoxel
-        shape, dtype = self.volume.shape, self.network.dtype
-        return heatmaps.render(voxels_PxJx3, present_PxJ, shape, sigma=sigma, subvoxel=subvoxel, dtype=dtype)
-
-    def score(self, predicted: Found, frames: Frames) -> list[Record]:
-        """A record for each frame. Arguments are NumPy arrays."""
-        both = predicted, frames._replace(image=None)
-        return [self._score(*jax.tree.map(lambda x, i=i: x[i], both)) for i in range(len(frames.present))]
-
-    def _score(self, found: Found, frame: Frames) -> Record:
+    def score_frame(self, found: Found, frame: Frames) -> Record:
         true = metrics.people_rows(found.true_voxels, found.true_present)
-        scores = {}
-        for n in range(len(found.peaks.scores)):
-            rows = metrics.peak_rows(found.peaks.voxels[n], found.peaks.scores[n])
-            for matching in MATCHINGS:
-                for threshold in THRESHOLDS:
-                    score = metrics.joint_scores(rows, true, threshold, matching)
-                    scores[matching, NOISES[n], f"{threshold} vx"] = score
-        rows = metrics.peak_rows(found.peaks.voxels[0], found.peaks.scores[0])
-        pairs = metrics.match(rows, true, THRESHOLDS[-1])
-        points = metrics.peak_rows(found.points, found.peaks.scores[0])
         true_points = metrics.people_rows(frame.joints, found.true_present)
+        rows = [metrics.peak_rows(*found_rows) for found_rows in zip(found.peaks.voxels, found.peaks.scores)]
+        points = metrics.peak_rows(found.points, found.peaks.scores[0])
+        scores = {}
         for matching in MATCHINGS:
+            for noise, of_noise in zip(NOISES, rows):
+                for voxels in THRESHOLDS:
+                    score = metrics.joint_scores(of_noise, true, voxels, matching)
+                    scores[matching, f"noise {noise:g}", f"{voxels} vx"] = score
             for metres in METRES:
                 score = metrics.joint_scores(points, true_points, metres, matching)
-                scores[matching, NOISES[0], f"{metres} m"] = score
+                scores[matching, "noise 0", f"{metres} m"] = score
+        pairs = metrics.match(rows[0], true, THRESHOLDS[-1])
         bands = metrics.bands(points, true_points, pairs, band_edges(self.volume))
         overflow = bool((found.peaks.count[0] > found.peaks.scores.shape[-1]).any())
         return Record(scores, bands, float(found.code.mean()), float(found.code.std()), overflow)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
-        """Means over frames of scores and of the code's statistics; errors in cm and recall, in all and by distance."""
-        scores: dict[str, dict[str, Any]] = {}
-        for key in records[0].scores:
-            matching, noise, threshold = key
-            mean = metrics.mean_scores([r.scores[key] for r in records])
-            scores.setdefault(matching, {}).setdefault(f"noise {noise:g}", {})[threshold] = mean._asdict()
+        """Means over frames of scores and of the code's statistics; errors in cm and recall by distance."""
         bands = metrics.band_scores([r.bands for r in records])
         edges = band_edges(self.volume)
         total_error = sum(r.bands.error_sum.sum() for r in records)
@@ -258,14 +222,14 @@ class VhaTask(Task):
             "network": self.name,
             "level": self.network.level,
             "frames": len(records),
-            "scores": scores,
+            "scores": mean_scores([r.scores for r in records]),
             "error_cm": 100 * float(total_error / total_found) if total_found else None,
             "by_distance": [
                 {
                     "metres": [edges[i], edges[i + 1]],
                     "joints": int(bands.true[i]),
-                    "recall": _json(bands.recall[i]),
-                    "error_cm": _json(100 * bands.error[i]),
+                    "recall": finite(bands.recall[i]),
+                    "error_cm": finite(100 * bands.error[i]),
                 }
                 for i in range(len(edges) - 1)
             ],
@@ -300,7 +264,3 @@ def _code_statistics(code):
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -24,7 +24,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from loco_jax.cli import disk
-from loco_jax.runs import checkpoints
+from loco_jax.runs import checkpoints, files
 from loco_jax.runs.config import CONFIG_FILE, completed, section_of
 from loco_jax.weights import names
 
@@ -48,7 +48,7 @@ _INTEGERS = {
 }
 _MOST_VOXELS = 2**27  # of a joint's heatmap; the paper's have 2^23, or 2^25 in bins of 10 cm
 
-# Fields that name files, and their values in a file of weights, which holds what was in those.
+# Fields that name files, and their values in a file of weights, which itself holds the content of those files.
 _FILES = {
     "vha": RELEASED, "refiner": "", "init": "", "data.dir": "", "predictor.trunk_weights": "", "spoil.predictor": "",
 }  # fmt: skip
@@ -70,14 +70,8 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
-    file = epath.Path(path).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.parent / f".{file.name}.part"
-    try:
-        part.write_bytes(safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))}))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    content = safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))})
+    files.write_bytes(epath.Path(path).expanduser(), content)
 
 
 def check_output(path: os.PathLike | str) -> None:
@@ -119,14 +113,11 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        reason = f"cannot be read as weights ({brief(error)}); get or make the file again"
         if where.suffix in (".pth", ".pt", ".tar"):
-            raise WeightsError(
-                f"{where}: a file of PyTorch's; convert it first: python -m loco_jax.torch_weights {where.name} "
-                "--kind=… --output=FILE.safetensors"
-            ) from error
-        raise WeightsError(
-            f"{where}: cannot be read as weights ({brief(error)}); get or make the file again"
-        ) from error
+            command = f"python -m loco_jax.torch_weights {where.name} --kind=… --output=FILE.safetensors"
+            reason = f"a file of PyTorch's; convert it first: {command}"
+        raise WeightsError(f"{where}: {reason}") from error
     if not isinstance(about, dict):
         raise WeightsError(
             f"{where}: a safetensors file, but not of this project's; PyTorch's files are converted by "

@@ -15,7 +15,7 @@ from loco_jax.weights import WeightsError
 
 Tensors = dict[str, dict[str, np.ndarray]]  # layer -> "weight", "bias", ... -> values
 
-# Where training checkpoints keep the state dict: the first key that is there.
+# Keys under which training checkpoints keep the state dict. The first one that exists counts.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _LEAST_TORCH = (2, 10)  # in older versions weights_only=True does not keep a file from running code
 _LISTED = 8  # names in an error

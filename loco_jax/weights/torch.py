@@ -2,9 +2,9 @@
 
     python -m loco_jax.torch_weights vha.pth --kind=vha --output=vha2.safetensors
 
-Only this needs PyTorch: pip install torch. Layers are found by the names in the authors' releases, with any common
-prefix; or else, except for the trunk, by their order and shapes. Such files do not hold paddings and strides: the
-published ones are assumed.
+This needs PyTorch: pip install torch. Layers are found by the names in the authors' releases, with any common prefix;
+or else, except for the trunk, by their order and shapes. The files do not hold paddings and strides: the published ones
+are assumed.
 """
 
 import difflib
@@ -48,7 +48,7 @@ def load(path: os.PathLike | str, kind: str) -> dict[str, Any]:
 
 
 def read(path: os.PathLike | str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `load` returns, and facts about it: kind, level, depth_bins, source.
+    """The result of `load`, and facts about it: kind, level, depth_bins, source.
 
     A Code Predictor's file says only how many channels the code has. The paper's 316 bins are assumed if they give that
     many, else the fewest bins that do.
@@ -63,14 +63,14 @@ def read(path: os.PathLike | str, kind: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def convert(path: os.PathLike | str, kind: str, output: os.PathLike | str) -> str:
-    """Writes a PyTorch file's weights as safetensors, see `weights.save`. Returns a line that says what they are."""
+    """Writes a PyTorch file's weights as safetensors, see `weights.save`. Returns a line that describes them."""
     variables, about = read(path, kind)
     weights.save(output, variables, about)
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     return f"{_title(kind, about)}: {count:,} parameters, written to {output}"
 
 
-# ---- What a network's layers are called and shaped in PyTorch
+# ---- Names and shapes of a network's layers in PyTorch
 
 
 class Layer(NamedTuple):

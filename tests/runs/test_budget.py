@@ -225,7 +225,7 @@ def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds
         assert found["loss"] == losses[step - 1]
     log = tmp_path / "log.jsonl"
     log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if json.loads(line)["step"] != 6))
-    with pytest.raises(ValueError, match="--step=7: .*log.jsonl does not say the learning rate of step 6"):
+    with pytest.raises(ValueError, match="--step=7: .*log.jsonl lacks the learning rate of step 6"):
         replay.replay(tiny(), str(tmp_path), 7, lambda _: None)
 
 

@@ -116,7 +116,8 @@ def test_people_on_the_same_pixels_bound_the_row():
 
 
 def test_a_refiner_learns_from_the_people_that_it_finds():
-    true = _true()
-    found = refiner.find(_task(), {"predictor": Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz)}, [FRAMES], 4)
-    assert found["joints"].shape == (4, 14, 3)
+    true, told = _true(), []
+    params = {"predictor": Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz)}
+    found = refiner.find(_task(), params, [FRAMES], 4, told.append)
+    assert told == [2] and found["joints"].shape == (4, 14, 3)
     np.testing.assert_allclose(found["joints"], found["true"], atol=1e-5)

@@ -247,7 +247,7 @@ def test_misses_and_false_alarms_count(identity):
     moved.true_voxels[0, 1, 13] = (1, 1, 1)
     record = task.score(moved, frames)[0]
     for threshold, tp in ((0, 25), (1, 25), (2, 26)):
-        scores = record.scores["hungarian", 0.0, f"{threshold} vx"]
+        scores = record.scores["hungarian", "noise 0", f"{threshold} vx"]
         assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
     assert record.bands.true.sum() == 27 and record.bands.found.sum() == 26
 
