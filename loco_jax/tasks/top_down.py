@@ -34,9 +34,9 @@ from loco_jax.tasks import people, pretrained, teaching, trunk
 from loco_jax.tasks.people import PeopleTask
 
 _HIPS = np.array(skeleton.PAIRS["hips"], np.int32)
-_CROPS = 8  # of a picture in training
+_CROPS = 12  # of a picture in training
 _SPREAD = 1.0  # cells of a crop's heatmaps, of the Gaussians at joints
-_CENTRE, _HEATMAPS = 0.2, 0.3  # weights of entropies; those of errors in units are 1
+_CENTRE, _HEATMAPS = 0.2, 1.0  # weights of entropies; those of errors in units are 1
 # Units of errors. The Huber loss is quadratic below one unit and linear above.
 _BOX = np.array([0.2, 0.2, 0.1, 0.1], np.float32)  # cells, and logarithms of sides: a tenth of them
 _JOINT = 0.03  # crops: half a cell of a heatmap
@@ -217,7 +217,7 @@ class TopDownTask(PeopleTask):
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
-        """The sum of the errors of the detector and of the networks on crops of at most 8 people a picture."""
+        """The sum of the errors of the detector and of the networks on crops of some people in each picture."""
         assert frames.image is not None
         true = see(frames, self.volume)
         errors = _detector_errors(self._detect(params, frames.image, frames.camera), true)
