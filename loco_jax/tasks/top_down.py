@@ -308,19 +308,6 @@ class TopDownTask(PeopleTask):
         return {"picture to boxes": boxes_seconds, "boxes to people": people_seconds}
 
 
-def seconds_for(task: TopDownTask, params: Any, number_of_people: int) -> float:
-    """Seconds a picture in which exactly so many people are looked at, wherever they are."""
-    height, width = task.volume.image_size
-    image = jnp.zeros((height, width, 3), jnp.uint8)
-    camera = Camera(*(jnp.float32(f) for f in (width, width, width / 2, height / 2)))
-    find = jax.jit(functools.partial(task.boxes_of_picture, number=number_of_people))
-    _, seconds = people.timed(find, params, image, camera)
-    places = jnp.linspace(0, width / 2, number_of_people, dtype=jnp.float32)[:, None]
-    somewhere = Boxes(places + jnp.float32([0, 0, 20, 60]), jnp.ones(number_of_people, jnp.float32))
-    _, more = people.timed(jax.jit(task.people_in_boxes), params, image, camera, somewhere)
-    return seconds + more
-
-
 def see(frames: Frames, volume: Volume) -> Seen:
     """The true people in a batch of pictures."""
     camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)

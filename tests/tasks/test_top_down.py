@@ -188,12 +188,6 @@ def test_an_empty_picture_has_finite_gradients():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-def test_seconds_are_those_of_so_many_crops():
-    task = dataclasses.replace(_task(), network=_Oracle(PERSON))
-    assert top_down.seconds_for(task, {"predictor": {}}, 5) > 0
-    assert task.network.crops == [5]
-
-
 def test_the_stages_are_timed():
     seconds = _with_oracle().stage_seconds({"predictor": {}}, _frames(PERSON))
     assert set(seconds) == {"picture to boxes", "boxes to people"} and min(seconds.values()) > 0
