@@ -77,8 +77,8 @@ class Row:
 _UNCOMPRESSED = "uncompressed volumetric heatmaps"
 _PATCH = "variant=patch"
 _LOCO = "variant=patch,trunk=compact"
-# The losses that only LoCO has are off: all systems learn from the same labels.
 _SCORED = {"eval_every": 200}  # for the curves
+# The losses that only LoCO has are off: all systems learn from the same labels.
 _ALIKE = _SCORED | {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
 _PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
 _AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")
