@@ -192,33 +192,30 @@ def until_step_2(workdir: pathlib.Path, to: pathlib.Path) -> None:
 
 
 def test_the_same_answer_on_any_layout(tmp_path, monkeypatch):
-    one, two, four, resumed = (str(tmp_path / name) for name in ("one", "two", "four", "resumed"))
+    one, two, resumed = (str(tmp_path / name) for name in ("one", "two", "resumed"))
     finish(start(1, 4, "mean", "1", one))
     until_step_2(tmp_path / "one", tmp_path / "resumed")
-    both = start(2, 2, "mean", "1", two, resumed), start(4, 1, "mean", "1", four)
-    said, _ = (finish(processes) for processes in both)
+    said = finish(start(2, 2, "mean", "1", two, resumed))
     assert said.count(f"{resumed}: going on from step 2") == 1
     # And what two processes began, a single device ends.
     until_step_2(tmp_path / "two", tmp_path / "alone")
     alone(tmp_path / "alone", "mean", monkeypatch)
     marks = json.loads((tmp_path / "one" / "summary.json").read_text())["marks"]
     assert len(set(marks)) == FRAMES
-    for name in ("two", "four", "resumed", "alone"):
+    for name in ("two", "resumed", "alone"):
         assert_same_logs(tmp_path / name, tmp_path / "one")
         if name != "alone":
             assert json.loads((tmp_path / name / "summary.json").read_text())["marks"] == marks
     # Scores of the test split, and pictures of the frames of any process.
-    results = [
-        json.loads((tmp_path / name / "eval" / "results.json").read_text()) for name in ("one", "four", "resumed")
-    ]
+    results = [json.loads((tmp_path / name / "eval" / "results.json").read_text()) for name in ("one", "resumed")]
     assert results[0]["step"] == 4 and len(set(results[0]["marks"])) == TEST_FRAMES
     for result in results[1:]:
         assert result["marks"] == results[0]["marks"] and result["w"] == pytest.approx(results[0]["w"], rel=1e-4)
     drawn = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "eval").glob("*.png")}
-        for name in ("one", "four", "resumed")
+        for name in ("one", "resumed")
     ]
-    assert len(set(drawn[0].values())) == 5 and drawn[1] == drawn[2] == drawn[0]
+    assert len(set(drawn[0].values())) == 5 and drawn[1] == drawn[0]
 
 
 def test_rows_shared_by_two_processes(tmp_path, monkeypatch):
@@ -357,7 +354,7 @@ def test_launched_locally_a_signal_saves(tmp_path):
 
 
 def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
-    """On JTA: the first is killed; the other is asked to stop; the other cannot read its data any more, and ends."""
+    """On JTA: the first is killed; then the other cannot read its data any more."""
     data = prepare_small_jta(tmp_path)
     shutil.copytree(data, tmp_path / "other")
     log = tmp_path / "run" / "log.jsonl"
@@ -386,14 +383,8 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     wait_for_lines(log, before + 6, processes)
     processes[0].kill()
     assert_both_end(processes, -signal.SIGKILL, lost)
-    # A signal to one is a signal to all.
-    before, processes = both()
-    wait_for_lines(log, before + 6, processes)
-    processes[1].terminate()
-    said = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [75, 75], said
     kept = max(saved_steps(tmp_path / "run"))
-    assert kept >= 5 and f"stopped by another process at step {kept}, which is saved" in said[0], said
+    assert kept >= 5
     before, processes = both()
     wait_for_lines(log, before + 3, processes)
     (shard,) = (tmp_path / "other").rglob("*train_vha*array_record*")

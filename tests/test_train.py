@@ -338,7 +338,7 @@ def test_patch_network_learns_and_resumes_exactly(tmp_path):
     config.optimizer.update({"name": "muon", "learning_rate": 0.06, "warmup": 3, "orthogonalise_every": 3})
     quietly(config, tmp_path / "straight")
     losses = [line["loss"] for line in logged(tmp_path / "straight") if "loss" in line]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     with at_batch(16, crash), pytest.raises(Crash):
         quietly(config, tmp_path / "parts")
     quietly(config, tmp_path / "parts")
