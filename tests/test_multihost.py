@@ -305,14 +305,17 @@ def test_one_that_is_interrupted_ends_the_others(tmp_path):
 
 
 def stop(*workdirs: str):
-    """What a process does: a signal comes in the third step, of steps that are long by their arithmetic, then short."""
-    compile_step = train.compile_step
+    """A process's runs: one of steps that are long by their arithmetic, one of short steps.
+
+    In the third step a signal comes: in the first run to all processes, in the second one to the last process alone.
+    """
+    compile_step, begun = train.compile_step, []
 
     def compile_signalled_step(*arguments):
         do_step, steps = compile_step(*arguments), iter(range(1, 100))
 
         def start(state, frames):
-            if next(steps) == 3:
+            if next(steps) == 3 and (len(begun) == 1 or not distributed.is_first()):
                 os.kill(os.getpid(), signal.SIGTERM)
             return do_step(state, frames)
 
@@ -323,6 +326,7 @@ def stop(*workdirs: str):
     config = config_of()
     config.steps, config.checkpoint_every = 50, 50
     for workdir, speed in zip(workdirs, (1e-3, 1e15)):
+        begun.append(workdir)
         train._matmul_rate = lambda: speed  # noqa: B023
         try:
             train.train(config, seen(workdir), functools.partial(print, flush=True))
@@ -333,11 +337,13 @@ def stop(*workdirs: str):
 def test_a_signal_ends_all_after_the_step_under_way_where_steps_are_long(tmp_path):
     runs = [tmp_path / "long", tmp_path / "short"]
     both = finish_all(start(2, 1, "mean", *map(str, runs), do="stop"))
-    wanted = [(3, "the step under way is"), (5, "the steps under way and at most 2 more are")]
-    for run, (step, more) in zip(runs, wanted):
-        assert all(f"{run.name}: stopped by SIGTERM at step {step}, which is saved" in said for said in both), both
-        assert [said.count(f"SIGTERM: {more} finished and saved, then this ends") for said in both] == [1, 0]
-        assert saved_steps(run) == [step]
+    assert all("long: stopped by SIGTERM at step 3, which is saved" in said for said in both), both
+    told = "SIGTERM: the step under way is finished and saved, then this ends"
+    assert [said.count(told) for said in both] == [1, 0]
+    # A signal to one is a signal to all.
+    for said, cause in zip(both, ("another process", "SIGTERM")):
+        assert f"short: stopped by {cause} at step 5, which is saved" in said, said
+    assert [saved_steps(run) for run in runs] == [[3], [5]]
 
 
 def test_launched_locally_a_signal_saves(tmp_path):

@@ -281,6 +281,7 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
         ),
         ("data.source", "coco", "config.data.source='coco'; there are crowd, jta"),
         ("data.render_batch", 0, "config.data.render_batch=0 must be at least 1"),
+        ("seed", -1, "config.seed=-1 must be at least 0"),
         ("data.source", "jta", "config.data.source=jta needs --config.data.dir"),
         ("mesh.rows", 0, "config.mesh.rows=0 must be 1 or more"),
     ):

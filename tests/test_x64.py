@@ -77,7 +77,7 @@ def test_the_example_and_training_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     "name, argument",
     [
-        ("vha2", ""),  # at full scale, where the fast ways are taken
+        ("vha2", ""),  # at full scale, where the fast paths are taken
         ("loco2", "variant=patch,trunk=compact"),
         ("location_maps", ""),
         ("volumetric", ""),

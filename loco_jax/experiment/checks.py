@@ -29,6 +29,8 @@ def check(config: ConfigDict) -> None:
         value = functools.reduce(getattr, name.split("."), config)
         if value < 1:
             raise ValueError(f"config.{name}={value} must be at least 1")
+    if config.seed < 0:
+        raise ValueError(f"config.seed={config.seed} must be at least 0")
     if not 0 <= config.budget_minutes < math.inf:
         raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
     if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task not in ("vha", "loco")):

@@ -38,7 +38,7 @@ class CompactPredictor(nn.Module):
 
     The `read_*` methods predict the joints' positions in the picture, people's poses, and the camera's direction and
     height from the same features, which learn from them. Pictures of any size are padded on the right and below to
-    whole cells of the coarsest stage.
+    multiples of 64 pixels, or of the coarsest cells if these are larger.
 
     Attributes:
       level: of the code's compression (1, 2 or 3); a cell is 8 * 2^level pixels a side.

@@ -144,7 +144,7 @@ def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
             " / ".join(number(side["share"], 0, 100) or "–" for side in entry.get("own_side", {}).values()),
         ]
         for system, entry in summary["systems"].items()
-        if "people" in entry
+        if "by_distance" in entry.get("people", {})  # which results of earlier versions lack
     ]
 
 

@@ -1,4 +1,4 @@
-"""The fast ways of autoencoders where several devices share a batch: as on one device, and each only its own frames."""
+"""The fast paths of autoencoders where several devices share a batch: as on one device, each its own frames only."""
 
 import functools
 import math

@@ -38,8 +38,9 @@ def test_people_have_a_table_and_their_parts_another():
 
 
 def test_locos_rows_and_the_posters():
+    people = {"found": 3, "true": 5, "predicted": 1234}  # as older versions wrote it
     systems = {
-        "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34},
+        "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": people},
         "other": {"hungarian": metres(0.3), "nearest": metres(0.2), "error_cm": None},
     }
     made = {"predictor": "A", "autoencoder": "B(2)", "refiner": "some.file", "least_joints": 7, "least_stray": 0.3}

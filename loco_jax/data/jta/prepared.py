@@ -58,8 +58,10 @@ def prepare(
     too small or not writable, and ValueError for a `picture_height` that is negative or without `pictures`.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
-    if picture_height < 0 or (picture_height and not pictures):
-        raise ValueError(f"picture_height={picture_height} must not be negative, and needs pictures=True")
+    if picture_height < 0:
+        raise ValueError(f"--picture_height={picture_height} must not be negative")
+    if picture_height and not pictures:
+        raise ValueError(f"--picture_height={picture_height} needs --pictures")
     from loco_jax.data.jta import builder  # here, because TFDS takes seconds to import
 
     files, (of_file, num_frames) = find_sequences(jta_dir), read_camera_file(jta_dir)
