@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -387,6 +388,7 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
     lost = "Perhaps another process is lost|distributed service|coordination service"
     before, processes = both()
     wait_for_lines(log, before + 6, processes)
+    wait_for_a_checkpoint(tmp_path / "run", processes)
     processes[0].kill()
     assert_both_end(processes, -signal.SIGKILL, lost)
     kept = max(saved_steps(tmp_path / "run"))
@@ -401,8 +403,17 @@ def test_a_process_that_dies_or_fails_ends_the_others(tmp_path):
 
 
 def wait_for_lines(log: pathlib.Path, count: int, processes: list[subprocess.Popen]) -> None:
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= count, processes)
+
+
+def wait_for_a_checkpoint(workdir: pathlib.Path, processes: list[subprocess.Popen]) -> None:
+    """Checkpoints are written beside the training, so a later step can be in the log first."""
+    wait_for(lambda: (workdir / "checkpoints").is_dir() and saved_steps(workdir), processes)
+
+
+def wait_for(condition: Callable[[], object], processes: list[subprocess.Popen]) -> None:
     deadline = time.monotonic() + 200
-    while not (log.exists() and len(log.read_text().splitlines()) >= count):
+    while not condition():
         ended = [process.communicate()[0] for process in processes if process.poll() is not None]
         assert not ended and time.monotonic() < deadline, ended
         time.sleep(0.1)
