@@ -8,9 +8,8 @@ The exit status is 0 when all is done; 75 (EX_TEMPFAIL) when a signal stopped it
 error of a row, which does not stop the others.
 """
 
-import pathlib
-
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from loco_jax import cli
@@ -56,12 +55,12 @@ def main(argv: list[str]) -> None:
     compilation.use_cache()
     with ending.reported():
         cli.check_devices()
-        folder = pathlib.Path(values.workdir).expanduser()
+        folder = epath.Path(values.workdir).expanduser()
         budget = values.budget or experiments.BUDGET[values.scale]
         settings = experiments.Settings(
             folder, values.scale, budget, config_flags.get_override_values(values["config"])
         )
-        output = pathlib.Path(values.output or folder).expanduser()
+        output = epath.Path(values.output or folder).expanduser()
         page = poster.write(settings, output)  # so that what cannot be written is known before the long work
         print(running.plan(rows, settings), flush=True)
         running.run(rows, settings, print, lambda: poster.write(settings, output))

@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import importlib
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 SCALES = ("demo", "full", "test")
@@ -31,12 +31,14 @@ class Settings:
       scale: one of `SCALES`.
       budget: minutes of training of a system.
       shared: fields of the config that all rows get, by their dotted names.
+      factors: of the config's learning rate, which the search tries.
     """
 
-    folder: pathlib.Path
+    folder: epath.Path
     scale: str
     budget: float
     shared: Mapping[str, Any]
+    factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
 
     @property
     def extra(self) -> float:

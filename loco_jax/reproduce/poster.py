@@ -4,11 +4,11 @@ import dataclasses
 import datetime
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
 from loco_jax.benchmark import measure
@@ -63,7 +63,7 @@ def read(settings: Settings) -> dict[str, Done]:
     return found
 
 
-def write(settings: Settings, output: pathlib.Path) -> pathlib.Path:
+def write(settings: Settings, output: epath.Path) -> epath.Path:
     """Writes poster.md and its figures into the folder `output`; returns the page's path.
 
     What is not there yet is named as missing.
@@ -258,7 +258,7 @@ def curve(entry: Done) -> list[tuple[float, float]]:
     return points
 
 
-def _studies(settings: Settings, output: pathlib.Path) -> list[str]:
+def _studies(settings: Settings, output: epath.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
     lines = []
     for name, title, draw, tabulate in (

@@ -6,13 +6,13 @@ done is not done again. An interrupted run goes on from its last checkpoint.
 
 import dataclasses
 import json
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from loco_jax import evaluate, experiment, tasks, train, weights
@@ -22,7 +22,6 @@ from loco_jax.runs import checkpoints, files
 from loco_jax.runs import log as logs
 
 DONE = "done.json"
-_FACTORS = (1 / 3, 1.0, 3.0)  # of the config's learning rate, in the search
 _OVERHEAD = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
 
 
@@ -58,7 +57,7 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
         share = minutes * experiments.AUTOENCODER_SHARE
         yield training("autoencoder", experiments.autoencoder_of(config, settings), share)
         config.vha, minutes = str(folder / "autoencoder"), minutes - share
-    rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(_FACTORS)}
+    rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(settings.factors)}
     for name, rate in rates.items():
         search = config.copy_and_resolve_references()
         search.eval_every = 0
@@ -72,7 +71,7 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
     yield Part("scores", 0.0, lambda say: _score(config, folder, say))
 
 
-def best_rate(folder: pathlib.Path, rates: Mapping[str, float]) -> float:
+def best_rate(folder: epath.Path, rates: Mapping[str, float]) -> float:
     """The learning rate of the search in a row's folder that scores best on the validation split.
 
     F1 at all thresholds counts; among runs that find nothing the least loss counts.
@@ -140,7 +139,7 @@ def plan(rows: Sequence[Row], settings: Settings) -> str:
     return "\n".join([*lines, f"In all about {total / 60:.1f} hours"]) if lines else "All rows are done"
 
 
-def _train(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _train(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
     train.train(config, str(folder), say)
     shapes = tasks.network_shapes(experiment.create_task(config))
     steps = max(record["step"] for record in logs.read(folder / logs.FILE))
@@ -151,7 +150,7 @@ def _train(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None])
     }
 
 
-def _refine(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _refine(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         return _train(config, folder, say)
     except weights.WeightsError as error:  # a network that has hardly learnt finds nobody in training scenes
@@ -159,7 +158,7 @@ def _refine(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]
         return {"failed": str(error)}
 
 
-def _score(config: ConfigDict, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _score(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
     refiner = folder / "refiner"
     if "refiner" in config and checkpoints.exist(str(refiner)):
         config.refiner = str(refiner)

@@ -1,25 +1,36 @@
-"""The command `loco_jax.reproduce`: what it trains, in which order, what it does not do again, and what it writes."""
+"""The command `loco_jax.reproduce`: what it trains, in which order, what it does not do again, and what it writes.
 
+With ALL_ROWS=1 in the environment every row is trained, with the whole search; else one row of each kind.
+"""
+
+import dataclasses
 import json
 import math
+import os
 import re
 
 import numpy as np
 import pytest
+from etils import epath
 
+from loco_jax import experiment
 from loco_jax.report import tables
 from loco_jax.reproduce import crowding, experiments, poster, running
 from loco_jax.reproduce.experiments import ROWS, Settings
 from loco_jax.runs import log as logs
 
+_ALL = bool(os.environ.get("ALL_ROWS"))
+TRAINED = ROWS if _ALL else experiments.with_needs(["patch_vha2", "location_maps", "loco2"])
+
 
 def _settings(folder, **shared):
-    return Settings(folder, "test", 0.005, {"quiet": True, **shared})
+    settings = Settings(epath.Path(folder), "test", 0.005, {"quiet": True, **shared})
+    return settings if _ALL else dataclasses.replace(settings, factors=(1.0,))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All rows at the scale of tests, interrupted once: the settings, the parts done in each start, and the page."""
+    """The rows at the scale of tests, interrupted once: the settings, the parts done in each start, and the page."""
     folder = tmp_path_factory.mktemp("poster")
     settings, starts = _settings(folder), []
 
@@ -33,21 +44,21 @@ def whole(tmp_path_factory):
                     raise KeyboardInterrupt
                 done.append(text)
 
-        running.run(ROWS, settings, say, lambda: None)
+        running.run(TRAINED, settings, say, lambda: None)
 
     with pytest.raises(KeyboardInterrupt):
-        start(7)
+        start(4)
     start(math.inf)
     start(math.inf)
-    return settings, starts, poster.write(settings, folder / "page").read_text()
+    return settings, starts, poster.write(settings, settings.folder / "page").read_text()
 
 
 def test_what_is_done_is_not_done_again(whole):
     settings, starts, _ = whole
-    parts = [f"{row.label}: {part.name}" for row in ROWS for part in running.parts(row, settings)]
+    parts = [f"{row.label}: {part.name}" for row in TRAINED for part in running.parts(row, settings)]
     assert [text.rpartition(",")[0] for text in starts[0] + starts[1]] == parts
-    assert len(starts[0]) == 7 and starts[2] == []
-    assert running.plan(ROWS, settings) == "All rows are done"
+    assert len(starts[0]) == 4 and starts[2] == []
+    assert running.plan(TRAINED, settings) == "All rows are done"
 
 
 def _table(page, heading):
@@ -60,7 +71,7 @@ def _table(page, heading):
 def test_every_row_is_there_and_finite(whole):
     *_, page = whole
     systems, networks = _table(page, "Systems"), _table(page, "Compression levels")
-    for row in ROWS:
+    for row in TRAINED:
         if row.config and row.is_autoencoder:
             assert row.label in networks
         elif row.config:
@@ -72,15 +83,14 @@ def test_every_row_is_there_and_finite(whole):
         "*poster: Location Maps+*",
     } <= systems.keys()
     for name, values in systems.items():
-        assert all(0 <= float(value) <= 100 for value in values[:9]) or (
-            name.endswith("+") and set(values[:9]) == {"–"}
-        )
+        nobody = name.endswith("+") and set(values[:9]) == {"–"}  # in training scenes, for the refiner
+        assert nobody or all(0 <= float(value) <= 100 for value in values[:9])
     for values in networks.values():
         assert all(0 <= float(value.split(" / ")[0]) <= 100 for value in values[:3])
         assert float(values[5]) > 0 and float(values[6]) > 0
-    assert "Not done yet" not in page
+    assert ("Not done yet" in page) != _ALL
     for picture in re.findall(r"\]\((.+?\.png)\)", page):
-        assert (whole[0].folder / "page" / picture).stat().st_size > 10_000
+        assert (whole[0].folder / "page" / picture).stat().length > 10_000
 
 
 def test_truth_is_the_upper_bound(whole):
@@ -98,11 +108,10 @@ def test_truth_is_the_upper_bound(whole):
 def test_budgets(whole):
     settings, *_ = whole
     done = poster.read(settings)
-    for name, minutes in (("volumetric", 0.005), ("loco2", 0.005), ("vha2", 0.0075), ("loco2_published", 0.0075)):
-        assert done[name].minutes == pytest.approx(minutes)
-    assert json.loads((settings.folder / "loco2" / "autoencoder" / "done.json").read_text())[
-        "minutes"
-    ] == pytest.approx(0.005 / 3)
+    for name, entry in done.items():
+        assert entry.minutes == pytest.approx(0.0075 if name in ("vha1", "vha2", "vha3", "loco2_published") else 0.005)
+    autoencoder = json.loads((settings.folder / "loco2" / "autoencoder" / "done.json").read_text())
+    assert autoencoder["minutes"] == pytest.approx(0.005 / 3)
 
 
 def test_the_best_rate_is_that_of_the_best_f1_then_of_the_least_loss(tmp_path):
@@ -110,8 +119,8 @@ def test_the_best_rate_is_that_of_the_best_f1_then_of_the_least_loss(tmp_path):
         (tmp_path / name).mkdir()
         lines = [{"step": 1, "loss": loss}, {"step": 1, "validation/f1_0.4m": f1, "validation/f1_0.8m": f1}]
         (tmp_path / name / logs.FILE).write_text("\n".join(map(json.dumps, lines)))
-    assert running.best_rate(tmp_path, {"a": 1.0, "b": 2.0, "c": 3.0}) == 3.0
-    assert running.best_rate(tmp_path, {"a": 1.0, "b": 2.0}) == 2.0
+    assert running.best_rate(epath.Path(tmp_path), {"a": 1.0, "b": 2.0, "c": 3.0}) == 3.0
+    assert running.best_rate(epath.Path(tmp_path), {"a": 1.0, "b": 2.0}) == 2.0
 
 
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path):
@@ -125,10 +134,10 @@ def test_the_configs_of_all_rows_are_good(tmp_path):
     for row in ROWS:
         if row.config:
             for scale in ("full", "demo", "test"):
-                settings = Settings(tmp_path, scale, 1.0, {"data.workers": 3})
+                settings = Settings(epath.Path(tmp_path), scale, 1.0, {"data.workers": 3})
                 config = experiments.with_budget(experiments.config_of(row, settings), 1.0, 0.5)
                 assert config.data.workers == 3 and config.optimizer.learning_rate == 0.5
-                experiment.check(config)
+                experiment.create_task(config)
 
 
 def test_needs_come_first():
