@@ -22,6 +22,7 @@ CROP = 64  # pixels of a crop, in height and width
 HEATMAP = 16  # cells of a crop's heatmaps, in height and width
 PLACE = 3  # numbers of a person's place: see `TopDown.place`
 _DETECTOR = 64  # channels of the detector
+_REACH = 2  # cells about the greatest of a heatmap whose mean is a joint's place
 _CHANNELS = (2, 4, 4)  # of a crop's features with cells of 4, 8 and 16 pixels, in widths of the trunk
 
 
@@ -29,7 +30,7 @@ class Pose(NamedTuple):
     """What is seen in crops.
 
     Attributes:
-      heatmaps: logits, whose softmax over the cells says where the joint is.
+      heatmaps: logits, whose softmax over the cells says where the joint is; see `places`.
       there: logits that the joint is in the picture.
       summary: features of the whole crop.
     """
@@ -65,7 +66,7 @@ class TopDown(nn.Module):
     ) -> tuple[Float[jax.Array, "B H W 5"], Float[jax.Array, "1 J 3"], Float[jax.Array, "1 3"]]:
         """Runs all networks once, for new parameters; `camera` has fields `[B]`."""
         pose = self.look(jnp.zeros((1, CROP, CROP, 3), jnp.float32))
-        joints, there = soft_argmax(pose.heatmaps), nn.sigmoid(pose.there)
+        joints, there = places(pose.heatmaps), nn.sigmoid(pose.there)
         box = jnp.zeros((1, 4), jnp.float32)
         return self.detect(self.trunk(image, camera)), self.lift(joints, there), self.place(pose, joints, there, box)
 
@@ -170,13 +171,22 @@ class Lifter(nn.Module):
         return offsets.reshape(-1, skeleton.NUM_JOINTS, 3).astype(jnp.float32)
 
 
-def soft_argmax(heatmaps: Float[Array, "N H W J"]) -> Float[jax.Array, "N J 2"]:
-    """The mean places (u, v) of heatmaps' softmax over cells, from (0, 0) to (1, 1) over the whole grid."""
+def places(heatmaps: Float[Array, "N H W J"]) -> Float[jax.Array, "N J 2"]:
+    """Places (u, v) from (0, 0) to (1, 1): the softmax's mean over the 5 x 5 cells about the greatest.
+
+    The mean over all cells would lie between the two sides of a joint, as long as left and right look alike.
+    """
     _, rows, columns, _ = heatmaps.shape
     shares = nn.softmax(heatmaps, axis=(1, 2))
-    u, v = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n for n in (columns, rows))
-    across, down = jnp.sum(shares, axis=1), jnp.sum(shares, axis=2)
-    return jnp.stack([jnp.sum(across * u[:, None], axis=1), jnp.sum(down * v[:, None], axis=1)], axis=-1)
+    best = jnp.argmax(shares.reshape(len(shares), rows * columns, -1), axis=1).astype(jnp.int32)[:, None, None]
+    row, column = (jnp.arange(n, dtype=jnp.int32) for n in (rows, columns))
+    near_rows = jnp.abs(row[:, None, None] - best // columns) <= _REACH
+    near = near_rows & (jnp.abs(column[:, None] - best % columns) <= _REACH)
+    shares = jnp.where(near, shares, 0.0)
+    total = jnp.sum(shares, axis=(1, 2))
+    u, v = ((n + 0.5).astype(jnp.float32) / len(n) for n in (column, row))
+    across = jnp.sum(shares * u[:, None], axis=(1, 2)) / total
+    return jnp.stack([across, jnp.sum(shares * v[:, None, None], axis=(1, 2)) / total], axis=-1)
 
 
 def _flat(x):

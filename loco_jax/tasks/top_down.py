@@ -36,10 +36,9 @@ from loco_jax.tasks.people import PeopleTask
 _HIPS = np.array(skeleton.PAIRS["hips"], np.int32)
 _CROPS = 12  # of a picture in training
 _SPREAD = 1.0  # cells of a crop's heatmaps, of the Gaussians at joints
-_CENTRE, _HEATMAPS = 0.2, 1.0  # weights of entropies; those of errors in units are 1
+_CENTRE, _HEATMAPS = 0.2, 2.0  # weights of entropies; those of errors in units are 1
 # Units of errors. The Huber loss is quadratic below one unit and linear above.
 _BOX = np.array([0.2, 0.2, 0.1, 0.1], np.float32)  # cells, and logarithms of sides: a tenth of them
-_JOINT = 0.03  # crops: half a cell of a heatmap
 _OFFSET = 0.3  # metres
 _PLACE = np.array([0.03, 0.03, 0.1], np.float32)  # crops, and the distance's logarithm: a tenth of it
 
@@ -174,7 +173,7 @@ class TopDownTask(PeopleTask):
           squares: around the boxes, see `boxes.squares`.
         """
         pose = self._apply(params, crops, method="look")
-        joints = top_down.soft_argmax(pose.heatmaps)
+        joints = top_down.places(pose.heatmaps)
         # Lifting learns from the 2D joints as they are found, and does not change them.
         known = lax.stop_gradient((joints, nn.sigmoid(pose.there)))
         offsets = self._apply(params, *known, method="lift")
@@ -260,7 +259,7 @@ class TopDownTask(PeopleTask):
             voxels, present = people.targets(frame, self.volume)
             squares = boxes.squares(true.boxes)
             crops = boxes.crops(frame.image, squares, CROP)
-            joints = top_down.soft_argmax(self._apply(params, crops, method="look").heatmaps)
+            joints = top_down.places(self._apply(params, crops, method="look").heatmaps)
             scored = people.Found(systems, groups, present, people.touching(voxels, present))
             return Found(scored, found, true, boxes.from_crop(joints, squares))
 
@@ -350,12 +349,10 @@ def _joint_errors(poses: Poses, pixels_NxJx2, known_NxJ) -> dict[str, jax.Array]
 
     target = jnp.moveaxis(gaussian(1)[..., :, None] * gaussian(0)[..., None, :], 1, -1)
     entropy = -jnp.sum(target * nn.log_softmax(poses.heatmaps, axis=(1, 2)), axis=(1, 2))
-    error = jnp.mean(optax.huber_loss((poses.joints - places) / _JOINT), axis=-1)
     seen = optax.sigmoid_binary_cross_entropy(poses.there, known_NxJ.astype(jnp.float32))
     somebody = jnp.broadcast_to(known_NxJ.any(axis=-1, keepdims=True), known_NxJ.shape)
     return {
         "heatmap_error": _HEATMAPS * _mean(entropy, inside),
-        "joint_error": _mean(error, inside),
         "seen_error": _mean(seen, somebody),
     }
 
