@@ -19,7 +19,11 @@
 # the job step: 0 if all is done, 75 if stopped after a checkpoint; after a failure nothing is requeued. --dry-run
 # prints what would be started.
 #
-# Environment: PYTHON, the interpreter (python).
+# The poster's tables: each task of an array trains one row, and the same command without an array then writes the page.
+#   MODULE=loco_jax.reproduce sbatch --array=0-14 --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh \
+#     --scale=full
+#
+# Environment: PYTHON, the interpreter (python); MODULE, the command (loco_jax.main).
 set -euo pipefail
 
 usage() { # the comment at the top
@@ -34,9 +38,14 @@ if [ "${1:-}" = --dry-run ]; then
   dry=true
   shift
 fi
+python=${PYTHON:-python} module=${MODULE:-loco_jax.main}
+if [ "$module" = loco_jax.reproduce ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+  row=$("$python" -m loco_jax.reproduce --list | sed -n "$((SLURM_ARRAY_TASK_ID + 1))p")
+  set -- "--only=$row" "$@"
+fi
 # GPUs are not bound to tasks, because JAX takes the GPU with the number of each task. When a task ends, the others
 # have time to save; when one fails, JAX ends them.
-command=(srun --kill-on-bad-exit=0 --wait=300 --gpu-bind=none "${PYTHON:-python}" -m loco_jax.main "$@")
+command=(srun --kill-on-bad-exit=0 --wait=300 --gpu-bind=none "$python" -m "$module" "$@")
 if $dry; then
   grep '^#SBATCH' "$0"
   printf '%q ' "${command[@]}"

@@ -325,6 +325,13 @@ CASES = {
 }
 
 
+def test_slurm_arrays_train_the_posters_rows(tmp_path):
+    write_script(tmp_path / "python", 'if [ "${*: -1}" = --list ]; then printf "one\\ntwo\\nthree\\n"; fi')
+    environment = {"PYTHON": tmp_path / "python", "MODULE": "loco_jax.reproduce", "SLURM_ARRAY_TASK_ID": 1}
+    said = end(start("slurm.sh", "--dry-run", "--scale=full", **environment))
+    assert said.splitlines()[-1].endswith("-m loco_jax.reproduce --only=two --scale=full ")
+
+
 @pytest.mark.parametrize("step, on_signal, signals, status, calls", CASES.values(), ids=CASES)
 def test_slurm(step, on_signal, signals, status, calls, tmp_path):
     job = Slurm(tmp_path, step, on_signal)

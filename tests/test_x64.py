@@ -78,6 +78,9 @@ def test_the_example_and_training_are_the_same(tmp_path):
     [
         ("vha2", ""),  # at full scale, where the fast paths are taken
         ("loco2", "variant=patch,trunk=compact"),
+        ("location_maps", ""),
+        ("volumetric", ""),
+        ("top_down", ""),
         ("refiner", ""),
     ],
 )
@@ -88,7 +91,7 @@ def test_nothing_is_computed_in_64_bits(name, argument):
     config.optimizer.name = "adam"
     if name == "vha2":
         config.model.code_noise = 0.2
-    elif name == "loco2":
+    elif name != "refiner":
         config.predictor.blocks = 1
     else:
         config.spoil.predictor = "released"

@@ -182,11 +182,16 @@ def _read_jta(
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:
-    """The crowd of a config's scale, seen through its volume. Raises ValueError for an unknown scale."""
+    """The crowd of a config's scale, seen through its volume by a camera with JTA's angle of view.
+
+    Raises ValueError for an unknown scale.
+    """
     scales = {"full": crowds.FULL, "demo": crowds.DEMO}
     if config.scale not in scales:
         raise ValueError(f"config.scale={config.scale!r}; there are {', '.join(scales)}")
-    crowd = dataclasses.replace(scales[config.scale], volume=volume_of(config))
+    volume = volume_of(config)
+    camera = cameras.JTA.scaled(volume.image_size[1] / 1920)
+    crowd = dataclasses.replace(scales[config.scale], volume=volume, camera=camera)
     check_camera(crowd.camera, crowd.volume, f"the crowd of config.scale={config.scale}")
     return crowd
 

@@ -1,6 +1,6 @@
 """From configs to tasks: `check` reports errors in a config, `create_task` makes its task.
 
-Configs come from `configs/`, and with weights that were trained before. `load` makes a whole LoCO of such weights;
+Configs come from `configs/`, and with weights that were trained before. `load` makes a whole system of such weights;
 `check_weights` and `with_parts_of` compare them with a task.
 """
 
@@ -26,13 +26,18 @@ from loco_jax.experiment import checks
 from loco_jax.experiment.checks import check as check
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.models import code_predictor, compact, patch_vha, vha
+from loco_jax.models import code_predictor, compact, location_maps, patch_vha, top_down, vha, volumetric
 from loco_jax.pose import suppression
 from loco_jax.tasks import Task, pretrained
+from loco_jax.tasks.cells import CellsTask
+from loco_jax.tasks.location_maps import LocationMapsTask
 from loco_jax.tasks.loco import PICTURE, LocoTask
+from loco_jax.tasks.people import PeopleTask
 from loco_jax.tasks.refiner import RefinerTask, find
+from loco_jax.tasks.top_down import TopDownTask
 from loco_jax.tasks.trunk import TrunkTask
 from loco_jax.tasks.vha import VhaTask
+from loco_jax.tasks.volumetric import VolumetricTask
 from loco_jax.weights import WeightsError
 
 _SCENES_AT_ONCE = 4  # in which a predictor looks for people
@@ -52,6 +57,10 @@ def create_task(config: ConfigDict) -> Task:
     volume = streams.volume_of(config)
     if config.task == "trunk":
         return TrunkTask(volume, _compact(config, volume))
+    if config.task in checks.CELLS:
+        return _create_cells(config, volume)
+    if config.task == "top_down":
+        return _create_top_down(config, volume)
     autoencoder = _create_vha(config, volume)
     if config.task == "vha":
         return autoencoder
@@ -86,6 +95,35 @@ def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
     )
 
 
+def _create_cells(config: ConfigDict, volume: Volume) -> LocationMapsTask | VolumetricTask:
+    c = config.predictor
+    network = {"width": c.width, "blocks": c.blocks, "coarsest": c.coarsest, "dtype": jnp.dtype(config.model.dtype)}
+    options = {
+        "volume": volume,
+        "sigma": config.sigmas[-1],
+        "max_peaks": config.max_peaks,
+        "refiner_weights": config.refiner,
+        **_rules(config),
+    }
+    if config.task == "location_maps":
+        maps = location_maps.LocationMapsPredictor(**network)
+        return LocationMapsTask(network=maps, location_weight=c.location_weight, **options)
+    volumes = volumetric.VolumetricPredictor(volume.depth_bins, **network)
+    return VolumetricTask(network=volumes, subvoxel=config.subvoxel, kind=config.model.loss, **options)
+
+
+def _create_top_down(config: ConfigDict, volume: Volume) -> TopDownTask:
+    c = config.predictor
+    return TopDownTask(
+        network=top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype)),
+        volume=volume,
+        sigma=config.sigmas[-1],
+        max_peaks=config.max_peaks,
+        refiner_weights=config.refiner,
+        **_rules(config),
+    )
+
+
 def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
     c, m = config.predictor, config.model
     dtype = jnp.dtype(m.dtype)
@@ -93,7 +131,7 @@ def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
 
 
 def _rules(config: ConfigDict) -> dict[str, Any]:
-    """The attributes of a LoCO that `config.refine` and `config.people` set, if the config has those."""
+    """The attributes of a `PeopleTask` that `config.refine` and `config.people` set, if the config has those."""
     checks.check_rules(config)
     rules = {name: config.refine[name] for name in ("least_joints", "least_stray")} if "refine" in config else {}
     return rules | ({"kept": suppression.Options(**config.people)} if "people" in config else {})
@@ -116,24 +154,24 @@ def stated_by(whose: Any) -> Iterator[None]:
         raise WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
 
 
-def load(source: str) -> tuple[LocoTask, Any, ConfigDict, Camera]:
-    """Task, parameters (the refiner's too if there is one), config and camera of a LoCO.
+def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
+    """Task, parameters (the refiner's too if there is one), config and camera of a system that finds people.
 
     `source` is a run's folder, a file of weights, or "released". Raises WeightsError or CheckpointError if there are no
-    weights of a LoCO.
+    weights of such a system.
     """
     path = weights.path_of(source)
     if path.is_dir():
         config = weights.run_config(path)
-        task = loco_of(path, config)
+        task = people_task_of(path, config)
         params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
         return task, task.for_evaluation(params), config, streams.camera_of(config)
     params, about = weights.load(path)
-    if about.get("kind") != "loco":
+    if about.get("kind") not in checks.FINDERS:
         kind = weights.brief(repr(about.get("kind")))
         raise WeightsError(f"{path}: holds weights of kind {kind}, not a whole loco")
     config = weights.as_config(path, about.get("config", {}))
-    task = loco_of(path, config)
+    task = people_task_of(path, config)
     camera = _camera_of(path, about["camera"], config) if "camera" in about else streams.camera_of(config)
     like = jax.eval_shape(task.init, jax.random.key(0))
     if "refiner" in params:
@@ -142,13 +180,16 @@ def load(source: str) -> tuple[LocoTask, Any, ConfigDict, Camera]:
     return task, params, config, camera
 
 
-def loco_of(path: Any, config: ConfigDict) -> LocoTask:
-    """The LoCO of the config that a run or a file of weights comes with. Raises WeightsError for another task."""
-    if config.get("task") not in ("loco", None):
+def people_task_of(path: Any, config: ConfigDict) -> PeopleTask:
+    """The task of the config that a run or a file of weights comes with.
+
+    Raises WeightsError for a task that finds no people.
+    """
+    if config.get("task") not in (*checks.FINDERS, None):
         raise WeightsError(f"{path}: holds a run of the task {weights.brief(config.task)}, not loco")
     with stated_by(path):
         task = create_task(config)
-    assert isinstance(task, LocoTask)
+    assert isinstance(task, PeopleTask)
     return task
 
 
@@ -171,9 +212,9 @@ def check_sources(config: ConfigDict, task: Task) -> None:
     if isinstance(task, RefinerTask) and task.find_people:
         with pretrained.naming("spoil.predictor", config.spoil.predictor):
             load(config.spoil.predictor)
-    if not isinstance(task, LocoTask):
+    if not isinstance(task, PeopleTask):
         return
-    if not config.init:
+    if isinstance(task, LocoTask) and not config.init:
         with pretrained.naming("vha", task.vha_weights):
             if not task.vha_weights:
                 raise WeightsError("no weights given")
@@ -191,36 +232,41 @@ def check_weights(task: Task, source: str, field: str) -> None:
     Shapes alone do not show this, because a network fits any volume. A file without a config is not checked.
     """
     ours = task.vha if isinstance(task, LocoTask) else task
-    if not isinstance(ours, VhaTask):
+    if not isinstance(ours, VhaTask | CellsTask):
         return
     config = weights.config_of(source)
-    if config is None or config.get("task") not in ("vha", "loco"):
+    if config is None or config.get("task") not in (("vha", "loco") if isinstance(ours, VhaTask) else checks.CELLS):
         return
     with stated_by(f"{field}={source}"):
         checks.check_model(config)
-        theirs = _create_vha(config, streams.volume_of(config))
-    pairs = {
-        "model.level": (theirs.network.level, ours.network.level),
-        "model.variant": (type(theirs.network).__name__, type(ours.network).__name__),
-        "volume.depth_bins": (theirs.volume.depth_bins, ours.volume.depth_bins),
-        "volume.max_distance": (theirs.volume.max_distance, ours.volume.max_distance),
-        "volume.stride": (theirs.volume.stride, ours.volume.stride),
-        "subvoxel": (theirs.subvoxel, ours.subvoxel),
-        "the last of sigmas": (theirs.sigmas[-1], ours.sigmas[-1]),
-    }
+        volume = streams.volume_of(config)
+        theirs = (_create_vha if isinstance(ours, VhaTask) else _create_cells)(config, volume)
+    there, here = _traits(theirs), _traits(ours)
     wrong = [
-        f"{name} is {weights.brief(there)} there, {here} here" for name, (there, here) in pairs.items() if there != here
+        f"{name} is {weights.brief(there[name])} there, {here[name]} here"
+        for name in there
+        if name in here and there[name] != here[name]
     ]
     if wrong:
         raise WeightsError(f"{field}={source}: trained for something else: {'; '.join(wrong)}")
 
 
+def _traits(task: VhaTask | CellsTask) -> dict[str, Any]:
+    """What weights are trained for and their shapes do not tell, by the config's field."""
+    volume = {f"volume.{name}": getattr(task.volume, name) for name in ("depth_bins", "max_distance", "stride")}
+    if isinstance(task, VhaTask):
+        network = {"model.level": task.network.level, "model.variant": type(task.network).__name__}
+        return {**network, **volume, "subvoxel": task.subvoxel, "the last of sigmas": task.sigmas[-1]}
+    heatmaps = {"subvoxel": task.subvoxel, "the last of sigmas": task.sigma} if isinstance(task, VolumetricTask) else {}
+    return {**volume, **heatmaps}
+
+
 def with_parts_of(task: Task, source: str, given: Collection[str] = ()) -> Task:
-    """The task with the refiner and the rules that come with the weights `source`, if it is a LoCO.
+    """The task with the refiner and the rules that come with the weights `source`, if it finds people.
 
     The fields of the config that are `given`, by their dotted names, keep the task's own values.
     """
-    if not isinstance(task, LocoTask):
+    if not isinstance(task, PeopleTask):
         return task
     path, config = weights.path_of(source), weights.config_of(source)
     with stated_by(path):

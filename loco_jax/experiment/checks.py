@@ -12,8 +12,12 @@ from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import suppression
 from loco_jax.tasks.loco import PICTURE
+from loco_jax.tasks.volumetric import LOSSES
 
-TASKS = ("vha", "loco", "refiner", "trunk")
+CELLS = ("location_maps", "volumetric")  # whose networks make maps or volumes of a picture, without a code
+CODELESS = (*CELLS, "top_down")  # that have the compact trunk, and no code
+FINDERS = ("loco", *CODELESS)  # that find people in pictures
+TASKS = ("vha", "refiner", "trunk", *FINDERS)
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -29,8 +33,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"config.seed={config.seed} must be at least 0")
     if not 0 <= config.budget_minutes < math.inf:
         raise ValueError(f"config.budget_minutes={config.budget_minutes} must be a number of minutes, or 0 for none")
-    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task in ("refiner", "trunk")):
-        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without volumes")
+    if config.mesh.rows < 1 or (config.mesh.rows > 1 and config.task not in ("vha", "loco")):
+        raise ValueError(f"config.mesh.rows={config.mesh.rows} must be 1 or more; and 1 for a task without a VHA")
     if not (config.spike == 0 or config.spike > 1):
         raise ValueError(f"config.spike={config.spike} must be above 1, or 0 to log no spikes")
     _check_data(config)
@@ -65,32 +69,75 @@ def check_task(config: ConfigDict) -> None:
         _check_spoil(config.spoil)
         return
     check_model(config)
-    if config.task != "vha":
+    if config.task in CODELESS:
+        _check_codeless(config)
+    elif config.task != "vha":
         _check_predictor(config)
-    if config.task == "loco":
+    if config.task in FINDERS:
         check_rules(config)
 
 
 def check_model(config: ConfigDict) -> None:
-    """Raises ValueError for the first field of an autoencoder that cannot work."""
+    """Raises ValueError for the first field of an autoencoder, or of heatmaps, that cannot work."""
     m = config.model
+    if config.task in CODELESS:
+        _check_heatmaps(config)
+        return
     if m.level not in (1, 2, 3) or min(m.width, m.blocks) < 1:
         raise ValueError(f"config.model: want level 1, 2 or 3, and width and blocks of at least 1; have {m.to_dict()}")
+    _check_heatmaps(config)
+    _check_choice("config.model.variant", m.variant, ("published", "patch"))
+
+
+def _check_heatmaps(config: ConfigDict) -> None:
     if not config.sigmas or min(config.sigmas) <= 0:
         raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one or more positive numbers")
-    _check_choice("config.model.dtype", m.dtype, _DTYPES)
-    _check_choice("config.model.variant", m.variant, ("published", "patch"))
+    _check_choice("config.model.dtype", config.model.dtype, _DTYPES)
+
+
+def _check_codeless(config: ConfigDict) -> None:
+    c = config.predictor
+    _check_trunk(config)
+    if len(config.sigmas) != 1:
+        raise ValueError(f"config.sigmas={tuple(config.sigmas)} must be one number: this task has one stage")
+    if config.task == "location_maps" and not 0 <= c.location_weight < math.inf:
+        raise ValueError(f"config.predictor.location_weight={c.location_weight} must not be negative")
+    if config.task == "top_down" and c.lifting < 1:
+        raise ValueError(f"config.predictor.lifting={c.lifting} must be at least 1")
+    if config.task == "volumetric":
+        _check_choice("config.model.loss", config.model.loss, LOSSES)
+    _check_stride(config)
+    if config.refiner == PICTURE:
+        raise ValueError(f'config.refiner={PICTURE} is for config.task=loco; give a run, a file of weights, or ""')
+
+
+def _check_trunk(config: ConfigDict) -> None:
+    """Raises ValueError for the first field of the compact trunk, or of pictures, that cannot work."""
+    c = config.predictor
+    if min(c.width, c.blocks) < 1:
+        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
+    if c.coarsest not in (32, 64, 128):
+        raise ValueError(f"config.predictor.coarsest={c.coarsest} must be 32, 64 or 128 pixels")
+    _check_pictures(config)
+
+
+def _check_pictures(config: ConfigDict) -> None:
+    if not config.data.pictures:
+        raise ValueError("config.data.pictures must be True: this task looks at pictures")
+
+
+def _check_stride(config: ConfigDict) -> None:
+    if config.volume.stride != Volume.stride:
+        raise ValueError(
+            f"config.volume.stride={config.volume.stride} must be {Volume.stride} here: the predictors' layers are "
+            "made for it"
+        )
 
 
 def _check_predictor(config: ConfigDict) -> None:
     c = config.predictor
     _check_choice("config.predictor.trunk", c.trunk, ("inception", "compact"))
-    if c.trunk == "compact" and min(c.width, c.blocks) < 1:
-        raise ValueError(f"config.predictor: width and blocks must be at least 1; have {c.width}, {c.blocks}")
-    if c.trunk == "compact" and c.coarsest not in (32, 64, 128):
-        raise ValueError(f"config.predictor.coarsest={c.coarsest} must be 32, 64 or 128 pixels")
-    if not config.data.pictures:
-        raise ValueError("config.data.pictures must be True: this task looks at pictures")
+    (_check_trunk if c.trunk == "compact" else _check_pictures)(config)
     if config.task == "trunk":
         if c.trunk != "compact":
             raise ValueError(f"config.predictor.trunk={c.trunk!r} must be compact for config.task=trunk")
@@ -100,11 +147,7 @@ def _check_predictor(config: ConfigDict) -> None:
         raise ValueError(
             "config.predictor: the weights must not be negative, nor code_weight and heatmap_weight both 0"
         )
-    if config.volume.stride != Volume.stride:
-        raise ValueError(
-            f"config.volume.stride={config.volume.stride} must be {Volume.stride} here: the predictors' layers are "
-            "made for it"
-        )
+    _check_stride(config)
     # (a field and its value, whether it works, the field that it needs, why)
     needs = [
         (f"predictor.teaching_weight={c.teaching_weight}", not c.teaching_weight or c.trunk == "compact",

@@ -80,7 +80,7 @@ def settle(people: People, offsets: Float[Array, "N 14 3"]) -> People:
     total_Nx1 = jnp.maximum(scores_NxJx1.sum(axis=1), 1e-6)
     root_Nx3 = (people.joints * scores_NxJx1).sum(axis=1) / total_Nx1
     for _ in range(3):  # the axes depend on the mid-hip, which each turn finds more precisely
-        pose_NxJx3 = jnp.sum(offsets[..., None] * axes(root_Nx3)[:, None], axis=-2)  # the inverse of `to_axes`
+        pose_NxJx3 = from_axes(axes(root_Nx3), offsets)
         root_Nx3 = ((people.joints - pose_NxJx3) * scores_NxJx1).sum(axis=1) / total_Nx1
     exist_N = people.scores[:, 0] > 0
     return people._replace(joints=jnp.where(exist_N[:, None, None], pose_NxJx3 + root_Nx3[:, None], 0.0))
@@ -90,3 +90,8 @@ def to_axes(rows: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch J 3"
     """The vectors' coordinates along the unit vectors in the rows of `rows`."""
     # Elementwise, as a matrix product may run at lower precision on an accelerator.
     return jnp.sum(rows[..., None, :, :] * vectors[..., None, :], axis=-1)
+
+
+def from_axes(rows: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch J 3"]) -> Float[jax.Array, "*batch J 3"]:
+    """The inverse of `to_axes`."""
+    return jnp.sum(vectors[..., None] * rows[..., None, :, :], axis=-2)

@@ -60,7 +60,12 @@ def load_predictor(source: str = weights.RELEASED, min_score: float | None = Non
     `min_score` is the least score of a person. None takes it from the weights' config. Raises WeightsError or
     CheckpointError if there are no weights, and ValueError for an impossible score.
     """
-    task, params, _, camera = experiment.load(source)
+    task, params, config, camera = experiment.load(source)
+    if not isinstance(task, LocoTask):
+        raise weights.WeightsError(
+            f"{weights.path_of(source)}: holds a run of the task {config.task}, not loco: predict supports only LoCO; "
+            "--mode=eval of loco_jax.main scores other tasks"
+        )
     if min_score is not None:
         task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
     released = source == weights.RELEASED

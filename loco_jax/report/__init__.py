@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def table_of(task: str, summary: Mapping[str, Any]) -> str:
-    """The summary of an evaluation of a task ("vha", "loco", "refiner" or "trunk") as Markdown."""
+    """The summary of an evaluation of a task, the value of `config.task`, as Markdown."""
     from loco_jax.report import tables  # all imports are in functions, so that --help of the command is quick
 
     return getattr(tables, f"{task}_table")(summary)
@@ -26,6 +26,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
     from loco_jax.report import drawings
     from loco_jax.tasks.people import PeopleTask
     from loco_jax.tasks.refiner import KINDS, RefinerTask
+    from loco_jax.tasks.top_down import TopDownTask
     from loco_jax.tasks.vha import VhaTask
 
     found, frame = jax.tree.map(lambda x: np.asarray(x[index]), (predicted, frames))
@@ -34,6 +35,7 @@ def picture(task: "Task", predicted: Any, frames: "Frames", index: int, title: s
         true_rows = metrics.people_rows(found.true_voxels, found.true_present)
         return drawings.projections(task.volume, true_rows, rows, found.code, title=f"{task.name}, {title}")
     if isinstance(task, PeopleTask):
+        found = found.people if isinstance(task, TopDownTask) else found
         name = f"{task.name}+" if f"{task.name}+" in found.people else task.name
         joints, known = found.people[name]
         exist, true = known[:, 0], (frame.joints, found.true_present)

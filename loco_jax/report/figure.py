@@ -21,8 +21,8 @@ _PEOPLE = {
     "Right and left told by a trunk": ("told_",),
 }
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
-_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES, _MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
 _GREY = "0.35"
 _ROW = 4.6  # inches
 _WIDE = 30.0  # ratio of values from which the axis is logarithmic
@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
 
 
 def _colour(index: int) -> str:
-    return _CYCLE[index % len(_CYCLE)]
+    return CYCLE[index % len(CYCLE)]
 
 
 def _short(text: str, most: int = 40) -> str:
@@ -116,7 +116,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], names: Sequence[str], title: s
 
 
 def _look(number: int) -> dict[str, Any]:
-    return {"linestyle": _DASHES[number % len(_DASHES)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    return {"linestyle": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
 
 
 def _draw_one(axes: Axes, points: np.ndarray, colour: str, number: int) -> None:

@@ -115,7 +115,7 @@ def _by_poster(row: Sequence[str]) -> list[str]:
 
 
 def _too_many(summary: Mapping[str, Any]) -> list[str]:
-    count = summary["frames_with_too_many_peaks"]
+    count = summary.get("frames_with_too_many_peaks", 0)
     return [f"{count} frames had more peaks than config.max_peaks: only the best are kept."] if count else []
 
 
@@ -177,33 +177,30 @@ def _people_cells(found: Mapping[str, Any]) -> list[str]:
 
 
 def loco_table(summary: Mapping[str, Any]) -> str:
-    """A LoCO's scores, the poster's, how well it finds people, and its times."""
+    """Scores of a LoCO or of a system like it, the poster's, how well it finds people, and its times."""
+    first = next(iter(summary["systems"]))
     lines = [
         table(LOCO_HEADER, [*loco_rows(summary), *map(_by_poster, loco_poster_rows())]),
         "",
         f"{_about_scores(summary)} Error: mean distance of joints matched within 1.2 m.",
     ]
     if found := people_rows(summary):
-        first = next(iter(summary["systems"]))
-        sides = summary["systems"][first].get("own_side", {}).values()
-        joints = " / ".join(f"{side['joints']:,}" for side in sides)
+        about = PEOPLE_NOTE
+        if "own_side" in summary["systems"][first]:
+            sides = summary["systems"][first]["own_side"].values()
+            joints = " / ".join(f"{side['joints']:,}" for side in sides)
+            about += f" Joints that count are at least 1.5 voxels apart: {joints}."
+        parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
         lines += [
-            "",
-            table(PEOPLE_HEADER, found),
-            "",
-            PEOPLE_NOTE + bool(sides) * f" Joints that count are at least 1.5 voxels apart: {joints}.",
-            "",
-            table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary)),
-            "",
+            *("", table(PEOPLE_HEADER, found), "", about, "", parts, ""),
             "By the true person's distance, and by how many other people's boxes in the picture overlap its own.",
         ]
     if "made_of" in summary:
         m = summary["made_of"]
         source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
         refiner = f"; +: {source}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
-        lines.append(
-            f"LoCO({summary['level']}) is {m['predictor']} with {m['autoencoder']}{refiner if m['refiner'] else ''}."
-        )
+        autoencoder = f" with {m['autoencoder']}" if "autoencoder" in m else ""
+        lines.append(f"{first} is {m['predictor']}{autoencoder}{refiner if m['refiner'] else ''}.")
     if "joints_that_touch" in summary:
         lines.append(
             f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
@@ -214,6 +211,23 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())
         lines.append(f"A frame on this machine ({summary['device']}): {stages}; in all {sum(seconds.values()):.3g} s.")
     return "\n".join([*lines, *_too_many(summary)])
+
+
+location_maps_table = volumetric_table = loco_table
+
+
+def top_down_table(summary: Mapping[str, Any]) -> str:
+    """As `loco_table`, and how well the detector and the crops' 2D joints are found."""
+    cells = [
+        ["AP50 of boxes", number(summary["ap50"], 1, 100), f"{summary['boxes']:,} boxes"],
+        ["PCK@0.2 in true boxes", number(summary["pck"], 1, 100), f"{summary['pck_joints']:,} joints"],
+    ]
+    note = (
+        "AP50: average precision of boxes in percent; they are found if their intersection over union is 0.5 or more. "
+        "PCK@0.2: the share in percent of joints that are nearer to their true place in the picture than a fifth of "
+        "the torso, from the left shoulder to the right hip."
+    )
+    return f"{loco_table(summary)}\n\n{table(['top-down', 'value', 'of'], cells)}\n\n{note}"
 
 
 def refiner_table(summary: Mapping[str, Any]) -> str:

@@ -27,10 +27,10 @@ OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
     "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
-    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "data.train_split",
-    "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
+    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "predictor.location_weight",
+    "model.loss", "data.train_split", "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
 )  # fmt: skip
-# Fields that older runs and weights lack, with the values that reproduce the code of that time.
+# Fields that older runs and weights of OLD_TASKS lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
     "spoil.share": 0.5, "predictor.side_weight": 0.0,
@@ -39,6 +39,7 @@ LATER_FIELDS = {
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
 }  # fmt: skip
+OLD_TASKS = ("loco", "vha", "refiner", "trunk")
 
 
 def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, older: bool = False) -> None:
@@ -97,7 +98,12 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
 
 def completed(content: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON, with the LATER_FIELDS that its sections lack, and without the EARLIER_FIELDS."""
+    """A config as JSON, with the LATER_FIELDS that its sections lack, and without the EARLIER_FIELDS.
+
+    Other tasks than OLD_TASKS lack none.
+    """
+    if content.get("task", OLD_TASKS[0]) not in OLD_TASKS:
+        return content
     for field, value in LATER_FIELDS.items():
         section, name = section_of(content, field)
         section.setdefault(name, value)

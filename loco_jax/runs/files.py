@@ -1,5 +1,7 @@
 """Small files, written completely or not at all."""
 
+import os
+
 from etils import epath
 
 
@@ -12,7 +14,7 @@ def write_text(path: epath.Path, text: str) -> None:
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a file and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.part"
+    part = path.parent / f".{path.name}.{os.getpid()}.part"  # several processes may write it at once
     try:
         part.write_bytes(content)
         part.replace(path)

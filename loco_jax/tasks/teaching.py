@@ -4,6 +4,7 @@ The loss of codes teaches the places of people, but hardly left from right: at d
 Gaussian. These losses teach it directly, and train the trunk. The "+" rows use the poses that it learns to read.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
-from loco_jax.pose import reading
+from loco_jax.pose import location_maps, reading
 from loco_jax.tasks import sides
 
 _HIPS = skeleton.PAIRS["hips"]
@@ -29,7 +30,6 @@ _OF_TRUNK = np.array([[skeleton.JOINTS[i].endswith(("shoulder", "hip"))] for i i
 _JOINTS, _SIDES = 0.2, 20.0  # weights; sides are hardest to learn, and would count little beside the rest of a pose
 _READINGS = 3  # number of readings of each person in a step
 _SHIFT = 0.1  # metres, the standard deviation of the places of those readings
-_SIGMA = 1.0  # cells, of the joints' heatmaps in the picture
 # Units of errors. The Huber loss is quadratic below one unit and linear above.
 _METRES = 0.3  # of offsets
 _LOG_DISTANCE = 0.1  # of a distance's logarithm: a tenth of the distance
@@ -119,22 +119,9 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     """Cross-entropy a joint with Gaussians at the joints' places in the picture; the maximum where people overlap."""
     camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
     present_BxPxJ = frames.present & volume.in_view(camera, frames.joints)
-    uv = cameras.project(camera, frames.joints)
-    _, rows, columns, _ = logits_BxHxWxJ.shape
-
-    def gaussian(coordinate_BxPxJ, count):  # a cell is where its middle is
-        middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * volume.stride
-        away = jnp.where(present_BxPxJ, coordinate_BxPxJ, -1e4)[..., None] - middles
-        return jnp.exp(-jnp.square(away / volume.stride / _SIGMA))
-
-    down = gaussian(uv[..., 1], rows)
-    across = gaussian(uv[..., 0], columns)
-
-    def add(target, person):
-        return jnp.maximum(target, person[0][:, :, :, None] * person[1][:, :, None, :]), None
-
-    start = jnp.zeros((*present_BxPxJ.shape[::2], rows, columns), jnp.float32)
-    target, _ = lax.scan(add, start, (jnp.moveaxis(down, 1, 0), jnp.moveaxis(across, 1, 0)))
+    places = cameras.project(camera, frames.joints)
+    render = functools.partial(location_maps.render, grid=logits_BxHxWxJ.shape[1:3], stride=volume.stride)
+    target = jax.vmap(render)(places, present_BxPxJ)
     entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
     return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)
 

@@ -19,7 +19,7 @@ from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import metrics, peaks
 from loco_jax.tasks import Task, count, finite
-from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets
+from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets, timed
 
 THRESHOLDS = (0, 1, 2)  # voxels
 NOISES = (0.0, 0.05, 0.1, 0.2)  # parts of the code's standard deviation
@@ -233,6 +233,14 @@ class VhaTask(Task):
             },
             "frames_with_too_many_peaks": sum(r.overflow for r in records),
         }
+
+    def stage_seconds(self, params: Any, frames: Frames) -> dict[str, float]:
+        """Seconds from the joints of a batch's first frame to their code, and from the code to peaks."""
+        frame = jax.tree.map(lambda x: x[0], frames._replace(image=None))
+        find = functools.partial(ops.decode_peaks, self.network, size=self.volume.shape[:2], max_peaks=self.max_peaks)
+        code, encode = timed(jax.jit(self.encode), params, frame)
+        _, decode = timed(jax.jit(find), params, code.astype(jnp.float32))
+        return {"encode": encode, "decode": decode}
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
         clean = summary["scores"]["hungarian"]["noise 0"]

@@ -1,0 +1,41 @@
+"""Location Maps, a system that LoCO is compared with: a heatmap and a map of positions for each joint type.
+
+    python -m loco_jax.main --config=configs/location_maps.py:scale=demo
+    python -m loco_jax.main --config=configs/location_maps.py --config.data.source=jta --config.data.dir=DATA
+
+Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
+row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
+
+At demo scale a step of 4 pictures takes 2.3 s or more on two cores of an AMD EPYC, so 15,000 steps take about 10 hours.
+After 264 steps of 2 pictures F1 is 6.1 / 19.9 / 32.6 % at 0.4 / 0.8 / 1.2 m on 16 validation frames of the crowd. Full
+scale was not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from loco_jax.configs import loco, vha
+
+ARGUMENTS = {"scale": vha.ARGUMENTS["scale"]}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config for an argument like "scale=demo"."""
+    c = without_code("location_maps", vha.parse(arg, ARGUMENTS)["scale"])
+    c.predictor.location_weight = 1.0  # weight of the error of positions, beside that of heatmaps
+    return c
+
+
+def without_code(task: str, scale: str) -> ConfigDict:
+    """The settings of a task that the compact LoCO's trunk serves without a code."""
+    c = loco.get_config(2, f"variant=patch,trunk=compact,scale={scale}")
+    dtype, trunk = c.model.dtype, c.predictor
+    c.task = task
+    c.name = task + "_demo" * (scale == "demo")
+    c.demo = f"configs/{task}.py:scale=demo"
+    del c.vha
+    c.model = ConfigDict()
+    c.model.dtype = dtype  # type of the arithmetic; or bfloat16, for GPUs
+    c.predictor = ConfigDict()  # see loco.py
+    c.predictor.width, c.predictor.blocks, c.predictor.coarsest = trunk.width, trunk.blocks, trunk.coarsest
+    c.refiner = "released-refiner"  # a run, a file of weights, or "" for nothing
+    return c

@@ -1,0 +1,60 @@
+"""How the time of a picture depends on the number of people in it: the poster's "does not scale"."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from loco_jax.data import crowd as crowds
+from loco_jax.data import streams
+from loco_jax.report import tables
+from loco_jax.report.figure import CYCLE, MARKERS
+from loco_jax.tasks.people import PeopleTask, timed
+from loco_jax.tasks.top_down import TopDownTask
+
+PEOPLE = (1, 5, 20, 60)
+
+
+def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence[int] = PEOPLE) -> list[float]:
+    """Seconds from a picture of the crowd to people, for each number of people in the scene; medians of five.
+
+    A top-down system looks at as many boxes as there are people, whether its detector finds them or not.
+    """
+    times = []
+    for number in numbers:
+        people: dict[str, Any] = {f"{name}_people": number for name in ("min", "most", "max")}
+        people["mean_people"] = float(number)
+        crowd = dataclasses.replace(streams.crowd_of(config), **people)
+        make = jax.jit(functools.partial(streams.crowd_frame, crowd=crowd, pictures=True))
+        frame = make(crowds.scene_key("test", 0))
+        find = task.people_of_picture
+        if isinstance(task, TopDownTask):
+            find = functools.partial(_in_boxes, task, number=number)
+        times.append(timed(jax.jit(find), params, frame.image, frame.camera)[1])
+    return times
+
+
+def table(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> str:
+    """Milliseconds a picture by system, as Markdown."""
+    rows = [[system, *(tables.number(value, 0, 1000) for value in times)] for system, times in found.items()]
+    return tables.table(["system, ms a picture", *(f"{n} people" for n in numbers)], rows)
+
+
+def figure(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> Figure:
+    """Seconds a picture over the number of people, a line for each system."""
+    drawn = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
+    axes = drawn.add_subplot()
+    for index, (system, times) in enumerate(found.items()):
+        axes.plot(numbers, times, color=CYCLE[index], marker=MARKERS[index], label=system)
+    axes.set(xlabel="people in the scene", ylabel="seconds a picture", xlim=(0, None), ylim=(0, None))
+    axes.grid(color="0.9")
+    drawn.legend(loc="outside lower center", ncols=2, frameon=False)
+    return drawn
+
+
+def _in_boxes(task: TopDownTask, params: Any, image: jax.Array, camera: Any, *, number: int) -> Any:
+    return task.people_in_boxes(params, image, camera, task.boxes_of_picture(params, image, camera, number))

@@ -1,0 +1,273 @@
+"""The page that `loco_jax.reproduce` writes: the poster's tables with our rows, and the figures that belong to them."""
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from loco_jax.benchmark import measure
+from loco_jax.data import streams
+from loco_jax.geometry import skeleton
+from loco_jax.models import vha
+from loco_jax.report import tables
+from loco_jax.report.figure import CYCLE, MARKERS
+from loco_jax.reproduce import compression_figure, crowding, experiments, running
+from loco_jax.reproduce.experiments import Row, Settings
+from loco_jax.runs import files
+from loco_jax.runs import log as logs
+
+_MATCHING = "nearest"  # the published protocol
+_MIDDLE = "0.8 m"
+_GT = ("GT Location Maps", "GT volumetric heatmaps", "GT volumetric heatmaps, sub-voxel")
+_POSTER = {name.lower().replace(" + refine", "+"): scores for name, scores in tables.POSTER_LOCO.items()}
+_CURVES = ("loco1", "loco2", "loco3", "volumetric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What is known of a row.
+
+    Attributes:
+      row: its definition.
+      results: of its evaluation.
+      training: facts of its last training, see `running`.
+      minutes: of all trainings that belong to the system, without the search and the refiner.
+      log: of its training.
+    """
+
+    row: Row
+    results: dict[str, Any]
+    training: dict[str, Any]
+    minutes: float
+    log: list[dict[str, Any]]
+
+
+def read(settings: Settings) -> dict[str, Done]:
+    """The rows whose scores are there, by name."""
+    found = {}
+    for row in experiments.ROWS:
+        folder = settings.folder / row.name
+        if not (folder / "scores" / running.DONE).exists():
+            continue
+        results = json.loads((folder / "run" / "eval" / "results.json").read_text())
+        facts = {name: json.loads(path.read_text()) for name in ("autoencoder", "run")
+                 if (path := folder / name / running.DONE).exists()}  # fmt: skip
+        minutes = sum(fact["minutes"] for fact in facts.values())
+        found[row.name] = Done(row, results, facts["run"], minutes, logs.read(folder / "run" / logs.FILE))
+    return found
+
+
+def write(settings: Settings, output: epath.Path) -> epath.Path:
+    """Writes poster.md and its figures into the folder `output`; returns the page's path.
+
+    What is not there yet is named as missing.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    done = read(settings)
+    lines = ["# The poster's tables", "", *_about(settings), ""]
+    missing = [row.label for row in experiments.ROWS if row.name not in done and not row.needs]
+    if missing:
+        lines += [f"Not done yet: {', '.join(missing)}.", ""]
+    lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]
+    if figure := _curves(done):
+        figure.savefig(output / "code.png")
+        lines += [
+            "",
+            "## What predicting a code gains",
+            "",
+            "![F1 over minutes of training](code.png)",
+            "",
+            *_errors(done),
+        ]
+    lines += _studies(settings, output)
+    path = output / "poster.md"
+    files.write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _about(settings: Settings) -> list[str]:
+    """How the numbers are made, in Markdown."""
+    machine = measure.machine()
+    command = f"python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}"
+    command += "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
+    where = f"{machine['cores']} cores, {machine['device']}, JAX {machine['jax']}, {datetime.date.today()}"
+    budget, extra = settings.budget, f"{settings.extra:.3g} minutes"
+    return [
+        f"`{command}`, {where}.",
+        "",
+        f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
+        "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time. Three learning rates "
+        f'are tried before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
+        f"{extra} on the people that the system finds in training scenes.",
+    ]
+
+
+def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
+    """The rows of the table of systems: ours, each followed by the poster's figures if it has this row."""
+    rows: list[list[str]] = []
+    bounds: dict[str, Any] = {}
+    for entry in done.values():
+        if entry.row.is_autoencoder:
+            continue
+        systems = entry.results["systems"]
+        bounds |= {name: systems[name] for name in _GT if name in systems}
+        own = next(iter(systems))
+        facts = [f"{entry.minutes:.3g}", f"{entry.training['frames']:,}", f"{entry.training['parameters']:,}"]
+        rows += [[entry.row.label, *_scores(systems[own]), *facts], *_poster_row(entry.row.poster)]
+        # Without people in training scenes no refiner could be trained.
+        refined = _scores(systems[f"{own}+"]) if f"{own}+" in systems else ["–"] * 10
+        rows += [[f"{entry.row.label}+", *refined, "", "", ""], *_poster_row(f"{entry.row.poster}+")]
+    for name in [name for name in _GT if name in bounds]:
+        rows += [[name, *_scores(bounds[name]), "", "", ""], *_poster_row(name)]
+    return rows
+
+
+def autoencoder_rows(done: Mapping[str, Done], settings: Settings) -> list[list[str]]:
+    """The rows of the table of autoencoders."""
+    rows = []
+    for entry in (e for e in done.values() if e.row.is_autoencoder):
+        scores = entry.results["scores"]["hungarian"]["noise 0"]
+        level = entry.results["level"]
+        poster = tables.POSTER_VHA[level] if entry.row.poster else None
+        seconds = entry.results.get("seconds_a_frame", {})
+        volume = streams.volume_of(experiments.config_of(entry.row, settings)).shape
+        code = vha.code_shape(volume, level)
+        rows.append([
+            entry.row.label,
+            *(f"{100 * scores[t]['f1']:.1f}" + (f" / {poster[i]:.1f}" if poster else "")
+              for i, t in enumerate(tables.VHA_THRESHOLDS)),
+            " × ".join(map(str, code)), f"{skeleton.NUM_JOINTS * math.prod(volume) / math.prod(code):,.0f}",
+            *(tables.number(seconds.get(stage), 0, 1000) for stage in ("encode", "decode")),
+            f"{entry.minutes:.3g}", f"{entry.training['frames']:,}", f"{entry.training['parameters']:,}",
+        ])  # fmt: skip
+    return rows
+
+
+def _systems(done: Mapping[str, Done]) -> list[str]:
+    header = [
+        "system", *(f"{m} @{t}" for t in tables.LOCO_THRESHOLDS for m in tables.MEASURES), f"optimal F1 @{_MIDDLE}",
+        "minutes", "frames", "parameters",
+    ]  # fmt: skip
+    text = [
+        tables.table(header, system_rows(done)),
+        "",
+        f"In percent, `{_MATCHING}` matching as published; the tenth column is F1 with `hungarian` matching. The "
+        "poster's figures are on JTA, and its systems were trained for longer. Minutes are those of all networks of a "
+        "system, without the search for the learning rate and without the refiner.",
+        *_answers(done),
+    ]
+    if top_down := done.get("top_down"):
+        ap, pck = (tables.number(top_down.results.get(name), 1, 100) for name in ("ap50", "pck"))
+        text += ["", f"The detector of the top-down system: AP50 {ap} %, PCK@0.2 of its crops {pck} %, same frames."]
+    return text
+
+
+def _answers(done: Mapping[str, Done]) -> list[str]:
+    """Whether codes beat the other systems here, as the poster claims, by F1 at 0.8 m."""
+
+    def best(names):
+        known = {done[name].row.label: _f1(done[name]) for name in names if name in done}
+        return max(known.items(), key=lambda item: item[1], default=None)
+
+    codes = best(("loco1", "loco2", "loco3"))
+    if codes is None:
+        return []
+    lines = [""]
+    for names in (("volumetric", "volumetric_squared"), ("location_maps",), ("top_down",)):
+        if other := best(names):
+            verb = "beats" if codes[1] > other[1] else "does not beat"
+            lines.append(f"- {codes[0]} ({codes[1]:.1f}) {verb} {other[0]} ({other[1]:.1f}) in F1 at {_MIDDLE}.")
+    return lines
+
+
+def _f1(entry: Done) -> float:
+    """The F1 of the system in percent, not refined."""
+    return 100 * next(iter(entry.results["systems"].values()))[_MATCHING][_MIDDLE]["f1"]
+
+
+def _scores(system: Mapping[str, Any]) -> list[str]:
+    values = [system[_MATCHING][t][m] for t in tables.LOCO_THRESHOLDS for m in tables.MEASURES.values()]
+    return [f"{100 * value:.1f}" for value in (*values, system["hungarian"][_MIDDLE]["f1"])]
+
+
+def _poster_row(name: str) -> list[list[str]]:
+    scores = _POSTER.get(name.lower())
+    return [[f"*poster: {name}*", *(f"{v:.1f}" for t in scores for v in t), "", "", "", ""]] if scores else []
+
+
+def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
+    header = [
+        "network", *(f"F1 @{t}" for t in tables.VHA_THRESHOLDS), "code", "times smaller", "encode (ms)", "decode (ms)",
+        "minutes", "frames", "parameters",
+    ]  # fmt: skip
+    note = "F1 in percent, `hungarian` matching; ours / the poster's on JTA. Times smaller: in numbers."
+    return [tables.table(header, autoencoder_rows(done, settings)), "", note]
+
+
+def _errors(done: Mapping[str, Done]) -> list[str]:
+    """A table of the code's own loss and of the prediction's error, for each level."""
+    rows = []
+    for name in ("loco1", "loco2", "loco3", "loco2_published"):
+        if entry := done.get(name):
+            systems = entry.results["systems"]
+            true = next(system for label, system in systems.items() if "true code" in label)
+            values = [100 * (1 - true[_MATCHING][_MIDDLE]["f1"]), 100 - _f1(entry)]
+            rows.append(
+                [entry.row.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
+            )
+    header = ["system", f"1 - F1 @{_MIDDLE} of the true code", "of the predicted code", "error of the code"]
+    return [
+        tables.table(header, rows),
+        "",
+        "The first column is lost by compression, the rest of the second by prediction. The error of the code is its "
+        "mean square, where the code's own mean square is about 1 for PatchVHA.",
+    ]
+
+
+def _curves(done: Mapping[str, Done]) -> Figure | None:
+    """F1 on validation frames over minutes of training; a LoCO's begin when its autoencoder is trained."""
+    known = [done[name] for name in _CURVES if name in done]
+    if not known:
+        return None
+    figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for number, entry in enumerate(known):
+        points = np.array(curve(entry))
+        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
+        axes.plot(points[:, 0], 100 * points[:, 1], **look)
+    axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.grid(color="0.9")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def curve(entry: Done) -> list[tuple[float, float]]:
+    """Minutes of training and F1 at 0.8 m on validation frames, from the log of a row."""
+    before, used, points = entry.minutes - entry.training["minutes"], 0.0, []
+    for record in entry.log:
+        used = record.get("budget_used", used)
+        if "validation/f1_0.8m" in record:
+            points.append((before + used * entry.training["minutes"], record["validation/f1_0.8m"]))
+    return points
+
+
+def _studies(settings: Settings, output: epath.Path) -> list[str]:
+    """What compression gains, and how time depends on the number of people, if they are measured."""
+    lines = []
+    for name, title, draw, tabulate in (
+        ("compression", "What compression gains", compression_figure.figure, compression_figure.table),
+        ("crowding", "Time over the number of people", crowding.figure, crowding.table),
+    ):
+        path = settings.folder / name / "result" / running.DONE
+        if path.exists():
+            found = json.loads(path.read_text())["found"]
+            draw(found).savefig(output / f"{name}.png")
+            lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", tabulate(found)]
+    return lines
