@@ -6,6 +6,7 @@ are several processes, only the first reads and writes. All of them have the sam
 
 import contextlib
 import errno
+import functools
 import json
 import re
 import zlib
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+_ITEMS = "state", "position"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
 # Errors that say nothing about the content of the files. All numbers of OSErrors are such, except these:
 _NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -42,6 +44,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str, keep: int = 2, read_only: bool = False):
         self.folder, self._read_only, me = _folder(workdir), read_only, jax.process_index()
+        self._left_out: dict[int, CheckpointError] = {}
         options: dict[str, Any] = {"read_only": True}
         if not read_only:
             options = {"max_to_keep": keep, "cleanup_tmp_directories": True}
@@ -49,11 +52,31 @@ class Checkpoints(contextlib.AbstractContextManager):
         options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
         )
+        all_options = ocp.CheckpointManagerOptions(create=False, **options)
+        start = functools.partial(ocp.CheckpointManager, self.folder, None, all_options, item_names=_ITEMS)
         try:
-            all_options = ocp.CheckpointManagerOptions(create=False, **options)
-            self._manager = ocp.CheckpointManager(self.folder, options=all_options, item_names=("state", "position"))
-        except Exception as error:  # of many kinds
-            raise CheckpointError(f"{self.folder}: cannot be opened: {_first_line(error)}") from error
+            self._manager = start()
+        except Exception:  # of many kinds
+            self._leave_out_unopened()
+            self._manager = start()
+
+    def _leave_out_unopened(self) -> None:
+        """Moves the checkpoints away that keep Orbax from opening the folder.
+
+        Raises CheckpointError if none would be left, or if the folder was opened `read_only`.
+        """
+        steps = sorted(ocp.utils.checkpoint_steps(self.folder), reverse=True)
+        for step in steps:
+            try:
+                with self._reading(step):  # what Orbax reads of every checkpoint
+                    _ = ocp.path.step.standard_name_format().find_step(self.folder, step).commit_timestamp
+            except CheckpointError as error:
+                if self._read_only or not isinstance(error, _DamagedError):
+                    raise
+                self._left_out[step] = error
+        if self._left_out and len(self._left_out) == len(steps):
+            raise self._left_out[steps[0]]
+        self._move_away(list(self._left_out))
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
@@ -123,17 +146,24 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         steps = [step for step in self.steps if last is None or step <= last]
         first_error = None
+
+        def tell(error, step):
+            before = next((f"; the one before is of step {other}" for other in self.steps if other < step), "")
+            say(f"{_first_line(error)}\nDamaged, so it is left out{before}.")
+
+        for step, error in self._left_out.items():
+            tell(error, step)
         for number, step in enumerate(steps):
             try:
                 state, position = self._read(step, like)
             except _DamagedError as error:
                 first_error = first_error or error
                 if number + 1 < len(steps):
-                    before = f"the one before is of step {steps[number + 1]}"
-                    say(f"{_first_line(error)}\nDamaged, so it is left out; {before}.")
+                    tell(error, step)
                 continue
             if number and not self._read_only:
                 self._move_away(steps[:number])
+                self._manager.reload()
             return step, state, position
         raise first_error or self._none()
 
@@ -144,7 +174,6 @@ class Checkpoints(contextlib.AbstractContextManager):
         for step in steps:
             count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
-        self._manager.reload()
 
     def restore_params(self, like: Any, averaged: bool) -> tuple[int, Any]:
         """Step and parameters, or their moving average, of the newest checkpoint, without the rest of its state.

@@ -61,8 +61,12 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, o
     differences = [(name, old, new) for name, old, new in differences if not (older and old is None)]
     if differences:
         listed = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
+        schedule = theirs.get("optimizer", {}).get("schedule")
+        why = ""
+        if schedule != "constant" and any(name in LENGTHS for name, *_ in differences):
+            why = f"The learning rate falls over the whole run (config.optimizer.schedule={schedule}). "
         raise CheckpointError(
-            f"{path.parent}: holds a run of another config:\n{listed}\n"
+            f"{path.parent}: holds a run of another config:\n{listed}\n{why}"
             "Give the same config to go on with it, or another --workdir to start anew."
         )
 

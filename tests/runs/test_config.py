@@ -65,6 +65,10 @@ def test_where_the_learning_rate_follows_the_length_it_is_told(toy, tmp_path):
     with pytest.raises(checkpoints.CheckpointError) as error:
         quietly(tiny(steps=3), tmp_path)
     assert "  steps: 2 there, 3 now\n" in str(error.value)
+    assert "falls over the whole run (config.optimizer.schedule=cosine)" in str(error.value)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        quietly(tiny(steps=2, seed=3), tmp_path)
+    assert "schedule" not in str(error.value)
 
 
 def test_what_changes_no_number_is_free(toy, tmp_path):
