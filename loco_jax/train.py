@@ -108,6 +108,7 @@ class _Training:
             self._stop = signals.StopRequest(self._say, self._delay)
             self._log = logs.Log(self._folder, self._step, _curves) if is_first else logs.NoLog()
         # A run may have ended between a save and the evaluation after it.
+        self._has_scored = False
         self._lacks_scores = self._is_evaluated() and not distributed.from_first(lambda: self._log.has_scores)
         self._agree = distributed.Agreement(setup.mesh, self._delay)
         total = None if config.budget_minutes else config.steps  # with a budget nobody knows how many
@@ -173,11 +174,12 @@ class _Training:
 
     def _advance(self) -> None:
         """Starts the next step, and waits for earlier ones if too many are queued."""
-        asked, began = observation.now(), time.monotonic()
+        asked = observation.now()
         with self._split.part("data"):
             frames = next(self._source)
         if self._loss is not None and self._loss.is_ready():  # otherwise the devices were computing
             self._waited += observation.now() - asked
+        began = time.monotonic()
         with self._split.part("device"):
             self._state, scalars = self._do_step(self._state, frames, *self._budget.rate(self._step))
             self._step, self._loss = self._step + 1, scalars["loss"]
@@ -186,7 +188,7 @@ class _Training:
             self._wait(_MOST_AHEAD if self._is_long is False else 0)
         seconds = time.monotonic() - began
         if self._is_long is None and seconds > _LONG_STEP:
-            self._say(f"A step takes {seconds:.2g} s")
+            self._say(f"The first step took {seconds:.2g} s")
         self._is_long = seconds > _LONG_STEP
         self._bar.update()
         self._budget.look()
@@ -227,6 +229,7 @@ class _Training:
             self._say(f"step {self._step}: the loss no longer falls; stage {number} of {self._task.stages} begins")
             with self._split.part("setup"):
                 self._do_step = self._setup.compile(self._state)
+            self._bar.unpause()
 
     def _check_finite(self) -> None:
         """Raises TrainingError if too many steps in a row were not finite, before any of that is saved."""
@@ -265,6 +268,9 @@ class _Training:
             summary = self._evaluator.run(
                 params, self._config.eval_frames, should_stop=lambda: self._why_stop() >= least
             )
+        if not self._has_scored:  # the bar does not count compiling
+            self._bar.unpause()
+            self._has_scored = True
         if summary is not None:
             last = self._is_done()
             if last:

@@ -4,6 +4,7 @@ A command defines absl flags, has a function `main(argv)`, and calls `cli.start(
 beginning of its --help. Heavy imports come inside of `main`, so that --help answers at once.
 """
 
+import contextlib
 import faulthandler
 import io
 import os
@@ -42,7 +43,8 @@ def run(main: Main, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS,
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file's name
             stream.reconfigure(errors="replace")
     if {"--help", "-help", "-h"} & set(argv):
-        print(_help(main, values))
+        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
+            print(_help(main, values), flush=True)
         return 0
 
     def parse_and_run() -> int:

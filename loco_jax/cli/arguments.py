@@ -73,7 +73,7 @@ def _unknown_field(path: str, argument: str, argv: Sequence[str]) -> str:
     except Exception:  # the file's own error is reported elsewhere
         return ""
     fields = list(_fields(config))
-    wrong = next((name for name in names if name not in fields), None)
+    wrong = next((name for name in names if not any(f"{field}.".startswith(f"{name}.") for field in fields)), None)
     if wrong is None:
         return ""
     near = " or ".join(f"--config.{name}" for name in difflib.get_close_matches(wrong, fields, cutoff=0.5))

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pillow_heif
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, JpegImagePlugin
+from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, JpegImagePlugin, TiffImagePlugin
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
@@ -103,6 +103,24 @@ def is_picture(path: os.PathLike | str) -> bool:
         return True
 
 
+def is_deep(path: os.PathLike | str) -> bool:
+    """Whether a picture has values of more than 8 bits, for which `read` may have to guess the value of white.
+
+    Raises what Pillow raises for a file that is no picture.
+    """
+    with _open(pathlib.Path(path)) as picture:
+        return _is_deep(pathlib.Path(path), picture)
+
+
+def _is_deep(path: pathlib.Path, picture: ImageFile.ImageFile) -> bool:
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return max(picture.tag_v2.get(ExifTags.Base.BitsPerSample, (8,))) > 8
+    if picture.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24] > 8
+    return picture.mode == "F" or picture.mode.startswith("I")
+
+
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture of a kind in SUFFIXES, whatever its name. Pillow knows more kinds, and runs PostScript."""
@@ -153,9 +171,10 @@ def _read(path: pathlib.Path, picture: ImageFile.ImageFile) -> Picture:
     if _is_jpeg(picture) and math.prod(size) > _LARGE:
         picture.draft(None, (size[0] // 2, size[1] // 2))
         notes.append(f"it has {size[0]} x {size[1]} pixels, and was read at half its size")
+    deep, turn = _is_deep(path, picture), picture.getexif().get(ExifTags.Base.Orientation)
     picture = _load(path, picture, notes)
-    if picture.format in ("PNG", "TIFF") and picture.mode.startswith("RGB") and np.max(picture.getextrema()) < 64:
-        _use_low_bytes(path, picture, notes)
+    if deep and picture.mode.startswith("RGB") and np.max(picture.getextrema()) < 64:
+        _use_low_bytes(path, picture, turn, notes)
     with contextlib.suppress(Exception):  # nonsense in EXIF does not spoil the picture
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
         focal = _focal_of(picture, size)
@@ -198,14 +217,18 @@ def _decode_jpeg(content: bytes, size: tuple[int, int]) -> ImageFile.ImageFile:
     return picture
 
 
-def _use_low_bytes(path: pathlib.Path, picture: Image.Image, notes: list[str]) -> None:
-    """Brightens a dark picture whose camera fills fewer than the 16 bits of its file: Pillow reads the high bytes."""
-    with av.open(str(path)) as file:
+def _use_low_bytes(path: pathlib.Path, picture: Image.Image, turn: int | None, notes: list[str]) -> None:
+    """Brightens a dark picture whose camera fills fewer than 16 bits: Pillow reads only the high bytes.
+
+    `turn` is EXIF's orientation, which Pillow has applied to a TIFF.
+    """
+    with path.open("rb") as content, av.open(content, "r") as file:
         frame = next(file.decode(video=0))
-    if any(component.bits > 8 for component in frame.format.components):
-        values = frame.to_ndarray(format="rgb48le" if picture.mode == "RGB" else "rgba64le")
-        white = _white(float(values.max()), notes)
-        picture.paste(Image.fromarray((values * (255 / white)).round().astype(np.uint8)))
+    values = frame.to_ndarray(format="rgb48le" if picture.mode == "RGB" else "rgba64le")
+    white = _white(float(values.max()), notes)
+    brighter = Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+    brighter.getexif().update({ExifTags.Base.Orientation: turn} if turn else {})
+    picture.paste(ImageOps.exif_transpose(brighter) if picture.format == "TIFF" else brighter)
 
 
 def _white(largest: float, notes: list[str]) -> float:

@@ -68,6 +68,13 @@ def info(path: os.PathLike | str) -> Info:
         return Info(stream.height, stream.width, float(fps), int(frames), aspect)
 
 
+def is_turned(path: os.PathLike | str) -> bool:
+    """Whether the header makes rows columns, as `read` then does. Raises VideoError."""
+    with warnings.catch_warnings(), contextlib.closing(frames(path)) as some:
+        warnings.simplefilter("ignore", DamageWarning)  # `read` warns
+        return _display(next(some)[1])[0]
+
+
 def is_video(path: os.PathLike | str) -> bool:
     """Whether the content of a file is moving pictures: no still picture, no text, no cover of a record."""
     try:

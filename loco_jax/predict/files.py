@@ -52,6 +52,8 @@ def _left_out(folder: pathlib.Path) -> list[str]:
 
 def make_folder(name: str) -> pathlib.Path:
     """Makes the folder for results. Raises ValueError if files cannot be written there."""
+    if not name:
+        raise ValueError("--output= names no folder")
     output = pathlib.Path(name).expanduser()
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from loco_jax.media.overlays import Person
 
 MOST_FRAMES = 3000  # the page has every second, fourth, ... frame of a longer video
 MOST_PICTURES = 160  # of a video
-_LEAST_UPRIGHT = math.cos(math.radians(65))  # of the angle between the camera's up and the world's
+_STEEPEST = math.radians(65)  # between the camera's up and the world's
 _USUAL_HEIGHT = 1.6  # metres from the ground to the camera, if there are no ankles
 _TRUST = 5.5  # metres: ankles that are farther apart count more than bodies for the ground's slope
 _LEVEL = np.array([0.0, -1.0, 0.0])  # up, for a camera that is held level
@@ -173,9 +173,12 @@ def ground(joints: Float[np.ndarray, "P J 3"]) -> Ground:
 
 
 def _upright(up: np.ndarray) -> np.ndarray:
-    """A unit vector like `up`; the camera's own up if the two are too far apart."""
+    """A unit vector like `up`, at most _STEEPEST from the camera's own up."""
     up = up / max(np.linalg.norm(up), 1e-6)
-    return up if up @ _LEVEL >= _LEAST_UPRIGHT else _LEVEL
+    aside = up - (up @ _LEVEL) * _LEVEL
+    if up @ _LEVEL >= math.cos(_STEEPEST) or not aside.any():
+        return up if aside.any() else _LEVEL
+    return math.cos(_STEEPEST) * _LEVEL + math.sin(_STEEPEST) * aside / np.linalg.norm(aside)
 
 
 def _world(place: Ground) -> dict[str, Any]:

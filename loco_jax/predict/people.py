@@ -83,6 +83,8 @@ class Finder:
         Without both, the focal length comes from EXIF. Without EXIF, the field of view of the training pictures is
         assumed. Raises ValueError for other kinds of `picture` and for an impossible camera.
         """
+        if camera is not None and fov is not None:
+            raise ValueError("give camera or fov, not both")
         lens = (Lens() if camera is None else Lens(*map(float, camera)))._replace(fov=fov)
         return look(_read(picture), lens, self.predictor)
 

@@ -36,7 +36,10 @@ _text = functools.partial(json.dumps, allow_nan=False)
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """The result of one picture or video. `people` is the sum over all frames. `failure` stopped a video after them."""
+    """The result of one picture or video.
+
+    `people` is the sum over all frames. `failure` says what stopped a video after these frames, or is empty.
+    """
 
     people: int
     frames: int
@@ -101,12 +104,12 @@ def _process_video(path: pathlib.Path, base: str, lens: Lens, predictor: Predict
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", videos.DamageWarning)
         first = next(images)
-        size = first[1].shape[:2]
-        view, follower = view_of(size, lens, None, predictor, info.pixel_aspect), Follower()
+        size, aspect = first[1].shape[:2], info.pixel_aspect
+        if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
+            aspect = 1 / aspect
+        view, follower = view_of(size, lens, None, predictor, aspect), Follower()
         with (
-            videos.Writer(
-                f"{base}_overlay.mp4", info.fps, overlays.drawn_size(size), pixel_aspect=info.pixel_aspect
-            ) as writer,
+            videos.Writer(f"{base}_overlay.mp4", info.fps, overlays.drawn_size(size), pixel_aspect=aspect) as writer,
             _whole(f"{base}.json") as part,
             part.open("w", encoding="utf-8", buffering=1) as file,
             progress.bar(info.frames or None, " frames", quiet, desc=printable(path.name)[-30:], leave=False) as bar,

@@ -170,8 +170,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _move_away(self, steps: list[int]) -> None:
         """Moves damaged checkpoints into another folder, so that these steps can be saved again."""
         folder = self.folder.parent / _DAMAGED
-        folder.mkdir(exist_ok=True)
         for step in steps:
+            folder.mkdir(exist_ok=True)
             count = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self.folder / str(step)).rename(folder / (f"{step}.{count}" if count else str(step)))
 

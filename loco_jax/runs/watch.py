@@ -48,7 +48,8 @@ class Watch:
         """Since the last call: the means of scalars over the steps that were not skipped, and the log's odd steps."""
         sums, count, odd = (self.state[name] for name in ("sums", "count", "odd"))
         self.state |= {"sums": {}, "count": 0, "odd": []}
-        return {name: total / count for name, total in sums.items() if name != "skipped"}, odd
+        finite = {name: total for name, total in sums.items() if name != "skipped" and math.isfinite(total)}
+        return {name: total / count for name, total in finite.items()}, odd
 
     def describe(self, odd: list[dict[str, float]]) -> str:
         """Odd steps in one line."""

@@ -21,7 +21,7 @@ from loco_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
-    "main", "predict", "report", "export", "torch_weights", "benchmark", "data.jta", "data.miniature",
+    "main", "predict", "report", "export", "torch_weights", "benchmark", "data.jta", "data.miniature", "reproduce",
 ]  # fmt: skip
 
 
@@ -110,7 +110,17 @@ def test_the_package_lists_its_commands():
     lines = help_of("loco_jax").splitlines()
     assert lines.pop() == "False"
     listed = {line.split()[2].removeprefix("loco_jax.") for line in lines if "python -m" in line}
-    wanted = {"main", "predict", "report", "benchmark", "export", "torch_weights", "data.jta", "data.miniature"}
+    wanted = {
+        "main",
+        "predict",
+        "report",
+        "benchmark",
+        "export",
+        "torch_weights",
+        "data.jta",
+        "data.miniature",
+        "reproduce",
+    }
     assert wanted <= listed <= set(MODULES)
 
 
@@ -226,7 +236,10 @@ def test_no_command_shows_the_insides_of_jax(tmp_path, module, arguments):
 
 VHA2 = "--config=configs/vha2.py"
 NO_FIELD = "the config has no such field"
-ALL = "loco1.py, loco2.py, loco3.py, refiner.py, trunk.py, vha1.py, vha2.py, vha2_10cm.py, vha3.py"
+ALL = (
+    "location_maps.py, loco1.py, loco2.py, loco3.py, refiner.py, top_down.py, trunk.py, vha1.py, vha2.py, "
+    "vha2_10cm.py, vha3.py, volumetric.py"
+)
 WRONG = {
     (VHA2, "--config.stepz=3"): f"--config.stepz: {NO_FIELD}; did you mean --config.steps?",
     (VHA2, "--config.model.levle=3"): f"--config.model.levle: {NO_FIELD}; did you mean --config.model.level",
@@ -234,6 +247,7 @@ WRONG = {
     (VHA2, "--config.zzz=3"): f"--config.zzz: {NO_FIELD}\n",
     (VHA2, "--noconfig.quite"): f"--config.quite: {NO_FIELD}; did you mean --config.quiet?",
     (VHA2, "--config.steps.x=3"): f"--config.steps.x: {NO_FIELD}; did you mean --config.steps?",
+    (VHA2, "--config.model=3"): "flag --config.model=3: Failed to parse",
     (VHA2, "--config.steps=abc"): "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'",
     (VHA2, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir ?",
     (): f"--config= is missing, the experiment; configs has {ALL}, or name a file of your own",

@@ -402,7 +402,7 @@ def test_frames_whose_white_is_not_known_are_refused(tmp_path, kind):
             stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb48be"
             file.mux(stream.encode(frame))
             file.mux(stream.encode())
-    with pytest.raises(jta.AnnotationError, match=r"2\.png: .* was taken for white; extract frame 2 .* 8 bits"):
+    with pytest.raises(jta.AnnotationError, match=r"2\.png: has more than 8 bits a value.*; save all frames with 8"):
         jta.collect_pictures(tmp_path, "train", 3, [1, 2], tmp_path / "out")
 
 

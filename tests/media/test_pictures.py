@@ -87,11 +87,11 @@ def png_of_16_bits(path, values):
     return path
 
 
-def tiff_of_16_bits(path, values, order):
+def tiff_of_16_bits(path, values, order, turn=1):
     """An uncompressed TIFF of colours `[H, W, 3]`, in either order of bytes."""
     data = values.astype(order + "u2").tobytes()
     height, width, _ = values.shape
-    shorts = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 1}
+    shorts = {256: width, 257: height, 259: 1, 262: 2, 274: turn, 277: 3, 278: height, 284: 1}
     longs = {258: (3, 8 + len(data)), 273: (1, 8 + len(data) + 6), 279: (1, len(data))}
     longs[273] = (1, 8)
     entries = [struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()]
@@ -115,6 +115,21 @@ def test_colours_of_16_bits_of_which_a_camera_fills_fewer(tmp_path, kind, bits):
     picture = pictures.read(path)
     np.testing.assert_allclose(picture.image, COLOURS, atol=1)
     assert len(picture.warnings) == (bits in (10, 12))
+
+
+def test_a_turned_tiff_of_12_bits_with_a_colon_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiff_of_16_bits(tmp_path / "a:b.tif", COLOURS.astype(int) * 4095 // 255, "<", turn=6)
+    picture = pictures.read("a:b.tif")
+    np.testing.assert_allclose(picture.image, np.rot90(COLOURS, -1), atol=1)
+    assert picture.size == picture.image.shape[:2]
+
+
+def test_dark_pictures_are_left_dark(tmp_path):
+    dark = COLOURS // 8
+    for name in ("p.png", "p.tif"):
+        Image.fromarray(dark).save(tmp_path / name)
+        np.testing.assert_array_equal(pictures.read(tmp_path / name).image, dark)
 
 
 def test_transparent_colours_of_12_bits(tmp_path):

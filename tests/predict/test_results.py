@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
-from loco_jax.media import videos
+from loco_jax.media import overlays, pictures, videos
 from loco_jax.predict import page, results
 from loco_jax.predict.camera import Lens
 from tests.support.discs import BODY, GREY, HEADS, USUAL, Discs, Nobody, find, head, read, record, save, scene
@@ -78,6 +78,24 @@ def test_what_is_unusual_about_a_picture_is_told(tmp_path):
     done = results.process(tmp_path / "p.png", "p", tmp_path, Lens(fov=1.0), Nobody())
     assert read(tmp_path / "p.json")["warnings"] == list(done.warnings)
     assert "taken for white" in done.warnings[0] and "field of view is so narrow" in done.warnings[1]
+
+
+def test_a_very_large_picture_has_its_own_pixels_and_an_overlay_of_half_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_LARGE", 2_000_000)
+    camera = Camera(1000.0, 1000.0, 800.0, 700.0)
+    path = save(tmp_path / "p.jpg", (1401, 1601), camera, HEADS[:1], quality=95)
+    done = results.process(path, "p", tmp_path, Lens(fx=1000.0, cx=800.0, cy=700.0), Discs())
+    assert "1601 x 1401 pixels" in done.warnings[0]
+    result = read(tmp_path / "p.json")
+    assert (result["width"], result["height"], result["camera"]["fx"]) == (1601, 1401, 1000)
+    (x, y, z), found = HEADS[0], head(result["people"][0])
+    assert found["xyz"] == pytest.approx([x, y, z], rel=0.02, abs=0.01)
+    assert found["pixel"] == pytest.approx([1000 * x / z + 800, 1000 * y / z + 700], abs=3)
+    drawn = np.asarray(Image.open(tmp_path / "p_overlay.jpg")).astype(int)
+    assert drawn.shape == overlays.drawn_size((701, 801)) + (3,)
+    blue = np.argwhere(np.abs(drawn - (0, 0x72, 0xB2)).max(axis=-1) < 30) * [701, 801] / drawn.shape[:2]
+    joints = np.array([joint["pixel"][::-1] for joint in result["people"][0]["joints"].values()]) / 2
+    assert (blue.min(axis=0) > joints.min(axis=0) - 60).all() and (blue.max(axis=0) < joints.max(axis=0) + 60).all()
 
 
 def test_nobody_is_a_result(tmp_path):
@@ -213,12 +231,13 @@ def test_what_is_no_video_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["v.mp4"]
 
 
-def test_a_telephones_video_is_turned(tmp_path):
+@pytest.mark.parametrize("size", [(320, 240), (320, 320)])
+def test_a_telephones_video_is_turned(tmp_path, size):
     """Its header says to turn by a quarter, clockwise: the matrix (0, 1, -1, 0) in place of (1, 0, 0, 1)."""
-    size, upright = (320, 240), Camera(200.0, 200.0, 120.0, 160.0)
+    upright = Camera(200.0, 200.0, size[1] / 2, 160.0)
     lying = np.rot90(scene(size, upright, HEADS[:1]))
     path = tmp_path / "v.mp4"
-    with videos.Writer(path, 10, lying.shape[:2], quality=2) as writer:
+    with videos.Writer(path, 10, lying.shape[:2], quality=2, pixel_aspect=2.0) as writer:
         for _ in range(3):
             writer.write(lying)
     straight = np.array([0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000], ">i4").tobytes()
@@ -230,4 +249,8 @@ def test_a_telephones_video_is_turned(tmp_path):
     result = read(tmp_path / "v.json")
     assert (result["height"], result["width"]) == size
     assert head(result["frames"][0]["people"][0])["xyz"] == pytest.approx(HEADS[0], rel=0.05, abs=0.02)
-    assert videos.info(tmp_path / "v_overlay.mp4").height == 3 * 320
+    overlay_info = videos.info(tmp_path / "v_overlay.mp4")
+    assert (overlay_info.height, overlay_info.pixel_aspect) == (3 * 320, 0.5)
+    results.process(path, "v", tmp_path, Lens(), Discs(), quiet=True)
+    camera = read(tmp_path / "v.json")["camera"]
+    assert camera["fx"] == 2 * camera["fy"]  # pixels are twice as high as wide

@@ -14,7 +14,8 @@ _CAMERA = ("fx", "fy", "cx", "cy")
 
 def _define_flags() -> None:
     flags.DEFINE_string("jta_dir", None, "Folder with annotations/{train,val,test}/seq_N.json.", required=True)
-    flags.DEFINE_string("data_dir", None, "Folder for the data set; all pictures need about 80 GB.", required=True)
+    room = "Folder for the data set. Pictures of all of JTA need 80 GB; with --overwrite twice as much for a while."
+    flags.DEFINE_string("data_dir", None, room, required=True)
     flags.DEFINE_bool("pictures", False, "Prepare pictures too, from JTA's frames/ or videos/.")
     flags.DEFINE_integer("picture_height", 0, "Resize pictures to this height in pixels; 0 leaves them as they are.", 0)
     flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and report them.")

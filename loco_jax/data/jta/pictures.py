@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from loco_jax.data.jta.annotations import CAMERA_FILE, AnnotationError
 from loco_jax.geometry import camera as cameras
@@ -13,7 +13,7 @@ from loco_jax.media import pictures, videos
 
 JPEG_QUALITY = 95  # of frames from videos and PNGs, and of frames that are resized; other JPEGs are not changed
 
-_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+_ORIENTATION = ExifTags.Base.Orientation
 
 
 def collect_pictures(
@@ -36,6 +36,8 @@ def collect_pictures(
     """
     root, name = pathlib.Path(jta_dir), f"seq_{number}"
     source, movie = root / "frames" / folder / name, root / "videos" / folder / f"{name}.mp4"
+    if not source.is_dir() and not movie.exists():
+        raise AnnotationError(f"{movie}: does not exist, and neither does the folder {source}; get one of them")
     found = _extracted(source, frames) if source.is_dir() else _from_video(movie, frames)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[int, pathlib.Path] = {}
@@ -80,11 +82,17 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> _Found:
         path = files.get(str(frame), folder / f"{frame}.jpg")
         try:
             picture = pictures.read(path)  # all of it, or damage would only be noticed in training
+            deep = pictures.is_deep(path)
         except pictures.PictureError as error:
             raise AnnotationError(f"{error}; frame {frame} is needed, extract it again") from error
+        if deep:
+            problem = "has more than 8 bits a value, so the value of white is unknown"
+            raise AnnotationError(f"{path}: {problem}; save all frames with 8 bits")
         if picture.warnings:
-            raise AnnotationError(f"{path}: {picture.warnings[0]}; extract frame {frame} again, with 8 bits a value")
-        yield frame, Image.fromarray(picture.image), path if path.suffix.lower() in _JPEG_SUFFIXES else None
+            raise AnnotationError(f"{path}: {picture.warnings[0]}; extract frame {frame} again")
+        with Image.open(path) as file:
+            plain = file.format == "JPEG" and file.mode == "RGB" and file.getexif().get(_ORIENTATION, 1) == 1
+        yield frame, Image.fromarray(picture.image), path if plain else None
 
 
 def _from_video(path: pathlib.Path, frames: Sequence[int]) -> _Found:

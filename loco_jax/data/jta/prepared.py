@@ -71,6 +71,8 @@ def prepare(
     target = _folder(data_dir, config)
     if _is_prepared(target) and not overwrite:
         old = _metadata(target).get("asked", {})
+        if "jta_dir" not in old:
+            raise FileExistsError(f"{target} was prepared by an earlier version; replace it with --overwrite")
         if differences := [f"{k}={old.get(k)}, not {v}" for k, v in source.asked().items() if old.get(k) != v]:
             remedy = "replace it with --overwrite, or choose another --data_dir"
             raise FileExistsError(f"{target} was prepared with {', '.join(differences)}; {remedy}")

@@ -20,7 +20,7 @@ from loco_jax.data.jta import annotations, pictures
 from loco_jax.data.jta.annotations import SPLITS, AnnotationError, People
 from loco_jax.geometry.camera import Camera
 
-_SEQUENCES_PER_WORKER = 8  # at least: a process takes as long to start as to read one or two
+_SEQUENCES_PER_WORKER = 8  # at least, without pictures: a process takes as long to start as to read one or two
 
 
 class Source(NamedTuple):
@@ -69,7 +69,7 @@ def read_all(
     read: dict[str, dict[int, Read]] = {folder: {} for folder in source.files}
     bad, size = [], None
     with (
-        _mapper(min(num_workers, len(names) // _SEQUENCES_PER_WORKER)) as mapper,
+        _mapper(min(num_workers, len(names) // (1 if source.pictures else _SEQUENCES_PER_WORKER))) as mapper,
         bar("Reading", len(names), " sequences") as shown,
     ):
         results = mapper(functools.partial(_read_to_file, work=work, source=source), names)
