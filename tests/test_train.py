@@ -288,7 +288,7 @@ def test_bad_configs_leave_nothing_behind(tmp_path):
         quietly(config, tmp_path / "run")
     for config in (refiner_config.get_config(), trunk_config.get_config()):
         config.mesh.rows = 2
-        with pytest.raises(ValueError, match="config.mesh.rows=2 must be .* 1 for a task without volumes"):
+        with pytest.raises(ValueError, match="config.mesh.rows=2 must be .* 1 for a task without a VHA"):
             quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -184,7 +184,7 @@ def places(heatmaps: Float[Array, "N H W J"]) -> Float[jax.Array, "N J 2"]:
     near = near_rows & (jnp.abs(column[:, None] - best % columns) <= _REACH)
     shares = jnp.where(near, shares, 0.0)
     total = jnp.sum(shares, axis=(1, 2))
-    u, v = ((n + 0.5).astype(jnp.float32) / len(n) for n in (column, row))
+    u, v = ((n.astype(jnp.float32) + 0.5) / len(n) for n in (column, row))
     across = jnp.sum(shares * u[:, None], axis=(1, 2)) / total
     return jnp.stack([across, jnp.sum(shares * v[:, None, None], axis=(1, 2)) / total], axis=-1)
 
