@@ -1,5 +1,6 @@
 # make demo: finds people with the released weights, then trains, scores and draws networks of its own at demo scale.
-# make test: style, layers, types and tests. make coverage: the tests, and which lines they reach.
+# make test: style, layers, types and tests. make coverage: the tests, and which lines they reach. make poster-test:
+# the tests of loco_jax.reproduce with every row of the poster's tables, which takes several minutes.
 # make clean removes the demo's results, make distclean the environment too.
 # All of them make their own environment in .venv first, with the versions in requirements.txt. PYTHON=python3.12 names
 # the interpreter.
@@ -15,7 +16,7 @@ DEMO_LOCO := --config=configs/loco2.py:variant=patch,trunk=compact,scale=demo --
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo "[cuda12]")
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable
 
-.PHONY: demo test coverage clean distclean
+.PHONY: demo test poster-test coverage clean distclean
 
 .venv/installed: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loco_jax needs Python 3.11 or later: make PYTHON=python3.12")'
@@ -58,6 +59,10 @@ test: .venv/tests
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# ALL_ROWS: see tests/reproduce/test_reproduce.py.
+poster-test: .venv/tests
+	ALL_ROWS=1 $(BIN)/python -m pytest -n 0 tests/reproduce
 
 coverage: .venv/tests
 	$(BIN)/python -m pytest --cov=loco_jax --cov-report=term-missing:skip-covered

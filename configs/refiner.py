@@ -33,7 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.spoil.moved = 0.9  # share of the other joints that are moved
     c.spoil.move_by = 0.15  # standard deviation across the ray, in metres
     c.spoil.along_ray = 1.5  # standard deviation along the ray, as a multiple of that
-    # A LoCO whose mistakes are learnt as well: a run's folder, a file of weights, or "released"; "" for none.
+    # A system that finds people, whose mistakes are learnt as well: a run's folder, a file of weights, or "released";
+    # "" for none.
     c.spoil.predictor = ""
     c.spoil.found = 2000  # number of people that it finds in training scenes before the first step
     c.spoil.share = 0.5  # their share of the loss

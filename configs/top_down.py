@@ -5,9 +5,9 @@
 Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
 row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
 
-At demo scale, 320 steps of 4 pictures with 8 crops each, from random numbers, took 15 minutes on two busy cores of an
-AMD EPYC. On 32 validation frames of the crowd AP50 was 47 %, PCK@0.2 33 %, and F1 13 / 26 / 36 % at 0.4 / 0.8 / 1.2 m;
-left and right joints were hardly told apart yet. Full scale was not measured here.
+A step has 4 pictures with 12 crops each. With 8 crops, at demo scale, 320 steps from random numbers took 15 minutes on
+two busy cores of an AMD EPYC; then AP50 was 47 % and PCK@0.2 33 % on 32 validation frames of the crowd, and left and
+right joints were hardly told apart. With 12 crops neither time nor scores are measured yet, nor is full scale.
 """
 
 from ml_collections import ConfigDict

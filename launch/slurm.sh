@@ -19,7 +19,8 @@
 # the job step: 0 if all is done, 75 if stopped after a checkpoint; after a failure nothing is requeued. --dry-run
 # prints what would be started.
 #
-# The poster's tables: each task of an array trains one row, and the same command without an array then writes the page.
+# The poster's tables: each task of an array trains one row, and the same command without an array then does the studies
+# and writes the page.
 #   MODULE=loco_jax.reproduce sbatch --array=0-14 --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh \
 #     --scale=full
 #
@@ -41,6 +42,10 @@ fi
 python=${PYTHON:-python} module=${MODULE:-loco_jax.main}
 if [ "$module" = loco_jax.reproduce ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   row=$("$python" -m loco_jax.reproduce --list | sed -n "$((SLURM_ARRAY_TASK_ID + 1))p")
+  if [ -z "$row" ]; then
+    echo "launch/slurm.sh: there is no row with the number $SLURM_ARRAY_TASK_ID; count the lines of --list from 0" >&2
+    exit 2
+  fi
   set -- "--only=$row" "$@"
 fi
 # GPUs are not bound to tasks, because JAX takes the GPU with the number of each task. When a task ends, the others
@@ -53,12 +58,15 @@ if $dry; then
   exit
 fi
 
+# A task of an array is ARRAY_TASK; one of them has the array's own number as SLURM_JOB_ID, which would mean them all.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
 why=         # why the tasks were stopped: time or cancelled
 interrupted= # a signal ended the wait, not the step
 # shellcheck disable=SC2317,SC2329  # called by the traps
 stop() {
   why=$1 interrupted=yes
-  scancel --signal=TERM "$SLURM_JOB_ID" || true # signals the tasks; not this script, nor srun, which would kill them
+  scancel --signal=TERM "$job" || true # signals the tasks; not this script, nor srun, which would kill them
 }
 trap 'stop "${why:-time}"' USR1
 trap 'stop cancelled' TERM
@@ -75,8 +83,8 @@ do :; done
 if [ "$code" -eq 75 ] && [ "$why" = time ]; then
   trap '' USR1 TERM # SLURM ends this script when it requeues the job
   echo "launch/slurm.sh: saved; the job goes back into the queue"
-  scontrol requeue "$SLURM_JOB_ID" || echo "launch/slurm.sh: not requeued; the same sbatch goes on from there" >&2
-elif [ "$code" -eq 75 ] && [ -z "$why" ] && [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
+  scontrol requeue "$job" || echo "launch/slurm.sh: not requeued; the same sbatch goes on from there" >&2
+elif [ "$code" -eq 75 ] && [ -z "$why" ] && [[ $(scontrol show job "$job") == *PreemptTime=[0-9]* ]]; then
   # Before preemption SLURM signals only the tasks. Some versions do not requeue a job that ends during the grace time.
   echo "launch/slurm.sh: saved; waiting for SLURM to requeue the job"
   sleep 600 &

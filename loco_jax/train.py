@@ -19,7 +19,7 @@ from loco_jax.ops import distributed
 from loco_jax.runs import budget, checkpoints, lock, observation
 from loco_jax.runs import config as configs
 from loco_jax.runs import log as logs
-from loco_jax.runs.ending import Stopped, TrainingError
+from loco_jax.runs.ending import Diverged, Stopped
 
 _MOST_AHEAD = 2  # steps that are queued on the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
@@ -32,9 +32,9 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
     It goes on from the newest good checkpoint in `workdir` if there is one. If there are several processes, only the
     first reads and writes there.
 
-    Raises Stopped after a signal, TrainingError if too many steps in a row are not finite, CheckpointError if the
-    workdir belongs to another config or to a run under way, ValueError for a config that cannot work, and
-    OtherProcessError for an error of another process before the first step.
+    Raises Stopped after a signal, Diverged if too many steps in a row are not finite, TrainingError if it cannot go on
+    for another reason, CheckpointError if the workdir belongs to another config or to a run under way, ValueError for a
+    config that cannot work, and OtherProcessError for an error of another process before the first step.
     """
     training = _Training(config, workdir, distributed.only_first(say))
     with lock.owned(workdir, distributed.only_first(say)), contextlib.ExitStack() as stack:
@@ -232,7 +232,7 @@ class _Training:
             self._bar.unpause()
 
     def _check_finite(self) -> None:
-        """Raises TrainingError if too many steps in a row were not finite, before any of that is saved."""
+        """Raises Diverged if too many steps in a row were not finite, before any of that is saved."""
         with self._split.part("device"):
             self._wait()
         if bad_step := self._setup.watch.bad_step:
@@ -241,7 +241,7 @@ class _Training:
             most, kept = self._config.optimizer.max_skipped, self._kept
             intact = "nothing was saved before" if kept is None else f"the checkpoint of step {kept} is intact"
             before = f" and the {most} before it (config.optimizer.max_skipped)" if most else ""
-            raise TrainingError(
+            raise Diverged(
                 f"{self._folder}: loss, gradient or update was not finite at step {bad_step}{before}; {intact}. "
                 f"--mode=replay --step={bad_step - most} shows the first of them. Start anew in another --workdir, "
                 "with a lower config.optimizer.learning_rate or config.optimizer.clip_norm, or in float32."

@@ -282,7 +282,7 @@ class Slurm:
         write_script(
             folder / "scancel",
             """echo "scancel $*" >>$FOLDER/calls
-            [ "$*" = "--signal=TERM 7" ] && kill -USR2 $(<$FOLDER/srun.pid)
+            [ "$*" = "--signal=TERM ${JOB:-7}" ] && kill -USR2 $(<$FOLDER/srun.pid)
             exit 1""",
         )
         write_script(
@@ -330,6 +330,25 @@ def test_slurm_arrays_train_the_posters_rows(tmp_path):
     environment = {"PYTHON": tmp_path / "python", "MODULE": "loco_jax.reproduce", "SLURM_ARRAY_TASK_ID": 1}
     said = end(start("slurm.sh", "--dry-run", "--scale=full", **environment))
     assert said.splitlines()[-1].endswith("-m loco_jax.reproduce --only=two --scale=full ")
+
+
+def test_slurm_refuses_a_row_that_is_not_there(tmp_path):
+    write_script(tmp_path / "python", 'if [ "${*: -1}" = --list ]; then printf "one\\ntwo\\n"; fi')
+    environment = {"PYTHON": tmp_path / "python", "MODULE": "loco_jax.reproduce", "SLURM_ARRAY_TASK_ID": 2}
+    launcher = start("slurm.sh", "--dry-run", **environment)
+    said = end(launcher)
+    assert launcher.returncode == 2 and "no row with the number 2" in said and "reproduce" not in said
+
+
+def test_slurm_signals_and_requeues_one_task_of_an_array(tmp_path):
+    """The last task of an array has the array's own number."""
+    (tmp_path / "disk").touch()
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "JOB": "7_3"}
+    job = Slurm(tmp_path, TRAINS, **array)
+    job.script.send_signal(signal.SIGUSR1)
+    said = end(job.script)
+    calls = [call.replace("7", "7_3") for call in (CANCEL, REQUEUE)]
+    assert (job.script.returncode, job.calls) == (75, [calls[0], "saved", calls[1]]), said
 
 
 @pytest.mark.parametrize("step, on_signal, signals, status, calls", CASES.values(), ids=CASES)

@@ -38,7 +38,7 @@ from loco_jax.tasks.top_down import TopDownTask
 from loco_jax.tasks.trunk import TrunkTask
 from loco_jax.tasks.vha import VhaTask
 from loco_jax.tasks.volumetric import VolumetricTask
-from loco_jax.weights import WeightsError
+from loco_jax.weights import NobodyFound, WeightsError
 
 _SCENES_AT_ONCE = 4  # in which a predictor looks for people
 # Fields of the config, beside those of `people`, that weights may set, and the task's attributes.
@@ -284,6 +284,7 @@ def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     """People as `config.spoil.predictor` finds them in training scenes, see `tasks.refiner.find`.
 
     It looks at no more scenes than the number of people to find. The crowd's scenes are not those of its training.
+    Raises NobodyFound if it finds none, other WeightsErrors if the predictor cannot be read.
     """
     source, number = config.spoil.predictor, config.spoil.found
     with pretrained.naming("spoil.predictor", source):
@@ -299,7 +300,7 @@ def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     with progress.bar(number, " people", config.quiet, desc="finding", leave=False) as bar:
         found = find(task, params, batches, number, bar.update)
     if found is None:
-        raise WeightsError(
+        raise NobodyFound(
             f"config.spoil.predictor={source}: finds nobody in {number} training scenes; train it for longer, or give "
             '"" for none'
         )

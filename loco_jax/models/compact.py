@@ -20,6 +20,7 @@ _LEAST_PADDED = 64  # pixels: a volume has a multiple of 8 rows of 8 pixels, whi
 _BROADEST = 256  # the most channels of a stage
 _FINE_CHANNELS = 128
 POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers a person, see `CompactPredictor.read_poses`
+READOUTS = ("joints", "poses", "view")  # parts of the network that predict something else than the code
 
 # The padding beside a picture must not become vectors of zeros: normalising zeros makes gradients explode.
 _START = nn.initializers.normal(0.1)

@@ -4,9 +4,12 @@ Trains and scores every system of the poster on equal budgets, and writes the po
 own. It does what is missing in order, and the same command goes on after an interruption. With
 --config.data.source=jta --config.data.dir=FOLDER it trains on a prepared JTA in place of the crowd.
 
-The exit status is 0 when all is done; 75 (EX_TEMPFAIL) when a signal stopped it: the same command goes on; 1 after an
-error of a row, which does not stop the others.
+The exit status is 0 when all is done; 75 (EX_TEMPFAIL) when a signal stopped it: the same command goes on; 130 if that
+was before the first row; 1 after an error of a row, which does not stop the others.
 """
+
+import functools
+import os
 
 from absl import app, flags, logging
 from etils import epath
@@ -61,6 +64,7 @@ def main(argv: list[str]) -> None:
             folder, values.scale, budget, config_flags.get_override_values(values["config"])
         )
         output = epath.Path(values.output or folder).expanduser()
+        running.claim(settings)
         page = poster.write(settings, output)  # so that what cannot be written is known before the long work
         print(running.plan(rows, settings), flush=True)
         running.run(rows, settings, print, lambda: poster.write(settings, output))
@@ -69,4 +73,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    cli.start(main, stuck=ending.stop)
+    cli.start(main, stuck=functools.partial(ending.stop, os.EX_TEMPFAIL))

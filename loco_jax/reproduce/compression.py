@@ -1,14 +1,18 @@
 """What compression buys: bytes a frame against F1, for heatmaps, their peaks and codes of autoencoders."""
 
+import contextlib
 import functools
+import itertools
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
@@ -26,6 +30,7 @@ from loco_jax.pose import heatmaps, metrics, peaks, people
 from loco_jax.pose.peaks import Peaks
 from loco_jax.reproduce import codecs
 from loco_jax.reproduce.codecs import Found
+from loco_jax.runs import files
 from loco_jax.tasks.vha import METRES, THRESHOLDS, VhaTask
 
 PEAKS = "list of peaks"
@@ -70,8 +75,34 @@ class Record(NamedTuple):
     restore: float
 
 
+class Kept(NamedTuple):
+    """The file `path` with the records of each frame, a line a frame, of networks that `made_of` identifies."""
+
+    path: epath.Path
+    made_of: Mapping[str, Any]
+
+    def read(self) -> list[list[Record]]:
+        """The records of the first frames. Lines of other networks and incomplete ones are removed from the file."""
+        lines = []
+        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        lines = [line for line in lines if line["made_of"] == self.made_of]
+        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        return [[Record(*values) for values in line["records"]] for line in lines]
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Adds the records of a frame."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"made_of": self.made_of, "records": records}) + "\n")
+
+
 def measure(
-    networks: Sequence[tuple[VhaTask, Any]], config: ConfigDict, num_frames: int = 256, split: str = "test"
+    networks: Sequence[tuple[VhaTask, Any]],
+    config: ConfigDict,
+    num_frames: int = 256,
+    split: str = "test",
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Measures all ways on the first frames of a split of the config's data.
 
@@ -84,6 +115,7 @@ def measure(
       config: of the networks, or of a LoCO; says what the data are.
       num_frames: how many; fewer if a split of JTA has fewer.
       split: "validation" or "test".
+      kept: where the records of frames are, which are then not measured again; None to keep none.
 
     Returns:
       A dict for JSON. `ways` has for each way its name, its `network` and `bits` if any, whether it is `subvoxel`, the
@@ -104,12 +136,15 @@ def measure(
     origins = [of_heatmaps(kinds[subvoxel]) for subvoxel in sorted(kinds, reverse=True)]
     origins += [of_network(task, params) for task, params in networks]
     ways = [way for origin in origins for way in origin.ways]
-    records: list[list[Record]] = []
-    with progress.bar(num_frames, "frame", config.quiet, desc="compression", leave=False) as bar:
-        for frame in _frames(config, split, num_frames):
-            if not records:
+    records = kept.read() if kept else []
+    before = len(records)
+    with progress.bar(num_frames, "frame", config.quiet, initial=before, desc="compression", leave=False) as bar:
+        for frame in itertools.islice(_frames(config, split, num_frames), before, None):
+            if len(records) == before:
                 measure_frame(origins, first, frame)  # compiles
             records.append(measure_frame(origins, first, frame))
+            if kept:
+                kept.add(records[-1])
             bar.update()
     return {
         "data": f"{streams.name_of(config)}, {split} split",

@@ -16,7 +16,8 @@ from loco_jax.reproduce.compression import BITS, PEAKS
 
 _NOTE = (
     "Means of bytes and F1 (hungarian matching), medians of times. Compressing begins with joints: it renders and "
-    "compresses heatmaps, or encodes and packs a code. Restoring ends with peaks."
+    "compresses heatmaps, or encodes and packs a code. Restoring ends with peaks. Bytes are those of the numbers "
+    "alone: shapes and the parameters of a decoder are not counted."
 )
 _SHAPES = dict(zip((*codecs.LOSSLESS, PEAKS), "hp<>*"))  # markers of the ways without a network
 _GREY = "0.55"

@@ -22,7 +22,8 @@ PEOPLE = (1, 5, 20, 60)
 def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence[int] = PEOPLE) -> list[float]:
     """Seconds from a picture of the crowd to people, for each number of people in the scene; medians of five.
 
-    A top-down system looks at as many boxes as there are people, whether its detector finds them or not.
+    A top-down system looks at as many boxes as there are people, whether its detector finds them or not. Tasks should
+    look for as many people as the scenes have.
     """
     times = []
     for number in numbers:
@@ -41,7 +42,11 @@ def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence
 def table(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> str:
     """Milliseconds a picture by system, as Markdown."""
     rows = [[system, *(tables.number(value, 0, 1000) for value in times)] for system, times in found.items()]
-    return tables.table(["system, ms a picture", *(f"{n} people" for n in numbers)], rows)
+    note = (
+        "A top-down system looks at a crop for each person. LoCO reads the same number of peaks from any picture, "
+        f"{max(numbers)} of each joint type, so its time hardly depends on how many people there are."
+    )
+    return "\n".join([tables.table(["system, ms a picture", *(f"{n} people" for n in numbers)], rows), "", note])
 
 
 def figure(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> Figure:

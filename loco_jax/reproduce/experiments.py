@@ -13,7 +13,10 @@ SCALES = ("demo", "full", "test")
 # Minutes of training. An autoencoder gets a third of a LoCO's budget.
 EXTRA, AUTOENCODER_SHARE = 3.0, 1 / 3
 BUDGET = {"demo": 20.0, "full": 60.0, "test": 0.02}
-_ENDLESS = 10**9  # steps: the budget ends a run
+ENDLESS = 10**9  # steps, or log lines: never reached before the budget ends a run
+_EVERY = {"demo": 50, "full": 500, "test": 50}  # steps from one evaluation to the next, for the curves
+# Rules of the rows with "+": the published ones for all systems, since others are tuned for the compact LoCO.
+_RULES = {"refine.least_joints": 1, "refine.least_stray": 0.6}
 _SMALL: Mapping[str, Any] = {  # the scale of tests
     "volume.image_size": (64, 96), "volume.depth_bins": 8, "model.width": 8, "model.blocks": 1, "predictor.width": 8,
     "predictor.blocks": 1, "predictor.coarsest": 32, "eval_frames": 2, "test_frames": 2, "max_peaks": 8,
@@ -79,19 +82,18 @@ class Row:
 _UNCOMPRESSED = "uncompressed volumetric heatmaps"
 _PATCH = "variant=patch"
 _LOCO = "variant=patch,trunk=compact"
-_SCORED = {"eval_every": 200}  # for the curves
 # The losses that only LoCO has are off: all systems learn from the same labels.
-_ALIKE = _SCORED | {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
+_ALIKE = {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
 _PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
 _AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")
 ROWS = (
     *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", _PUBLISHED, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
     *(Row(f"patch_vha{k}", f"PatchVHA({k})", f"vha{k}", _PATCH) for k in (1, 2, 3)),
     Row("patch_vha2_10cm", "PatchVHA(2), bins of 10 cm", "vha2_10cm"),
-    Row("location_maps", "Location Maps", "location_maps", "", _SCORED, "Location Maps"),
-    Row("top_down", "top-down", "top_down", "", _SCORED, "top-down: YOLOv3 + lifting"),
-    Row("volumetric", _UNCOMPRESSED, "volumetric", "", _SCORED, _UNCOMPRESSED),
-    Row("volumetric_squared", f"{_UNCOMPRESSED}, squared error", "volumetric", "", _SCORED | {"model.loss": "squared"}),
+    Row("location_maps", "Location Maps", "location_maps", poster="Location Maps"),
+    Row("top_down", "top-down", "top_down", poster="top-down: YOLOv3 + lifting"),
+    Row("volumetric", _UNCOMPRESSED, "volumetric", poster=_UNCOMPRESSED),
+    Row("volumetric_squared", f"{_UNCOMPRESSED}, squared error", "volumetric", "", {"model.loss": "squared"}),
     *(Row(f"loco{k}", f"LoCO({k})", f"loco{k}", _LOCO, _ALIKE, f"LoCO({k})") for k in (1, 2, 3)),
     Row(
         "loco2_published", "LoCO(2) on the published VHA(2)", "loco2", "variant=published,trunk=compact", _ALIKE,
@@ -113,13 +115,16 @@ def with_needs(names: Sequence[str]) -> list[Row]:
 
 def config_of(row: Row, settings: Settings) -> ConfigDict:
     """The config that trains a row, without budget."""
-    return _read(row.config, row.argument, settings, {"test_frames": 256, "refiner": "", **row.fields})
+    every = _EVERY[settings.scale]
+    curve = {} if row.is_autoencoder else {"eval_every": every, "eval_frames": 64}
+    fields = {"test_frames": 256, "refiner": "", "checkpoint_every": 2 * every, **_RULES, **curve, **row.fields}
+    return _read(row.config, row.argument, settings, fields)
 
 
 def autoencoder_of(config: ConfigDict, settings: Settings) -> ConfigDict:
     """The config of the autoencoder that a LoCO's config needs."""
     published = config.model.variant == "published"
-    fields = _PUBLISHED if published else {}
+    fields = {"checkpoint_every": 2 * _EVERY[settings.scale], **(_PUBLISHED if published else {})}
     return _read(f"vha{config.model.level}", f"variant={config.model.variant}", settings, fields)
 
 
@@ -128,10 +133,17 @@ def refiner_of(predictor: str, settings: Settings) -> ConfigDict:
     return _read("refiner", "", settings, {"spoil.predictor": predictor})
 
 
+def search_of(config: ConfigDict) -> ConfigDict:
+    """A copy for the search of a learning rate. It stays in the first stage, since losses of other stages differ."""
+    c = config.copy_and_resolve_references()
+    c.eval_every, c.plateau.patience = 0, ENDLESS
+    return c
+
+
 def with_budget(config: ConfigDict, minutes: float, rate: float | None = None) -> ConfigDict:
     """A copy that trains for so many minutes, at another learning rate if one is given."""
     c = config.copy_and_resolve_references()
-    c.steps, c.budget_minutes = _ENDLESS, minutes
+    c.steps, c.budget_minutes = ENDLESS, minutes
     if c.optimizer.schedule == "cosine":
         c.optimizer.warmup = min(c.optimizer.warmup, 50)  # a short run ends before a long warm-up does
     if rate is not None:

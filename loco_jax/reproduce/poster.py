@@ -1,7 +1,7 @@
 """The page that `loco_jax.reproduce` writes: the poster's tables with our rows, and the figures that belong to them."""
 
 import dataclasses
-import datetime
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from loco_jax.benchmark import measure
 from loco_jax.data import streams
 from loco_jax.geometry import skeleton
 from loco_jax.models import vha
@@ -26,6 +25,7 @@ _MATCHING = "nearest"  # the published protocol
 _MIDDLE = "0.8 m"
 _GT = ("GT Location Maps", "GT volumetric heatmaps", "GT volumetric heatmaps, sub-voxel")
 _POSTER = {name.lower().replace(" + refine", "+"): scores for name, scores in tables.POSTER_LOCO.items()}
+_CODES, _OTHERS = "loco2", ("volumetric", "volumetric_squared", "location_maps", "top_down")  # compared in words
 _CURVES = ("loco1", "loco2", "loco3", "volumetric")
 
 
@@ -36,16 +36,32 @@ class Done:
     Attributes:
       row: its definition.
       results: of its evaluation.
-      training: facts of its last training, see `running`.
-      minutes: of all trainings that belong to the system, without the search and the refiner.
-      log: of its training.
+      trainings: facts of the trainings that belong to the system, in order, see `running`: without the search and the
+        refiner.
+      log: of the last one.
     """
 
     row: Row
     results: dict[str, Any]
-    training: dict[str, Any]
-    minutes: float
+    trainings: list[dict[str, Any]]
     log: list[dict[str, Any]]
+
+    @property
+    def minutes(self) -> float:
+        """Measured minutes of training."""
+        return sum(training["minutes"] for training in self.trainings)
+
+    @property
+    def label(self) -> str:
+        """The row's label, and whether an autoencoder did not come to its last stage."""
+        left = [training["unfinished"] for training in self.trainings if training["unfinished"]]
+        return self.row.label + (f", unfinished ({left[0]})" if left else "")
+
+    @property
+    def cells(self) -> list[str]:
+        """Minutes, frames and parameters for tables. Frames are those of each training."""
+        frames = " + ".join(f"{training['frames']:,}" for training in self.trainings)
+        return [f"{self.minutes:.3g}", frames, f"{self.trainings[-1]['parameters']:,}"]
 
 
 def read(settings: Settings) -> dict[str, Done]:
@@ -53,13 +69,11 @@ def read(settings: Settings) -> dict[str, Done]:
     found = {}
     for row in experiments.ROWS:
         folder = settings.folder / row.name
-        if not (folder / "scores" / running.DONE).exists():
+        if not running.facts(folder / "scores"):
             continue
         results = json.loads((folder / "run" / "eval" / "results.json").read_text())
-        facts = {name: json.loads(path.read_text()) for name in ("autoencoder", "run")
-                 if (path := folder / name / running.DONE).exists()}  # fmt: skip
-        minutes = sum(fact["minutes"] for fact in facts.values())
-        found[row.name] = Done(row, results, facts["run"], minutes, logs.read(folder / "run" / logs.FILE))
+        trainings = [facts for name in ("autoencoder", "run") if (facts := running.facts(folder / name))]
+        found[row.name] = Done(row, results, trainings, logs.read(folder / "run" / logs.FILE))
     return found
 
 
@@ -70,13 +84,14 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     """
     output.mkdir(parents=True, exist_ok=True)
     done = read(settings)
-    lines = ["# The poster's tables", "", *_about(settings), ""]
-    missing = [row.label for row in experiments.ROWS if row.name not in done and not row.needs]
+    studies = {row.name for row in experiments.ROWS if running.facts(settings.folder / row.name / "result")}
+    missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies]
+    lines = ["# The poster's tables", "", *_about(settings, done), ""]
     if missing:
         lines += [f"Not done yet: {', '.join(missing)}.", ""]
     lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]
     if figure := _curves(done):
-        figure.savefig(output / "code.png")
+        _save(figure, output / "code.png")
         lines += [
             "",
             "## What predicting a code gains",
@@ -91,20 +106,40 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     return path
 
 
-def _about(settings: Settings) -> list[str]:
+def _save(figure: Figure, path: epath.Path) -> None:
+    """Writes a figure completely or not at all, since other processes may write it too."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    files.write_bytes(path, png.getvalue())
+
+
+def _where(done: Mapping[str, Done]) -> str:
+    """The machines, versions and days of the trainings."""
+    trainings = [training for entry in done.values() for training in entry.trainings]
+    machines = [t["machine"] for t in trainings]
+    named = dict.fromkeys(f"{m['cores']} cores, {m['device']}, JAX {m['jax']}" for m in machines)
+    days = sorted(t["finished"].partition("T")[0] for t in trainings)
+    return f"Trained on {'; '.join(named)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
+
+
+def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
     """How the numbers are made, in Markdown."""
-    machine = measure.machine()
     command = f"python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}"
     command += "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
-    where = f"{machine['cores']} cores, {machine['device']}, JAX {machine['jax']}, {datetime.date.today()}"
     budget, extra = settings.budget, f"{settings.extra:.3g} minutes"
     return [
-        f"`{command}`, {where}.",
+        f"`{command}`. {_where(done)}".strip(),
         "",
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
         "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time. Three learning rates "
         f'are tried before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
         f"{extra} on the people that the system finds in training scenes.",
+        "",
+        "All systems learn from the same labels, with a new trunk of the compact network. So LoCO has neither the "
+        "losses that teach its features nor that of sides, but it keeps the entropy of the heatmaps that its code "
+        "decodes to, with weight 0.01 (not on the published VHA). Its autoencoder is trained at the default learning "
+        'rate; every other rate is searched. The rows with "+" follow the published rules in all systems: a person of '
+        "one joint is refined, and a joint of nobody counts from a score of 0.6.",
     ]
 
 
@@ -118,8 +153,7 @@ def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
         systems = entry.results["systems"]
         bounds |= {name: systems[name] for name in _GT if name in systems}
         own = next(iter(systems))
-        facts = [f"{entry.minutes:.3g}", f"{entry.training['frames']:,}", f"{entry.training['parameters']:,}"]
-        rows += [[entry.row.label, *_scores(systems[own]), *facts], *_poster_row(entry.row.poster)]
+        rows += [[entry.label, *_scores(systems[own]), *entry.cells], *_poster_row(entry.row.poster)]
         # Without people in training scenes no refiner could be trained.
         refined = _scores(systems[f"{own}+"]) if f"{own}+" in systems else ["–"] * 10
         rows += [[f"{entry.row.label}+", *refined, "", "", ""], *_poster_row(f"{entry.row.poster}+")]
@@ -132,19 +166,19 @@ def autoencoder_rows(done: Mapping[str, Done], settings: Settings) -> list[list[
     """The rows of the table of autoencoders."""
     rows = []
     for entry in (e for e in done.values() if e.row.is_autoencoder):
-        scores = entry.results["scores"]["hungarian"]["noise 0"]
+        scores = entry.results["scores"][_MATCHING]["noise 0"]
         level = entry.results["level"]
         poster = tables.POSTER_VHA[level] if entry.row.poster else None
         seconds = entry.results.get("seconds_a_frame", {})
         volume = streams.volume_of(experiments.config_of(entry.row, settings)).shape
         code = vha.code_shape(volume, level)
         rows.append([
-            entry.row.label,
+            entry.label,
             *(f"{100 * scores[t]['f1']:.1f}" + (f" / {poster[i]:.1f}" if poster else "")
               for i, t in enumerate(tables.VHA_THRESHOLDS)),
             " × ".join(map(str, code)), f"{skeleton.NUM_JOINTS * math.prod(volume) / math.prod(code):,.0f}",
             *(tables.number(seconds.get(stage), 0, 1000) for stage in ("encode", "decode")),
-            f"{entry.minutes:.3g}", f"{entry.training['frames']:,}", f"{entry.training['parameters']:,}",
+            *entry.cells,
         ])  # fmt: skip
     return rows
 
@@ -158,31 +192,39 @@ def _systems(done: Mapping[str, Done]) -> list[str]:
         tables.table(header, system_rows(done)),
         "",
         f"In percent, `{_MATCHING}` matching as published; the tenth column is F1 with `hungarian` matching. The "
-        "poster's figures are on JTA, and its systems were trained for longer. Minutes are those of all networks of a "
-        "system, without the search for the learning rate and without the refiner.",
+        "poster's figures are on JTA, and its systems were trained for longer. Minutes are measured, of all networks "
+        "of a system without the search for the learning rate and without the refiner. The frames of a LoCO are those "
+        "of its autoencoder, which learns from joints, and those of its predictor. Parameters are those that are "
+        "trained, the autoencoder's among them.",
         *_answers(done),
+        *_detector(done),
     ]
-    if top_down := done.get("top_down"):
-        ap, pck = (tables.number(top_down.results.get(name), 1, 100) for name in ("ap50", "pck"))
-        text += ["", f"The detector of the top-down system: AP50 {ap} %, PCK@0.2 of its crops {pck} %, same frames."]
     return text
+
+
+def _detector(done: Mapping[str, Done]) -> list[str]:
+    """What the parts of the top-down system are worth, and whether that makes a baseline."""
+    if "top_down" not in done:
+        return []
+    found: dict[str, Any] = {}
+    for record in done["top_down"].log:
+        found |= record
+    ap, pck = (found.get(f"validation/{name}") for name in ("ap50", "pck"))
+    poor = min(ap or 0.0, pck or 0.0) < 0.5
+    values = f"AP50 {tables.number(ap, 1, 100)} %, PCK@0.2 of its crops {tables.number(pck, 1, 100)} %"
+    note = "; below 50 %: not a baseline yet" if poor else ""
+    return ["", f"The detector of the top-down system, on validation frames: {values}{note}."]
 
 
 def _answers(done: Mapping[str, Done]) -> list[str]:
     """Whether codes beat the other systems here, as the poster claims, by F1 at 0.8 m."""
 
-    def best(names):
-        known = {done[name].row.label: _f1(done[name]) for name in names if name in done}
-        return max(known.items(), key=lambda item: item[1], default=None)
-
-    codes = best(("loco1", "loco2", "loco3"))
-    if codes is None:
+    if _CODES not in done:
         return []
-    lines = [""]
-    for names in (("volumetric", "volumetric_squared"), ("location_maps",), ("top_down",)):
-        if other := best(names):
-            verb = "beats" if codes[1] > other[1] else "does not beat"
-            lines.append(f"- {codes[0]} ({codes[1]:.1f}) {verb} {other[0]} ({other[1]:.1f}) in F1 at {_MIDDLE}.")
+    codes, lines = done[_CODES], [""]
+    for other in (done[name] for name in _OTHERS if name in done):
+        verb = "beats" if _f1(codes) > _f1(other) else "does not beat"
+        lines.append(f"- {codes.label} ({_f1(codes):.1f}) {verb} {other.label} ({_f1(other):.1f}) in F1 at {_MIDDLE}.")
     return lines
 
 
@@ -206,7 +248,7 @@ def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
         "network", *(f"F1 @{t}" for t in tables.VHA_THRESHOLDS), "code", "times smaller", "encode (ms)", "decode (ms)",
         "minutes", "frames", "parameters",
     ]  # fmt: skip
-    note = "F1 in percent, `hungarian` matching; ours / the poster's on JTA. Times smaller: in numbers."
+    note = f"F1 in percent, `{_MATCHING}` matching as published; ours / the poster's on JTA. Times smaller: in numbers."
     return [tables.table(header, autoencoder_rows(done, settings)), "", note]
 
 
@@ -219,7 +261,7 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
             true = next(system for label, system in systems.items() if "true code" in label)
             values = [100 * (1 - true[_MATCHING][_MIDDLE]["f1"]), 100 - _f1(entry)]
             rows.append(
-                [entry.row.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
+                [entry.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
             )
     header = ["system", f"1 - F1 @{_MIDDLE} of the true code", "of the predicted code", "error of the code"]
     return [
@@ -239,7 +281,7 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     axes = figure.add_subplot()
     for number, entry in enumerate(known):
         points = np.array(curve(entry))
-        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
+        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.label}
         axes.plot(points[:, 0], 100 * points[:, 1], **look)
     axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
     axes.set(xlim=(0, None), ylim=(0, None))
@@ -250,11 +292,11 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
 
 def curve(entry: Done) -> list[tuple[float, float]]:
     """Minutes of training and F1 at 0.8 m on validation frames, from the log of a row."""
-    before, used, points = entry.minutes - entry.training["minutes"], 0.0, []
+    last, used, points = entry.trainings[-1]["minutes"], 0.0, []
     for record in entry.log:
         used = record.get("budget_used", used)
         if "validation/f1_0.8m" in record:
-            points.append((before + used * entry.training["minutes"], record["validation/f1_0.8m"]))
+            points.append((entry.minutes - last + used * last, record["validation/f1_0.8m"]))
     return points
 
 
@@ -265,9 +307,8 @@ def _studies(settings: Settings, output: epath.Path) -> list[str]:
         ("compression", "What compression gains", compression_figure.figure, compression_figure.table),
         ("crowding", "Time over the number of people", crowding.figure, crowding.table),
     ):
-        path = settings.folder / name / "result" / running.DONE
-        if path.exists():
-            found = json.loads(path.read_text())["found"]
-            draw(found).savefig(output / f"{name}.png")
+        if result := running.facts(settings.folder / name / "result"):
+            found = result["found"]
+            _save(draw(found), output / f"{name}.png")
             lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", tabulate(found)]
     return lines

@@ -4,8 +4,11 @@ A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `ref
 done is not done again. An interrupted run goes on from its last checkpoint.
 """
 
+import collections
 import dataclasses
+import datetime
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,14 +18,24 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from loco_jax import evaluate, experiment, tasks, train, weights
+from loco_jax import evaluate, experiment, tasks, train
+from loco_jax.benchmark import measure
+from loco_jax.models import compact
 from loco_jax.reproduce import experiments, studies
 from loco_jax.reproduce.experiments import Row, Settings
 from loco_jax.runs import checkpoints, files
 from loco_jax.runs import log as logs
+from loco_jax.runs.ending import Diverged, Stopped
+from loco_jax.tasks import Task
+from loco_jax.tasks.loco import LocoTask
+from loco_jax.weights import NobodyFound
 
 DONE = "done.json"
-_OVERHEAD = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
+SETTINGS = "settings.json"
+_OWN_FIELDS = ("quiet", "data.dir", "data.workers")  # which results do not depend on
+_BESIDE = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
+
+Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +43,78 @@ class Part:
     """A step of a row.
 
     Attributes:
-      name: of its folder in the row's.
+      folder: of its results.
       minutes: of training; 0 for an evaluation.
+      beside: further minutes that it is expected to take, if nothing like it is measured yet.
       do: does it, given a function that says something, and returns facts about it as JSON.
+      needs: folders of the parts that it is made of. It is done again after one of them.
     """
 
-    name: str
+    folder: epath.Path
     minutes: float
-    do: Callable[[Callable[[str], None]], dict[str, Any]]
+    beside: float
+    do: Callable[[Say], dict[str, Any]]
+    needs: Sequence[epath.Path] = ()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        """What takes as long as this part beside training: in all rows the same, but for studies."""
+        return _kind(self.folder)
+
+    @property
+    def made_of(self) -> dict[str, str | None]:
+        """When the parts that it needs were finished, by folder; None for one that is not done."""
+        return {f"{folder.parent.name}/{folder.name}": facts(folder).get("finished") for folder in self.needs}
+
+    @property
+    def is_done(self) -> bool:
+        return facts(self.folder).get("made_of") == self.made_of
+
+
+def facts(folder: epath.Path) -> dict[str, Any]:
+    """What is known of the part in `folder`; {} if it is not done."""
+    path = folder / DONE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def claim(settings: Settings) -> None:
+    """Writes the settings into the folder of all rows, at the first start.
+
+    Raises ValueError that names the settings in which the results there differ.
+    """
+    path = settings.folder / SETTINGS
+    shared = {f"config.{name}": value for name, value in settings.shared.items() if name not in _OWN_FIELDS}
+    ours = {"scale": settings.scale, "budget": settings.budget, "factors": settings.factors, **shared}
+    ours = json.loads(json.dumps(ours, default=str))
+    theirs = json.loads(path.read_text()) if path.exists() else ours
+    different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    if different:
+        listed = "; ".join(f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in different)
+        raise ValueError(
+            f"{settings.folder}: holds results of other settings: {listed}. Give the same settings to go on with them, "
+            "or another --workdir to start anew."
+        )
+    files.write_text(path, json.dumps(ours, indent=2) + "\n")
 
 
 def parts(row: Row, settings: Settings) -> Iterator[Part]:
     """The parts of a row in order. A later one may read what the ones before it have left."""
-    folder, minutes = settings.folder / row.name, settings.budget * row.longer
+    folder, minutes, beside = settings.folder / row.name, settings.budget * row.longer, _BESIDE[settings.scale]
     if row.needs:
-        yield Part("result", 0.0, lambda say: {"found": studies.STUDIES[row.name](settings)})
+        yield _study(row, settings)
         return
     config = experiments.config_of(row, settings)
 
-    def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None) -> Part:
+    def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None, **options: Any) -> Part:
         return Part(
-            name, minutes, lambda say: _train(experiments.with_budget(config, minutes, rate), folder / name, say)
+            folder / name,
+            minutes,
+            beside,
+            lambda say: _train(experiments.with_budget(config, minutes, rate), folder / name, say, **options),
         )
 
     if config.task == "loco":
@@ -59,108 +123,145 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
         config.vha, minutes = str(folder / "autoencoder"), minutes - share
     rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(settings.factors)}
     for name, rate in rates.items():
-        search = config.copy_and_resolve_references()
-        search.eval_every = 0
-        yield training(name, search, settings.extra, rate)
-    yield Part("run", minutes, lambda say: _train(
+        yield training(name, experiments.search_of(config), settings.extra, rate, forgiven=Diverged)
+    yield Part(folder / "run", minutes, beside, lambda say: _train(
         experiments.with_budget(config, minutes, best_rate(folder, rates)), folder / "run", say
     ))  # fmt: skip
     if not row.is_autoencoder:
-        refiner = experiments.with_budget(experiments.refiner_of(str(folder / "run"), settings), settings.extra)
-        yield Part("refiner", settings.extra, lambda say: _refine(refiner, folder / "refiner", say))
-    yield Part("scores", 0.0, lambda say: _score(config, folder, say))
+        refiner = experiments.refiner_of(str(folder / "run"), settings)
+        yield training("refiner", refiner, settings.extra, forgiven=NobodyFound)
+    needs = [folder / name for name in ("run", "refiner")]
+    yield Part(folder / "scores", 0.0, beside, lambda say: _score(config, folder, say), needs)
 
 
 def best_rate(folder: epath.Path, rates: Mapping[str, float]) -> float:
     """The learning rate of the search in a row's folder that scores best on the validation split.
 
-    F1 at all thresholds counts; among runs that find nothing the least loss counts.
+    F1 at all thresholds counts; among runs that find nothing the least loss counts. Raises ValueError if all diverged.
     """
 
     def rank(name: str) -> tuple[float, float]:
-        records = logs.read(folder / name / logs.FILE)
         last: dict[str, Any] = {}
-        for record in records:
+        for record in logs.read(folder / name / logs.FILE):
             last |= record
         scores = [value for field, value in last.items() if field.startswith("validation/f1")]
-        return float(np.mean(scores)), -last.get("loss", np.inf)
+        f1, loss = float(np.mean(scores or [-1.0])), last.get("loss", math.inf)
+        return f1 if math.isfinite(f1) else -1.0, -loss if math.isfinite(loss) else -math.inf
 
-    return rates[max(rates, key=rank)]
+    good = [name for name in rates if "failed" not in facts(folder / name)]
+    if not good:
+        raise ValueError(f"{folder}: training diverged at all learning rates of the search: {', '.join(rates)}")
+    return rates[max(good, key=rank)]
 
 
-def run(rows: Sequence[Row], settings: Settings, say: Callable[[str], None], after: Callable[[], object]) -> None:
+def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], object]) -> None:
     """Does what is missing of the rows, in order. Calls `after` after each part.
 
-    An error of a row ends it, is said, and raised after the other rows are done. Stopped ends all, as in training.
+    An error of a row ends it, is said, and raised as a ValueError after the other rows are done. A signal ends all:
+    then it raises Stopped.
     """
     failed: list[str] = []
     for row in rows:
         try:
             for part in parts(row, settings):
-                path = settings.folder / row.name / part.name / DONE
-                if path.exists():
-                    continue
-                say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
-                began = time.monotonic()
-                facts = part.do(say)
-                done = {"minutes": part.minutes, "wall_minutes": (time.monotonic() - began) / 60, **facts}
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_text(path, json.dumps(done) + "\n")
-                after()
+                if not part.is_done:
+                    say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
+                    _do(part, say)
+                    after()
         except (ValueError, RuntimeError) as error:
             say(f"{row.label}: {error}")
             failed.append(row.label)
+        except KeyboardInterrupt as error:  # outside training, which raises Stopped itself
+            raise Stopped(
+                f"{settings.folder}: stopped; the same command goes on after the parts that are done"
+            ) from error
         jax.clear_caches()  # compiled programs of finished rows would fill the memory
     if failed:
         raise ValueError(f"{', '.join(failed)}: failed, see above; the same command tries again")
 
 
 def plan(rows: Sequence[Row], settings: Settings) -> str:
-    """Says what is not done yet, and how long it takes on this machine.
+    """Says what is not done yet, and how long each part takes on this machine.
 
-    Compilation, saving and evaluation are expected to take as long as in the parts that are done here.
+    Compilation, saving and evaluation are expected to take as long as in the parts of that kind that are done here.
     """
-    measured = [
-        done["wall_minutes"] - done["minutes"]
-        for path in settings.folder.glob(f"*/*/{DONE}")
-        if (done := json.loads(path.read_text()))
-    ]
-    overhead = float(np.median(measured)) if measured else _OVERHEAD[settings.scale]
+    measured = collections.defaultdict(list)
+    for path in settings.folder.glob(f"*/*/{DONE}"):
+        done = facts(path.parent)
+        # After an interruption the wall time is that of the last start.
+        measured[_kind(path.parent)].append(max(0.0, done["wall_minutes"] - done["minutes"]))
     lines, total = [], 0.0
     for row in rows:
-        left = [
-            part.minutes + overhead
-            for part in parts(row, settings)
-            if not (settings.folder / row.name / part.name / DONE).exists()
-        ]
+        left = [part for part in parts(row, settings) if not part.is_done]
+        times = [part.minutes + float(np.median(measured[part.kind] or [part.beside])) for part in left]
         if left:
-            lines.append(f"{row.label}: {len(left)} parts, about {sum(left):.0f} minutes")
-            total += sum(left)
+            named = ", ".join(f"{part.name} {minutes:.2g}" for part, minutes in zip(left, times))
+            lines.append(f"{row.label}: about {sum(times):.0f} minutes ({named})")
+            total += sum(times)
     return "\n".join([*lines, f"In all about {total / 60:.1f} hours"]) if lines else "All rows are done"
 
 
-def _train(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
-    train.train(config, str(folder), say)
-    shapes = tasks.network_shapes(experiment.create_task(config))
-    steps = max(record["step"] for record in logs.read(folder / logs.FILE))
+def _kind(folder: epath.Path) -> str:
+    name = folder.name.split("_")[0]
+    return folder.parent.name if name == "result" else name
+
+
+def _study(row: Row, settings: Settings) -> Part:
+    study = studies.STUDIES[row.name]
+    needs = [settings.folder / name / "run" for name in row.needs]
+    part = Part(settings.folder / row.name / "result", 0.0, study.minutes[settings.scale], lambda say: {}, needs)
+    return dataclasses.replace(part, do=lambda say: {"found": study.measure(settings, part.folder, part.made_of)})
+
+
+def _do(part: Part, say: Say) -> None:
+    began, made_of = time.monotonic(), part.made_of
+    found = part.do(say)
+    done = {
+        "minutes": part.minutes,
+        "wall_minutes": (time.monotonic() - began) / 60,
+        "finished": datetime.datetime.now().isoformat(timespec="microseconds"),
+        "machine": measure.machine(),
+        "made_of": made_of,
+        **found,
+    }
+    files.write_text(part.folder / DONE, json.dumps(done) + "\n")
+
+
+def _train(
+    config: ConfigDict, folder: epath.Path, say: Say, forgiven: type[Exception] | tuple[()] = ()
+) -> dict[str, Any]:
+    """Trains, and returns measured facts about it. A `forgiven` error is said, and recorded in place of them."""
+    try:
+        train.train(config, str(folder), say)
+    except forgiven as error:
+        say(str(error))
+        return {"failed": str(error)}
+    task = experiment.create_task(config)
+    last: dict[str, Any] = {}
+    for record in logs.read(folder / logs.FILE):
+        last |= record
+    is_last = last["stage"] == task.stages - 1
     return {
-        "frames": steps * config.data.batch_size,
-        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
+        "minutes": last["budget_used"] * config.budget_minutes,
+        "frames": last["step"] * config.data.batch_size,
+        "parameters": _count(task),
         "learning_rate": config.optimizer.learning_rate,
+        "unfinished": "" if is_last else f"sigma {config.sigmas[last['stage']]:g}",
     }
 
 
-def _refine(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
-    try:
-        return _train(config, folder, say)
-    except weights.WeightsError as error:  # a network that has hardly learnt finds nobody in training scenes
-        say(str(error))
-        return {"failed": str(error)}
+def _count(task: Task) -> int:
+    """The number of a task's parameters, without those of readouts that a LoCO does not train."""
+    shapes = tasks.network_shapes(task)
+    if isinstance(task, LocoTask) and not task.teaching_weight:
+        for name in compact.READOUTS:
+            shapes["predictor"]["params"].pop(name, None)
+    return tasks.count(shapes)
 
 
-def _score(config: ConfigDict, folder: epath.Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _score(config: ConfigDict, folder: epath.Path, say: Say) -> dict[str, Any]:
     refiner = folder / "refiner"
     if "refiner" in config and checkpoints.exist(str(refiner)):
         config.refiner = str(refiner)
-    evaluate.evaluate(config, str(folder / "run"), say, given=("refiner",))
+    evaluate.evaluate(config, str(folder / "run"), say)
     return {}

@@ -16,6 +16,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on. The checkpoints that were saved before are intact."""
 
 
+class Diverged(TrainingError):
+    """Too many steps in a row were not finite."""
+
+
 class Stopped(Exception):
     """A signal ended training before its last step. Everything is saved: the same call goes on from there."""
 
@@ -54,9 +58,9 @@ def reported() -> Iterator[None]:
         stop()
 
 
-def stop() -> NoReturn:
+def stop(status: int = cli.STOPPED) -> NoReturn:
     """Ends the process after a signal."""
-    _fail("loco_jax: stopped", cli.STOPPED)
+    _fail("loco_jax: stopped", status)
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

@@ -224,7 +224,7 @@ def find(
     """
 
     def find_in(params, frame):
-        people = task.people_of_picture(params, frame.image, frame.camera)
+        people = task.people_to_refine(params, frame.image, frame.camera)
         index, meant = refinement.match(people, frame.joints, frame.present)
         sure = people.scores > refiner.LEAST_SCORE
         joints = jnp.where(sure.at[:, 0].set(True)[..., None], people.joints, 0.0)

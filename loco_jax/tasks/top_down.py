@@ -187,8 +187,8 @@ class TopDownTask(PeopleTask):
     ) -> People:
         """The people in a picture's boxes, one in each whose score is above 0.
 
-        A joint's score is that of the box times how surely the joint is in the picture. It is a hole below one half.
-        The head is not: without it there is no person.
+        A joint's score is how surely it is in the picture. It is a hole below one half. The head is not: without it
+        there is no person. See `with_box_scores`.
         """
         squares = boxes.squares(found.boxes)
         crops, seen = boxes.crops(image, squares, CROP), lifting.seen_from(found.boxes, camera)
@@ -197,7 +197,7 @@ class TopDownTask(PeopleTask):
         joints = lifting.compose(poses.offsets, root, jnp.exp(poses.distance), camera)
         surely = nn.sigmoid(poses.there)
         known = ((surely > 0.5).at[:, 0].set(True)) & (found.scores > 0)[:, None]
-        scores = jnp.where(known, found.scores[:, None] * surely, 0.0)
+        scores = jnp.where(known, surely, 0.0)
         strays = jnp.zeros(known.T.shape, bool)
         return People(jnp.where(known[..., None], joints, 0.0), scores, strays)
 
@@ -206,7 +206,12 @@ class TopDownTask(PeopleTask):
         found = self.boxes_of_picture(params, image, camera, self.max_peaks)
         group = self.people_in_boxes(params, image, camera, found)
         better = self.correct(params, group, None, camera)
-        return group if better is None else better
+        return with_box_scores(group if better is None else better, found)
+
+    def people_to_refine(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
+        """The people in a picture. A box's score says nothing of which joints are holes, so it does not count."""
+        found = self.boxes_of_picture(params, image, camera, self.max_peaks)
+        return self.people_in_boxes(params, image, camera, found)
 
     def _apply(self, params: Any, *arguments: Any, method: str) -> Any:
         return ops.apply(self.network, pretrained.join_variables(params), *arguments, method=method)
@@ -250,10 +255,11 @@ class TopDownTask(PeopleTask):
 
         def one(frame):
             found = self.boxes_of_picture(params, frame.image, frame.camera, self.max_peaks)
-            group = self.people_in_boxes(params, frame.image, frame.camera, found)
+            seen = self.people_in_boxes(params, frame.image, frame.camera, found)
+            better = self.correct(params, seen, None, frame.camera)
+            group, better = with_box_scores(seen, found), None if better is None else with_box_scores(better, found)
             points = Points(jnp.swapaxes(group.joints, 0, 1), group.scores.T, None)
             known = people.true_heatmaps(frame, self.volume, self.sigma, self.max_peaks) if thorough else {}
-            better = self.correct(params, group, None, frame.camera)
             systems, groups = self.results(points, group, better, frame.camera, known)
             true = jax.tree.map(lambda x: x[0], see(jax.tree.map(lambda x: x[None], frame), self.volume))
             voxels, present = people.targets(frame, self.volume)
@@ -305,6 +311,11 @@ class TopDownTask(PeopleTask):
         found, boxes_seconds = people.timed(find, *picture)
         _, people_seconds = people.timed(jax.jit(self.people_in_boxes), *picture, found)
         return {"picture to boxes": boxes_seconds, "boxes to people": people_seconds}
+
+
+def with_box_scores(people: People, found: Boxes) -> People:
+    """The people in boxes, each joint's score multiplied by that of its box."""
+    return people._replace(scores=people.scores * found.scores[:, None])
 
 
 def see(frames: Frames, volume: Volume) -> Seen:

@@ -57,6 +57,10 @@ class WeightsError(ValueError):
     """A file of weights is missing, damaged, or not for this network."""
 
 
+class NobodyFound(WeightsError):
+    """A network with these weights finds nobody in training scenes."""
+
+
 def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: Any = None) -> None:
     """Writes a file of weights, or nothing if it fails.
 

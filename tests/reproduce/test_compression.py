@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from loco_jax import experiment
@@ -19,7 +20,7 @@ from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, people
 from loco_jax.reproduce import codecs, compression, compression_figure
 from loco_jax.reproduce.codecs import Found
-from loco_jax.reproduce.compression import BITS, Origin, Way
+from loco_jax.reproduce.compression import BITS, Origin, Record, Way
 from loco_jax.tasks.vha import METRES, VhaTask
 from tests.support import tiny, toy_frame
 
@@ -89,6 +90,29 @@ def test_every_way_is_measured(found, networks):
         assert way["bytes"] > 0 and min(way["seconds"].values()) > 0
         assert list(way["f1"]) == ["0.4 m", "0.8 m", "1.2 m", "0 vx", "1 vx", "2 vx"]
         assert 0 <= min(way["f1"].values()) <= max(way["f1"].values()) <= 1
+
+
+def test_a_kill_loses_one_frame(networks, config, tmp_path, monkeypatch):
+    """The records of frames are kept, unless they are of other networks."""
+    kept, measured = compression.Kept(epath.Path(tmp_path) / "frames.jsonl", {"a": "now"}), []
+
+    def measure_frame(origins, task, frame):
+        measured.append(float(frame.joints.sum()))
+        if len(measured) == 3:  # the first frame counts twice, since it compiles
+            raise KeyboardInterrupt
+        return [Record(len(measured), {"0.4 m": 0.5}, 0.1, 0.2) for origin in origins for _ in origin.ways]
+
+    monkeypatch.setattr(compression, "measure_frame", measure_frame)
+    with pytest.raises(KeyboardInterrupt):
+        compression.measure(networks, config, FRAMES, kept=kept)
+    with kept.path.open("a") as file:
+        file.write('{"made_of": {"a"')  # it was killed while it wrote this
+    found = compression.measure(networks, config, FRAMES, kept=kept)
+    assert found["frames"] == FRAMES and len(measured) == 6
+    assert measured[0] == measured[1] != measured[2] == measured[3] == measured[4] != measured[5]
+    assert [records[0].bytes for records in kept.read()] == [2, 5, 6]
+    other = kept._replace(made_of={"a": "later"})
+    assert other.read() == [] and kept.read() == []
 
 
 def test_codes_score_as_their_task_does(found, networks, frames):

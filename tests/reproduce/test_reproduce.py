@@ -3,21 +3,28 @@
 With ALL_ROWS=1 in the environment every row is trained, with the whole search; else one row of each kind.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
+import time
 
 import numpy as np
 import pytest
 from etils import epath
 
-from loco_jax import experiment
+from loco_jax import experiment, tasks, train
+from loco_jax import step as steps
 from loco_jax.report import tables
 from loco_jax.reproduce import crowding, experiments, poster, running
 from loco_jax.reproduce.experiments import ROWS, Settings
 from loco_jax.runs import log as logs
+from loco_jax.runs import observation
+from loco_jax.runs.ending import Diverged, Stopped
+from loco_jax.weights import NobodyFound
+from tests.support import python
 
 _ALL = bool(os.environ.get("ALL_ROWS"))
 TRAINED = ROWS if _ALL else experiments.with_needs(["patch_vha2", "location_maps", "loco2"])
@@ -41,12 +48,12 @@ def whole(tmp_path_factory):
         def say(text):
             if text.endswith("of training"):
                 if len(done) == most:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt  # as a signal does outside training
                 done.append(text)
 
         running.run(TRAINED, settings, say, lambda: None)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="the same command goes on"):
         start(4)
     start(math.inf)
     start(math.inf)
@@ -106,12 +113,28 @@ def test_truth_is_the_upper_bound(whole):
 
 
 def test_budgets(whole):
-    settings, *_ = whole
-    done = poster.read(settings)
-    for name, entry in done.items():
-        assert entry.minutes == pytest.approx(0.0075 if name in ("vha1", "vha2", "vha3", "loco2_published") else 0.005)
-    autoencoder = json.loads((settings.folder / "loco2" / "autoencoder" / "done.json").read_text())
-    assert autoencoder["minutes"] == pytest.approx(0.005 / 3)
+    """Minutes are measured by the log's clock: at least the budget, and at most a few slow steps more."""
+    settings, *_, page = whole
+    for name, entry in poster.read(settings).items():
+        budget = settings.budget * (1.5 if name in ("vha1", "vha2", "vha3", "loco2_published") else 1.0)
+        seconds, longest = [], 0.0
+        for part in ("autoencoder", "run")[2 - len(entry.trainings) :]:
+            records = logs.read(settings.folder / name / part / logs.FILE)
+            seconds.append(sum(r.get(f"seconds/{of}", 0.0) for r in records for of in observation.STEPS))
+            longest += seconds[-1] / max(record["step"] for record in records)
+        assert entry.minutes == pytest.approx(budget)
+        assert 60 * budget - 0.01 <= sum(seconds) < 60 * budget + 5 * longest + 1, name
+    shares = [training["minutes"] / settings.budget for training in poster.read(settings)["loco2"].trainings]
+    assert shares == pytest.approx([1 / 3, 2 / 3])
+    trained = running.facts(settings.folder / "loco2" / "run")
+    (frames,) = [values[11] for name, values in _table(page, "Systems").items() if name == "LoCO(2)"]
+    assert frames.endswith(f" + {trained['frames']:,}")
+    shapes = tasks.network_shapes(experiment.create_task(_config(settings, "loco2")))
+    assert 0 < trained["parameters"] < tasks.count(shapes)  # without the readouts
+
+
+def _config(settings, name):
+    return experiments.config_of(experiments.BY_NAME[name], settings)
 
 
 def test_the_best_rate_is_that_of_the_best_f1_then_of_the_least_loss(tmp_path):
@@ -121,6 +144,95 @@ def test_the_best_rate_is_that_of_the_best_f1_then_of_the_least_loss(tmp_path):
         (tmp_path / name / logs.FILE).write_text("\n".join(map(json.dumps, lines)))
     assert running.best_rate(epath.Path(tmp_path), {"a": 1.0, "b": 2.0, "c": 3.0}) == 3.0
     assert running.best_rate(epath.Path(tmp_path), {"a": 1.0, "b": 2.0}) == 2.0
+    for name, facts in (("b", {"failed": "not finite"}), ("d", {})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / running.DONE).write_text(json.dumps(facts))
+    (tmp_path / "d" / logs.FILE).write_text('{"step": 1, "loss": NaN}\n{"step": 1, "validation/f1_0.4m": NaN}\n')
+    rates = {"d": 1.0, "a": 2.0, "b": 3.0, "none": 4.0}
+    assert running.best_rate(epath.Path(tmp_path), rates) == 2.0
+    with pytest.raises(ValueError, match="diverged at all learning rates of the search: b"):
+        running.best_rate(epath.Path(tmp_path), {"b": 3.0})
+
+
+def test_searches_stay_in_the_first_stage(tmp_path):
+    config = experiments.search_of(_config(_settings(tmp_path), "vha2"))
+    stages = steps.Stages(config, experiment.create_task(config))
+    assert not any(stages.move_on({"loss": 1.0}) for _ in range(100)) and stages.now == 0
+
+
+@pytest.mark.parametrize("error", [Diverged, NobodyFound])
+def test_some_errors_of_a_part_do_not_end_the_row(error, tmp_path, monkeypatch):
+    settings = _settings(tmp_path)
+
+    def fail(*_):
+        raise error("as it is")
+
+    monkeypatch.setattr(train, "train", fail)
+    said = []
+    for part in running.parts(experiments.BY_NAME["location_maps"], settings):
+        forgiven = part.kind == {Diverged: "search", NobodyFound: "refiner"}[error]
+        if part.kind in ("search", "refiner"):
+            with contextlib.nullcontext() if forgiven else pytest.raises(error):
+                assert part.do(said.append) == {"failed": "as it is"}
+    assert set(said) == {"as it is"}
+
+
+def test_a_folder_belongs_to_its_settings(tmp_path):
+    settings = _settings(tmp_path, eval_frames=3)
+    running.claim(settings)
+    running.claim(dataclasses.replace(settings, shared={"eval_frames": 3, "data.workers": 2, "data.dir": "elsewhere"}))
+    other = dataclasses.replace(settings, budget=60.0, shared={"data.source": "jta"})
+    wanted = (
+        r"budget: 0.005 there, 60.0 now; config.eval_frames: 3 there, None now; config.data.source: None there, 'jta'"
+    )
+    with pytest.raises(ValueError, match=f"holds results of other settings: {wanted} now.*or another --workdir"):
+        running.claim(other)
+
+
+def test_a_study_is_done_again_after_its_networks(tmp_path):
+    settings = _settings(tmp_path)
+    (part,) = running.parts(experiments.BY_NAME["crowding"], settings)
+
+    def finish(name, at, **facts):
+        path = tmp_path / name / running.DONE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"finished": at, **facts}))
+
+    finish("top_down/run", "2026-01-01")
+    finish("loco2/run", "2026-01-02")
+    assert not part.is_done
+    finish("crowding/result", "2026-01-03", made_of=part.made_of)
+    assert part.is_done
+    finish("loco2/run", "2026-01-04")
+    assert not part.is_done
+
+
+def test_the_plan_names_each_part(tmp_path):
+    settings = dataclasses.replace(_settings(tmp_path), scale="demo", budget=20.0)
+    for number, wall in enumerate((3.5, 0.5, 4.5)):  # the second was interrupted
+        path = tmp_path / f"row{number}" / "search_1" / running.DONE
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"wall_minutes": wall, "minutes": 3.0}))
+    plan = running.plan([experiments.BY_NAME[name] for name in ("location_maps", "compression")], settings)
+    searches = "".join(f"search_{rate:.2g} 3.5, " for rate in 0.006 * np.array(settings.factors))
+    assert plan.splitlines()[0].endswith(f" minutes ({searches}run 22, refiner 5, scores 2)")
+    assert "compressed heatmaps: about 35 minutes (result 35)" in plan
+
+
+def test_the_validation_scores_of_parts_say_whether_top_down_is_a_baseline():
+    log = [{"step": 50, "validation/ap50": 0.2, "validation/pck": 0.3}, {"step": 100, "validation/ap50": 0.71}]
+    done = poster.Done(experiments.BY_NAME["top_down"], {"ap50": 0.9, "pck": 0.9}, [], log)
+    assert "AP50 71.0 %, PCK@0.2 of its crops 30.0 %; below 50 %" in poster._detector({"top_down": done})[-1]
+    log.append({"step": 150, "validation/pck": 0.5})
+    assert "50.0 %." in poster._detector({"top_down": done})[-1]
+
+
+def test_an_unfinished_autoencoder_is_told():
+    trainings = [{"unfinished": "sigma 8"}, {"unfinished": ""}]
+    assert poster.Done(experiments.BY_NAME["loco2_published"], {}, trainings, []).label.endswith(
+        ", unfinished (sigma 8)"
+    )
+    assert poster.Done(experiments.BY_NAME["vha2"], {}, trainings[1:], []).label == "VHA(2)"
 
 
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path):
@@ -154,12 +266,49 @@ def test_curves_count_the_autoencoders_minutes():
         {"step": 20, "budget_used": 1.0},
     ]
     records += [{"step": 20, "validation/f1_0.8m": 0.3}]
-    done = poster.Done(experiments.BY_NAME["loco2"], {}, {"minutes": 12.0}, 18.0, records)
+    done = poster.Done(experiments.BY_NAME["loco2"], {}, [{"minutes": 6.0}, {"minutes": 12.0}], records)
     assert poster.curve(done) == [(12.0, 0.2), (18.0, 0.3)]
+
+
+def test_a_signal_inside_a_part_loses_nothing(tmp_path):
+    """The whole command, for one row: stopped in its last training, it goes on from that very step."""
+    log = epath.Path(tmp_path) / "patch_vha3" / "run" / logs.FILE
+
+    def start():
+        flags = ["--scale=test", "--budget=0.1", "--only=patch_vha3", f"--workdir={tmp_path}", "--config.quiet"]
+        return python("-m", "loco_jax.reproduce", *flags)
+
+    with start() as process:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_bytes().count(b"\n") > 1):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        said = process.communicate()[0]
+    (step,) = re.findall(r"stopped by SIGTERM at step (\d+), which is saved", said)
+    assert process.returncode == os.EX_TEMPFAIL and "search_0.02" in said, said
+    before = {part.name for part in tmp_path.glob("patch_vha3/*") if (part / running.DONE).exists()}
+    assert before == {"search_0.0067", "search_0.02", "search_0.06"}
+    with start() as process:
+        said = process.communicate()[0]
+    assert process.returncode == 0 and f"going on from step {step}\n" in said and "search_" not in said, said
+    assert running.facts(log.parent)["minutes"] == pytest.approx(0.1)
+    assert "| PatchVHA(3) |" in (tmp_path / "poster.md").read_text()
+
+
+@pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
+def test_a_row_on_jta(jta_with_pictures, tmp_path):
+    sizes = {"volume.image_size": (270, 480), "data.max_people": 8}
+    settings = _settings(tmp_path, **{"data.source": "jta", "data.dir": str(jta_with_pictures[0] / "data"), **sizes})
+    settings = dataclasses.replace(settings, factors=(1.0,))
+    running.run([experiments.BY_NAME["location_maps"]], settings, print, lambda: None)
+    (done,) = poster.read(settings).values()
+    assert "JTA" in done.results["data"] and done.trainings[0]["frames"] > 0
 
 
 def test_time_over_people():
     found = {"top-down": [0.1, 0.2], "LoCO(2)": [0.3, 0.3]}
+    assert "5 of each joint type, so its time hardly depends" in crowding.table(found, (1, 5))
     assert "200" in crowding.table(found, (1, 5)) and "5 people" in crowding.table(found, (1, 5))
     lines = crowding.figure(found, (1, 5)).axes[0].lines
     np.testing.assert_allclose([line.get_ydata() for line in lines], [[0.1, 0.2], [0.3, 0.3]])

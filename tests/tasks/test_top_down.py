@@ -16,6 +16,7 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
+from loco_jax.models import refiner
 from loco_jax.models.top_down import Pose, TopDown
 from loco_jax.pose import boxes, lifting
 from loco_jax.tasks import people, pretrained, teaching, top_down
@@ -213,3 +214,21 @@ def test_configs_make_the_task():
         wrong.predictor.update(change)
         with pytest.raises(ValueError, match=word):
             experiment.check(wrong)
+
+
+def test_a_box_of_low_score_has_no_holes_for_the_refiner():
+    """Of a box with a score of 0.15 the refiner gets all joints; the people who are named have both scores."""
+    task, frames = _with_oracle(), _frames(PERSON)
+    camera, params = jax.tree.map(lambda f: f[0], CAMERA), {"predictor": {}}
+    found = boxes.Boxes(task.network.box, np.full(1, 0.15, np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TopDownTask, "boxes_of_picture", lambda *_: found)
+        got = []
+        patch.setattr(TopDownTask, "correct", lambda self, params, people, *_: got.append(people))
+        seen = task.people_to_refine(params, frames.image[0], camera)
+        named = task.people_of_picture(params, frames.image[0], camera)
+        predicted = task.predict(params, frames, jax.random.key(0), thorough=False)
+    np.testing.assert_array_equal(got[0].scores, seen.scores)
+    assert (seen.scores > refiner.LEAST_SCORE).all()
+    assert not predicted.people.people["Top-down"][1].any()  # the mean score is too low to be named
+    np.testing.assert_allclose(named.scores, 0.15 * seen.scores, rtol=1e-6)
