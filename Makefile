@@ -62,7 +62,7 @@ test: .venv/tests
 
 # ALL_ROWS: see tests/reproduce/test_reproduce.py.
 poster-test: .venv/tests
-	ALL_ROWS=1 $(BIN)/python -m pytest -n 0 tests/reproduce
+	ALL_ROWS=1 $(BIN)/python -m pytest -n 0 tests/reproduce tests/tasks/test_cells.py
 
 coverage: .venv/tests
 	$(BIN)/python -m pytest --cov=loco_jax --cov-report=term-missing:skip-covered

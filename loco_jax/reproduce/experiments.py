@@ -14,7 +14,7 @@ SCALES = ("demo", "full", "test")
 EXTRA, AUTOENCODER_SHARE = 3.0, 1 / 3
 BUDGET = {"demo": 20.0, "full": 60.0, "test": 0.02}
 ENDLESS = 10**9  # steps, or log lines: never reached before the budget ends a run
-_EVERY = {"demo": 50, "full": 500, "test": 50}  # steps from one evaluation to the next, for the curves
+_EVERY = {"demo": 100, "full": 500, "test": 50}  # steps from one evaluation to the next, for the curves
 # Rules of the rows with "+": the published ones for all systems, since others are tuned for the compact LoCO.
 _RULES = {"refine.least_joints": 1, "refine.least_stray": 0.6}
 _SMALL: Mapping[str, Any] = {  # the scale of tests

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +60,8 @@ def one_frame(monkeypatch):
     streams._compile_crowd.cache_clear()
 
 
+@pytest.mark.skipif("ALL_ROWS" not in os.environ, reason="slow, and much like tests/reproduce; ALL_ROWS=1 runs it")
 def test_it_learns_a_frame_and_is_scored_with_a_refined_row(one_frame, tmp_path, monkeypatch):
-    """tests/reproduce scores Location Maps."""
     task = "volumetric"
     monkeypatch.setattr(evaluate, "STANDINGS", {"median": 0.5})  # of one frame, one picture
     fresh = pretrained.init_refiner(jax.random.key(1))
