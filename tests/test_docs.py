@@ -82,7 +82,7 @@ def test_files_that_are_named_exist(page):
 
 @every_page
 def test_targets_of_make_exist(page):
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     assert {line.split()[1] for line in shell_lines(page) if line.startswith("make ")} <= set(targets)
 
 

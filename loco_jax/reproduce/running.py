@@ -67,8 +67,8 @@ class Part:
 
     @property
     def made_of(self) -> dict[str, str | None]:
-        """When the parts that it needs were finished, by folder; None for one that is not done."""
-        return {f"{folder.parent.name}/{folder.name}": facts(folder).get("finished") for folder in self.needs}
+        """When the parts that it needs were finished, see `finished`."""
+        return finished(self.needs)
 
     @property
     def is_done(self) -> bool:
@@ -79,6 +79,11 @@ def facts(folder: epath.Path) -> dict[str, Any]:
     """What is known of the part in `folder`; {} if it is not done."""
     path = folder / DONE
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def finished(folders: Sequence[epath.Path]) -> dict[str, str | None]:
+    """When the parts in these folders were finished, by row and part; None for one that is not done."""
+    return {f"{folder.parent.name}/{folder.name}": facts(folder).get("finished") for folder in folders}
 
 
 def claim(settings: Settings) -> None:
@@ -207,14 +212,17 @@ def _kind(folder: epath.Path) -> str:
 
 
 def _study(row: Row, settings: Settings) -> Part:
-    study = studies.STUDIES[row.name]
+    study, folder = studies.STUDIES[row.name], settings.folder / row.name / "result"
     needs = [settings.folder / name / "run" for name in row.needs]
-    part = Part(settings.folder / row.name / "result", 0.0, study.minutes[settings.scale], lambda say: {}, needs)
-    return dataclasses.replace(part, do=lambda say: {"found": study.measure(settings, part.folder, part.made_of)})
+
+    def do(say: Say) -> dict[str, Any]:
+        return {"found": study.measure(settings, folder, finished(needs))}
+
+    return Part(folder, 0.0, study.minutes[settings.scale], do, needs)
 
 
 def _do(part: Part, say: Say) -> None:
-    began, made_of = time.monotonic(), part.made_of
+    began, made_of = time.monotonic(), part.made_of  # a part that is done anew meanwhile makes this one stale
     found = part.do(say)
     done = {
         "minutes": part.minutes,

@@ -18,8 +18,8 @@ class Study(NamedTuple):
 
     Attributes:
       minutes: that it is expected to take, by scale.
-      measure: does it, given the settings, the folder of its results, and what it is made of, see `running.Part`.
-        Returns JSON.
+      measure: does it, given the settings, the folder of its results, and when its networks were finished, see
+        `running.finished`. Returns JSON.
     """
 
     minutes: Mapping[str, float]
