@@ -297,7 +297,8 @@ def test_a_signal_inside_a_part_loses_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
-def test_a_row_on_jta(jta_with_pictures, tmp_path):
+def test_a_row_on_jta(jta_with_pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "_SCENES_AT_ONCE", 1)  # the miniature has 3 training frames
     sizes = {"volume.image_size": (270, 480), "data.max_people": 8}
     settings = _settings(tmp_path, **{"data.source": "jta", "data.dir": str(jta_with_pictures[0] / "data"), **sizes})
     settings = dataclasses.replace(settings, factors=(1.0,))
