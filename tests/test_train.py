@@ -179,13 +179,13 @@ def test_a_signal_is_acknowledged_at_once_and_ends_a_run_of_long_steps_after_the
 
 def test_no_time_is_told_of_a_run_of_short_steps(toy, tmp_path):
     _, said = quietly(tiny(steps=2), tmp_path)
-    assert not any("A step takes" in text for text in said)
+    assert not any("The first step took" in text for text in said)
 
 
 def test_the_time_of_a_long_step_is_told_once(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_LONG_STEP", -1.0)
     _, said = quietly(tiny(steps=3), tmp_path)
-    assert sum(text.startswith("A step takes ") for text in said) == 1
+    assert sum(text.startswith("The first step took ") for text in said) == 1
 
 
 @pytest.mark.parametrize("interrupt", [crash, ask_to_stop])

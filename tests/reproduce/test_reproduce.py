@@ -1,6 +1,6 @@
 """The command `loco_jax.reproduce`: what it trains, in which order, what it does not do again, and what it writes.
 
-With ALL_ROWS=1 in the environment every row is trained, with the whole search; else a row of each table.
+With ALL_ROWS=1 in the environment every row is trained, with the whole search; else Location Maps alone.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from loco_jax.weights import NobodyFound
 from tests.support import blank, python, toy_frame
 
 _ALL = bool(os.environ.get("ALL_ROWS"))
-TRAINED = ROWS if _ALL else experiments.with_needs(["patch_vha2", "location_maps"])
+TRAINED = ROWS if _ALL else experiments.with_needs(["location_maps"])
 
 
 def _settings(folder, **shared):
@@ -77,7 +77,7 @@ def whole(quick, tmp_path_factory):
         running.run(TRAINED, settings, say, lambda: None)
 
     with pytest.raises(Stopped, match="the same command goes on"):
-        start(4)
+        start(2)
     start(math.inf)
     start(math.inf)
     return settings, starts, poster.write(settings, settings.folder / "page").read_text()
@@ -87,7 +87,7 @@ def test_what_is_done_is_not_done_again(whole):
     settings, starts, _ = whole
     parts = [f"{row.label}: {part.name}" for row in TRAINED for part in running.parts(row, settings)]
     assert [text.rpartition(",")[0] for text in starts[0] + starts[1]] == parts
-    assert len(starts[0]) == 4 and starts[2] == []
+    assert len(starts[0]) == 2 and starts[2] == []
     assert running.plan(TRAINED, settings) == "All rows are done"
 
 
