@@ -76,10 +76,14 @@ def unchecked(monkeypatch):
 
 @pytest.fixture
 def own_sigterm():
-    """For tests that send SIGTERM to themselves: afterwards it does again what it did before."""
-    old = signal.getsignal(signal.SIGTERM)
+    """For tests that send signals to themselves: afterwards SIGTERM does again what it did before.
+
+    SIGINT interrupts, also where it is ignored at the start, as in the background of a shell.
+    """
+    old = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, old)
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), old):
+        signal.signal(number, handler)
 
 
 _compile_toy = functools.lru_cache(streams._compile_crowd.__wrapped__)
