@@ -1,26 +1,22 @@
 """The command `loco_jax.reproduce`: what it trains, in which order, what it does not do again, and what it writes.
 
-With ALL_ROWS=1 in the environment every row is trained, with the whole search; else Location Maps alone.
+With ALL_ROWS=1 in the environment (`make poster-test`) every row is trained, with the whole search.
 """
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
 import re
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
-from loco_jax import experiment, report, tasks, train
+from loco_jax import experiment, tasks, train
 from loco_jax import step as steps
-from loco_jax.data import streams
 from loco_jax.report import tables
 from loco_jax.reproduce import crowding, experiments, poster, running
 from loco_jax.reproduce.experiments import ROWS, Settings
@@ -28,10 +24,9 @@ from loco_jax.runs import log as logs
 from loco_jax.runs import observation
 from loco_jax.runs.ending import Diverged, Stopped
 from loco_jax.weights import NobodyFound
-from tests.support import blank, python, toy_frame
+from tests.support import python
 
 _ALL = bool(os.environ.get("ALL_ROWS"))
-TRAINED = ROWS if _ALL else experiments.with_needs(["location_maps"])
 
 
 def _settings(folder, **shared):
@@ -39,28 +34,11 @@ def _settings(folder, **shared):
     return settings if _ALL else dataclasses.replace(settings, factors=(1.0,))
 
 
-def _frame(key, crowd, pictures=False):
-    """A frame that is compiled in no time, with noise for a picture."""
-    size = (*crowd.volume.image_size, 3)
-    image = jax.random.randint(key, size, 0, 256, jnp.uint8) if pictures else None
-    return toy_frame(key, crowd)._replace(image=image)
-
-
 @pytest.fixture(scope="module")
-def quick():
-    """Without the renderer and without drawings, unless every row is trained."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not _ALL:
-            patch.setattr(streams, "crowd_frame", _frame)
-            patch.setattr(streams, "_compile_crowd", functools.lru_cache(streams._compile_crowd.__wrapped__))
-            patch.setattr(train, "_curves", blank)
-            patch.setattr(report, "picture", blank)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(quick, tmp_path_factory):
+def whole(tmp_path_factory):
     """The rows at the scale of tests, interrupted once: the settings, the parts done in each start, and the page."""
+    if not _ALL:
+        pytest.skip("slow; ALL_ROWS=1 runs it")
     folder = tmp_path_factory.mktemp("poster")
     settings, starts = _settings(folder), []
 
@@ -74,7 +52,7 @@ def whole(quick, tmp_path_factory):
                     raise KeyboardInterrupt  # as a signal does outside training
                 done.append(text)
 
-        running.run(TRAINED, settings, say, lambda: None)
+        running.run(ROWS, settings, say, lambda: None)
 
     with pytest.raises(Stopped, match="the same command goes on"):
         start(2)
@@ -85,10 +63,10 @@ def whole(quick, tmp_path_factory):
 
 def test_what_is_done_is_not_done_again(whole):
     settings, starts, _ = whole
-    parts = [f"{row.label}: {part.name}" for row in TRAINED for part in running.parts(row, settings)]
+    parts = [f"{row.label}: {part.name}" for row in ROWS for part in running.parts(row, settings)]
     assert [text.rpartition(",")[0] for text in starts[0] + starts[1]] == parts
     assert len(starts[0]) == 2 and starts[2] == []
-    assert running.plan(TRAINED, settings) == "All rows are done"
+    assert running.plan(ROWS, settings) == "All rows are done"
 
 
 def _table(page, heading):
@@ -101,20 +79,20 @@ def _table(page, heading):
 def test_every_row_is_there_and_finite(whole):
     *_, page = whole
     systems, networks = _table(page, "Systems"), _table(page, "Compression levels")
-    for row in TRAINED:
+    for row in ROWS:
         if row.config and row.is_autoencoder:
             assert row.label in networks
         elif row.config:
             assert {row.label, f"{row.label}+"} <= systems.keys()
-    beside = {"GT Location Maps", "GT volumetric heatmaps", "*poster: Location Maps+*"}
-    assert beside | ({"*poster: LoCO(2)+*"} if _ALL else set()) <= systems.keys()
+    beside = {"GT Location Maps", "GT volumetric heatmaps", "*poster: Location Maps+*", "*poster: LoCO(2)+*"}
+    assert beside <= systems.keys()
     for name, values in systems.items():
         nobody = name.endswith("+") and set(values[:9]) == {"–"}  # in training scenes, for the refiner
         assert nobody or all(0 <= float(value) <= 100 for value in values[:9])
     for values in networks.values():
         assert all(0 <= float(value.split(" / ")[0]) <= 100 for value in values[:3])
         assert float(values[5]) > 0 and float(values[6]) > 0
-    assert ("Not done yet" in page) != _ALL
+    assert "Not done yet" not in page
     for picture in re.findall(r"\]\((.+?\.png)\)", page):
         assert (whole[0].folder / "page" / picture).stat().length > 10_000
 
@@ -145,7 +123,6 @@ def test_budgets(whole):
         assert 60 * budget - 0.01 <= sum(seconds) < 60 * budget + 5 * longest + 1, name
 
 
-@pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
 def test_a_locos_autoencoder_gets_a_third(whole):
     settings, *_, page = whole
     shares = [training["minutes"] / settings.budget for training in poster.read(settings)["loco2"].trainings]
