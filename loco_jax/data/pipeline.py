@@ -166,7 +166,7 @@ class _JtaFrames:
     def __getitem__(self, index: int) -> Frames:
         place = min(int(index), self._count - 1)
         example = self._records[place * len(self._records) // self._count]
-        frames = _to_frames(example, self._max_people)
+        frames = to_frames(example, self._max_people)
         if self._pictures:
             frames = frames._replace(image=decode(example))
         if index < self._count:
@@ -175,7 +175,11 @@ class _JtaFrames:
         return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
 
 
-def _to_frames(example: dict[str, Any], max_people: int) -> Frames:
+def to_frames(example: dict[str, Any], max_people: int) -> Frames:
+    """The people of a record, by ascending id and padded to `max_people`, without batch axis and picture.
+
+    Raises ValueError with sequence and frame for more people.
+    """
     people = example["people"]
     count = len(people["id"])
     if count > max_people:

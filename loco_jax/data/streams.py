@@ -167,6 +167,19 @@ def _read_jta(
 
     Raises ValueError if camera or pictures do not fit the config, FileNotFoundError without data.
     """
+    check_jta(config, split)
+    c = config.data
+    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
+    options |= {"process_index": part, "process_count": parts, "pictures": c.pictures}
+    workers = c.workers if c.pictures else 0  # they decode pictures
+    return pipeline.read_jta(c.dir, split, batch_size // parts, c.max_people, num_workers=workers, **options)
+
+
+def check_jta(config: ConfigDict, split: str) -> None:
+    """Raises ValueError if camera or pictures of a prepared JTA do not fit the config.
+
+    Raises FileNotFoundError without data.
+    """
     c, volume, record = config.data, volume_of(config), _first_record(config, split)
     check_camera(_jta_camera(record), volume, c.dir)
     size = pipeline.decode(record).shape[:2] if c.pictures else volume.image_size
@@ -175,10 +188,6 @@ def _read_jta(
             f"{c.dir}: its pictures have {size[0]} x {size[1]} pixels (height x width), but config.volume.image_size="
             f"{volume.image_size}; set that field, or prepare pictures of that size with --picture_height"
         )
-    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
-    options |= {"process_index": part, "process_count": parts, "pictures": c.pictures}
-    workers = c.workers if c.pictures else 0  # they decode pictures
-    return pipeline.read_jta(c.dir, split, batch_size // parts, c.max_people, num_workers=workers, **options)
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:

@@ -19,9 +19,9 @@ from etils import epy
 with epy.lazy_api_imports(globals()):  # so that `python -m loco_jax.data.jta --help` answers at once
     from loco_jax.data.jta.annotations import SPLITS, AnnotationError, find_sequences, read_camera_file, read_sequence
     from loco_jax.data.jta.pictures import collect_pictures
-    from loco_jax.data.jta.prepared import load, name_of, prepare
+    from loco_jax.data.jta.prepared import frames_a_sequence, load, name_of, prepare
 
 __all__ = [
-    "SPLITS", "AnnotationError", "collect_pictures", "find_sequences", "load", "name_of", "prepare",
-    "read_camera_file", "read_sequence",
+    "SPLITS", "AnnotationError", "collect_pictures", "find_sequences", "frames_a_sequence", "load", "name_of",
+    "prepare", "read_camera_file", "read_sequence",
 ]  # fmt: skip

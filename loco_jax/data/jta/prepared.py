@@ -114,6 +114,15 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
         return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
 
 
+def frames_a_sequence(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> int:
+    """The number of frames that a prepared split has of each sequence. Arguments and errors are those of `load`.
+
+    The examples of `load` are in the order of sequences, and of their frames.
+    """
+    counts = _metadata(_find(data_dir, pictures))["splits"][split]
+    return counts["frames"] // counts["sequences"]
+
+
 def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
     """The name of the prepared data: "JTA", or that it is a miniature. Raises FileNotFoundError as `load`."""
     return _metadata(_find(data_dir, pictures)).get("name", "JTA")

@@ -105,7 +105,7 @@ def _write_pictures(
 
 
 set_up = jax.jit(crowds.sample_stage, static_argnums=2)
-sample = jax.jit(crowds.sample_sequence, static_argnums=(1, 2))
+sample = jax.jit(crowds.sample_sequence, static_argnums=(1, 2, 3))
 
 
 @functools.partial(jax.jit, static_argnums=2)
