@@ -36,6 +36,13 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.people.min_score = 0.2  # least mean score of a person's 14 joints; a joint that is not found counts as 0
     c.people.overlap = 0.1  # least mean distance to a better person in the picture, in that person's heights
 
+    # With --mode=eval: scores of tracks, docs/method.md, section 12.
+    c.tracks = ConfigDict()
+    c.tracks.sequences = 0  # number of sequences; 0 for none
+    c.tracks.frames = 30  # frames of each; of JTA at most the 90 that are prepared
+    c.tracks.fps = 3.0  # frames a second, of the crowd; JTA's are 3
+    c.tracks.smooth = True  # whether to score smoothed tracks too
+
     c.predictor = ConfigDict()
     c.predictor.trunk = options["trunk"]
     # Weights from which the trunk's training starts: ImageNet weights of Inception, which python -m

@@ -1,6 +1,7 @@
 """The one evaluation loop, and the files it writes: results.json, table.md, pictures."""
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,12 +15,13 @@ from ml_collections import ConfigDict
 
 from loco_jax import experiment, report, tasks, weights
 from loco_jax.cli import progress
-from loco_jax.data import streams
+from loco_jax.data import sequences, streams
 from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, files
 from loco_jax.runs import config as configs
-from loco_jax.tasks import Task
+from loco_jax.tasks import Task, tracks
+from loco_jax.tasks.people import PeopleTask
 
 # The frames that are drawn: their names, and their places between the best frame and the worst.
 STANDINGS = {"best": 0.0, "upper quartile": 0.25, "median": 0.5, "lower quartile": 0.75, "worst": 1.0}
@@ -186,6 +188,8 @@ def evaluate(
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
     summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it
     summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
+    if isinstance(task, PeopleTask) and "tracks" in config and config.tracks.sequences:
+        summary["tracks"] = _score_tracks(task, params, config, split)
     if not distributed.is_first():
         return summary
     device = jax.local_devices()[0]
@@ -197,3 +201,21 @@ def evaluate(
     say(table)
     say(f"Table, results.json and pictures: {out}")
     return summary
+
+
+def _score_tracks(task: PeopleTask, params: Any, config: ConfigDict, split: str) -> dict[str, Any]:
+    """The summary of `tracks` over the sequences of `config.tracks`. Each process takes its share of them."""
+    c, part, parts = config.tracks, jax.process_index(), jax.process_count()
+    films = sequences.sequences(config, split, c.sequences, c.frames, c.fps)
+    mine = itertools.islice(films, part, None, parts)
+    params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
+    quiet, total = config.quiet or not distributed.is_first(), -(-c.sequences // parts) * c.frames
+    found = []
+    with (
+        distributed.together(),
+        progress.bar(total, "frame", quiet, desc=f"{split}, tracks", leave=False) as bar,
+    ):
+        found = tracks.measure(task, params, streams.volume_of(config), mine, c.smooth, bar.update)
+    # In the order of the sequences, so that sums are the same with any number of processes.
+    numbered = distributed.gather([(part + i * parts, record) for i, record in enumerate(found)])
+    return tracks.summarise([record for _, record in sorted(numbered, key=lambda pair: pair[0])])

@@ -1,5 +1,6 @@
 """Evaluation: which frames and which parameters are scored, and which files it writes."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from loco_jax import evaluate
+from loco_jax import evaluate, experiment
 from loco_jax.ops import distributed
+from loco_jax.pose.association import People
 from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
+from loco_jax.tasks.people import PeopleTask
 from tests.support import Mean, quietly, saved_state, scenes, tiny
 
 
@@ -86,3 +89,34 @@ def test_pictures_of_the_best_and_the_worst(toy, tmp_path, monkeypatch):
         frame = summary["marks"].index(mark)
         wanted[f"test frame {frame}, {name.replace('_', ' ')} of 9: the mark is {mark:.3f}"] = mark
     assert dict(titles) == pytest.approx(wanted) and len(titles) == 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blind(Mean, PeopleTask):
+    """Finds nobody in pictures."""
+
+    network: None = None
+    name = "blind"
+    ranked_by = ""
+
+    def people_of_picture(self, params, image, camera):
+        return People(jnp.zeros((2, 14, 3)), jnp.zeros((2, 14)), jnp.zeros((14, 1), bool))
+
+
+def test_tracks_of_sequences(toy_frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "create_task", lambda config: Blind())
+    small = {"volume": {"image_size": (54, 96)}, "data": {"pictures": True}, "steps": 1}
+    asked = {"sequences": 2, "frames": 4, "fps": 3.0, "smooth": True}
+    quietly(tiny(**small), tmp_path)
+    assert "tracks" not in evaluate.evaluate(tiny(**small), str(tmp_path), lambda _: None)
+    off = tiny(**small, tracks=asked | {"sequences": 0})
+    assert "tracks" not in evaluate.evaluate(off, str(tmp_path), lambda _: None)
+    monkeypatch.setattr(experiment, "check", lambda config: None)  # the config's task is not that of the toy
+    summary = evaluate.evaluate(tiny(**small, tracks=asked), str(tmp_path), lambda _: None)
+    assert json.loads((tmp_path / "eval" / "results.json").read_text()) == summary
+    tracks = summary["tracks"]
+    assert (tracks["sequences"], tracks["frames"], tracks["fps"]) == (2, 8, 3.0)
+    assert list(tracks["systems"]) == ["blind", "blind, smoothed", "true poses"]
+    blind, _, known = tracks["systems"].values()
+    assert blind["misses"] == blind["true"] == known["true"] > 8 and blind["predicted"] == blind["hota"] == 0
+    assert known["det_a"] == known["loc_a"] == 1 and known["hota"] > 0.9

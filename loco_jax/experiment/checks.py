@@ -40,6 +40,8 @@ def check(config: ConfigDict) -> None:
     _check_data(config)
     _check_optimizer(config.optimizer)
     check_task(config)
+    if "tracks" in config:
+        _check_tracks(config)
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -177,6 +179,19 @@ def check_rules(config: ConfigDict) -> None:
             )
     if "people" in config:
         suppression.Options(**config.people).check("config.people")
+
+
+def _check_tracks(config: ConfigDict) -> None:
+    c = config.tracks
+    for name, least in (("sequences", 0), ("frames", 1)):
+        if c[name] < least:
+            raise ValueError(f"config.tracks.{name}={c[name]} must be at least {least}")
+    if not 0 < c.fps < math.inf:
+        raise ValueError(f"config.tracks.fps={c.fps} must be a positive number of frames a second")
+    if c.sequences and config.task not in FINDERS:
+        raise ValueError(
+            f"config.tracks.sequences={c.sequences} must be 0 for config.task={config.task}, which finds no people"
+        )
 
 
 def _check_spoil(s: ConfigDict) -> None:

@@ -12,7 +12,6 @@ from jaxtyping import Float, UInt8
 
 from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
-from loco_jax.pose import suppression
 from loco_jax.tasks.loco import LocoTask
 
 
@@ -49,7 +48,7 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         def find(params, image, camera):
-            return suppression.suppress(task.people_of_picture(params, image, camera), camera, task.kept)
+            return task.named_people(params, image, camera)
 
         return jax.jit(find)
 

@@ -43,6 +43,9 @@ PEOPLE_MEASURES = (
 )  # fmt: skip
 PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
 LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
+TRACKS_HEADER = [
+    "tracks", "HOTA", "DetA", "AssA", "LocA", "IDF1", "MOTA", "switches", "jitter (mm)", "error (cm)",
+]  # fmt: skip
 REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
 
@@ -195,6 +198,8 @@ def loco_table(summary: Mapping[str, Any]) -> str:
             *("", table(PEOPLE_HEADER, found), "", about, "", parts, ""),
             "By the true person's distance, and by how many other people's boxes in the picture overlap its own.",
         ]
+    if "tracks" in summary:
+        lines += ["", tracks_table(summary["tracks"]), ""]
     if "made_of" in summary:
         m = summary["made_of"]
         source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
@@ -211,6 +216,33 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())
         lines.append(f"A frame on this machine ({summary['device']}): {stages}; in all {sum(seconds.values()):.3g} s.")
     return "\n".join([*lines, *_too_many(summary)])
+
+
+def tracks_table(tracks: Mapping[str, Any]) -> str:
+    """Scores of tracks, of all systems."""
+    first = next(iter(tracks["systems"].values()))
+    rate = f" at {tracks['fps']:g} frames/s" if tracks["fps"] else ""
+    jitter = number(first["true_jitter_mm"]) or "–"
+    note = (
+        f"{tracks['sequences']:,} sequences of {tracks['frames']:,} frames in all{rate}, with {first['true']:,} people "
+        "in view. HOTA to MOTA are in percent. Jitter: mean norm of a joint's second difference, in mm / frame². That "
+        f"of the truth is {jitter}. Error: mean distance of the joints of people matched within 0.8 m."
+    )
+    return f"{table(TRACKS_HEADER, tracks_rows(tracks))}\n\n{note}"
+
+
+def tracks_rows(tracks: Mapping[str, Any]) -> list[list[str]]:
+    """Rows under `TRACKS_HEADER`, one for each system."""
+    return [
+        [
+            system,
+            *(number(s[name], 1, 100) for name in ("hota", "det_a", "ass_a", "loc_a", "idf1", "mota")),
+            f"{s['switches']:,}",
+            number(s["jitter_mm"]),
+            number(s["error_cm"]),
+        ]
+        for system, s in tracks["systems"].items()
+    ]
 
 
 location_maps_table = volumetric_table = loco_table

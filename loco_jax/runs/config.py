@@ -17,7 +17,7 @@ CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "max_minutes", "eval_every", "eval_frames", "test_frames", "pictures", "checkpoint_every", "keep_checkpoints",
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
-    "refine.least_joints", "refine.least_stray", "people",
+    "refine.least_joints", "refine.least_stray", "people", "tracks",
 )  # fmt: skip
 # Fields for the length of a run. These may change too if the learning rate is constant.
 LENGTHS = ("steps", "budget_minutes")

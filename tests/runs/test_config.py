@@ -82,7 +82,8 @@ def test_what_changes_no_number_is_free(toy, tmp_path):
 def test_whom_a_run_names_is_free(toy, tmp_path):
     """Of a section that is free, each field."""
     quietly(tiny(steps=1, people={"min_score": 0.2, "overlap": 0.1}), tmp_path)
-    other = tiny(steps=1, people={"min_score": 0.4, "overlap": 0.0})
+    tracks = {"sequences": 0, "frames": 30, "fps": 3.0, "smooth": True}  # which earlier runs lack
+    other = tiny(steps=1, people={"min_score": 0.4, "overlap": 0.0}, tracks=tracks)
     configs.check(str(tmp_path), other)
     assert evaluate.evaluate(other, str(tmp_path), lambda _: None)["step"] == 1
 
