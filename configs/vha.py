@@ -91,6 +91,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.init = ""  # parameters to start from: a run's folder, a file of weights, or "released"; "" for new ones
     c.init_missing = False  # whether modules may be missing there; they are then new
     c.steps = 1400 if demo else 200_000
+    c.budget_clock = "wall"  # or "processor", for equal budgets on CPUs that other work shares
     c.budget_minutes = 0.0  # training time over all starts, which the learning rate follows; 0 for none; docs/train.md
     c.max_minutes = 0.0  # save and stop after so many minutes of one start; 0 for no limit
     c.spike = 4.0  # log losses above so many times their running mean, for --mode=replay; 0 for none

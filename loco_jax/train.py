@@ -51,7 +51,7 @@ class _Training:
 
     def __init__(self, config: ConfigDict, workdir: str, say: Callable[[str], None]):
         """Checks the config and builds task, optimiser and data, without a lock; writes nothing."""
-        self._started, self._split = time.monotonic(), observation.Split("setup")
+        self._started, self._split = time.monotonic(), observation.Split("setup", config.budget_clock)
         self._config, self._workdir, self._say = config, workdir, say
         self._folder = epath.Path(workdir).expanduser()
         configs.check_same(config)
@@ -174,11 +174,11 @@ class _Training:
 
     def _advance(self) -> None:
         """Starts the next step, and waits for earlier ones if too many are queued."""
-        asked = observation.now()
+        asked = self._split.now()
         with self._split.part("data"):
             frames = next(self._source)
         if self._loss is not None and self._loss.is_ready():  # otherwise the devices were computing
-            self._waited += observation.now() - asked
+            self._waited += self._split.now() - asked
         began = time.monotonic()
         with self._split.part("device"):
             self._state, scalars = self._do_step(self._state, frames, *self._budget.rate(self._step))
@@ -205,7 +205,7 @@ class _Training:
             self._wait()
         means, odd = watch.take()
         lap = self._split.lap()
-        seconds = sum(lap[f"seconds/{part}"] for part in observation.TRAINING)
+        seconds = sum(lap[f"seconds/{part}"] for part in observation.TRAINING) or 1e-3  # the resolution of some clocks
         rate = (step - self._logged_step) * config.data.batch_size / seconds
         share = self._waited / seconds
         self._logged_step, self._waited = step, 0.0

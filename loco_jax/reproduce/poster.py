@@ -133,7 +133,8 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
         "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time. Three learning rates "
         f'are tried before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
-        f"{extra} on the people that the system finds in training scenes.",
+        f"{extra} on the people that the system finds in training scenes. On CPUs minutes are processor time: the work "
+        "of all threads, divided by the number of cores.",
         "",
         "All systems learn from the same labels, with a new trunk of the compact network. So LoCO has neither the "
         "losses that teach its features nor that of sides, but it keeps the entropy of the heatmaps that its code "

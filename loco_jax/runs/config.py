@@ -25,15 +25,16 @@ LENGTHS = ("steps", "budget_minutes")
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
 TRAINING_FIELDS = (
-    "steps", "budget_minutes", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init", "init_missing",
-    "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights", "predictor.code_weight",
-    "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight", "predictor.location_weight",
-    "model.loss", "data.train_split", "data.validation_split", "data.augment", "data.render_batch", "data.crowd",
+    "steps", "budget_minutes", "budget_clock", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init",
+    "init_missing", "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights",
+    "predictor.code_weight", "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight",
+    "predictor.location_weight", "model.loss", "data.train_split", "data.validation_split", "data.augment",
+    "data.render_batch", "data.crowd",
 )  # fmt: skip
 # Fields that older runs and weights of OLD_TASKS lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
-    "init": "", "init_missing": False, "budget_minutes": 0.0, "spoil.predictor": "", "spoil.found": 2000,
-    "spoil.share": 0.5, "predictor.side_weight": 0.0,
+    "init": "", "init_missing": False, "budget_minutes": 0.0, "budget_clock": "wall", "spoil.predictor": "",
+    "spoil.found": 2000, "spoil.share": 0.5, "predictor.side_weight": 0.0,
 }  # fmt: skip
 # Fields that older runs have beside today's, with the values that mean what the code does now.
 EARLIER_FIELDS = {

@@ -162,6 +162,17 @@ def test_a_budget_is_of_the_run_and_max_minutes_of_a_start(toy, tmp_path, second
     assert quietly(config, tmp_path)[1][-1] == f"{tmp_path}: 8 steps done"
 
 
+def test_the_clock_of_the_budget_is_chosen(toy, tmp_path, seconds_a_batch, monkeypatch):
+    """The processor's clock stands still here, so the steps end the run, and a clock of no such name is refused."""
+    monkeypatch.setattr(observation, "processor", lambda: 5.0)
+    config = budgeted(steps=11)
+    config.budget_clock = "processor"
+    assert quietly(config, tmp_path / "a")[1][-1] == f"{tmp_path / 'a'}: 11 steps done"
+    config.budget_clock = "sun"
+    with pytest.raises(ValueError, match="config.budget_clock='sun'; there are wall, processor"):
+        quietly(config, tmp_path / "b")
+
+
 def test_a_budget_may_change_where_the_learning_rate_does_not_follow_it(toy, tmp_path, seconds_a_batch):
     """A batch takes a second: three quarters of the old budget are three eighths of one twice as long."""
 

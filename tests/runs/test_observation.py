@@ -1,7 +1,9 @@
 """The time split adds up, on a clock that only moves where time is spent on purpose; memory."""
 
+import os
 import pathlib
 import resource
+import time
 import types
 
 import hypothesis
@@ -72,6 +74,15 @@ def test_parts_are_disjoint_and_add_up(laps):
             assert sum(found.values()) == pytest.approx(clock.time - began, abs=1e-9)
             training = clock.time - began - wanted.get("setup", 0.0) - wanted.get("evaluation", 0.0)
             assert sum(found[f"seconds/{p}"] for p in observation.TRAINING) == pytest.approx(training, abs=1e-9)
+
+
+def test_processor_time_counts_work_and_not_sleep(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    began, split = time.process_time(), observation.Split("other", "processor")
+    time.sleep(0.5)
+    while time.process_time() < began + 0.2:
+        pass
+    assert 0.2 / 2 <= split.spent(["other"]) < 0.4 / 2
 
 
 def test_a_part_that_fails_gives_the_time_back(clock):

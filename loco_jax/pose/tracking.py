@@ -1,0 +1,160 @@
+"""Tracks: identities of people from frame to frame, by where they are and how they move.
+
+Each track has a Kalman filter with constant velocity. In every frame, people are assigned to tracks so that the sum of
+the distances between their joints is least. Only people with a good score begin a track, and people with a lower score
+continue one, as in ByteTrack (Zhang et al. 2022). Appearance does not count, so two people who meet closely may swap
+identities. Somebody who is absent for longer than `Settings.patience` comes back as somebody new.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from loco_jax.pose import kalman
+
+_NEVER = 1e6  # the cost of a pair that is too far apart
+
+
+class Sighting(NamedTuple):
+    """The people of one frame.
+
+    Attributes:
+      time: seconds.
+      joints: metres in camera coordinates, NaN if unknown. Each person has a known joint.
+      scores: of joints, 0 for those that were not found.
+    """
+
+    time: float
+    joints: Float[np.ndarray, "P J 3"]
+    scores: Float[np.ndarray, "P J"]
+
+
+class Tracked(NamedTuple):
+    """The people of one frame and their identities, from 1."""
+
+    time: float
+    joints: Float[np.ndarray, "P J 3"]
+    scores: Float[np.ndarray, "P J"]
+    ids: Int[np.ndarray, " P"]
+
+
+class Settings(NamedTuple):
+    """Numbers of the tracker. The defaults are chosen on the crowd's validation split.
+
+    Attributes:
+      least: the score of a person who begins a track, the mean over 14 joints.
+      patience: seconds that a person may be absent.
+      density: of the acceleration's noise, m²/s³.
+      across: standard error of a person's place across the ray from the camera, metres.
+      along: standard error along the ray, as a share of the distance.
+      speed: standard deviation of a new person's velocity, m/s.
+      reach: the greatest distance of joints from where a track expects them, in standard deviations.
+    """
+
+    least: float = 0.0
+    patience: float = 1.0
+    density: float = 1.0
+    across: float = 0.2
+    along: float = 0.05
+    speed: float = 1.5
+    reach: float = 3.0
+
+
+DEFAULT = Settings()
+
+
+class _Track(NamedTuple):
+    """A person as last seen: `pose` are the joints relative to the place, which the filter follows."""
+
+    number: int
+    seen: float  # seconds
+    state: kalman.State
+    pose: Float[np.ndarray, "J 3"]
+
+
+class Tracker:
+    """Gives out identities frame by frame, in order of time."""
+
+    def __init__(self, settings: Settings = DEFAULT):
+        self._settings = settings
+        self._tracks: list[_Track] = []
+        self._next = 1
+
+    def update(self, frame: Sighting) -> Int[np.ndarray, " P"]:
+        """The identities of the people in the next frame: 0 for those who belong to no track and begin none."""
+        s, time = self._settings, frame.time
+        self._tracks = [track for track in self._tracks if time - track.seen <= s.patience]
+        expected = [kalman.predict(track.state, time - track.seen, s.density) for track in self._tracks]
+        cost = np.full((len(expected), len(frame.joints)), _NEVER)
+        for i, (track, state) in enumerate(zip(self._tracks, expected)):
+            cost[i] = self._costs(state, track.pose, frame.joints)
+        before, now = linear_sum_assignment(cost)
+        whose = {int(j): int(i) for i, j in zip(before, now) if cost[i, j] < _NEVER}
+        tracks = [track for i, track in enumerate(self._tracks) if i not in whose.values()]
+        ids = np.zeros(len(frame.joints), int)
+        for j, (person, scores) in enumerate(zip(frame.joints, frame.scores)):
+            if j in whose:
+                number, pose = self._tracks[whose[j]].number, self._tracks[whose[j]].pose
+                place = place_of(person, pose)
+                state = kalman.update(expected[whose[j]], place, noise_at(place, s.across, s.along))
+                pose = np.where(np.isfinite(person), person - place, pose)
+            elif scores.mean() >= s.least:
+                number, place = self._next, np.nanmean(person, axis=0)
+                self._next += 1
+                state = kalman.start(place, noise_at(place, s.across, s.along), s.speed)
+                pose = person - place
+            else:
+                continue
+            ids[j] = number
+            tracks.append(_Track(number, time, state, pose))
+        self._tracks = tracks
+        return ids
+
+    def _costs(
+        self, state: kalman.State, pose: Float[np.ndarray, "J 3"], joints: Float[np.ndarray, "P J 3"]
+    ) -> Float[np.ndarray, " P"]:
+        """Minus twice the logarithm of how probable each person's place is, but for a constant.
+
+        The error of a place is the root mean square of the errors of the joints that both have, or that of the mean
+        position without such joints.
+        """
+        s = self._settings
+        errors = joints - (state.positions + pose)
+        both = np.isfinite(errors).all(axis=-1)
+        places = np.nanmean(joints, axis=1)
+        errors = np.where(both.any(axis=1)[:, None, None], errors, (places - state.positions)[:, None])
+        spread = state.covariance[:3, :3] + noise_at(state.positions, s.across, s.along)
+        squares = np.einsum("pji,pji->pj", errors, errors @ np.linalg.inv(spread))
+        squares = np.nanmean(squares, axis=1)
+        # Without the determinant, a track that was lost would win over one whose place is known better.
+        return np.where(squares <= s.reach**2, squares + np.log(np.linalg.det(spread)), _NEVER)
+
+
+def follow(frames: Iterable[Sighting], settings: Settings = DEFAULT) -> list[Tracked]:
+    """The people of tracks, from frames in order of time."""
+    tracker, tracked = Tracker(settings), []
+    for frame in frames:
+        ids = tracker.update(frame)
+        tracked.append(Tracked(frame.time, frame.joints[ids > 0], frame.scores[ids > 0], ids[ids > 0]))
+    return tracked
+
+
+def place_of(person: Float[np.ndarray, "J 3"], pose: Float[np.ndarray, "J 3"]) -> Float[np.ndarray, "3"]:
+    """Where a person is, given joints relative to the place: the mean over the joints that both have.
+
+    So a joint that is missing does not move the place. Without such joints it is the mean position.
+    """
+    relative = person - pose
+    both = np.isfinite(relative).all(axis=-1)
+    return relative[both].mean(axis=0) if both.any() else np.nanmean(person, axis=0)
+
+
+def noise_at(place: Float[np.ndarray, "*N 3"], across: float, along: float) -> Float[np.ndarray, "*N 3 3"]:
+    """The covariance of errors at a place: `across` metres across the ray, and `along` times the distance along it."""
+    distance = np.linalg.norm(place, axis=-1)[..., None, None]
+    ray = place[..., None] / np.maximum(distance, 1e-6)
+    onto = ray @ np.swapaxes(ray, -1, -2)
+    return across**2 * (np.eye(3) - onto) + np.maximum(across, along * distance) ** 2 * onto
