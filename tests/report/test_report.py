@@ -66,6 +66,23 @@ def test_locos_rows_and_the_posters():
         assert part in text
 
 
+def test_tracks_have_a_table():
+    names = ("hota", "det_a", "ass_a", "loc_a", "idf1", "mota")
+    shares = {name: (50 + i) / 100 for i, name in enumerate(names)}
+    one = {**shares, "switches": 1234, "jitter_mm": 12.34, "error_cm": 5.67, "true_jitter_mm": 1.23, "true": 4321}
+    other = {**one, "mota": -0.5, "jitter_mm": None, "error_cm": None}
+    tracks = {"sequences": 2, "frames": 60, "fps": 3.0, "systems": {"LoCO(2)+": one, "true poses": other}}
+    systems = {"LoCO(2)+": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34}}
+    summary = {"level": 2, "frames": 8, "systems": systems}
+    text = tables.loco_table({**summary, "tracks": tracks})
+    _, rows = read(text)
+    assert rows[0] == ["tracks", *"HOTA DetA AssA LocA IDF1 MOTA switches".split(), "jitter (mm)", "error (cm)"]
+    assert rows[1] == ["LoCO(2)+", *(f"{50 + i}.0" for i in range(6)), "1,234", "12.3", "5.7"]
+    assert rows[2] == ["true poses", *(f"{50 + i}.0" for i in range(5)), "-50.0", "1,234", "", ""]
+    assert "2 sequences of 60 frames in all at 3 frames/s, with 4,321 people" in text and "is 1.2." in text
+    assert "sequences" not in tables.loco_table(summary)
+
+
 def percents(first: float) -> list[str]:
     return [f"{first + i:.1f}" for i in range(9)]
 
