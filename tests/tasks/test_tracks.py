@@ -112,7 +112,7 @@ def test_one_frame():
     result = summary([film(true[:1])], found(true[:, :2]))
     assert result["frames"] == 1 and result["fps"] is None
     assert all(scores["hota"] == 1 and scores["jitter_mm"] is None for scores in result["systems"].values())
-    assert "1 frames in all, with 2 people" in tables.tracks_table(result)
+    assert "1 frames in all. 2 people" in tables.tracks_table(result)
 
 
 def test_joints_outside_the_picture_do_not_count():
