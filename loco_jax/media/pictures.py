@@ -162,7 +162,7 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
     ours = {name.replace("_3d.html", "_overlay.jpg") for name in names if name.endswith("_3d.html")}
     found = [folder / name for name in sorted(names - ours) if pathlib.Path(name).suffix.lower() in SUFFIXES]
     if not found:
-        raise PictureError(f"{folder}: has no pictures ({', '.join(SUFFIXES)}); name videos one by one")
+        raise PictureError(f"{folder}: has no pictures ({', '.join(SUFFIXES)})")
     return found
 
 

@@ -84,7 +84,7 @@ def is_video(path: os.PathLike | str) -> bool:
         return False
 
 
-def read(path: os.PathLike | str) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"], float]]:
+def read(path: os.PathLike | str) -> Generator[tuple[int, UInt8[np.ndarray, "H W 3"], float], None, None]:
     """All frames in order: numbers from 0, pictures, upright as the header says, and seconds since the first frame.
 
     Seconds always rise. If the file's own clock goes back, as in joined parts, or leaps by more than a day, it is

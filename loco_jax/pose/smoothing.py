@@ -88,13 +88,11 @@ def smooth_person(
 
 
 def limb_lengths(joints: Float[np.ndarray, "T J 3"]) -> Float[np.ndarray, " L"]:
-    """Metres of each of `skeleton.LIMBS`: the median over the frames that have it, of both sides; NaN without any."""
+    """Metres of each of `skeleton.LIMBS`: the median over the frames that have it; NaN without any."""
     ends = np.array(skeleton.LIMBS)
     lengths = np.linalg.norm(joints[:, ends[:, 0]] - joints[:, ends[:, 1]], axis=-1)
-    mirrored = [skeleton.LIMBS.index((skeleton.MIRROR[a], skeleton.MIRROR[b])) for a, b in skeleton.LIMBS]
-    both = np.concatenate([lengths, lengths[:, mirrored]])
-    known = np.isfinite(both).any(axis=0)
-    return np.where(known, np.nanmedian(np.where(known, both, 0.0), axis=0), np.nan)
+    known = np.isfinite(lengths).any(axis=0)
+    return np.where(known, np.nanmedian(np.where(known, lengths, 0.0), axis=0), np.nan)
 
 
 def with_constant_limbs(

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from loco_jax.pose import kalman
 
+CONTINUES = 0.5  # of `Settings.least`: who has this score should be looked for, because it may continue a track
 _NEVER = 1e6  # the cost of a pair that is too far apart
 
 

@@ -1,8 +1,8 @@
 """usage: python -m loco_jax.predict INPUT [INPUT ...] [--output=FOLDER] [--weights=RUN_OR_FILE] [--fov=DEGREES]
 
-Finds the people in pictures, in folders of pictures, and in videos. For every input NAME it writes NAME.json,
+Finds the people in pictures and videos, and in folders of these. For every input NAME it writes NAME.json,
 NAME_overlay.jpg (or .mp4), and NAME_3d.html, a page to look at from all sides. Coordinates are in metres from the
-camera (x right, y down, z ahead) and in pixels from the picture's top left corner.
+camera (x right, y down, z ahead) and in pixels from the picture's top left corner. In videos people have identities.
 
 Without --fx, --fy and --fov the focal length comes from EXIF; if there is none, the field of view of the training
 pictures is assumed. Distances are as accurate as the focal length. The camera options apply to all inputs.
@@ -22,6 +22,14 @@ _WEIGHTS = flags.DEFINE_string("weights", "released", "A run's folder, or a file
 _MIN_SCORE = flags.DEFINE_float(
     "min_score", None, "The least score of a person, 0 to 1; by default that of the weights' config.", flag_values=FLAGS
 )
+_SMOOTH = flags.DEFINE_enum(
+    "smooth", "on", ["on", "off"], "Whether the tracks of videos are smoothed and bridged.", flag_values=FLAGS
+)
+_FPS = flags.DEFINE_float(
+    "fps", 0.0, "The pictures of each folder are the frames of a video, so many a second, by the numbers in their "
+    "names. Without it they are single pictures.", 0.0, flag_values=FLAGS
+)  # fmt: skip
+_RESUME = flags.DEFINE_bool("resume", False, "Leave out inputs whose results are there.", flag_values=FLAGS)
 _QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.", flag_values=FLAGS)
 _LENS = {
     name: flags.DEFINE_float(name, None, text, flag_values=FLAGS)
@@ -45,17 +53,18 @@ def main(argv: list[str]) -> int:
     check_lens(lens)
     if _MIN_SCORE.value is not None and not 0 <= _MIN_SCORE.value <= 1:
         raise ValueError(f"--min_score={_MIN_SCORE.value:g} must be from 0 to 1")
-    paths, failures, notes = files.collect(argv[1:])
+    paths, failures, notes = files.collect(argv[1:], as_films=_FPS.value > 0)
     for text in [*notes, *failures]:
         print(f"loco_jax: {files.printable(text)}", file=sys.stderr)
     if paths:
         output = files.make_folder(_OUTPUT.value)
         cli.start_jax()
-        from loco_jax.predict import people, results
+        from loco_jax.predict import everything, people, results
 
         predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
         print(f"Using {predictor.description}", flush=True)
-        failures += results.process_all(paths, output, lens, predictor, _QUIET.value)
+        options = results.Options(lens, _SMOOTH.value == "on", _FPS.value)
+        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, _QUIET.value)
     return 1 if failures else 0
 
 

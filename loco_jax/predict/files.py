@@ -28,26 +28,36 @@ def is_video(path: pathlib.Path) -> bool:
     return path.is_file() and not pictures.is_picture(path) and videos.is_video(path)
 
 
-def collect(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str], list[str]]:
-    """The files that the user names, each once, with the pictures in folders; errors; and notes about files in folders
-    that are left out, a line each."""
+def collect(inputs: Sequence[str], as_films: bool = False) -> tuple[list[pathlib.Path], list[str], list[str]]:
+    """The files that the user names, each once, with the pictures and videos in folders; errors; and notes about files
+    in folders that are left out, a line each. With `as_films` a folder stands for its pictures."""
     paths, failures, notes = [], [], []
     for text in inputs:
         path = pathlib.Path(text).expanduser()
         try:
-            paths += pictures.find(path) if path.is_dir() else [path]
-            if path.is_dir() and (names := _left_out(path)):
+            paths += _inside(path, as_films) if path.is_dir() else [path]
+            if path.is_dir() and (names := sorted(path.name for path in _visible(path, pictures.FOREIGN))):
                 shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-                notes.append(f"{path}: left out {shown}: name videos one by one, convert pictures to JPEG or PNG")
+                notes.append(f"{path}: left out {shown}: convert these pictures to JPEG or PNG")
         except (OSError, ValueError) as error:
             failures.append(str(error))
     return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1], failures, notes
 
 
-def _left_out(folder: pathlib.Path) -> list[str]:
-    """The names of a folder's videos, without the overlays of this command, and of its pictures in unknown formats."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES + pictures.FOREIGN)
-    return [name for name in names if name[0] != "." and not name.endswith("_overlay.mp4")]
+def _inside(folder: pathlib.Path, as_film: bool) -> list[pathlib.Path]:
+    """A folder's videos and pictures, without the overlays of this command. Raises PictureError if there are none."""
+    found = [path for path in _visible(folder, VIDEO_SUFFIXES) if not path.name.endswith("_overlay.mp4")]
+    try:
+        some = pictures.find(folder)
+    except pictures.PictureError:
+        if not found:
+            raise
+        return sorted(found)
+    return [*sorted(found), folder] if as_film else sorted([*found, *some])
+
+
+def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != "."]
 
 
 def make_folder(name: str) -> pathlib.Path:
@@ -79,7 +89,8 @@ def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".")
     taken: set[str] = set()
     names = []
     for path in paths:
-        stem = os.fsencode(pathlib.Path(path).stem)[:_LONGEST_NAME].decode("utf-8", "ignore").strip()
+        own = path.resolve().name if path.is_dir() else path.stem
+        stem = os.fsencode(own)[:_LONGEST_NAME].decode("utf-8", "ignore").strip()
         stem = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in stem) or "picture"
         name, number = stem, 1
         while (

@@ -1,6 +1,7 @@
 """The 3D page: one HTML file that shows people in 3D, to turn, zoom and play in a browser.
 
-The page loads nothing from any network. It shows the world upright, as estimated from how people stand.
+The page loads nothing from any network. It shows the world upright, as estimated from how people stand, and the picture
+beside it. A click on a person, in either, marks the person in both.
 """
 
 import base64

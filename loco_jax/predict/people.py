@@ -135,7 +135,21 @@ def find(
     The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
     heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
     """
-    found = predictor(canvases.fill(view.canvas, image), view.canvas.camera)
+    return to_view(predictor(canvases.fill(view.canvas, image), view.canvas.camera), view)
+
+
+def find_all(
+    canvases: Sequence[UInt8[np.ndarray, "h w 3"]], views: Sequence[View], predictor: Predictor, min_score: float
+) -> list[tuple[Float[np.ndarray, "_ J 3"], Float[np.ndarray, "_ J"]]]:
+    """`find` for several pictures at once, which fill canvases of one size, and people of this score."""
+    found = predictor.find(np.stack(canvases), [view.canvas.camera for view in views], min_score)
+    return [to_view(each, view) for each, view in zip(found, views)]
+
+
+def to_view(
+    found: tuple[Float[np.ndarray, "N J 3"], Float[np.ndarray, "N J"]], view: View
+) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
+    """What a predictor finds in a canvas, for the user's camera; see `find`."""
     joints, scores = (np.asarray(array, np.float64) for array in found)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
     joints = canvases.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)

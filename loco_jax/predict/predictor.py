@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -14,11 +13,15 @@ from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
 from loco_jax.tasks.loco import LocoTask
 
+_BATCH = 8  # pictures at once, except on a CPU, where they take as long one by one
+
 
 class Predictor:
     """A trained LoCO, ready for pictures of any size. Each new size is compiled once.
 
     Attributes:
+      batch: the number of pictures of one size that `find` should get at once.
+      min_score: the least score of a person.
       camera: the camera of the training pictures.
       image_size: the height and width of the training pictures.
       description: the weights and the network, in a line.
@@ -27,6 +30,8 @@ class Predictor:
     def __init__(self, task: LocoTask, params: Any, camera: Camera, description: str):
         self.camera, self.image_size = camera, task.vha.volume.image_size
         self.description = description
+        self.min_score = task.kept.min_score
+        self.batch = 1 if jax.default_backend() == "cpu" else _BATCH
         self._task, self._params = task, jax.device_put(params)
         self._find = functools.lru_cache(self._compile)
 
@@ -38,19 +43,30 @@ class Predictor:
         The focal lengths of `camera` should be those of the training. A joint with score 0 was not found. Refinement
         has added it, or it lies at 0.
         """
-        found = self._find(image.shape[:2])(self._params, image, Camera(*(jnp.float32(f) for f in camera)))
+        return self.find(image[None], [camera], self.min_score)[0]
+
+    def find(
+        self, images: UInt8[np.ndarray, "B height width 3"], cameras: Sequence[Camera], min_score: float
+    ) -> list[tuple[Float[np.ndarray, "_ 14 3"], Float[np.ndarray, "_ 14"]]]:
+        """The people in several pictures, see `__call__`. Those whose score is below `min_score` are left out.
+
+        People are compared with each other as by `self.min_score`, so a low score adds people and removes none.
+        """
+        missing = -len(images) % self.batch  # each number of pictures would be compiled
+        images = np.concatenate([images, *[images[-1:]] * missing])
+        rows = [*cameras, *[cameras[-1]] * missing]
+        camera = Camera(*(np.array(values, np.float32) for values in zip(*rows)))
+        least = np.float32(min(min_score, self.min_score))
+        found = self._find(images.shape[1:3])(self._params, images, camera, least)
         joints, scores = jax.device_get((found.joints, found.scores))
-        exist = scores[:, 0] > 0
-        return joints[exist], scores[exist]
+        exist = (scores[..., 0] > 0) & (scores.mean(axis=-1) >= min_score)
+        return [(j[e], s[e]) for j, s, e in zip(joints, scores, exist)][: len(cameras)]
 
     def _compile(self, size: tuple[int, int]) -> Callable[..., Any]:
         volume = dataclasses.replace(self._task.vha.volume, image_size=size)
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
-        def find(params, image, camera):
-            return task.named_people(params, image, camera)
-
-        return jax.jit(find)
+        return jax.jit(jax.vmap(task.named_people, in_axes=(None, 0, 0, None)))
 
 
 def load_predictor(source: str = weights.RELEASED, min_score: float | None = None) -> Predictor:

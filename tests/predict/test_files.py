@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from loco_jax.predict import files, results
+from loco_jax.predict import everything, files
 from loco_jax.predict.camera import Lens
-from tests.support.discs import Discs, read, record, save
+from loco_jax.predict.results import Options
+from tests.support.discs import Discs, process, read, record, save
 
 
 def test_names_do_not_collide(tmp_path):
@@ -27,7 +28,7 @@ def test_only_our_own_results_are_replaced(tmp_path):
     (tmp_path / "p_2_overlay.jpg").write_text("a drawing")
     assert files.name_outputs([path], tmp_path) == ["p_3"]
     for name, picture in (("p_3", save(tmp_path / "p.png")), ("v", record(tmp_path / "v.mp4", [[]] * 2))):
-        results.process(picture, name, tmp_path, Lens(), Discs(), quiet=True)
+        process(picture, name, tmp_path, Lens(), Discs(), quiet=True)
     assert files.name_outputs([path, pathlib.Path("v.mkv")], tmp_path) == ["p_3", "v"]
 
 
@@ -38,7 +39,7 @@ def test_results_stay_in_the_folder_whatever_the_name(tmp_path, name):
     path = save(tmp_path / name, format="JPEG")
     (tmp_path / "out").mkdir()
     (given,) = files.name_outputs([path], tmp_path / "out")
-    results.process(path, given, tmp_path / "out", Lens(), Discs())
+    process(path, given, tmp_path / "out", Lens(), Discs())
     assert sorted(os.listdir(tmp_path)) == sorted([os.fsdecode(os.fsencode(name)), "out"])
     assert len(os.listdir(tmp_path / "out")) == 3
     assert "/" not in given and given.isprintable() and len(given.encode()) <= 200
@@ -48,6 +49,6 @@ def test_inputs_are_never_overwritten(tmp_path):
     """A picture that has the name of another's overlay, in the very folder of the results."""
     first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
     before = second.read_bytes()
-    assert results.process_all([first, second], tmp_path, Lens(), Discs()) == []
+    assert everything.process_all([first, second], tmp_path, Discs(), Options(Lens())) == []
     assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
     assert read(tmp_path / "p_overlay.json")["people"] == []

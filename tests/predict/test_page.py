@@ -6,8 +6,8 @@ import io
 import json
 import math
 import re
-import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.media import overlays
 from loco_jax.predict import page
 from loco_jax.predict.people import project, to_people
+from tests.predict.chromium import BROWSER, OPTIONS, Chromium, in_browser
 
 CAMERA, SIZE = Camera(600.0, 600.0, 400.0, 300.0), (600, 800)
 NASTY = "</script><script>console.error('x')</script><!-- {{data}} {{title}} & \"quotes\" 'ü' \u2028 \udcff"
@@ -165,14 +166,6 @@ def test_the_ground_without_feet_or_people():
 
 # ---- In a browser
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --enable-logging=stderr --hide-scrollbars --force-device-scale-factor=1 "
-    "--force-prefers-reduced-motion --window-size=900,700"
-)
-in_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
-
 
 def visit(tmp_path, text, script="", dump=False):
     """The console's lines, and the screenshot `[H, W, 3]` or the document after `script` ran in the page."""
@@ -181,7 +174,7 @@ def visit(tmp_path, text, script="", dump=False):
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     what = "--dump-dom" if dump else f"--screenshot={tmp_path / 'shot.png'}"
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [BROWSER, *OPTIONS.split(), profile, what, (tmp_path / "page.html").as_uri()]
+    command = [BROWSER, *OPTIONS, profile, what, (tmp_path / "page.html").as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, errors="replace")
     console = [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
     if dump:
@@ -190,7 +183,10 @@ def visit(tmp_path, text, script="", dump=False):
 
 
 def count(shot, colour, tolerance=8):
-    return (np.abs(shot - ImageColor.getrgb(colour)).max(axis=-1) <= tolerance).sum()
+    return (
+        np.abs(shot - np.array(colour if isinstance(colour, tuple) else ImageColor.getrgb(colour))).max(axis=-1)
+        <= tolerance
+    ).sum()
 
 
 def panels_apart(shot):
@@ -270,7 +266,7 @@ def test_mouse_fingers_and_keys(tmp_path):
         pointer("pointermove", 5, 600);
         out.push([$("tip").style.display, shown.hovered]);
         pointer("pointerdown", at[0], at[1]); pointer("pointerup", at[0], at[1]);
-        out.push([shown.chosen, screen(p.middle).slice(0, 2), width / 2, height / 2]);
+        out.push([shown.chosen, screen(p.middle).slice(0, 2), ...middleOfFree()]);
         """,
     )
     start, turned, near, moved, pinched, reset, tip, away, chosen = out
@@ -315,8 +311,8 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
 
 
 @in_browser
-def test_a_video_plays(tmp_path):
-    """At its own pace, which is not even: ten frames a second, and a rest of a second after the fifth."""
+def test_a_video_plays_at_its_own_pace(tmp_path):
+    """The pace is not even: ten frames a second, and a rest of a second after the fifth."""
     frames = page.Frames()
     for t in range(10):
         frames.add(t, crowd([(0.3 * t, 6)], ids=[1]) if t < 9 else [], t / 10 + (t > 4))
@@ -325,29 +321,60 @@ def test_a_video_plays(tmp_path):
         tmp_path,
         text,
         """
-        out.push([$("time").style.display, $("slider").max, $("now").textContent, shown.people[0].middle[0]]);
+        const panel = () => [$("number").textContent, $("now").textContent, $("count").textContent];
+        out.push([...panel(), $("time").offsetHeight > 20, $("slider").max, shown.people[0].middle[0]]);
         press("."); press(".");
         out.push([shown.frame, shown.people[0].middle[0]]);
-        $("slider").value = 9; $("slider").dispatchEvent(new Event("input"));
-        out.push([shown.frame, shown.people.length, $("count").textContent, $("now").textContent]);
-        press(","); draw();
-        press(" ");
-        out.push($("play").getAttribute("aria-label"));
-        press(" ");
-        out.push($("play").getAttribute("aria-label"));
+        show(9);
+        out.push([...panel(), shown.people.length]);
         let now = 0, next = null;
         performance.now = () => now;
         window.requestAnimationFrame = step => { next = step; };
-        show(0);
-        play(true);
-        out.push([0, 150, 420, 1300, 1520].map(t => { now = t; next(now); return shown.frame; }));
+        const at = (frame, times) => {
+          play(false); next = null; now = 0;
+          show(frame); play(true);
+          return times.map(t => { now = t; next?.(now); return shown.frame; });
+        };
+        out.push(at(0, [0, 150, 420, 1300, 1520]));
+        $("speed").value = "2"; out.push(at(0, [0, 80, 260, 740, 760]));
+        $("speed").value = "0.25"; out.push(at(2, [0, 390, 410, 1190, 1210]));
+        $("speed").value = "1"; out.push([at(0, [1890, 1910]), playing === null]);
+        toggle("loop"); out.push([at(0, [1890, 1910, 2100, 2120, 2230]), playing === null, at(9, [10])]);
         """,
     )
-    assert out[0] == ["flex", "9", "frame 0 of 9 · 0.00 s", pytest.approx(0, abs=1e-3)]
+    assert out[0] == ["0 of 9", "0.00 s", "1 person, 6.0 m away", True, "9", pytest.approx(0, abs=1e-3)]
     assert out[1] == [2, pytest.approx(0.6, abs=1e-3)]
-    assert out[2] == [9, 0, "No people in this frame", "frame 9 of 9 · 1.90 s"]
-    assert out[3:5] == ["Pause", "Play"]
-    assert out[5] == [0, 1, 4, 4, 5]
+    assert out[2] == ["9 of 9", "1.90 s", "No people in this frame", 0]
+    assert out[3] == [0, 1, 4, 4, 5]
+    assert out[4] == [0, 1, 4, 4, 5] and out[5] == [2, 2, 3, 4, 5 - 1]
+    assert out[6] == [[8, 9], True]
+    # The last frame stays for the mean time of a frame, 1.9 s / 9.
+    assert out[7] == [[8, 9, 9, 0, 1], False, [0]]
+
+
+@in_browser
+def test_paths_are_where_the_hips_were_in_the_last_two_seconds(tmp_path):
+    """The second person enters after the first second; the first is not found for a while."""
+    frames = page.Frames()
+    for t in range(40):
+        places = {1: (0.1 * t, 6)} if not 30 <= t < 34 else {}
+        places |= {2: (-2, 12 - 0.1 * t)} if t >= 10 else {}
+        people = crowd(places.values(), tilted(0.2), height=3.0, ids=list(places))
+        for person in people:
+            person.joints[skeleton.JOINTS.index("left_wrist")] += 0.1 * t  # no hip
+        frames.add(t, people, t / 10)
+    pathways = ask(
+        tmp_path,
+        page.to_html("v.mp4", frames, CAMERA, SIZE),
+        "for (const t of [0, 12, 39]) { show(t); out.push(shown.people.map(p => [p.id, pathOf(p)])); }",
+    )
+    for t, people in zip((0, 12, 39), pathways):
+        assert [person for person, _ in people] == ([1, 2] if t else [1])
+        for person, path in people:
+            then = [s for s in range(t, max(t - 20, 0) - 1, -1) if (s >= 10 if person == 2 else not 30 <= s < 34)]
+            places = [(0.1 * s, 0, 6) if person == 1 else (-2, 0, 12 - 0.1 * s) for s in then]
+            np.testing.assert_allclose([place for place, _ in path], places, atol=0.05)
+            np.testing.assert_allclose([age for _, age in path], [(t - s) / 10 for s in then], atol=1e-6)
 
 
 @in_browser
@@ -413,3 +440,170 @@ def test_labels_do_not_overlap_where_people_stand_close(tmp_path):
             assert abs(left + right - 2 * at[0]) < 80 and 0 < at[1] - bottom < 80
             for _, left2, top2, right2, bottom2, _ in boxes[:i]:
                 assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+
+
+# ---- Driven by hand
+
+TINTS = {t: (30 + 5 * t, 220 - 5 * t, 90) for t in range(0, 40, 4)}  # the pictures, by frame
+# Notes what is in a corner of the panel's picture each time that it is drawn.
+WATCH = """
+const corners = [], once = drawStill;
+drawStill = ratio => {
+  once(ratio);
+  corners.push([shown.frame, ...stillPen.getImageData(3, still.height - 4, 1, 1).data]);
+};
+"""
+
+
+def street(seconds=4, pictures=True):
+    """Three people crossing each other's way, ten frames a second; and the page's text."""
+    shots = [crowd([(0.1 * t - 2, 8), (1 - 0.1 * t, 10), (0.5, 6)], tilted(0.2), 3.0) for t in range(10 * seconds)]
+    photos = {t: picture(tint, (120, 160)) for t, tint in TINTS.items()} if pictures else {}
+    return shots, page.to_html("v.mp4", frames_of(*shots, fps=10), CAMERA, SIZE, photos, ["a note"])
+
+
+def opened(tmp_path, text):
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    return Chromium(tmp_path, (tmp_path / "page.html").as_uri())
+
+
+def tint_of(frame):
+    return TINTS[max(number for number in TINTS if number <= frame)]
+
+
+def cut(shot, box):
+    left, top, right, bottom = (round(x) for x in box)
+    return shot[top:bottom, left:right]
+
+
+def scene_of(shot):
+    return shot[110:-110, :550]
+
+
+@in_browser
+def test_play_pause_and_scrub_by_hand(tmp_path):
+    """The picture beside the scene is that of the frame, or the last one before it, and never blank."""
+    with opened(tmp_path, street()[1]) as browser:
+        browser.wait("stillPen.getImageData(3, still.height - 4, 1, 1).data[3] === 255")
+        browser.value(WATCH)
+        browser.click("#slider", 0.95)  # its picture is not loaded yet
+        browser.screenshot()
+        corners = browser.value("corners.splice(0)")
+        assert corners[-1][0] > 35 and all(corner[-1] == 255 for corner in corners)
+        np.testing.assert_allclose(corners[-1][1:4], tint_of(corners[-1][0]), atol=6)
+        browser.click("#slider", 0)
+        browser.screenshot()
+        browser.value("corners.splice(0)")
+        browser.click("#play")
+        assert browser.value('$("play").getAttribute("aria-label")') == "Pause"
+        browser.wait("shown.frame > 14")
+        browser.press(" ")  # the button has the focus
+        frame = browser.value("shown.frame")
+        assert frame < 39 and browser.value('$("play").getAttribute("aria-label")') == "Play"
+        time.sleep(0.3)
+        assert browser.value("shown.frame") == frame
+        browser.click("#slider", 0.35)
+        scrubbed = browser.value("shown.frame")
+        assert 12 <= scrubbed <= 15 and browser.value('$("now").textContent') == f"{scrubbed / 10:.2f} s"
+        browser.press(",")
+        browser.wait(f"shown.frame === {scrubbed - 1}")
+        browser.press(" ")  # the slider has the focus
+        browser.wait(f"shown.frame > {scrubbed + 1}")
+        browser.value('$("speed").focus()')
+        browser.press(" ")
+        assert browser.value('$("play").getAttribute("aria-label")') == "Play"
+        browser.screenshot()
+        drawn = browser.value("corners")
+        assert len({frame for frame, *_ in drawn}) > 5
+        for frame, *corner in drawn:
+            np.testing.assert_allclose(corner, [*tint_of(frame), 255], atol=6, err_msg=str(frame))
+        assert browser.errors == []
+
+
+@in_browser
+def test_who_is_chosen_is_marked_in_the_scene_and_in_the_picture(tmp_path):
+    shots, text = street()
+    with opened(tmp_path, text) as browser:
+        colours = [overlays.colour(person.id) for person in shots[0]]
+
+        def seen():
+            shot = browser.screenshot()
+            return [[count(part, c) for c in colours] for part in (scene_of(shot), cut(shot, browser.box("#still")))]
+
+        before = seen()
+        assert np.min(before) > 15
+        # By the camera: the middle of the right thigh in the panel.
+        left, top, right, _ = browser.box("#still")
+        ends = [skeleton.JOINTS.index(f"right_{name}") for name in ("hip", "knee")]
+        thigh = shots[0][1].pixels[ends].mean(axis=0) * (right - left) / SIZE[1] + [left, top]
+        browser.move(*thigh)
+        for colour in (0, 2):
+            assert all(now[colour] < 0.4 * then[colour] for now, then in zip(seen(), before))
+        assert all(now[1] >= 0.8 * then[1] for now, then in zip(seen(), before))
+        assert browser.value('$("tip").textContent').startswith("Person 2 ")
+        browser.move(300, 500)
+        assert seen() == before
+        browser.press("c")
+        browser.click(thigh)
+        assert browser.value("shown.chosen") == 2
+        browser.click("#people button:nth-child(3)")
+        assert browser.value("shown.chosen") == 3
+        browser.move(300, 500)
+        assert all(now[0] < 0.4 * then[0] for now, then in zip(seen()[1:], before[1:]))
+        browser.click("#play")
+        browser.click("#people button:nth-child(1)", hold="shown.frame > 2")
+        assert browser.value("[shown.chosen, playing !== null]") == [1, True]
+        browser.click("#play")
+        browser.press("Escape")
+        browser.move(*browser.value("project(eyeOf(view), shown.people[2].middle).slice(0, 2)"))
+        assert browser.value("shown.hovered") == 3 and browser.errors == []
+
+
+@in_browser
+def test_parts_are_turned_off_and_on(tmp_path):
+    with opened(tmp_path, street()[1]) as browser:
+        browser.value("show(35)")
+        with_paths = browser.screenshot()
+        browser.press("w")
+        without = browser.screenshot()
+        assert (np.abs(scene_of(with_paths) - scene_of(without)).max(axis=-1) > 30).sum() > 50
+        browser.click("#show_paths")
+        assert (browser.screenshot() == with_paths)[:-110].all()
+        browser.press("b")
+        assert browser.value('[$("photo").hidden, $("show_beside").ariaPressed]') == [True, "false"]
+        alone = browser.value("Math.max(...shown.people.map(p => project(eyeOf(view), p.middle)[0]))")
+        browser.click("#show_beside")
+        assert not browser.value('$("photo").hidden')
+        assert alone > browser.value("Math.max(...shown.people.map(p => project(eyeOf(view), p.middle)[0]))") + 50
+        tinted = lambda shot: count(cut(shot, browser.box("#still")), TINTS[32], 12)  # noqa: E731
+        small = tinted(browser.screenshot())
+        browser.click("#larger")
+        assert tinted(browser.screenshot()) > 1.8 * small > 10_000
+        browser.press("l")
+        assert tinted(browser.screenshot()) == pytest.approx(small, rel=0.02)
+        browser.press("p")
+        assert browser.value("shown.picture") and browser.errors == []
+
+
+@in_browser
+@pytest.mark.parametrize("pictures", [True, False])
+def test_panels_do_not_cover_each_other(tmp_path, pictures):
+    with opened(tmp_path, street(1, pictures)[1]) as browser:
+        for size in ((1200, 800), (800, 600), (700, 420), (400, 700)):
+            browser.resize(*size)
+            for _ in range(2):
+                parts = ["#about", "#people", "#tools", "#time"] + pictures * ["#photo"]
+                boxes = {part: browser.box(part) for part in parts}
+                boxes = {part: box for part, box in boxes.items() if box[2] > box[0]}
+                assert len(boxes) == len(parts) - (size[0] < 640)  # no list of people on a phone
+                for a, (left, top, right, bottom) in boxes.items():
+                    assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1], (a, size)
+                    for b, (left2, top2, right2, bottom2) in boxes.items():
+                        apart = right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+                        assert a == b or apart, (a, b, size)
+                # Everybody is where no panel is.
+                places = np.array(browser.value("shown.people.map(p => project(eyeOf(view), p.middle))"))[:, :2]
+                for left, top, right, bottom in boxes.values():
+                    assert not ((places > (left, top)) & (places < (right, bottom))).all(axis=-1).any(), size
+                browser.press("l")
+        assert browser.errors == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 
 import av
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from loco_jax.geometry.camera import Camera
-from loco_jax.predict import people
+from loco_jax.predict import everything, people
 from loco_jax.predict.camera import Lens
 from loco_jax.predict.predictor import Predictor
+from loco_jax.predict.results import Options
 
 RADIUS = 0.1  # metres, of the discs that stand for heads
 BODY = np.array([[0, 0, 0], *np.random.default_rng(0).normal(0, 0.3, (13, 3))])
@@ -29,6 +31,7 @@ class Discs(Predictor):
     camera = USUAL
     image_size = (240, 320)
     description = "a finder of discs"
+    batch, min_score = 1, 0.2
 
     def __init__(self, others=()):
         self.sizes, self.others = set(), others
@@ -50,6 +53,10 @@ class Discs(Predictor):
             people.append(BODY + [(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z])
         people = np.array([*people, *self.others]).reshape(-1, 14, 3)
         return people.astype(np.float32), np.full((len(people), 14), 0.5, np.float32)
+
+    def find(self, images, cameras, min_score):
+        assert len(images) <= self.batch and 0 <= min_score <= self.min_score
+        return [self(image, camera) for image, camera in zip(images, cameras)]
 
 
 class Nobody(Discs):
@@ -86,6 +93,15 @@ def record(path, places, size=(240, 320), fps=10, options=None):
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def process(path, name, output, lens, predictor, quiet=False, **options):
+    """Writes the results of one input into a folder, and returns what is said of it."""
+    each = everything.Input(path, os.path.join(output, name))
+    ((_, done),) = everything.outcomes([each], predictor, Options(lens, **options), quiet)
+    if isinstance(done, BaseException):
+        raise done
+    return done
 
 
 def read(path):

@@ -1,0 +1,58 @@
+"""Moving pictures from a video file, or from the pictures of a folder."""
+
+import pathlib
+import re
+from collections.abc import Callable, Generator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from loco_jax.media import pictures, videos
+from loco_jax.media.pictures import Focal
+
+Frame = tuple[int, UInt8[np.ndarray, "H W 3"], float]
+
+
+class Film(NamedTuple):
+    """A film that can be read more than once.
+
+    Attributes:
+      fps: frames a second, as the header says.
+      frames: how many, about; 0 if the header does not say.
+      pixel_aspect: a pixel's width divided by its height.
+      focal: of the first picture's EXIF; None for videos.
+      read: gives all frames in order: the number from 0, the picture, and seconds since the first frame. Raises
+        VideoError or PictureError at the frame that cannot be read.
+    """
+
+    fps: float
+    frames: int
+    pixel_aspect: float
+    focal: Focal | None
+    read: Callable[[], Generator[Frame, None, None]]
+
+
+def of_video(path: pathlib.Path) -> Film:
+    """The film in a video file. Raises VideoError."""
+    info = videos.info(path)
+    aspect = info.pixel_aspect
+    if aspect != 1 and videos.is_turned(path):  # the file states the aspect before the turn
+        aspect = 1 / aspect
+    return Film(info.fps, info.frames, aspect, None, lambda: videos.read(path))
+
+
+def of_pictures(folder: pathlib.Path, fps: float) -> Film:
+    """The pictures of a folder as a film, in the order of the numbers in their names. Raises PictureError."""
+    paths = sorted(pictures.find(folder), key=_natural)
+
+    def read() -> Generator[Frame, None, None]:
+        for number, path in enumerate(paths):
+            yield number, pictures.read(path).image, number / fps
+
+    return Film(fps, len(paths), 1.0, pictures.read(paths[0]).focal, read)
+
+
+def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
+    """A key that puts 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

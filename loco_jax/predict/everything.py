@@ -1,0 +1,176 @@
+"""All inputs of a command: pictures are read, looked at and written at the same time, and films come one by one."""
+
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from loco_jax.cli import progress
+from loco_jax.media import canvas as canvases
+from loco_jax.media import pictures
+from loco_jax.media.pictures import Picture
+from loco_jax.predict import ahead, files, film, results
+from loco_jax.predict.files import printable
+from loco_jax.predict.people import People, View, find_all, to_people, view_of
+from loco_jax.predict.predictor import Predictor
+from loco_jax.predict.results import Done, Options
+
+_ERRORS = (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError)  # of one input; JAX raises RuntimeError
+_WRITERS = min(4, os.cpu_count() or 1)  # threads
+
+
+class Input(NamedTuple):
+    """A file or folder, and the beginning of the paths of its results."""
+
+    path: pathlib.Path
+    base: str
+
+
+class _Ready(NamedTuple):
+    """A picture that the network can look at."""
+
+    input: Input
+    picture: Picture
+    view: View
+    canvas: UInt8[np.ndarray, "h w 3"]
+
+
+class _Failed(NamedTuple):
+    input: Input
+    error: BaseException
+
+
+class _Looked(NamedTuple):
+    input: Input
+    people: People
+
+
+def process_all(
+    paths: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    predictor: Predictor,
+    options: Options,
+    resume: bool = False,
+    quiet: bool = False,
+) -> list[str]:
+    """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
+
+    Args:
+      paths: pictures, videos, and folders whose pictures are a film.
+      output: an existing folder for the results.
+      resume: leave out inputs that are done, see `results.are_done`.
+      quiet: show no progress.
+    """
+    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    if resume:
+        left = [each for each in inputs if not results.are_done(*each, predictor, options)]
+        if len(left) < len(inputs):
+            print(f"{len(inputs) - len(left)} of {len(inputs)} inputs are done already", flush=True)
+        inputs = left
+    failures: list[str] = []
+    people = 0
+    with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
+        for each, outcome in outcomes(inputs, predictor, options, quiet):
+            if isinstance(outcome, Done):
+                people += outcome.people
+                lines = [*outcome.warnings, outcome.failure]
+                failures += [outcome.failure] if outcome.failure else []
+            else:
+                failures.append(results.in_a_line(each.path, outcome))
+                lines = [failures[-1]]
+            for line in filter(None, lines):
+                tqdm.write(f"loco_jax: {results.in_a_line(each.path, line)}", file=sys.stderr)
+            if isinstance(outcome, Done):
+                tqdm.write(_summary(each, outcome), file=sys.stdout)
+                sys.stdout.flush()
+            bar.set_postfix_str(f"{people} people", refresh=False)
+            bar.update()
+    return failures
+
+
+def outcomes(
+    inputs: Iterable[Input], predictor: Predictor, options: Options, quiet: bool = True
+) -> Iterator[tuple[Input, Done | BaseException]]:
+    """Writes the results of each input, and yields in order what came out: `Done`, or the error of that input."""
+    for is_film, some in itertools.groupby(inputs, lambda each: _is_film(each.path)):
+        if not is_film:
+            yield from _pictures(some, predictor, options)
+            continue
+        for each in some:
+            try:
+                yield each, film.process(*each, predictor, options, quiet)
+            except _ERRORS as error:
+                yield each, error
+
+
+def _pictures(
+    inputs: Iterable[Input], predictor: Predictor, options: Options
+) -> Iterator[tuple[Input, Done | BaseException]]:
+    """One thread reads the next pictures and others write the last results, while this one looks with the network."""
+
+    def read(each: Input) -> _Ready | _Failed:
+        try:
+            picture = pictures.read(each.path)
+            view = view_of(picture.size, options.lens, picture.focal, predictor)
+            view = view._replace(warnings=picture.warnings + view.warnings)
+            return _Ready(each, picture, view, canvases.fill(view.canvas, picture.image))
+        except _ERRORS as error:
+            return _Failed(each, error)
+
+    def look(group: list[_Ready]) -> list[_Looked]:
+        views = [ready.view for ready in group]
+        found = find_all([ready.canvas for ready in group], views, predictor, predictor.min_score)
+        return [
+            _Looked(ready.input, People(to_people(*each, ready.view.camera), ready.picture.image, ready.view))
+            for ready, each in zip(group, found)
+        ]
+
+    def looked() -> Iterator[_Looked | _Failed]:
+        readable = ahead.calls(read, inputs, most=2 * predictor.batch)
+        for group in ahead.groups(readable, predictor.batch, _kind):
+            ready = [each for each in group if isinstance(each, _Ready)]
+            yield from (each for each in group if isinstance(each, _Failed))
+            try:
+                yield from look(ready) if ready else []
+            except _ERRORS as error:
+                yield from (_Failed(each.input, error) for each in ready)
+
+    def write(each: _Looked | _Failed) -> tuple[Input, Done | BaseException]:
+        if isinstance(each, _Failed):
+            return each
+        try:
+            return each.input, results.write_picture(*each.input, each.people, predictor, options)
+        except _ERRORS as error:
+            return each.input, error
+
+    yield from ahead.calls(write, looked(), threads=_WRITERS, most=2 * _WRITERS)
+
+
+def _kind(each: _Ready | _Failed) -> tuple[int, ...] | None:
+    """Pictures of the same kind are looked at together."""
+    return each.canvas.shape if isinstance(each, _Ready) else None
+
+
+def _is_film(path: pathlib.Path) -> bool:
+    try:
+        return path.is_dir() or files.is_video(path)
+    except OSError:  # reading it as a picture tells why
+        return False
+
+
+def _summary(each: Input, done: Done) -> str:
+    people = "no people" if not done.people else "1 person" if done.people == 1 else f"{done.people} people"
+    if done.tracks is not None:
+        frames, tracks = (f"{n} {name}{'s' * (n != 1)}" for n, name in ((done.frames, "frame"), (done.tracks, "track")))
+        people = f"{frames}, {done.people / done.frames:.1f} people in each, {tracks}"
+    name = os.path.basename(each.base)
+    ending = ".jpg" if done.tracks is None else ".mp4"
+    written = f"  {printable(each.base)}.json, {name}_overlay{ending}, {name}_3d.html"
+    return f"{printable(each.path)}: {people} (camera {done.camera_from})\n{written}"

@@ -1,0 +1,36 @@
+"""Reads the JSON of predict again: people of frames, as `loco_jax.pose.tracking` takes them."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from loco_jax.geometry import skeleton
+from loco_jax.pose.tracking import Tracked
+
+
+def read(path: os.PathLike | str) -> list[Tracked]:
+    """The frames of a video's JSON, or the one of a picture at time 0, with the identities in the file.
+
+    Raises ValueError, which names the file, if predict did not write it.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        frames = content["frames"] if "frames" in content else [{"time": 0.0, "people": content["people"]}]
+        return [_frame(frame["time"], frame["people"]) for frame in frames]
+    except (KeyError, TypeError, ValueError) as error:  # JSON errors are ValueErrors
+        raise ValueError(f"{path}: is not JSON that predict wrote ({type(error).__name__}: {error})") from error
+
+
+def _frame(time: float, people: Sequence[Mapping[str, Any]]) -> Tracked:
+    shape = len(people), skeleton.NUM_JOINTS
+    joints, scores = np.full((*shape, 3), np.nan), np.zeros(shape)
+    for row, person in enumerate(people):
+        for j, name in enumerate(skeleton.JOINTS):
+            joint = person["joints"][name]
+            scores[row, j] = joint["score"]
+            joints[row, j] = np.nan if joint["xyz"] is None else joint["xyz"]
+    return Tracked(float(time), joints, scores, np.array([person["id"] for person in people], int))

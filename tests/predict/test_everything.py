@@ -1,0 +1,144 @@
+"""Many inputs: in order, together, again, and with what is wrong with some."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loco_jax.predict import everything
+from loco_jax.predict.camera import Lens
+from loco_jax.predict.everything import Input
+from loco_jax.predict.results import Done, Options
+from tests.support.discs import HEADS, Discs, head, process, read, record, save
+
+
+class Counted(Discs):
+    """Remembers the numbers of pictures that it got at once."""
+
+    batch = 3
+
+    def __init__(self):
+        super().__init__()
+        self.counts = []
+
+    def find(self, images, cameras, min_score):
+        self.counts.append(len(images))
+        return super().find(images, cameras, min_score)
+
+
+def inputs_of(paths, output):
+    return [Input(path, os.path.join(output, path.stem)) for path in paths]
+
+
+def test_pictures_are_looked_at_together_and_results_stay_in_order(tmp_path):
+    """Canvases differ after the second and the sixth picture, and the fourth is none."""
+    sizes = {"a": (240, 320), "b": (240, 320), "c": (480, 320), "d": None, "e": (480, 320), "f": (480, 320)}
+    sizes |= {"g": (240, 320)}
+    paths = [tmp_path / f"{name}.png" for name in sizes]
+    for i, (path, size) in enumerate(zip(paths, sizes.values())):
+        if size:
+            save(path, size, heads=[(0.1 * i - 0.2, 0, 3.0)])
+        else:
+            path.write_text("no picture")
+    predictor = Counted()
+    lens = Lens(fx=200.0, cx=160.0, cy=120.0)
+    found = list(everything.outcomes(inputs_of(paths, tmp_path), predictor, Options(lens)))
+    assert [each.path for each, _ in found] == paths
+    assert [isinstance(done, Done) for _, done in found] == [True, True, True, False, True, True, True]
+    assert "d.png" in str(found[3][1]) and predictor.counts == [2, 1, 2, 1]
+    for i, path in enumerate(paths):
+        if i != 3:
+            (person,) = read(tmp_path / f"{path.stem}.json")["people"]
+            assert head(person)["xyz"] == pytest.approx([0.1 * i - 0.2, 0, 3.0], rel=0.02, abs=0.01)
+
+
+def test_frames_of_a_video_are_looked_at_together(tmp_path):
+    path = record(tmp_path / "v.mp4", [[(0.05 * t, 0, 3.0)] for t in range(7)])
+    predictor = Counted()
+    process(path, "v", tmp_path, Lens(), predictor, quiet=True)
+    assert predictor.counts == [3, 3, 1] and len(read(tmp_path / "v.json")["frames"]) == 7
+
+
+def test_an_error_of_the_device_is_that_of_its_pictures(tmp_path, monkeypatch):
+    class Fails(Counted):
+        def find(self, images, cameras, min_score):
+            if len(self.counts) == 1:
+                self.counts.append(0)
+                raise RuntimeError("out of memory")
+            return super().find(images, cameras, min_score)
+
+    paths = [save(tmp_path / f"{i}.png") for i in range(8)]
+    found = [done for _, done in everything.outcomes(inputs_of(paths, tmp_path), Fails(), Options())]
+    assert [isinstance(done, RuntimeError) for done in found] == [False] * 3 + [True] * 3 + [False] * 2
+
+
+def test_resuming_does_only_what_is_missing(tmp_path, capsys):
+    paths = [save(tmp_path / f"{i}.png") for i in range(4)]
+    paths.append(record(tmp_path / "v.mp4", [[]] * 2))
+    out = tmp_path / "out"
+    out.mkdir()
+
+    everything.process_all(paths, out, Discs(), Options(), resume=True, quiet=True)
+    assert all(f"{path}: " in line for path, line in zip(paths, capsys.readouterr().out.splitlines()[::2]))
+
+    def done(**arguments):
+        capsys.readouterr()
+        predictor, resume = arguments.pop("predictor", Discs()), arguments.pop("resume", True)
+        assert everything.process_all(paths, out, predictor, Options(**arguments), resume, quiet=True) == []
+        said = capsys.readouterr().out
+        return [i for i, path in enumerate(paths) if f"{path}: " in said]
+
+    assert done() == [] and done(resume=False) == [0, 1, 2, 3, 4]
+    (out / "1_3d.html").unlink()  # killed before the last file
+    os.utime(out / "2_overlay.jpg", ns=(0, 0))  # the overlay is that of an earlier run
+    save(paths[3], heads=HEADS)  # another picture by the same name
+    assert done() == [1, 2, 3] and len(read(out / "3.json")["people"]) == 3
+    text = (out / "v.json").read_text()
+    (out / "v.json").write_text(text.replace('"complete": true', '"complete": false'))
+    for ending in ("_overlay.mp4", "_3d.html"):
+        os.utime(out / f"v{ending}")
+    assert done() == [4] and done() == []
+    # Other wishes, other results.
+    assert done(lens=Lens(fov=60.0)) == [0, 1, 2, 3, 4] == done()
+    assert done(smooth=False) == [0, 1, 2, 3, 4] == done()
+    other = Discs()
+    other.min_score = 0.3
+    assert done(predictor=other) == [0, 1, 2, 3, 4] and done(predictor=other) == []
+    other.description = "other weights"
+    assert done(predictor=other) == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_is_a_film(tmp_path):
+    folder = tmp_path / "my frames.of.today"
+    folder.mkdir()
+    for t in range(12):
+        save(folder / f"{t}.png", heads=[(0.1 * t - 0.6, 0, 3.0)])
+    done = process(folder, "f", tmp_path, Lens(), Discs(), quiet=True, fps=5.0)
+    result = read(tmp_path / "f.json")
+    assert (done.frames, done.people, done.tracks) == (12, 12, 1) and result["fps"] == 5
+    xs = [head(frame["people"][0])["xyz"][0] for frame in result["frames"]]
+    np.testing.assert_allclose(xs, 0.1 * np.arange(12) - 0.6, atol=0.03)
+    assert (tmp_path / "f_overlay.mp4").exists() and result["file"] == "my frames.of.today"
+    # One of another size ends it.
+    Image.new("RGB", (100, 50)).save(folder / "7.png")
+    failed = process(folder, "f", tmp_path, Lens(), Discs(), quiet=True, fps=5.0)
+    assert "frame 7 (counted from 0) has another size" in failed.failure and failed.frames == 7
+
+
+def test_smoothing_can_be_off(tmp_path):
+    """Somebody trembles, and is away for three frames."""
+    places = [[(0.03 * (-1) ** t, 0, 3.0)] if not 6 <= t < 9 else [] for t in range(15)]
+    path = record(tmp_path / "v.mp4", places)
+    assert process(path, "v", tmp_path, Lens(), Discs(), quiet=True, smooth=False).people == 12
+    raw = read(tmp_path / "v.json")
+    assert process(path, "v", tmp_path, Lens(), Discs(), quiet=True).people == 15
+    smooth = read(tmp_path / "v.json")
+
+    def xs(result, frames):
+        return np.array([head(result["frames"][t]["people"][0])["xyz"][0] for t in frames])
+
+    assert np.abs(xs(raw, range(6))).min() > 0.02 and np.abs(xs(smooth, range(15))).max() < 0.015
+    bridged = [frame["people"][0]["score"] for frame in smooth["frames"]]
+    assert bridged == [0.5] * 6 + [0] * 3 + [0.5] * 6
+    assert not raw["options"]["smooth"] and smooth["options"]["smooth"] and "score 0" in smooth["ids"]
