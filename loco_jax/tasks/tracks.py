@@ -47,9 +47,9 @@ def measure(
 ) -> list[Record]:
     """A record for each sequence, whose frames have pictures. `done` is called after each frame.
 
-    Only people in view of the volume count as true, with their joints in view. The people found are those whom `predict`
-    follows: a good score begins a track, and a lower one may continue it. With `smooth`, their tracks are scored once
-    more after smoothing.
+    Only people in view of the volume count as true, with their joints in view. The people found are those whom
+    `predict` follows: a good score begins a track, and a lower one may continue it. With `smooth`, their tracks are
+    scored once more after smoothing.
     """
     look = functools.partial(jax.jit(functools.partial(_look, task, volume)), params)
     follow = functools.partial(tracking.follow, settings=tracking.DEFAULT._replace(least=task.kept.min_score))
