@@ -14,17 +14,21 @@ _END: Any = object()
 def calls(function: Callable[[T], U], items: Iterable[T], threads: int = 1, most: int = 2) -> Iterator[U]:
     """The results of a function, in the order of the items. Threads work on up to `most` items ahead of the caller.
 
-    The caller's thread asks for the items. An error of the function is raised in place of its result.
+    The caller's thread asks for the items. An error of the function is raised in place of its result, and one of the
+    items after the results of those before it.
     """
     waiting: collections.deque[Future[U]] = collections.deque()
+    failed: list[Exception] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for item in items:
+            for item in _until_error(items, failed):
                 waiting.append(pool.submit(function, item))
                 if len(waiting) >= most:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            if failed:
+                raise failed[0]
         finally:
             for call in waiting:
                 call.cancel()
@@ -42,19 +46,21 @@ def groups(source: Iterable[T], most: int, kind: Callable[[T], Any] = lambda ite
     before it.
     """
     group: list[T] = []
-    iterator = iter(source)
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            break
-        except Exception:
-            if group:
-                yield group
-            raise
+    failed: list[Exception] = []
+    for item in _until_error(source, failed):
         if group and (len(group) == most or kind(item) != kind(group[0])):
             yield group
             group = []
         group.append(item)
     if group:
         yield group
+    if failed:
+        raise failed[0]
+
+
+def _until_error(source: Iterable[T], failed: list[Exception]) -> Iterator[T]:
+    """The items of a source. Its error is not raised, but put into `failed`."""
+    try:
+        yield from source
+    except Exception as error:
+        failed.append(error)

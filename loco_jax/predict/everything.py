@@ -113,7 +113,7 @@ def outcomes(
 def _pictures(
     inputs: Iterable[Input], predictor: Predictor, options: Options
 ) -> Iterator[tuple[Input, Done | BaseException]]:
-    """One thread reads the next pictures and others write the last results, while this one looks with the network."""
+    """Some threads read the next pictures, some look at pictures with the network, and some write results."""
 
     def read(each: Input) -> _Ready | _Failed:
         try:
@@ -124,23 +124,17 @@ def _pictures(
         except _ERRORS as error:
             return _Failed(each, error)
 
-    def look(group: list[_Ready]) -> list[_Looked]:
-        views = [ready.view for ready in group]
-        found = find_all([ready.canvas for ready in group], views, predictor, predictor.min_score)
-        return [
-            _Looked(ready.input, People(to_people(*each, ready.view.camera), ready.picture.image, ready.view))
-            for ready, each in zip(group, found)
-        ]
-
-    def looked() -> Iterator[_Looked | _Failed]:
-        readable = ahead.calls(read, inputs, most=2 * predictor.batch)
-        for group in ahead.groups(readable, predictor.batch, _kind):
-            ready = [each for each in group if isinstance(each, _Ready)]
-            yield from (each for each in group if isinstance(each, _Failed))
-            try:
-                yield from look(ready) if ready else []
-            except _ERRORS as error:
-                yield from (_Failed(each.input, error) for each in ready)
+    def look(group: list[_Ready | _Failed]) -> list[_Looked | _Failed]:
+        ready = [each for each in group if isinstance(each, _Ready)]
+        if not ready:
+            return [each for each in group if isinstance(each, _Failed)]
+        views = [each.view for each in ready]
+        try:
+            found = find_all([each.canvas for each in ready], views, predictor, predictor.min_score)
+        except _ERRORS as error:
+            return [_Failed(each.input, error) for each in ready]
+        people = [to_people(*each, view.camera) for each, view in zip(found, views)]
+        return [_Looked(each.input, People(some, each.picture.image, each.view)) for each, some in zip(ready, people)]
 
     def write(each: _Looked | _Failed) -> tuple[Input, Done | BaseException]:
         if isinstance(each, _Failed):
@@ -150,7 +144,11 @@ def _pictures(
         except _ERRORS as error:
             return each.input, error
 
-    yield from ahead.calls(write, looked(), threads=_WRITERS, most=2 * _WRITERS)
+    readable = ahead.calls(read, inputs, most=2 * predictor.batch)
+    groups = ahead.groups(readable, predictor.batch, _kind)
+    looked = ahead.calls(look, groups, predictor.threads, most=2 * predictor.threads)
+    each_looked = itertools.chain.from_iterable(looked)
+    yield from ahead.calls(write, each_looked, threads=_WRITERS, most=2 * _WRITERS)
 
 
 def _kind(each: _Ready | _Failed) -> tuple[int, ...] | None:

@@ -86,6 +86,11 @@ def _find(film: Film, view: View, predictor: Predictor, name: str, quiet: bool) 
     """Finds people, while a thread reads the next frames."""
     seen = _Seen([], page.Pictures(), None, [])
 
+    def look(group: list[tuple[Frame, np.ndarray]]) -> list[tuple[Frame, np.ndarray, np.ndarray]]:
+        canvas = [image for _, image in group]
+        found = find_all(canvas, [view] * len(group), predictor, tracking.CONTINUES * predictor.min_score)
+        return [(frame, *each) for (frame, _), each in zip(group, found)]
+
     def prepared() -> Iterator[tuple[Frame, UInt8[np.ndarray, "h w 3"]]]:
         for number, image, time in film.read():
             if image.shape[:2] != view.size:  # as in recorded calls
@@ -100,13 +105,9 @@ def _find(film: Film, view: View, predictor: Predictor, name: str, quiet: bool) 
     ):
         warnings.simplefilter("always", videos.DamageWarning)
         try:
-            frames = ahead.items(prepared(), most=2 * predictor.batch)
-            for group in ahead.groups(frames, predictor.batch):
-                filled = [image for _, image in group]
-                least = tracking.CONTINUES * predictor.min_score
-                for ((number, image, time), _), (joints, scores) in zip(
-                    group, find_all(filled, [view] * len(group), predictor, least)
-                ):
+            groups = ahead.groups(ahead.items(prepared(), most=2 * predictor.batch), predictor.batch)
+            for group in ahead.calls(look, groups, predictor.threads, most=2 * predictor.threads):
+                for (number, image, time), joints, scores in group:
                     seen.frames.append(Sighting(time, joints, scores))
                     seen.photos.add(number, image)
                     found += int((scores.mean(axis=1) >= predictor.min_score).sum())

@@ -13,7 +13,7 @@ from loco_jax import experiment, weights
 from loco_jax.geometry.camera import Camera
 from loco_jax.tasks.loco import LocoTask
 
-_BATCH = 8  # pictures at once, except on a CPU, where they take as long one by one
+_BATCH = 8  # pictures at once, except on a CPU
 
 
 class Predictor:
@@ -21,6 +21,7 @@ class Predictor:
 
     Attributes:
       batch: the number of pictures of one size that `find` should get at once.
+      threads: the number of calls of `find` that should run at the same time.
       min_score: the least score of a person.
       camera: the camera of the training pictures.
       image_size: the height and width of the training pictures.
@@ -31,7 +32,8 @@ class Predictor:
         self.camera, self.image_size = camera, task.vha.volume.image_size
         self.description = description
         self.min_score = task.kept.min_score
-        self.batch = 1 if jax.default_backend() == "cpu" else _BATCH
+        # A CPU gains from two pictures at the same time, because not all of the network uses several cores.
+        self.batch, self.threads = (1, 2) if jax.default_backend() == "cpu" else (_BATCH, 1)
         self._task, self._params = task, jax.device_put(params)
         self._find = functools.lru_cache(self._compile)
 

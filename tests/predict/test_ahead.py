@@ -48,6 +48,10 @@ def test_an_error_comes_in_its_place():
     assert [next(results), next(results)] == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+    results = ahead.calls(lambda x: -x, failing(4), threads=2, most=3)
+    assert [next(results) for _ in range(4)] == [0, -1, -2, -3]
+    with pytest.raises(OSError, match="the end"):
+        next(results)
     results = ahead.items(failing(3))
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the end"):

@@ -167,7 +167,7 @@ def test_weights_that_cannot_be(command, monkeypatch, tmp_path, capsys):
     assert "nowhere.safetensors" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("after", [0, 9])
 @pytest.mark.parametrize(
     "raised", [KeyboardInterrupt(), RuntimeError("RESOURCE_EXHAUSTED\nand more"), signal.SIGTERM], ids=repr
 )
@@ -186,7 +186,7 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
         return np.zeros((0, 14, 3)), np.zeros((0, 14))
 
     monkeypatch.setattr(Discs, "__call__", stops)
-    record(tmp_path / "v.mp4", [[]] * 5)
+    record(tmp_path / "v.mp4", [[]] * 12)
     failed = isinstance(raised, RuntimeError)
     assert main("v.mp4", "--output=out", "--quiet") == (1 if failed else 130)
     error = capsys.readouterr().err
@@ -197,9 +197,11 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
         return
     assert sorted(os.listdir(tmp_path / "out")) == ["v.json", "v_3d.html", "v_overlay.mp4"]
     result = read(tmp_path / "out" / "v.json")
-    assert len(result["frames"]) == 2 and not result["complete"] and "2 frames before that were done" in error
-    assert result["fps"] == 10
-    assert len(list(videos.read(tmp_path / "out" / "v_overlay.mp4"))) == 2
+    done = len(result["frames"])
+    # Ctrl-C comes to the main thread, while others work on the next frames.
+    assert done == 9 if failed else 5 <= done <= 9
+    assert not result["complete"] and f"{done} frames before that were done" in error and result["fps"] == 10
+    assert len(list(videos.read(tmp_path / "out" / "v_overlay.mp4"))) == done
 
 
 def test_ctrl_c_leaves_no_half_files(command, monkeypatch, tmp_path, capsys):
