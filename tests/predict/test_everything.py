@@ -1,12 +1,15 @@
 """Many inputs: in order, together, again, and with what is wrong with some."""
 
+import errno
 import os
+import pathlib
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from loco_jax.predict import everything
+from loco_jax.predict import everything, files
 from loco_jax.predict.camera import Lens
 from loco_jax.predict.everything import Input
 from loco_jax.predict.results import Done, Options
@@ -142,3 +145,56 @@ def test_smoothing_can_be_off(tmp_path):
     bridged = [frame["people"][0]["score"] for frame in smooth["frames"]]
     assert bridged == [0.5] * 6 + [0] * 3 + [0.5] * 6
     assert not raw["options"]["smooth"] and smooth["options"]["smooth"] and "score 0" in smooth["ids"]
+
+
+def test_videos_with_little_in_them(tmp_path, capsys):
+    """Empty, without frames, of one frame, without people, with somebody in one frame; names have spaces."""
+    where = tmp_path / "my films"
+    where.mkdir()
+    (where / "a empty.mp4").write_bytes(b"")
+    with av.open(str(where / "b no frames.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 240, 320, "yuv420p"
+        container.start_encoding()
+    record(where / "c one frame.mp4", [[(0, 0, 3.0)]])
+    record(where / "d nobody.mp4", [[]] * 4)
+    record(where / "e one moment.mp4", [[], [(0, 0, 3.0)], [], []])
+    out = tmp_path / "my results"
+    out.mkdir()
+    paths, failures, _ = files.collect([str(where)])
+    assert not failures
+    failed = everything.process_all(paths, out, Discs(), Options(), quiet=True)
+    printed = capsys.readouterr()
+    assert [name for line in failed for name in ("a empty.mp4", "b no frames.mp4") if name in line] == [
+        "a empty.mp4",
+        "b no frames.mp4",
+    ]
+    assert printed.err.count("\n") == 2 == len(failed)
+    said = [line.split(": ")[1].split(" (")[0] for line in printed.out.splitlines()[::2]]
+    assert said == [
+        "1 frame, 1.0 people in each, 1 track",
+        "4 frames, 0.0 people in each, 0 tracks",
+        "4 frames, 0.2 people in each, 1 track",
+    ]
+    names = [f"{name}{ending}" for name in ("c one frame", "d nobody", "e one moment") for ending in
+             (".json", "_3d.html", "_overlay.mp4")]  # fmt: skip
+    assert sorted(os.listdir(out)) == names
+    found = [[len(frame["people"]) for frame in read(out / f"{name}.json")["frames"]] for name in
+             ("c one frame", "d nobody", "e one moment")]  # fmt: skip
+    assert found == [[1], [0] * 4, [0, 1, 0, 0]]
+
+
+def test_a_folder_of_results_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
+    """The disk is full, or the folder is gone, after some inputs: each has its line, and no file is half there."""
+    paths = [save(tmp_path / f"{name}.png") for name in "ab"] + [record(tmp_path / "v.mp4", [[]] * 2)]
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    failed = everything.process_all(paths, out, Discs(), Options(), quiet=True)
+    assert len(failed) == 3 and all("No space left" in line for line in failed)
+    assert capsys.readouterr().err.count("\n") == 3
+    assert {path.suffix for path in out.iterdir()} <= {".json"} and not list(out.glob(".*"))
