@@ -1,8 +1,7 @@
 """Tracks: identities of people from frame to frame, by where they are and how they move.
 
 Each track has a Kalman filter with constant velocity. In every frame, people are assigned to tracks so that the sum of
-the distances between their joints is least. Only people with a good score begin a track, and people with a lower score
-continue one, as in ByteTrack (Zhang et al. 2022). Appearance does not count, so two people who meet closely may swap
+the distances between their joints is least. Appearance does not count, so two people who meet closely may swap
 identities. Somebody who is absent for longer than `Settings.patience` comes back as somebody new.
 """
 
@@ -15,7 +14,6 @@ from scipy.optimize import linear_sum_assignment
 
 from loco_jax.pose import kalman
 
-CONTINUES = 0.5  # of `Settings.least`: who has this score should be looked for, because it may continue a track
 _NEVER = 1e6  # the cost of a pair that is too far apart
 
 
@@ -46,7 +44,6 @@ class Settings(NamedTuple):
     """Numbers of the tracker. The defaults are chosen on the crowd's validation split.
 
     Attributes:
-      least: the score of a person who begins a track, the mean over 14 joints.
       patience: seconds that a person may be absent.
       density: of the acceleration's noise, m²/s³.
       across: standard error of a person's place across the ray from the camera, metres.
@@ -55,7 +52,6 @@ class Settings(NamedTuple):
       reach: the greatest distance of joints from where a track expects them, in standard deviations.
     """
 
-    least: float = 0.0
     patience: float = 1.0
     density: float = 1.0
     across: float = 0.2
@@ -85,7 +81,7 @@ class Tracker:
         self._next = 1
 
     def update(self, frame: Sighting) -> Int[np.ndarray, " P"]:
-        """The identities of the people in the next frame: 0 for those who belong to no track and begin none."""
+        """The identities of the people in the next frame, from 1."""
         s, time = self._settings, frame.time
         self._tracks = [track for track in self._tracks if time - track.seen <= s.patience]
         expected = [kalman.predict(track.state, time - track.seen, s.density) for track in self._tracks]
@@ -96,19 +92,17 @@ class Tracker:
         whose = {int(j): int(i) for i, j in zip(before, now) if cost[i, j] < _NEVER}
         tracks = [track for i, track in enumerate(self._tracks) if i not in whose.values()]
         ids = np.zeros(len(frame.joints), int)
-        for j, (person, scores) in enumerate(zip(frame.joints, frame.scores)):
+        for j, person in enumerate(frame.joints):
             if j in whose:
                 number, pose = self._tracks[whose[j]].number, self._tracks[whose[j]].pose
                 place = place_of(person, pose)
                 state = kalman.update(expected[whose[j]], place, noise_at(place, s.across, s.along))
                 pose = np.where(np.isfinite(person), person - place, pose)
-            elif scores.mean() >= s.least:
+            else:
                 number, place = self._next, np.nanmean(person, axis=0)
                 self._next += 1
                 state = kalman.start(place, noise_at(place, s.across, s.along), s.speed)
                 pose = person - place
-            else:
-                continue
             ids[j] = number
             tracks.append(_Track(number, time, state, pose))
         self._tracks = tracks
@@ -135,12 +129,9 @@ class Tracker:
 
 
 def follow(frames: Iterable[Sighting], settings: Settings = DEFAULT) -> list[Tracked]:
-    """The people of tracks, from frames in order of time."""
-    tracker, tracked = Tracker(settings), []
-    for frame in frames:
-        ids = tracker.update(frame)
-        tracked.append(Tracked(frame.time, frame.joints[ids > 0], frame.scores[ids > 0], ids[ids > 0]))
-    return tracked
+    """The same frames, which are in order of time, with identities."""
+    tracker = Tracker(settings)
+    return [Tracked(*frame, tracker.update(frame)) for frame in frames]
 
 
 def place_of(person: Float[np.ndarray, "J 3"], pose: Float[np.ndarray, "J 3"]) -> Float[np.ndarray, "3"]:

@@ -130,7 +130,7 @@ def _pictures(
             return [each for each in group if isinstance(each, _Failed)]
         views = [each.view for each in ready]
         try:
-            found = find_all([each.canvas for each in ready], views, predictor, predictor.min_score)
+            found = find_all([each.canvas for each in ready], views, predictor)
         except _ERRORS as error:
             return [_Failed(each.input, error) for each in ready]
         people = [to_people(*each, view.camera) for each, view in zip(found, views)]

@@ -62,7 +62,7 @@ def process(path: pathlib.Path, base: str, predictor: Predictor, options: Option
         assert seen.failure
         raise seen.failure
     view = view._replace(warnings=(*view.warnings, *seen.notes))
-    tracked = tracking.follow(seen.frames, tracking.DEFAULT._replace(least=predictor.min_score))
+    tracked = tracking.follow(seen.frames)
     if options.smooth:
         tracked = smoothing.smooth(tracked)
     people = [to_people(frame.joints, frame.scores, view.camera, frame.ids.tolist()) for frame in tracked]
@@ -88,7 +88,7 @@ def _find(film: Film, view: View, predictor: Predictor, name: str, quiet: bool) 
 
     def look(group: list[tuple[Frame, np.ndarray]]) -> list[tuple[Frame, np.ndarray, np.ndarray]]:
         canvas = [image for _, image in group]
-        found = find_all(canvas, [view] * len(group), predictor, tracking.CONTINUES * predictor.min_score)
+        found = find_all(canvas, [view] * len(group), predictor)
         return [(frame, *each) for (frame, _), each in zip(group, found)]
 
     def prepared() -> Iterator[tuple[Frame, UInt8[np.ndarray, "h w 3"]]]:
@@ -110,7 +110,7 @@ def _find(film: Film, view: View, predictor: Predictor, name: str, quiet: bool) 
                 for (number, image, time), joints, scores in group:
                     seen.frames.append(Sighting(time, joints, scores))
                     seen.photos.add(number, image)
-                    found += int((scores.mean(axis=1) >= predictor.min_score).sum())
+                    found += len(joints)
                 bar.set_postfix_str(f"{found} people", refresh=False)
                 bar.update(len(group))
         except (ValueError, RuntimeError, KeyboardInterrupt) as error:  # JAX raises RuntimeError without memory

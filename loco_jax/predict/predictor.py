@@ -45,30 +45,26 @@ class Predictor:
         The focal lengths of `camera` should be those of the training. A joint with score 0 was not found. Refinement
         has added it, or it lies at 0.
         """
-        return self.find(image[None], [camera], self.min_score)[0]
+        return self.find(image[None], [camera])[0]
 
     def find(
-        self, images: UInt8[np.ndarray, "B height width 3"], cameras: Sequence[Camera], min_score: float
+        self, images: UInt8[np.ndarray, "B height width 3"], cameras: Sequence[Camera]
     ) -> list[tuple[Float[np.ndarray, "_ 14 3"], Float[np.ndarray, "_ 14"]]]:
-        """The people in several pictures, see `__call__`. Those whose score is below `min_score` are left out.
-
-        People are compared with each other as by `self.min_score`, so a low score adds people and removes none.
-        """
-        missing = -len(images) % self.batch  # each number of pictures would be compiled
+        """The people in several pictures of one size, see `__call__`."""
+        # Each number of pictures is compiled, so there are only one and a whole batch.
+        missing = -len(images) % self.batch if len(images) > 1 else 0
         images = np.concatenate([images, *[images[-1:]] * missing])
         rows = [*cameras, *[cameras[-1]] * missing]
         camera = Camera(*(np.array(values, np.float32) for values in zip(*rows)))
-        least = np.float32(min(min_score, self.min_score))
-        found = self._find(images.shape[1:3])(self._params, images, camera, least)
+        found = self._find(images.shape[1:3])(self._params, images, camera)
         joints, scores = jax.device_get((found.joints, found.scores))
-        exist = (scores[..., 0] > 0) & (scores.mean(axis=-1) >= min_score)
-        return [(j[e], s[e]) for j, s, e in zip(joints, scores, exist)][: len(cameras)]
+        return [(j[s[:, 0] > 0], s[s[:, 0] > 0]) for j, s in zip(joints, scores)][: len(cameras)]
 
     def _compile(self, size: tuple[int, int]) -> Callable[..., Any]:
         volume = dataclasses.replace(self._task.vha.volume, image_size=size)
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
-        return jax.jit(jax.vmap(task.named_people, in_axes=(None, 0, 0, None)))
+        return jax.jit(jax.vmap(task.named_people, in_axes=(None, 0, 0)))
 
 
 def load_predictor(source: str = weights.RELEASED, min_score: float | None = None) -> Predictor:

@@ -104,15 +104,9 @@ class PeopleTask(Task):
     def people_of_picture(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
         """The people in a picture, corrected if the task corrects them, before suppression."""
 
-    def named_people(
-        self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera, min_score: float | Float[Array, ""]
-    ) -> People:
-        """The people in a picture whom suppression keeps, if their score is at least `min_score`.
-
-        The joints and scores of all others are 0.
-        """
-        kept = self.kept._replace(min_score=min_score)  # type: ignore[arg-type]  # under jit it is an array
-        return suppression.suppress(self.people_of_picture(params, image, camera), camera, kept)
+    def named_people(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
+        """The people in a picture whom suppression keeps. The joints and scores of all others are 0."""
+        return suppression.suppress(self.people_of_picture(params, image, camera), camera, self.kept)
 
     def people_to_refine(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
         """The people in a picture as a refiner learns from them. Their scores tell holes from joints."""

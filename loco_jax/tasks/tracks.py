@@ -48,13 +48,11 @@ def measure(
     """A record for each sequence, whose frames have pictures. `done` is called after each frame.
 
     Only people in view of the volume count as true, with their joints in view. The people found are those whom
-    `predict` follows: a good score begins a track, and a lower one may continue it. With `smooth`, their tracks are
-    scored once more after smoothing.
+    `predict` names. With `smooth`, their tracks are scored once more after smoothing.
     """
     look = functools.partial(jax.jit(functools.partial(_look, task, volume)), params)
-    follow = functools.partial(tracking.follow, settings=tracking.DEFAULT._replace(least=task.kept.min_score))
     name = f"{task.name}{'+' * bool(task.refiner_weights)}"
-    return [_measure(look, follow, name, instants, smooth, done) for instants in sequences]
+    return [_measure(look, name, instants, smooth, done) for instants in sequences]
 
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
@@ -71,15 +69,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 def _look(
     task: PeopleTask, volume: Volume, params: Any, frame: Frames
 ) -> tuple[Float[Array, "N 14 3"], Float[Array, "N 14"], Bool[Array, "P 14"]]:
-    """The joints and scores of the people who may be followed in a picture, and which true joints are in view."""
+    """The joints and scores of the people who are named in a picture, and which true joints are in view."""
     assert frame.image is not None
-    found = task.named_people(params, frame.image, frame.camera, tracking.CONTINUES * task.kept.min_score)
+    found = task.named_people(params, frame.image, frame.camera)
     return found.joints, found.scores, targets(frame, volume)[1]
 
 
 def _measure(
     look: Callable[[Frames], Any],
-    follow: Callable[[list[Sighting]], list[Tracked]],
     name: str,
     instants: Iterable[Instant],
     smooth: bool,
@@ -93,7 +90,7 @@ def _measure(
         known.append(_sighting(instant.time, np.asarray(instant.frame.joints), in_view.astype(np.float32), in_view))
         true.append(Identified(instant.ids[in_view.any(axis=1)], known[-1].joints))
         done()
-    tracks = {name: follow(found)}
+    tracks = {name: tracking.follow(found)}
     if smooth:
         tracks[f"{name}, smoothed"] = smoothing.smooth(tracks[name])
     tracks[TRUE_POSES] = tracking.follow(known)

@@ -68,20 +68,6 @@ def test_nobody_jumps():
     assert follow(sighting(0.0, [0, 0, 50]), sighting(1 / 30, [4, 0, 50])) == [[1], [2]]
 
 
-def test_people_of_a_low_score_go_on_but_do_not_begin():
-    place, other = [0, 0, 8], [3, 0, 8]
-    frames = [
-        sighting(0.0, place, other, scores=[0.2, 0.1]),
-        sighting(0.1, place, other, scores=[0.1, 0.1]),
-        sighting(0.2, other, place, scores=[0.3, 0.1]),
-    ]
-    assert follow(*frames, least=0.2) == [[1, 0], [1, 0], [2, 1]]
-    tracked = tracking.follow(frames, Settings(least=0.2))
-    assert [frame.ids.tolist() for frame in tracked] == [[1], [1], [2, 1]]
-    np.testing.assert_array_equal(tracked[2].joints[1], BODY + place)
-    assert [frame.scores.tolist()[0][0] for frame in tracked] == [0.2, 0.1, 0.3]
-
-
 def test_missing_joints_do_not_move_a_person():
     """Half of the joints are missing in turns. Their means are far from each other."""
     upper, lower = (np.where(np.arange(14)[:, None] < n, 1.0, np.nan) for n in (7, 14))

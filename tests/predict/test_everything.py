@@ -25,9 +25,9 @@ class Counted(Discs):
         super().__init__()
         self.counts = []
 
-    def find(self, images, cameras, min_score):
+    def find(self, images, cameras):
         self.counts.append(len(images))
-        return super().find(images, cameras, min_score)
+        return super().find(images, cameras)
 
 
 def inputs_of(paths, output):
@@ -65,11 +65,11 @@ def test_frames_of_a_video_are_looked_at_together(tmp_path):
 
 def test_an_error_of_the_device_is_that_of_its_pictures(tmp_path, monkeypatch):
     class Fails(Counted):
-        def find(self, images, cameras, min_score):
+        def find(self, images, cameras):
             if len(self.counts) == 1:
                 self.counts.append(0)
                 raise RuntimeError("out of memory")
-            return super().find(images, cameras, min_score)
+            return super().find(images, cameras)
 
     paths = [save(tmp_path / f"{i}.png") for i in range(8)]
     found = [done for _, done in everything.outcomes(inputs_of(paths, tmp_path), Fails(), Options())]

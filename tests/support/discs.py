@@ -54,8 +54,8 @@ class Discs(Predictor):
         people = np.array([*people, *self.others]).reshape(-1, 14, 3)
         return people.astype(np.float32), np.full((len(people), 14), 0.5, np.float32)
 
-    def find(self, images, cameras, min_score):
-        assert len(images) <= self.batch and 0 <= min_score <= self.min_score
+    def find(self, images, cameras):
+        assert len(images) <= self.batch
         return [self(image, camera) for image, camera in zip(images, cameras)]
 
 

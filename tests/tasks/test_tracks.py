@@ -95,16 +95,6 @@ def test_the_corrected_system_is_named_and_smoothing_may_be_left_out():
     assert result["systems"]["told+"]["hota"] == 1
 
 
-def test_a_lower_score_continues_a_track_and_begins_none():
-    true = walkers()[:, :2]
-    scores = np.full(true.shape[:3], 0.9)
-    scores[3, 0], scores[:, 1] = 0.15, 0.15
-    told = summary([film(true)], found(true, scores), smooth=False)["systems"]["told"]
-    assert told["predicted"] == LENGTH and told["misses"] == LENGTH and told["switches"] == 0
-    scores[3, 0] = 0.05
-    assert summary([film(true)], found(true, scores), smooth=False)["systems"]["told"]["predicted"] == LENGTH - 1
-
-
 def test_frames_without_people():
     true, present = walkers(), np.ones((LENGTH, 3, 14), bool)
     present[2:4] = False
