@@ -34,9 +34,9 @@ def start(positions: Float[np.ndarray, "*N 3"], noise: Float[np.ndarray, "*N 3 3
 def predict(state: State, seconds: float, density: float | Float[np.ndarray, "*N"]) -> State:
     """The states `seconds` later; `density` is that of the acceleration's noise."""
     move = _transition(seconds)
-    steps = np.array([[seconds**3 / 3, seconds**2 / 2], [seconds**2 / 2, seconds]])
-    added = np.asarray(density)[..., None, None] * np.kron(steps, np.eye(3))
-    return State(state.mean @ move.T, move @ state.covariance @ move.T + added)
+    added = seconds**3 / 3 * _PLACES + seconds**2 / 2 * _BOTH + seconds * _SPEEDS
+    covariance = move @ state.covariance @ move.T + np.asarray(density)[..., None, None] * added
+    return State(state.mean @ move.T, covariance)
 
 
 def update(
@@ -57,20 +57,33 @@ def update(
     return State(mean, (covariance + np.swapaxes(covariance, -1, -2)) / 2)
 
 
+def gain(state: State, predicted: State, seconds: float) -> Float[np.ndarray, "*N 6 6"]:
+    """The smoother's gain: how an error of the state `predicted` for `seconds` later changes that of `state`."""
+    both = _transition(seconds) @ state.covariance
+    return np.swapaxes(np.linalg.solve(predicted.covariance, both), -1, -2)
+
+
 def smooth(
-    filtered: Sequence[State], predicted: Sequence[State], seconds: Sequence[float]
+    filtered: Sequence[Float[np.ndarray, "*N 6"]],
+    predicted: Sequence[Float[np.ndarray, "*N 6"]],
+    gains: Sequence[Float[np.ndarray, "*N 6 6"]],
 ) -> list[Float[np.ndarray, "*N 6"]]:
     """The means of the states of T times, given the positions seen at all of them.
 
-    `filtered` are the T states of `update`. `predicted` are the T - 1 states of `predict` from each to the next one,
-    `seconds` later.
+    `filtered` are the means after each time's `update`. `predicted` are those of `predict` from each of the first T - 1
+    times to the next, and `gains` belong to these.
     """
-    means = [filtered[-1].mean]
-    for now, later, step in zip(filtered[-2::-1], predicted[::-1], seconds[::-1]):
-        gain = np.swapaxes(np.linalg.solve(later.covariance, _transition(step) @ now.covariance), -1, -2)
-        means.append(now.mean + np.einsum("...ij,...j->...i", gain, means[-1] - later.mean))
+    means = [filtered[-1]]
+    for now, later, change in zip(filtered[-2::-1], predicted[::-1], gains[::-1]):
+        means.append(now + np.einsum("...ij,...j->...i", change, means[-1] - later))
     return means[::-1]
 
 
 def _transition(seconds: float) -> np.ndarray:
-    return np.kron(np.array([[1.0, seconds], [0.0, 1.0]]), np.eye(3))
+    return _SAME + seconds * _STEP
+
+
+_SAME, _STEP = np.eye(6), np.eye(6, k=3)  # places change by speed times seconds
+# Where the acceleration's noise goes: the covariance of places, of places and speeds, and of speeds.
+_PLACES, _SPEEDS = np.diag([1.0] * 3 + [0.0] * 3), np.diag([0.0] * 3 + [1.0] * 3)
+_BOTH = _STEP + _STEP.T

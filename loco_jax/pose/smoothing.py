@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from loco_jax.geometry import skeleton
 from loco_jax.pose import kalman
@@ -14,7 +14,7 @@ from loco_jax.pose.tracking import Tracked, noise_at, place_of
 class Smoothing(NamedTuple):
     """Numbers of the smoother. The defaults are chosen on the crowd's validation split.
 
-    The place is the mean of a person's joints, the pose are the joints relative to it. Each has a density of the
+    The place is a point that moves with the person, the pose are the joints relative to it. Each has a density of the
     acceleration's noise in m²/s³, and standard errors across the ray in metres and along it as a share of the distance.
     """
 
@@ -77,14 +77,16 @@ def smooth_person(
     first, each = seen.argmax(axis=0), np.arange(seen.shape[1])
     # Before a joint is first seen its state has no meaning of its own: the smoother derives it from later frames.
     state = kalman.start(points[first, each], noise[first, each], s.speed)
-    filtered, predicted, steps = [state], [], np.diff(times)
-    for t, step in enumerate(steps, 1):
-        predicted.append(kalman.predict(state, float(step), density))
-        state = kalman.update(predicted[-1], points[t], noise[t], seen[t])
-        filtered.append(state)
-    means = np.stack(kalman.smooth(filtered, predicted, steps.tolist()))[..., :3]
+    filtered, predicted, gains = [state.mean], [], []
+    for t, step in enumerate(np.diff(times), 1):
+        expected = kalman.predict(state, float(step), density)
+        gains.append(kalman.gain(state, expected, float(step)).astype(np.float32))  # of long tracks they are large
+        state = kalman.update(expected, points[t], noise[t], seen[t])
+        predicted.append(expected.mean)
+        filtered.append(state.mean)
+    means = np.stack(kalman.smooth(filtered, predicted, gains))[..., :3]
     poses = np.where(known.any(axis=0)[:, None], means[:, :-1], np.nan)
-    return with_constant_limbs(poses, limb_lengths(joints)) + means[:, -1:]
+    return with_constant_limbs(_held(poses, known), limb_lengths(joints), known) + means[:, -1:]
 
 
 def limb_lengths(joints: Float[np.ndarray, "T J 3"]) -> Float[np.ndarray, " L"]:
@@ -96,11 +98,12 @@ def limb_lengths(joints: Float[np.ndarray, "T J 3"]) -> Float[np.ndarray, " L"]:
 
 
 def with_constant_limbs(
-    joints: Float[np.ndarray, "T J 3"], lengths: Float[np.ndarray, " L"]
+    joints: Float[np.ndarray, "T J 3"], lengths: Float[np.ndarray, " L"], trusted: Bool[np.ndarray, "T J"]
 ) -> Float[np.ndarray, "T J 3"]:
-    """The same directions of limbs, but with these lengths in metres. The mean position of each frame's joints stays.
+    """The same directions of limbs, but with these lengths in metres.
 
-    Beyond an unknown joint, limbs keep their places.
+    The mean position of each frame's trusted joints stays, or of all joints where none is trusted. Beyond an unknown
+    joint, limbs keep their places.
     """
     result = joints.copy()
     # Limbs are listed outward from the neck.
@@ -109,9 +112,17 @@ def with_constant_limbs(
         now = np.linalg.norm(limb, axis=-1, keepdims=True)
         moved = result[:, parent] + limb * np.where(now > 0, length / np.maximum(now, 1e-6), 1.0)
         result[:, child] = np.where(np.isfinite(moved), moved, joints[:, child])
-    known = np.isfinite(joints).all(axis=-1, keepdims=True)
-    shift = np.where(known, result - joints, 0.0).sum(axis=1, keepdims=True)
-    return result - shift / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    there = np.isfinite(joints).all(axis=-1)
+    there &= trusted | ~(there & trusted).any(axis=1, keepdims=True)
+    shift = np.where(there[..., None], result - joints, 0.0).sum(axis=1, keepdims=True)
+    return result - shift / np.maximum(there.sum(axis=1), 1)[:, None, None]
+
+
+def _held(poses: Float[np.ndarray, "T J 3"], known: Bool[np.ndarray, "T J"]) -> Float[np.ndarray, "T J 3"]:
+    """Poses in which each joint stays where it is when it is first and last known: it would move on for ever."""
+    last = len(known) - 1 - known[::-1].argmax(axis=0)
+    t = np.clip(np.arange(len(known))[:, None], known.argmax(axis=0), last)
+    return np.take_along_axis(poses, t[..., None], axis=0)
 
 
 def _split(joints: Float[np.ndarray, "T J 3"]) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T J 3"]]:

@@ -5,7 +5,7 @@ the distances between their joints is least. Appearance does not count, so two p
 identities. Somebody who is absent for longer than `Settings.patience` comes back as somebody new.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from loco_jax.pose import kalman
 
+_ROUNDING = 1e-6  # seconds, of times that are multiples of a frame's
 _NEVER = 1e6  # the cost of a pair that is too far apart
 
 
@@ -44,7 +45,7 @@ class Settings(NamedTuple):
     """Numbers of the tracker. The defaults are chosen on the crowd's validation split.
 
     Attributes:
-      patience: seconds that a person may be absent.
+      patience: seconds that a person may be absent; it may always be in the next frame.
       density: of the acceleration's noise, m²/s³.
       across: standard error of a person's place across the ray from the camera, metres.
       along: standard error along the ray, as a share of the distance.
@@ -79,15 +80,16 @@ class Tracker:
         self._settings = settings
         self._tracks: list[_Track] = []
         self._next = 1
+        self._before = 0.0  # the time of the frame before
 
     def update(self, frame: Sighting) -> Int[np.ndarray, " P"]:
         """The identities of the people in the next frame, from 1."""
         s, time = self._settings, frame.time
-        self._tracks = [track for track in self._tracks if time - track.seen <= s.patience]
+        # Whoever was in the frame before was not absent, however long ago that was.
+        oldest = min(self._before, time - s.patience - _ROUNDING)
+        self._tracks, self._before = [track for track in self._tracks if track.seen >= oldest], time
         expected = [kalman.predict(track.state, time - track.seen, s.density) for track in self._tracks]
-        cost = np.full((len(expected), len(frame.joints)), _NEVER)
-        for i, (track, state) in enumerate(zip(self._tracks, expected)):
-            cost[i] = self._costs(state, track.pose, frame.joints)
+        cost = self._costs(expected, frame.joints)
         before, now = linear_sum_assignment(cost)
         whose = {int(j): int(i) for i, j in zip(before, now) if cost[i, j] < _NEVER}
         tracks = [track for i, track in enumerate(self._tracks) if i not in whose.values()]
@@ -108,24 +110,26 @@ class Tracker:
         self._tracks = tracks
         return ids
 
-    def _costs(
-        self, state: kalman.State, pose: Float[np.ndarray, "J 3"], joints: Float[np.ndarray, "P J 3"]
-    ) -> Float[np.ndarray, " P"]:
-        """Minus twice the logarithm of how probable each person's place is, but for a constant.
+    def _costs(self, expected: Sequence[kalman.State], joints: Float[np.ndarray, "P J 3"]) -> Float[np.ndarray, "N P"]:
+        """Minus twice the logarithm of how probable each person's place is for each track, but for a constant.
 
         The error of a place is the root mean square of the errors of the joints that both have, or that of the mean
         position without such joints.
         """
         s = self._settings
-        errors = joints - (state.positions + pose)
-        both = np.isfinite(errors).all(axis=-1)
-        places = np.nanmean(joints, axis=1)
-        errors = np.where(both.any(axis=1)[:, None, None], errors, (places - state.positions)[:, None])
-        spread = state.covariance[:3, :3] + noise_at(state.positions, s.across, s.along)
-        squares = np.einsum("pji,pji->pj", errors, errors @ np.linalg.inv(spread))
-        squares = np.nanmean(squares, axis=1)
+        if not (len(expected) and len(joints)):
+            return np.zeros((len(expected), len(joints)))
+        places = np.stack([state.positions for state in expected])
+        poses = np.stack([track.pose for track in self._tracks])
+        errors_NxPxJx3 = joints - (places[:, None] + poses)[:, None]
+        both = np.isfinite(errors_NxPxJx3).all(axis=-1)
+        middles = np.nanmean(joints, axis=1) - places[:, None]
+        errors_NxPxJx3 = np.where(both.any(axis=-1)[..., None, None], errors_NxPxJx3, middles[:, :, None])
+        spread = np.stack([state.covariance[:3, :3] for state in expected]) + noise_at(places, s.across, s.along)
+        weighted = errors_NxPxJx3 @ np.linalg.inv(spread)[:, None]
+        squares = np.nanmean((errors_NxPxJx3 * weighted).sum(axis=-1), axis=-1)
         # Without the determinant, a track that was lost would win over one whose place is known better.
-        return np.where(squares <= s.reach**2, squares + np.log(np.linalg.det(spread)), _NEVER)
+        return np.where(squares <= s.reach**2, squares + np.log(np.linalg.det(spread))[:, None], _NEVER)
 
 
 def follow(frames: Iterable[Sighting], settings: Settings = DEFAULT) -> list[Tracked]:

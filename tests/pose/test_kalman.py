@@ -21,11 +21,12 @@ def problem(seed=0, points=3):
 
 
 def run(positions, noise, seen):
-    states, predicted = [kalman.start(positions[0], noise[0], SPEED)], []
+    states, predicted, gains = [kalman.start(positions[0], noise[0], SPEED)], [], []
     for t, seconds in enumerate(STEPS, 1):
         predicted.append(kalman.predict(states[-1], seconds, DENSITY))
+        gains.append(kalman.gain(states[-1], predicted[-1], seconds))
         states.append(kalman.update(predicted[-1], positions[t], noise[t], seen[t]))
-    return states, predicted
+    return states, predicted, gains
 
 
 def solve(positions, noise, seen, last):
@@ -60,7 +61,7 @@ def solve(positions, noise, seen, last):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_filter_is_the_distribution_given_what_was_seen(seed):
     given = problem(seed)
-    states, _ = run(*given)
+    states, *_ = run(*given)
     for t, state in enumerate(states):
         for p in range(3):
             mean, covariance = solve(*(x[:, p] for x in given), t)
@@ -71,7 +72,8 @@ def test_the_filter_is_the_distribution_given_what_was_seen(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_smoother_is_the_mean_given_everything(seed):
     given = problem(seed)
-    means = kalman.smooth(*run(*given), STEPS)
+    states, predicted, gains = run(*given)
+    means = kalman.smooth([state.mean for state in states], [state.mean for state in predicted], gains)
     for p in range(3):
         mean, _ = solve(*(x[:, p] for x in given), 4)
         np.testing.assert_allclose(np.stack(means)[:, p], mean, rtol=1e-8, atol=1e-8)

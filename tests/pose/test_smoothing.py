@@ -60,7 +60,7 @@ def test_limbs_have_one_length_the_median():
 def test_constant_limbs_turn_nothing_and_move_nobody():
     joints = RNG.normal(0, 0.5, (6, 14, 3))
     lengths = RNG.uniform(0.2, 0.6, len(skeleton.LIMBS))
-    found = smoothing.with_constant_limbs(joints, lengths)
+    found = smoothing.with_constant_limbs(joints, lengths, np.ones((6, 14), bool))
     np.testing.assert_allclose(found.mean(axis=1), joints.mean(axis=1), atol=1e-12)
     for (a, b), length in zip(skeleton.LIMBS, lengths):
         before, after = joints[:, b] - joints[:, a], found[:, b] - found[:, a]
@@ -80,6 +80,20 @@ def test_unknown_joints():
     assert np.isnan(found[:, never]).all() and np.isfinite(np.delete(found, never, axis=1)).all()
     wanted = walk(times, (0.0, 0.0, 0.0))
     np.testing.assert_allclose(np.delete(found, never, axis=1), np.delete(wanted, never, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_joints_that_are_seen_for_a_while_do_not_drag_the_others(end):
+    """An arm that is seen only in the first or last fifth, while the shoulder before it is never seen."""
+    times = np.arange(150) / 30
+    true = walk(times)
+    noisy = true + RNG.normal(0, 0.04, true.shape)
+    arm = [skeleton.JOINTS.index(name) for name in ("left_elbow", "left_wrist")]
+    unseen = slice(None, 120) if end else slice(30, None)
+    noisy[unseen, arm] = np.nan
+    noisy[:, skeleton.JOINTS.index("left_shoulder")] = np.nan
+    errors = np.linalg.norm(smoothing.smooth_person(times, noisy) - true, axis=-1)
+    assert np.nanmax(np.delete(errors, arm, axis=1)) < 0.15 and errors[:, arm].max() < 0.25
 
 
 def test_tracks_have_no_gaps_and_what_is_filled_in_has_score_0():

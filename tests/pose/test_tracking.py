@@ -33,8 +33,18 @@ def test_people_keep_their_identities_in_any_order_and_new_ones_get_new_ids():
 
 def test_an_absent_person_is_forgotten_after_a_while():
     place = [0, 0, 8]
-    assert follow(sighting(0.0, place), sighting(PATIENCE, place)) == [[1], [1]]
-    assert follow(sighting(0.0, place), sighting(PATIENCE + 0.01, place)) == [[1], [2]]
+    nobody = sighting(PATIENCE / 2)
+    assert follow(sighting(0.0, place), nobody, sighting(PATIENCE, place)) == [[1], [], [1]]
+    assert follow(sighting(0.0, place), nobody, sighting(PATIENCE + 0.01, place)) == [[1], [], [2]]
+    for first in range(100):  # whatever the rounding of times
+        frames = [sighting((first + n) / 30, *[place] * (n in (0, 30))) for n in range(31)]
+        assert follow(*frames)[30] == [1]
+
+
+def test_people_in_every_frame_are_followed_however_rare_frames_are():
+    place = [0, 0, 8]
+    assert follow(*(sighting(5.0 * t, place) for t in range(4))) == [[1]] * 4
+    assert follow(sighting(0.0, place), sighting(5.0), sighting(10.0, place)) == [[1], [], [2]]
 
 
 @pytest.mark.parametrize(("fps", "speed"), [(30, 1.4), (30, 3.0), (5, 1.4), (3, 3.0), (2, 1.4), (2, 3.0)])
