@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
@@ -43,14 +44,28 @@ def of_video(path: pathlib.Path) -> Film:
 
 
 def of_pictures(folder: pathlib.Path, fps: float) -> Film:
-    """The pictures of a folder as a film, in the order of the numbers in their names. Raises PictureError."""
+    """The pictures of a folder as a film, in the order of the numbers in their names. Raises PictureError.
+
+    Reading it warns of what is unusual about a picture, and of another focal length than the first picture's.
+    """
     paths = sorted(pictures.find(folder), key=_natural)
+    first = pictures.read(paths[0])
 
     def read() -> Generator[Frame, None, None]:
+        told = False
         for number, path in enumerate(paths):
-            yield number, pictures.read(path).image, number / fps
+            picture = pictures.read(path)
+            for text in picture.warnings:
+                warnings.warn(f"{path}: {text}", videos.DamageWarning, stacklevel=2)
+            if picture.focal != first.focal and not told:
+                told = True
+                text = "has another focal length in EXIF than the first picture, whose camera counts for all"
+                warnings.warn(f"{path}: {text}", videos.DamageWarning, stacklevel=2)
+            yield number, picture.image, number / fps
 
-    return Film(fps, len(paths), 1.0, pictures.read(paths[0]).focal, read)
+    times = first.image.shape[1] / first.size[1]  # very large pictures are halved
+    focal = first.focal and first.focal._replace(fx=first.focal.fx * times, fy=first.focal.fy * times)
+    return Film(fps, len(paths), 1.0, focal, read)
 
 
 def _natural(path: pathlib.Path) -> list[tuple[int, str]]:

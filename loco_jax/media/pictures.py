@@ -159,7 +159,9 @@ def find(folder: os.PathLike | str) -> list[pathlib.Path]:
         names = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     except OSError as error:
         raise PictureError(f"{folder}: cannot be read ({error.strerror})") from error
-    ours = {name.replace("_3d.html", "_overlay.jpg") for name in names if name.endswith("_3d.html")}
+    ours = {
+        f"{name.removesuffix(end)}_overlay.jpg" for end in ("_3d.html", ".json") for name in names if name.endswith(end)
+    }
     found = [folder / name for name in sorted(names - ours) if pathlib.Path(name).suffix.lower() in SUFFIXES]
     if not found:
         raise PictureError(f"{folder}: has no pictures ({', '.join(SUFFIXES)})")

@@ -8,6 +8,7 @@ Without --fx, --fy and --fov the focal length comes from EXIF; if there is none,
 pictures is assumed. Distances are as accurate as the focal length. The camera options apply to all inputs.
 """
 
+import math
 import sys
 
 from absl import app, flags
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> int:
     check_lens(lens)
     if _MIN_SCORE.value is not None and not 0 <= _MIN_SCORE.value <= 1:
         raise ValueError(f"--min_score={_MIN_SCORE.value:g} must be from 0 to 1")
+    if not math.isfinite(_FPS.value):
+        raise ValueError(f"--fps={_FPS.value} must be a number of frames a second")
     paths, failures, notes = files.collect(argv[1:], as_films=_FPS.value > 0)
     for text in [*notes, *failures]:
         print(f"loco_jax: {files.printable(text)}", file=sys.stderr)

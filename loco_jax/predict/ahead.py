@@ -23,7 +23,7 @@ def calls(function: Callable[[T], U], items: Iterable[T], threads: int = 1, most
         try:
             for item in _until_error(items, failed):
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= most:
+                while waiting and (len(waiting) >= most or waiting[0].done()):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
@@ -20,9 +19,8 @@ from loco_jax.predict import ahead, files, film, results
 from loco_jax.predict.files import printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
-from loco_jax.predict.results import Done, Options
+from loco_jax.predict.results import ERRORS, Done, Options
 
-_ERRORS = (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError)  # of one input; JAX raises RuntimeError
 _WRITERS = min(4, os.cpu_count() or 1)  # threads
 
 
@@ -99,14 +97,14 @@ def outcomes(
     inputs: Iterable[Input], predictor: Predictor, options: Options, quiet: bool = True
 ) -> Iterator[tuple[Input, Done | BaseException]]:
     """Writes the results of each input, and yields in order what came out: `Done`, or the error of that input."""
-    for is_film, some in itertools.groupby(inputs, lambda each: _is_film(each.path)):
-        if not is_film:
+    for are_films, some in itertools.groupby(inputs, lambda each: files.is_film(each.path)):
+        if not are_films:
             yield from _pictures(some, predictor, options)
             continue
         for each in some:
             try:
                 yield each, film.process(*each, predictor, options, quiet)
-            except _ERRORS as error:
+            except ERRORS as error:
                 yield each, error
 
 
@@ -121,7 +119,7 @@ def _pictures(
             view = view_of(picture.size, options.lens, picture.focal, predictor)
             view = view._replace(warnings=picture.warnings + view.warnings)
             return _Ready(each, picture, view, canvases.fill(view.canvas, picture.image))
-        except _ERRORS as error:
+        except ERRORS as error:
             return _Failed(each, error)
 
     def look(group: list[_Ready | _Failed]) -> list[_Looked | _Failed]:
@@ -131,8 +129,10 @@ def _pictures(
         views = [each.view for each in ready]
         try:
             found = find_all([each.canvas for each in ready], views, predictor)
-        except _ERRORS as error:
-            return [_Failed(each.input, error) for each in ready]
+        except ERRORS as error:
+            if len(ready) > 1:  # the memory may suffice for one by one
+                return [looked for each in ready for looked in look([each])]
+            return [_Failed(ready[0].input, error)]
         people = [to_people(*each, view.camera) for each, view in zip(found, views)]
         return [_Looked(each.input, People(some, each.picture.image, each.view)) for each, some in zip(ready, people)]
 
@@ -141,26 +141,19 @@ def _pictures(
             return each
         try:
             return each.input, results.write_picture(*each.input, each.people, predictor, options)
-        except _ERRORS as error:
+        except ERRORS as error:
             return each.input, error
 
-    readable = ahead.calls(read, inputs, most=2 * predictor.batch)
+    readable = ahead.calls(read, inputs, most=1 + predictor.batch)
     groups = ahead.groups(readable, predictor.batch, _kind)
-    looked = ahead.calls(look, groups, predictor.threads, most=2 * predictor.threads)
+    looked = ahead.calls(look, groups, predictor.threads, most=1 + predictor.threads)
     each_looked = itertools.chain.from_iterable(looked)
-    yield from ahead.calls(write, each_looked, threads=_WRITERS, most=2 * _WRITERS)
+    yield from ahead.calls(write, each_looked, threads=_WRITERS, most=_WRITERS)
 
 
 def _kind(each: _Ready | _Failed) -> tuple[int, ...] | None:
     """Pictures of the same kind are looked at together."""
     return each.canvas.shape if isinstance(each, _Ready) else None
-
-
-def _is_film(path: pathlib.Path) -> bool:
-    try:
-        return path.is_dir() or files.is_video(path)
-    except OSError:  # reading it as a picture tells why
-        return False
 
 
 def _summary(each: Input, done: Done) -> str:

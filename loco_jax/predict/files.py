@@ -12,6 +12,7 @@ VIDEO_SUFFIXES = (
     ".ogv",
 )  # fmt: skip
 OUR_KEYS = "weights", "coordinates"  # our JSON has these keys near its beginning
+_OVERLAY = "_overlay.mp4"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings like _overlay.jpg are added
 
 
@@ -26,6 +27,14 @@ def is_video(path: pathlib.Path) -> bool:
     if suffix in VIDEO_SUFFIXES or suffix in pictures.SUFFIXES + pictures.FOREIGN:
         return suffix in VIDEO_SUFFIXES
     return path.is_file() and not pictures.is_picture(path) and videos.is_video(path)
+
+
+def is_film(path: pathlib.Path) -> bool:
+    """Whether a path is a video, or a folder whose pictures are one."""
+    try:
+        return path.is_dir() or is_video(path)
+    except OSError:  # reading it as a picture tells why
+        return False
 
 
 def collect(inputs: Sequence[str], as_films: bool = False) -> tuple[list[pathlib.Path], list[str], list[str]]:
@@ -46,7 +55,12 @@ def collect(inputs: Sequence[str], as_films: bool = False) -> tuple[list[pathlib
 
 def _inside(folder: pathlib.Path, as_film: bool) -> list[pathlib.Path]:
     """A folder's videos and pictures, without the overlays of this command. Raises PictureError if there are none."""
-    found = [path for path in _visible(folder, VIDEO_SUFFIXES) if not path.name.endswith("_overlay.mp4")]
+    found = [
+        path
+        for path in _visible(folder, VIDEO_SUFFIXES)
+        if not (path.name.endswith(_OVERLAY) and folder.joinpath(path.name.removesuffix(_OVERLAY) + ".json").exists())
+        and (path.suffix.lower() != ".ts" or videos.is_video(path))  # other files end in .ts too
+    ]
     try:
         some = pictures.find(folder)
     except pictures.PictureError:
@@ -57,7 +71,8 @@ def _inside(folder: pathlib.Path, as_film: bool) -> list[pathlib.Path]:
 
 
 def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != "."]
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != "."]
+    return [path for path in paths if path.is_file()]
 
 
 def make_folder(name: str) -> pathlib.Path:

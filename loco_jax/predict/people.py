@@ -139,10 +139,10 @@ def find(
 
 
 def find_all(
-    canvases: Sequence[UInt8[np.ndarray, "h w 3"]], views: Sequence[View], predictor: Predictor
+    filled: Sequence[UInt8[np.ndarray, "h w 3"]], views: Sequence[View], predictor: Predictor
 ) -> list[tuple[Float[np.ndarray, "_ J 3"], Float[np.ndarray, "_ J"]]]:
     """`find` for several pictures at once, which fill canvases of one size."""
-    found = predictor.find(np.stack(canvases), [view.canvas.camera for view in views])
+    found = predictor.find(np.stack(filled), [view.canvas.camera for view in views])
     return [to_view(each, view) for each, view in zip(found, views)]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Predictor:
       batch: the number of pictures of one size that `find` should get at once.
       threads: the number of calls of `find` that should run at the same time.
       min_score: the least score of a person.
+      checksum: of the parameters, CRC-32.
       camera: the camera of the training pictures.
       image_size: the height and width of the training pictures.
       description: the weights and the network, in a line.
@@ -32,6 +34,7 @@ class Predictor:
         self.camera, self.image_size = camera, task.vha.volume.image_size
         self.description = description
         self.min_score = task.kept.min_score
+        self.checksum = functools.reduce(_add_to_checksum, jax.tree.leaves(params), 0)
         # A CPU gains from two pictures at the same time, because not all of the network uses several cores.
         self.batch, self.threads = (1, 2) if jax.default_backend() == "cpu" else (_BATCH, 1)
         self._task, self._params = task, jax.device_put(params)
@@ -65,6 +68,10 @@ class Predictor:
         task = dataclasses.replace(self._task, vha=dataclasses.replace(self._task.vha, volume=volume))
 
         return jax.jit(jax.vmap(task.named_people, in_axes=(None, 0, 0)))
+
+
+def _add_to_checksum(checksum: int, array: Any) -> int:
+    return zlib.crc32(np.asarray(array).tobytes(), checksum)
 
 
 def load_predictor(source: str = weights.RELEASED, min_score: float | None = None) -> Predictor:

@@ -9,19 +9,22 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 from PIL import Image
 
 from loco_jax.geometry import skeleton
+from loco_jax.media import pictures
 from loco_jax.media.overlays import Person
 from loco_jax.predict import page
 from loco_jax.predict.camera import Lens
-from loco_jax.predict.files import OUR_KEYS, outputs, printable
+from loco_jax.predict.files import OUR_KEYS, is_film, outputs, printable
 from loco_jax.predict.people import People, View
 from loco_jax.predict.predictor import Predictor
 
 _AXES = "metres from the camera (x right, y down, z ahead); pixels from the picture's top left corner"
 
+ERRORS = (ValueError, OSError, RuntimeError, MemoryError, av.FFmpegError)  # of one input; JAX raises RuntimeError
 to_json = functools.partial(json.dumps, allow_nan=False)
 
 
@@ -43,8 +46,8 @@ class Options(NamedTuple):
 class Done:
     """The result of one picture or film.
 
-    `people` is the sum over all frames, and `tracks` the number of identities of a film. `failure` says what stopped a
-    film after these frames, or is empty.
+    `people` is the sum over all frames of those who were found there, and `tracks` the number of identities of a film.
+    `failure` says what stopped a film after these frames, or is empty.
     """
 
     people: int
@@ -59,28 +62,26 @@ def facts(path: pathlib.Path, view: View, predictor: Predictor, options: Options
     """The beginning of the JSON."""
     camera = {name: round(float(value), 4) for name, value in view.camera._asdict().items()}
     return {
-        "file": printable(path.name),
+        "file": printable(path.resolve().name),
         "width": view.size[1],
         "height": view.size[0],
         "camera": {**camera, "from": view.camera_from},
         **dict(zip(OUR_KEYS, (predictor.description, _AXES))),
-        "options": _asked(predictor, options),
+        "made_of": _made_of(path, predictor, options),
     }
 
 
 def are_done(path: pathlib.Path, base: str, predictor: Predictor, options: Options) -> bool:
-    """Whether an input's results are there, complete, younger than the input, and made in the same way."""
+    """Whether an input's results are there, complete, and made of the same files, weights and options."""
     try:
         written = pathlib.Path(f"{base}.json")
         found = json.loads(written.read_text(encoding="utf-8"))
         # The JSON comes first, so whatever is older belongs to an earlier run.
         times = [os.stat(name).st_mtime_ns for name in (_overlay(base, "frames" in found), f"{base}_3d.html")]
-        inputs = [path, *path.iterdir()] if path.is_dir() else [path]
-        fresh = max(os.stat(name).st_mtime_ns for name in inputs) <= written.stat().st_mtime_ns <= min(times)
+        whole = written.stat().st_mtime_ns <= min(times) and found.get("complete", True)
+        return whole and found.get("made_of") == _made_of(path, predictor, options)
     except (OSError, ValueError):
         return False
-    same = found.get("weights") == predictor.description and found.get("options") == _asked(predictor, options)
-    return fresh and same and found.get("file") == printable(path.name) and found.get("complete", True)
 
 
 def write_picture(path: pathlib.Path, base: str, people: People, predictor: Predictor, options: Options) -> Done:
@@ -113,7 +114,7 @@ def write_page(
     numbers = ", ".join(f"{name} {value:.1f}" for name, value in view.camera._asdict().items())
     notes = [f"Camera: {numbers} pixels ({view.camera_from})", f"Weights: {predictor.description}", *view.warnings]
     with whole(f"{base}_3d.html") as part:
-        text = page.to_html(printable(path.name), frames, view.camera, view.size, photos, notes)
+        text = page.to_html(printable(path.resolve().name), frames, view.camera, view.size, photos, notes)
         part.write_text(text, encoding="utf-8")
 
 
@@ -138,10 +139,18 @@ def _overlay(base: str, film: bool) -> str:
     return outputs(base)[2 if film else 1]
 
 
-def _asked(predictor: Predictor, options: Options) -> dict[str, Any]:
-    """What JSON says of the user's choices."""
+def _made_of(path: pathlib.Path, predictor: Predictor, options: Options) -> dict[str, Any]:
+    """What the results of an input depend on. Files are told apart by their sizes and times."""
     lens = {name: value for name, value in options.lens._asdict().items() if value is not None}
-    return {**lens, "min_score": predictor.min_score, "smooth": options.smooth, "fps": options.fps}
+    made_of = {**lens, "min_score": predictor.min_score, "parameters": predictor.checksum}
+    inputs = [path]
+    if is_film(path):
+        made_of["smooth"] = options.smooth
+    if path.is_dir():
+        made_of["fps"], inputs = options.fps, pictures.find(path)
+    stats = [os.stat(each) for each in inputs]
+    changed = max(stat.st_mtime_ns for stat in stats)
+    return {**made_of, "files": len(inputs), "bytes": sum(stat.st_size for stat in stats), "changed": changed}
 
 
 def _numbers(values: np.ndarray, digits: int) -> list[float] | None:

@@ -43,9 +43,9 @@ CLOCKS = {"wall": lambda: now(), "processor": lambda: processor()}  # looked up 
 
 
 class Split:
-    """Splits the time of a loop into PARTS, which add up to the wall time. It never waits for a device.
+    """Splits the time of a loop into PARTS, which add up to the clock's time. It never waits for a device.
 
-    With the clock "processor" all times are those of `processor`, which does not count other work on the machine.
+    The clock "wall" is the usual one. That of "processor" does not count other work on the machine, see `processor`.
     Raises ValueError for other clocks than "wall" and "processor".
     """
 

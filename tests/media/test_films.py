@@ -34,6 +34,21 @@ def test_a_picture_that_cannot_be_read(tmp_path):
         films.of_pictures(tmp_path / "..", 1.0)
 
 
+def test_a_film_warns_of_another_lens_and_of_what_is_odd(tmp_path):
+    for number, millimetres in enumerate((30, 30, 85, 85)):
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+        Image.new("RGB", (320, 240)).save(tmp_path / f"{number}.jpg", exif=exif)
+    content = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(content[:-2])
+    film = films.of_pictures(tmp_path, 1.0)
+    with pytest.warns(videos.DamageWarning) as told:
+        assert len(list(film.read())) == 4
+    first, second = (str(warning.message) for warning in told)
+    assert "1.jpg" in first and "end of its file is missing" in first
+    assert "2.jpg: has another focal length in EXIF" in second
+
+
 def test_a_video(tmp_path):
     path = record(tmp_path / "v.mp4", [[]] * 3, fps=5)
     film = films.of_video(path)

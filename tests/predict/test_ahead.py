@@ -23,24 +23,39 @@ def test_results_come_in_order_whatever_they_take():
 
 
 def test_calls_go_on_while_the_caller_waits_but_not_far():
-    """Each call waits until the caller has asked for items beyond it; one thread alone would wait for ever."""
-    asked, started = [], threading.Semaphore(0)
+    """The first call ends when two more items were asked for, and the caller asks for no more meanwhile."""
+    asked, third = [], threading.Event()
 
     def items():
         for i in range(6):
             asked.append(i)
+            if i == 2:
+                third.set()
             yield i
 
     def call(i):
-        started.release()
+        assert third.wait(timeout=10)
         return i
 
     results = ahead.calls(call, items(), threads=1, most=3)
     assert asked == [] and next(results) == 0 and asked == [0, 1, 2]
-    for _ in range(3):
-        assert started.acquire(timeout=10)  # the calls for 1 and 2 run, though nobody has asked for their results
-    assert next(results) == 1 and asked == [0, 1, 2, 3]
-    assert list(results) == [2, 3, 4, 5]
+    assert list(results) == [1, 2, 3, 4, 5]
+
+
+def test_a_result_is_given_out_when_it_is_there():
+    """It does not wait for others: the source gives its third item only after that."""
+    out = []
+
+    def items():
+        yield 1
+        time.sleep(0.2)  # so that the call is done
+        yield 2
+        assert out == [1]
+        yield 3
+
+    for result in ahead.calls(lambda x: x, items(), most=10):
+        out.append(result)
+    assert out == [1, 2, 3]
 
 
 def test_an_error_comes_in_its_place():

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -52,3 +53,22 @@ def test_inputs_are_never_overwritten(tmp_path):
     assert everything.process_all([first, second], tmp_path, Discs(), Options(Lens())) == []
     assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
     assert read(tmp_path / "p_overlay.json")["people"] == []
+
+
+def test_only_videos_of_a_folder_are_inputs(tmp_path):
+    """No folder of such a name, no TypeScript, no dangling link, no overlay of ours, but an overlay of somebody's."""
+    record(tmp_path / "a.mp4", [[]])
+    (tmp_path / "b.mov").mkdir()
+    (tmp_path / "c.ts").write_text("export const c = 3;")
+    (tmp_path / "d.mp4").symlink_to("nowhere")
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "e_overlay.mp4")
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "f_overlay.mp4")
+    (tmp_path / "f.json").write_text("{}")
+    paths, failures, notes = files.collect([str(tmp_path)])
+    assert [path.name for path in paths] == ["a.mp4", "e_overlay.mp4"] and not failures and not notes
+    save(tmp_path / "g.png")
+    save(tmp_path / "h_overlay.jpg")
+    (tmp_path / "h.json").write_text("{}")
+    assert [path.name for path in files.collect([str(tmp_path)])[0]] == ["a.mp4", "e_overlay.mp4", "g.png"]
+    videos_and_folder = files.collect([str(tmp_path)], as_films=True)[0]
+    assert [path.name for path in videos_and_folder] == ["a.mp4", "e_overlay.mp4", tmp_path.name]

@@ -18,7 +18,7 @@ from PIL import Image
 from loco_jax import cli
 from loco_jax.media import videos
 from loco_jax.predict import __main__ as predict
-from loco_jax.predict import page, people
+from loco_jax.predict import film, page, people
 from tests.support.discs import (
     Discs,
     Nobody,
@@ -147,6 +147,7 @@ def test_success(command, tmp_path, capsys):
         (["p.png", "--output=p.png/out"], "--output=p.png/out: cannot be written to"),
         (["p.png", "--cx=-10000"], "p.png: --cx=-10000 is far outside"),
         (["nowhere.png"], "nowhere.png: no such file"),
+        (["p.png", "--fps=inf"], "--fps=inf must be a number"),
     ],
 )
 def test_clear_errors(command, tmp_path, capsys, arguments, words):
@@ -191,7 +192,7 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
     assert main("v.mp4", "--output=out", "--quiet") == (1 if failed else 130)
     error = capsys.readouterr().err
     assert ("RESOURCE_EXHAUSTED" if failed else "stopped") in error
-    assert error.count("\n") == 1
+    assert error.count("\n") == (1 if failed or not after else 2)
     if not after:
         assert os.listdir(tmp_path / "out") == []
         return
@@ -202,6 +203,40 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
     assert done == 9 if failed else 5 <= done <= 9
     assert not result["complete"] and f"{done} frames before that were done" in error and result["fps"] == 10
     assert len(list(videos.read(tmp_path / "out" / "v_overlay.mp4"))) == done
+
+
+@pytest.mark.parametrize("where", ["smoothing.smooth", "overlays.draw"])
+def test_ctrl_c_after_the_search_leaves_what_there_is(command, monkeypatch, tmp_path, capsys, where):
+    """While tracks are smoothed, they stay as they are; while the overlay is drawn, the rest is already there."""
+    main, _ = command
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    module, name = where.split(".")
+    monkeypatch.setattr(getattr(film, module), name, interrupted)
+    record(tmp_path / "v.mp4", [[(0, 0, 3.0)]] * 4)
+    assert main("v.mp4", "--output=out", "--quiet") == 130
+    error, result = capsys.readouterr().err, read(tmp_path / "out" / "v.json")
+    assert [len(frame["people"]) for frame in result["frames"]] == [1] * 4
+    smoothing = module == "smoothing"
+    assert ("the 4 frames before that were done, but not smoothed" if smoothing else "the overlay is not") in error
+    assert result["complete"] != smoothing
+    assert sorted(os.listdir(tmp_path / "out")) == ["v.json", "v_3d.html"] + ["v_overlay.mp4"] * smoothing
+
+
+def test_an_overlay_that_cannot_be_written(command, monkeypatch, tmp_path, capsys):
+    main, _ = command
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(videos.Writer, "write", full)
+    record(tmp_path / "v.mp4", [[]] * 4)
+    assert main("v.mp4", "--output=out", "--quiet") == 1
+    error = capsys.readouterr().err
+    assert "v.mp4: No space left on device (JSON and page are written, the overlay is not)" in error
+    assert error.count("\n") == 1 and sorted(os.listdir(tmp_path / "out")) == ["v.json", "v_3d.html"]
 
 
 def test_ctrl_c_leaves_no_half_files(command, monkeypatch, tmp_path, capsys):
