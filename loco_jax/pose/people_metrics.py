@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
-from loco_jax.pose import metrics
+from loco_jax.pose import metrics, postures
 
 FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints have at most this error
 TWICE_WITHIN = 0.25  # of a person's height in the picture
 OVERLAP = 0.3  # boxes of greater intersection over union overlap
 DISTANCE_EDGES = (0.0, 6.0, 10.0, 15.0, 25.0, np.inf)  # metres from the camera
+HEIGHT_EDGES = (0.0, 20.0, 40.0, 80.0, 160.0, np.inf)  # pixels
 CROWDING = ("0", "1", "2 or more")  # other people whose boxes overlap with a person's
 WIDTHS = ("shoulders", "hips", "wrists")  # pairs of joints whose distance is compared
 _LEAST_ALIGNED = 3  # joints; poses of fewer joints always align
@@ -32,6 +33,8 @@ class Seen(NamedTuple):
       known: whether these are targets; each person has at least one.
       uv: pixels.
       distance: metres from the camera to the mean of a person's known joints.
+      height: pixels, see `heights`.
+      posture: indices into `postures.POSTURES`.
       crowding: the number of other people whose boxes overlap with a person's.
     """
 
@@ -39,6 +42,8 @@ class Seen(NamedTuple):
     known: Bool[np.ndarray, "M 14"]
     uv: Float[np.ndarray, "M 14 2"]
     distance: Float[np.ndarray, "M"]
+    height: Float[np.ndarray, "M"]
+    posture: Int[np.ndarray, "M"]
     crowding: Int[np.ndarray, "M"]
 
 
@@ -46,7 +51,7 @@ class Found(NamedTuple):
     """A system's results for a frame's M true people.
 
     Attributes:
-      distance, crowding: of the true people, see `Seen`.
+      distance, height, posture, crowding: of the true people, see `Seen`.
       predicted: the number of people that the system names.
       named: the number of these that belong to each true person: the one that finds it, and the others that are nearest
         to it in the picture.
@@ -59,6 +64,8 @@ class Found(NamedTuple):
     """
 
     distance: Float[np.ndarray, "M"]
+    height: Float[np.ndarray, "M"]
+    posture: Int[np.ndarray, "M"]
     crowding: Int[np.ndarray, "M"]
     predicted: int | Int[np.ndarray, "F"]
     named: Int[np.ndarray, "M"]
@@ -79,7 +86,15 @@ def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
     joints, known = joints[there], known[there]
     uv = project(camera, joints)
     middle = joints.sum(axis=1, where=known[..., None]) / known.sum(axis=1)[:, None]
-    return Seen(joints, known, uv, np.linalg.norm(middle, axis=-1), overlaps(uv, known))
+    return Seen(
+        joints=joints,
+        known=known,
+        uv=uv,
+        distance=np.linalg.norm(middle, axis=-1),
+        height=heights(uv, known),
+        posture=postures.classify(joints, known),
+        crowding=overlaps(uv, known),
+    )
 
 
 def measure(
@@ -102,7 +117,7 @@ def measure(
     p, t = metrics.people_pairs(predicted, known, seen.joints, seen.known, FOUND_WITHIN).T
     away = picture_distances(project(camera, predicted), known, seen.uv, seen.known)
     whose = np.where(np.isfinite(away).any(axis=1), away.argmin(axis=1), -1) if away.size else np.full(len(away), -1)
-    twice = named_twice(away, heights(seen.uv, seen.known))
+    twice = named_twice(away, seen.height)
     whose[p] = t
 
     def of_found(values):
@@ -116,6 +131,8 @@ def measure(
     along, across = ray_errors(rows[pairs[:, 0], 1:], true_rows[pairs[:, 1], 1:])
     return Found(
         distance=seen.distance,
+        height=seen.height,
+        posture=seen.posture,
         crowding=seen.crowding,
         predicted=len(predicted),
         named=np.bincount(whose[whose >= 0], minlength=len(seen.joints)),
@@ -135,26 +152,40 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
 
     They are counts and their scores, mean errors of poses in cm over people, medians of widths divided by the true
     ones, and medians and means over matched joints of errors along and across the ray in cm. They follow again by the
-    true person's distance and by crowding. There, `predicted` counts the people who belong to such a true person, see
-    `Found.named`, so people who belong to nobody count only in the whole.
+    true person's distance, height in the picture and posture, and by crowding. There, `predicted` counts the people who
+    belong to such a true person, see `Found.named`, so people who belong to nobody count only in the whole.
     """
     first = np.cumsum([0, *(len(f.found) for f in found)])
     pooled = {name: np.concatenate([np.atleast_1d(getattr(f, name)) for f in found]) for name in Found._fields}
     pooled["owner"] += np.repeat(first[:-1], [len(f.owner) for f in found])
     everybody = Found(**pooled)
 
-    def part(some):
-        return _measures(everybody, some, int(everybody.named[some].sum()))
-
-    distance, crowding = everybody.distance, np.minimum(everybody.crowding, len(CROWDING) - 1)
-    return {
-        **_measures(everybody, np.full(len(distance), True), int(np.sum(everybody.predicted))),
-        "by_distance": [
-            {"metres": [low, high if np.isfinite(high) else None], **part((low <= distance) & (distance < high))}
-            for low, high in zip(DISTANCE_EDGES, DISTANCE_EDGES[1:])
-        ],
-        "by_crowding": [{"overlapping": name, **part(crowding == number)} for number, name in enumerate(CROWDING)],
+    crowding = np.minimum(everybody.crowding, len(CROWDING) - 1)
+    groupings = {
+        "by_distance": _ranges("metres", DISTANCE_EDGES, everybody.distance),
+        "by_height": _ranges("pixels", HEIGHT_EDGES, everybody.height),
+        "by_pose": _classes("pose", postures.POSTURES, everybody.posture),
+        "by_crowding": _classes("overlapping", CROWDING, crowding),
     }
+    return {
+        **_measures(everybody, np.full(len(crowding), True), int(np.sum(everybody.predicted))),
+        **{
+            name: [{**title, **_measures(everybody, some, int(everybody.named[some].sum()))} for title, some in groups]
+            for name, groups in groupings.items()
+        },
+    }
+
+
+def _ranges(unit, edges, values):
+    """Each range's title, and who is in it."""
+    for low, high in zip(edges, edges[1:]):
+        yield {unit: [low, high if np.isfinite(high) else None]}, (low <= values) & (values < high)
+
+
+def _classes(what, names, numbers):
+    """Each class's title, and who is in it."""
+    for number, name in enumerate(names):
+        yield {what: name}, numbers == number
 
 
 def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:

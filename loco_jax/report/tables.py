@@ -42,6 +42,7 @@ PEOPLE_MEASURES = (
     "along", "along, mean", "across", "across, mean",
 )  # fmt: skip
 PEOPLE_HEADER = ["system", *PEOPLE_MEASURES, "own side"]
+PEOPLE_GROUPINGS = ("by_distance", "by_height", "by_pose", "by_crowding")
 LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for m in MEASURES), "error (cm)"]
 TRACKS_HEADER = [
     "tracks", "HOTA", "DetA", "AssA", "LocA", "IDF1", "MOTA", "switches", "jitter (mm)", "error (cm)",
@@ -154,17 +155,19 @@ def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The first system's people, by distance and by crowding: the part's name, and `PEOPLE_MEASURES`."""
+    """The first system's people, by each of `PEOPLE_GROUPINGS`: the part's name, and `PEOPLE_MEASURES`."""
     found = next(iter(summary["systems"].values()))["people"]
+    parts = [part for grouping in PEOPLE_GROUPINGS for part in found.get(grouping, [])]  # older results lack some
+    return [[_part_name(part), *_people_cells(part)] for part in parts if part["true"]]
 
-    def name(part):
-        if "overlapping" in part:
-            return f"{part['overlapping']} overlapping"
-        low, high = part["metres"]
-        return f"beyond {low:g} m" if high is None else f"{low:g} to {high:g} m"
 
-    parts = [*found["by_distance"], *found["by_crowding"]]
-    return [[name(part), *_people_cells(part)] for part in parts if part["true"]]
+def _part_name(part: Mapping[str, Any]) -> str:
+    if "pose" in part:
+        return f"{part['pose']} pose" if part["pose"] == "unknown" else part["pose"]
+    if "overlapping" in part:
+        return f"{part['overlapping']} overlapping"
+    (low, high), unit, beyond = (part["metres"], "m", "beyond") if "metres" in part else (part["pixels"], "px", "from")
+    return f"{beyond} {low:g} {unit}" if high is None else f"{low:g} to {high:g} {unit}"
 
 
 def _people_cells(found: Mapping[str, Any]) -> list[str]:
@@ -196,7 +199,8 @@ def loco_table(summary: Mapping[str, Any]) -> str:
         parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
         lines += [
             *("", table(PEOPLE_HEADER, found), "", about, "", parts, ""),
-            "By the true person's distance, and by how many other people's boxes in the picture overlap its own.",
+            "By the true person's distance, height in the picture and pose, and by how many other people's boxes "
+            "overlap its own.",
         ]
     if "tracks" in summary:
         lines += ["", tracks_table(summary["tracks"]), ""]

@@ -242,6 +242,10 @@ def test_perfect_people():
     by_distance = {tuple(b["metres"]): b["found"] for b in found["by_distance"]}
     assert by_distance == {(0, 6): 1, (6, 10): 0, (10, 15): 1, (15, 25): 0, (25, None): 1}
     assert [b["true"] for b in found["by_crowding"]] == [3, 0, 0]
+    # They are 1.7 m high, and the camera's focal length is 500 pixels.
+    by_height = {tuple(b["pixels"]): b["found"] for b in found["by_height"]}
+    assert by_height == {(0, 20): 0, (20, 40): 1, (40, 80): 1, (80, 160): 0, (160, None): 1}
+    assert [(b["pose"], b["found"]) for b in found["by_pose"] if b["true"]] == [("upright", 3)]
 
 
 def test_sticks_have_narrow_shoulders():
@@ -295,6 +299,19 @@ def test_crowding_tells_people_apart():
     ]
 
 
+def test_postures_tell_people_apart():
+    true = crowd((0, 0, 10), (3, 0, 10), (6, 0, 10), (-3, 0, 10))
+    knees, ankles = [skeleton.JOINTS.index(f"{side}_knee") for side in ("right", "left")], skeleton.PAIRS["ankles"]
+    true[1, knees] += [0, -0.45, -0.45]  # thighs towards the camera
+    true[1, ankles] += [0, -0.45, -0.45]
+    true[2, ankles] += [[0, 0, -0.3], [0, 0, 0.3]]
+    present = everything(true)
+    present[3, knees[0]] = False  # outside the picture
+    found = summary(true[1:], true, present=present)["by_pose"]
+    names = ("upright", "striding", "sitting", "unknown")
+    assert [(b["pose"], b["true"], b["found"]) for b in found] == list(zip(names, (1, 1, 1, 1), (0, 1, 1, 1)))
+
+
 def test_frames_add_up():
     rng = np.random.default_rng(0)
     frames = []
@@ -306,9 +323,9 @@ def test_frames_add_up():
     counts = [(f.predicted, f.found.sum(), len(f.found), f.twice.sum()) for f in frames]
     names = ("predicted", "found", "true", "named_twice")
     assert [whole[n] for n in names] == np.sum(counts, axis=0).tolist() and whole["true"] == 12
-    for parts in (whole["by_distance"], whole["by_crowding"]):
+    for grouping in ("by_distance", "by_height", "by_pose", "by_crowding"):
         for name in names[1:]:
-            assert sum(part[name] for part in parts) == whole[name]
+            assert sum(part[name] for part in whole[grouping]) == whole[name]
     errors = np.concatenate([f.root_error for f in frames])
     assert whole["mpjpe_cm"] == pytest.approx(100 * np.nanmean(errors))
     along = np.concatenate([f.along for f in frames])

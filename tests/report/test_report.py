@@ -12,12 +12,15 @@ def test_people_have_a_table_and_their_parts_another():
     nobody = {**people(0), **dict.fromkeys(("precision", "recall", "f1", "mpjpe_cm", "pa_mpjpe_cm"))}
     nobody |= {"widths": dict.fromkeys(nobody["widths"]), "named_twice": 0, "found": 0}
     nobody |= {name: {"median": None, "mean": None} for name in ("along_cm", "across_cm")}
+    poses = ("sitting", "striding", "unknown")
     parts = {
         "by_distance": [
             {"metres": [0.0, 6.0], **people(20)},
             {"metres": [6.0, 10.0], **nobody},
             {"metres": [25.0, None], **people(40)},
         ],
+        "by_height": [{"pixels": [20.0, 40.0], **people(31)}, {"pixels": [160.0, None], **people(32)}],
+        "by_pose": [{"pose": p, **some} for p, some in zip(poses, (people(51), nobody, people(52)))],
         "by_crowding": [{"overlapping": "0", **people(60)}, {"overlapping": "2 or more", **people(80)}],
     }
     sides = {name: {"share": x, "joints": 7} for name, x in zip("abcd", (0.47, 0.5, None, 1.0))}
@@ -32,9 +35,17 @@ def test_people_have_a_table_and_their_parts_another():
     assert rows[1] == ["LoCO(2)", *people_cells(10), "47 / 50 / – / 100"]
     assert rows[2] == ["none", "0", "1", "0", *[""] * 14]
     assert by[0] == ["people of LoCO(2)", *rows[0][1:-1]]
-    firsts = {"0 to 6 m": 20, "beyond 25 m": 40, "0 overlapping": 60, "2 or more overlapping": 80}
-    assert by[1:] == [[name, *people_cells(first)] for name, first in firsts.items()]
+    firsts = {"0 to 6 m": 20, "beyond 25 m": 40}
+    later = {"20 to 40 px": 31, "from 160 px": 32, "sitting": 51, "unknown pose": 52}
+    firsts_of_crowding = {"0 overlapping": 60, "2 or more overlapping": 80}
+    want = {**firsts, **later, **firsts_of_crowding}
+    assert by[1:] == [[name, *people_cells(first)] for name, first in want.items()]
     assert "7 / 7 / 7 / 7" in text
+    # Results of earlier versions have fewer parts.
+    for entry in systems.values():
+        del entry["people"]["by_height"], entry["people"]["by_pose"]
+    older = read(tables.loco_table({"level": 2, "frames": 8, "systems": systems}))[2]
+    assert [row[0] for row in older[1:]] == [*firsts, *firsts_of_crowding]
 
 
 def test_locos_rows_and_the_posters():

@@ -97,8 +97,8 @@ def test_people_are_measured(scored):
         found = system["people"]
         assert found["recall"] == found["found"] / found["true"]
         assert found["precision"] == (found["found"] / found["predicted"] if found["predicted"] else None)
-        for parts in (found["by_distance"], found["by_crowding"]):
-            assert sum(part["true"] for part in parts) == found["true"] == perfect["true"]
+        for grouping in ("by_distance", "by_height", "by_pose", "by_crowding"):
+            assert sum(part["true"] for part in found[grouping]) == found["true"] == perfect["true"]
 
 
 def test_own_side_is_that_of_whole_heatmaps(scored):
