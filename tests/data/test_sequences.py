@@ -16,6 +16,12 @@ from tests.support import tiny
 from tests.support.annotations import random_rows, write_jta
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_toys():
+    """Other tests replace what a frame is made of, and compiled streams are kept."""
+    streams._compile_crowd.cache_clear()
+
+
 def first_frames(config, split, number):
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), "batch"), PartitionSpec("batch"))
     return [jax.device_get(frames) for frames, _ in streams.evaluation_batches(config, split, 1, number, sharding)]
