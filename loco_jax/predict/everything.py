@@ -15,8 +15,8 @@ from loco_jax.cli import progress
 from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
-from loco_jax.predict import ahead, files, film, results
-from loco_jax.predict.files import printable
+from loco_jax.predict import ahead, exporting, files, film, results
+from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
 from loco_jax.predict.results import ERRORS, Done, Options
@@ -57,6 +57,7 @@ def process_all(
     options: Options,
     resume: bool = False,
     quiet: bool = False,
+    export: Sequence[str] = (),
 ) -> list[str]:
     """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
 
@@ -65,14 +66,16 @@ def process_all(
       output: an existing folder for the results.
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
+      export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
     """
     inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    failures: list[str] = []
     if resume:
         left = [each for each in inputs if not results.are_done(*each, predictor, options)]
         if len(left) < len(inputs):
             print(f"{len(inputs) - len(left)} of {len(inputs)} inputs are done already", flush=True)
+        failures += _export([each for each in inputs if each not in left], export)
         inputs = left
-    failures: list[str] = []
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
         for each, outcome in outcomes(inputs, predictor, options, quiet):
@@ -81,15 +84,29 @@ def process_all(
                 lines = [*outcome.warnings, outcome.failure]
                 failures += [outcome.failure] if outcome.failure else []
             else:
-                failures.append(results.in_a_line(each.path, outcome))
+                failures.append(in_a_line(each.path, outcome))
                 lines = [failures[-1]]
             for line in filter(None, lines):
-                tqdm.write(f"loco_jax: {results.in_a_line(each.path, line)}", file=sys.stderr)
+                tqdm.write(f"loco_jax: {in_a_line(each.path, line)}", file=sys.stderr)
             if isinstance(outcome, Done):
                 tqdm.write(_summary(each, outcome), file=sys.stdout)
                 sys.stdout.flush()
+                failures += _export([each], export)
             bar.set_postfix_str(f"{people} people", refresh=False)
             bar.update()
+    return failures
+
+
+def _export(inputs: Iterable[Input], formats: Sequence[str]) -> list[str]:
+    """Writes the people of results in these formats, says which files, and returns errors."""
+    failures = []
+    for each in inputs if formats else ():
+        try:
+            tqdm.write(exporting.export(f"{each.base}.json", each.base, formats), file=sys.stdout)
+            sys.stdout.flush()
+        except ERRORS as error:
+            failures.append(in_a_line(each.path, error))
+            tqdm.write(f"loco_jax: {failures[-1]}", file=sys.stderr)
     return failures
 
 
