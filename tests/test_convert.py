@@ -117,3 +117,15 @@ def test_predict_exports_too(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == (
         "loco_jax: --export=dae: there is no such format; formats are c3d, trc, bvh, gltf, csv\n"
     )
+
+
+def test_files_of_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(people, "load_predictor", lambda source, min_score: Discs())
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "p.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p.csv").write_text("mine")
+    for _ in range(2):  # also when this command's own are there
+        assert cli.run(predict.main, ["predict", "p.png", "--export=csv", "--quiet"], predict.FLAGS) == 0
+    assert (tmp_path / "out" / "p.csv").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.csv")) == ["p.csv", "p_2.csv"]

@@ -19,6 +19,7 @@ from loco_jax.pose.ground import Ground, ground
 from loco_jax.pose.tracking import Tracked
 
 FORMATS = ("c3d", "trc", "bvh", "gltf", "csv")
+ENDINGS = {"c3d": ".c3d", "trc": ".trc", "gltf": ".glb", "csv": ".csv"}  # of files with everybody
 _NEEDED = {"c3d": "ezc3d", "gltf": "pygltflib"}  # libraries
 _USUAL_RATE = 30.0  # frames a second, where there is one frame
 
@@ -103,14 +104,14 @@ def write(frames: Sequence[Tracked], base: os.PathLike | str, formats: Sequence[
     for name in dict.fromkeys(formats):
         module = importlib.import_module(f"loco_jax.motion.{name}")
         if name == "csv":
-            files = {path(".csv"): functools.partial(module.write, frames)}
+            files = {path(ENDINGS[name]): functools.partial(module.write, frames)}
         elif name == "bvh":
             files = {
                 path(f"_p{number}.bvh"): functools.partial(module.write, joints, rate)
                 for number, joints in zip(tracks.ids, tracks.joints)
             }
         else:
-            files = {path(".glb" if name == "gltf" else f".{name}"): functools.partial(module.write, tracks)}
+            files = {path(ENDINGS[name]): functools.partial(module.write, tracks)}
         for file, write_to in files.items():
             if os.path.isdir(file):
                 raise ValueError(f"{file}: is a folder; remove it, or name another --output")

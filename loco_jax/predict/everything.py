@@ -15,6 +15,7 @@ from loco_jax.cli import progress
 from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
+from loco_jax.motion import ENDINGS
 from loco_jax.predict import ahead, exporting, files, film, results
 from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
@@ -68,7 +69,8 @@ def process_all(
       quiet: show no progress.
       export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
     """
-    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    endings = [ENDINGS[name] for name in export if name in ENDINGS]
+    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output, endings))]
     failures: list[str] = []
     if resume:
         left = [each for each in inputs if not results.are_done(*each, predictor, options)]

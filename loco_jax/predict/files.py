@@ -99,11 +99,13 @@ def outputs(name: str) -> tuple[str, ...]:
     return f"{name}.json", f"{name}_overlay.jpg", f"{name}_overlay.mp4", f"{name}_3d.html"
 
 
-def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".") -> list[str]:
+def name_outputs(
+    paths: Sequence[pathlib.Path], output: os.PathLike | str = ".", endings: Sequence[str] = ()
+) -> list[str]:
     """A name for each input's results: the input's own name without its ending, with a number if that is taken.
 
     All names differ, also on file systems that ignore case. No result replaces an input, or a file in `output` that
-    this command did not write.
+    this command did not write. `endings` are those of files that are written beside `outputs`.
     """
     inputs = {os.path.realpath(path).lower() for path in paths}
     folder = os.path.realpath(output)
@@ -116,8 +118,8 @@ def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".")
         name, number = stem, 1
         while (
             name.lower() in taken
-            or any(os.path.join(folder, file).lower() in inputs for file in outputs(name))
-            or _is_foreign(pathlib.Path(folder), name)
+            or any(os.path.join(folder, file).lower() in inputs for file in _all_outputs(name, endings))
+            or _is_foreign(pathlib.Path(folder), name, endings)
         ):
             number += 1
             name = f"{stem}_{number}"
@@ -126,9 +128,13 @@ def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".")
     return names
 
 
-def _is_foreign(folder: pathlib.Path, name: str) -> bool:
+def _all_outputs(name: str, endings: Sequence[str]) -> list[str]:
+    return [*outputs(name), *(name + ending for ending in endings)]
+
+
+def _is_foreign(folder: pathlib.Path, name: str, endings: Sequence[str]) -> bool:
     """Whether this command did not write the files of a name. Its own files have its JSON beside them."""
-    if not any(os.path.lexists(folder / file) for file in outputs(name)):
+    if not any(os.path.lexists(folder / file) for file in _all_outputs(name, endings)):
         return False
     try:
         with (folder / outputs(name)[0]).open("rb") as file:

@@ -56,3 +56,11 @@ def test_rate_units_and_names_of_more_than_255_points(crowd):
         assert reader.point_rate == 25 and reader.point_used == 280
         assert [label.strip() for label in reader.point_labels][:255] == wanted[:255]
         assert reader.get("POINT:UNITS").string_value.strip() == "mm"
+
+
+def test_a_picture(tmp_path):
+    frames = frames_of({1: walker(1)})
+    motion.write(frames, tmp_path / "p", ["c3d"])
+    points = ezc3d.c3d(str(tmp_path / "p.c3d"))["data"]["points"]
+    assert points.shape == (4, 14, 1)
+    np.testing.assert_allclose(points[:3, :, 0].T, 1000 * motion.tracks_of(frames, 30.0).joints[0, 0], atol=0.01)
