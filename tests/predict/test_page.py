@@ -18,7 +18,7 @@ from loco_jax.media import overlays
 from loco_jax.predict import page
 from loco_jax.predict.people import project, to_people
 from tests.predict.chromium import BROWSER, OPTIONS, Chromium, in_browser
-from tests.support.upright import bodies, tilted
+from tests.support.upright import BODY, bodies, tilted
 
 CAMERA, SIZE = Camera(600.0, 600.0, 400.0, 300.0), (600, 800)
 NASTY = "</script><script>console.error('x')</script><!-- {{data}} {{title}} & \"quotes\" 'ü' \u2028 \udcff"
