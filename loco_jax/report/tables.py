@@ -228,8 +228,9 @@ def tracks_table(tracks: Mapping[str, Any]) -> str:
     rate = f" at {tracks['fps']:g} frames/s" if tracks["fps"] else ""
     jitter = number(first["true_jitter_mm"]) or "–"
     note = (
-        f"{tracks['sequences']:,} sequences of {tracks['frames']:,} frames in all{rate}. {first['true']:,} people are "
-        "in view, counted in each frame. HOTA to MOTA are in percent. Jitter: mean norm of a joint's second difference "
+        f"{tracks['frames']:,} frames in {tracks['sequences']:,} sequence{'s' * (tracks['sequences'] != 1)}{rate}. "
+        f"{first['true']:,} people are in view, counted in each frame. HOTA to MOTA are in percent. Jitter: mean "
+        "norm of a joint's second difference "
         f"in mm / frame². That of the truth is {jitter}. Error: mean distance of joints of people matched within 0.8 m."
     )
     return f"{table(TRACKS_HEADER, tracks_rows(tracks))}\n\n{note}"

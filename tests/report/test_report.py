@@ -90,7 +90,7 @@ def test_tracks_have_a_table():
     assert rows[0] == ["tracks", *"HOTA DetA AssA LocA IDF1 MOTA switches".split(), "jitter (mm)", "error (cm)"]
     assert rows[1] == ["LoCO(2)+", *(f"{50 + i}.0" for i in range(6)), "1,234", "12.3", "5.7"]
     assert rows[2] == ["true poses", *(f"{50 + i}.0" for i in range(5)), "-50.0", "1,234", "", ""]
-    assert "2 sequences of 60 frames in all at 3 frames/s. 4,321 people" in text and "is 1.2." in text
+    assert "60 frames in 2 sequences at 3 frames/s. 4,321 people" in text and "is 1.2." in text
     assert "sequences" not in tables.loco_table(summary)
 
 

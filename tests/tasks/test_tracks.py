@@ -85,7 +85,7 @@ def test_scores_of_people_who_are_found_with_known_errors():
     # People who walk on have no jolts.
     assert known["jitter_mm"] == known["true_jitter_mm"] == pytest.approx(0, abs=1e-2)
     table = tables.tracks_table(result)
-    assert "told, smoothed" in table and "2 sequences of 12 frames in all at 3 frames/s" in table
+    assert "told, smoothed" in table and "12 frames in 2 sequences at 3 frames/s" in table
 
 
 def test_the_corrected_system_is_named_and_smoothing_may_be_left_out():
@@ -112,7 +112,7 @@ def test_one_frame():
     result = summary([film(true[:1])], found(true[:, :2]))
     assert result["frames"] == 1 and result["fps"] is None
     assert all(scores["hota"] == 1 and scores["jitter_mm"] is None for scores in result["systems"].values())
-    assert "1 frames in all. 2 people" in tables.tracks_table(result)
+    assert "1 frames in 1 sequence. 2 people" in tables.tracks_table(result)
 
 
 def test_joints_outside_the_picture_do_not_count():
