@@ -1,5 +1,6 @@
 """BVH, text with a skeleton and its rotations, which animation software reads."""
 
+import itertools
 import os
 import warnings
 
@@ -7,22 +8,30 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from loco_jax.motion import chains
+from loco_jax.motion import Track, Tracks, chains
 
 _TURNS = "Zrotation Xrotation Yrotation"  # so that the angles of somebody who turns on the spot stay smooth
 _TIP = 0.1  # metres, the bones after the last joints
 
 
-def write(joints: Float[np.ndarray, "T J 3"], rate: float, path: os.PathLike | str) -> None:
-    """Writes one person's joints, metres with y up and NaN if unknown, at `rate` frames a second; see `chains.move`."""
-    motion = chains.move(joints)
-    angles = euler(motion.rotations)
-    rows = np.concatenate([motion.places, np.degrees(angles).reshape(len(angles), -1)], axis=1)
+def write(tracks: Tracks, person: Track, path: os.PathLike | str) -> None:
+    """Writes one of the people, metres with y up, in all frames; see `chains.move`.
+
+    They stand still before the first frame with them and after the last.
+    """
+    stop = person.first + len(person.joints)
+    motion = chains.move(person.joints, tracks.times[person.first : stop])
+    angles = np.degrees(euler(motion.rotations)).reshape(len(person.joints), -1)
+    rows = [
+        " ".join([*(f"{x:.5f}" for x in place), *(f"{x:.3f}" for x in turns)]) + "\n"
+        for place, turns in zip(motion.places.tolist(), angles.tolist())
+    ]
     with open(path, "w", encoding="utf-8") as file:
         file.write("HIERARCHY\n" + "\n".join(_tree(0, motion.offsets, "")) + "\n")
-        file.write(f"MOTION\nFrames: {len(rows)}\nFrame Time: {1 / rate:.8f}\n")
-        for row in rows:
-            file.write(" ".join(f"{x:.5f}" for x in row) + "\n")
+        file.write(f"MOTION\nFrames: {len(tracks.times)}\nFrame Time: {1 / tracks.rate:.8f}\n")
+        file.writelines(itertools.repeat(rows[0], person.first))
+        file.writelines(rows)
+        file.writelines(itertools.repeat(rows[-1], len(tracks.times) - stop))
 
 
 def euler(rotations: Float[np.ndarray, "T N 4"]) -> Float[np.ndarray, "T N 3"]:
@@ -33,13 +42,16 @@ def euler(rotations: Float[np.ndarray, "T N 4"]) -> Float[np.ndarray, "T N 3"]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # where two axes are parallel, the third angle is 0
         angles = Rotation.from_quat(rotations.reshape(-1, 4)).as_euler("ZXY").reshape(*rotations.shape[:2], 3)
-    for t in range(1, len(angles)):
-        z, x, y = angles[t].T
-        both = np.stack([angles[t], np.stack([z + np.pi, np.pi - x, y + np.pi], axis=1)])
-        both -= 2 * np.pi * np.round((both - angles[t - 1]) / (2 * np.pi))
-        nearer = np.abs(both - angles[t - 1]).sum(axis=-1).argmin(axis=0)
-        angles[t] = np.take_along_axis(both, nearer[None, :, None], axis=0)[0]
-    return angles
+    others = np.pi + angles * [1, -1, 1]  # give the same rotations
+
+    def apart(a, b):
+        away = a - b
+        return np.abs(away - 2 * np.pi * np.round(away / (2 * np.pi))).sum(axis=-1)
+
+    # From one kind to the other it is as far as back, so each step tells by itself whether the kind changes.
+    changes = apart(others[1:], angles[:-1]) < apart(angles[1:], angles[:-1])
+    other = np.cumsum(np.concatenate([np.zeros_like(changes[:1], shape=(1, angles.shape[1])), changes]), axis=0) % 2
+    return np.unwrap(np.where(other[..., None] == 1, others, angles), axis=0)
 
 
 def _tree(index: int, offsets: Float[np.ndarray, "N 3"], indent: str) -> list[str]:

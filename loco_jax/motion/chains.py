@@ -6,6 +6,7 @@ and its roll returns to that of the rest pose slowly. The torso has a rotation o
 hips.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ _J = {name: j for j, name in enumerate(skeleton.JOINTS)}
 _ROOT = _J["neck"]
 # The limbs as pairs that lead away from the neck.
 _BONES = tuple((b, a) if b == _ROOT else (a, b) for a, b in skeleton.LIMBS)
+_NEAR = [end for start, end in _BONES if start == _ROOT]  # the neck's neighbours
 _UNTWIST = 0.1  # radians a frame, of a bone's roll
 _LEAST = 1e-6
 # Metres, of an adult who stands with arms stretched out to the sides: x to the person's left, y up, z to the front.
@@ -84,15 +86,16 @@ def _nodes() -> tuple[Node, ...]:
 NODES = _nodes()
 
 
-def move(joints: Float[np.ndarray, "T J 3"]) -> Motion:
-    """The motion of one person's joints, in metres with y up, NaN if unknown.
+def move(joints: Float[np.ndarray, "T J 3"], times: Float[np.ndarray, " T"]) -> Motion:
+    """The motion of one person's joints, in metres with y up, NaN if unknown, at rising times in seconds.
 
     Bones have the median lengths of the track. A bone without known ends keeps its last rotation, or the first that
-    comes, and bones that are never known stay as in the rest pose. The neck moves evenly while it is not known.
+    comes, and bones that are never known stay as in the rest pose. While the neck is not known, it is where it fits to
+    its known neighbours, and moves evenly without these.
     """
     directions, lengths = _rest(smoothing.limb_lengths(joints))
     offsets = np.stack([directions[n.limb] * lengths[n.limb] if n.limb >= 0 else np.zeros(3) for n in NODES])
-    places = _places(joints, lengths)
+    places = _places(joints, times)
     joints = joints.copy()
     joints[:, _ROOT] = places
     glob: list[Rotation] = [_torso(joints)]
@@ -126,31 +129,46 @@ def _rest(lengths: Float[np.ndarray, " L"]) -> tuple[Float[np.ndarray, "L 3"], F
     return limbs / usual[:, None], np.where(known, lengths, times * usual)
 
 
-def _places(joints: Float[np.ndarray, "T J 3"], lengths: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T 3"]:
+def _places(joints: Float[np.ndarray, "T J 3"], times: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T 3"]:
     """Where the neck is; in a track without necks, where it would be in the rest pose."""
-    places = joints[:, _ROOT]
-    if not np.isfinite(places).any():
-        body = _REST - _REST[_ROOT]
-        known = np.isfinite(joints)
-        count = known.sum(axis=1)
-        total = np.where(known, joints - body, 0.0).sum(axis=1)
-        places = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    t, known = np.arange(len(places)), np.isfinite(places).all(axis=1)
-    if not known.any():
-        return np.broadcast_to(_REST[_ROOT], places.shape).copy()
-    return np.stack([np.interp(t, t[known], x[known]) for x in places.T], axis=1)
+    neck = joints[:, _ROOT]
+    if np.isfinite(neck).any():
+        near = joints[:, _NEAR]
+        guesses = near - _between(near - neck[:, None], times)
+    else:
+        guesses = joints - (_REST - _REST[_ROOT])
+    places = np.where(np.isfinite(neck), neck, np.ma.masked_invalid(guesses).mean(axis=1).filled(np.nan))
+    return _between(places, times) if np.isfinite(places).any() else np.tile(_REST[_ROOT], (len(times), 1))
+
+
+def _between(values: Float[np.ndarray, "T *C"], times: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T *C"]:
+    """The values, with those that are NaN between the known ones before and after. What is never known stays NaN."""
+    result = values.reshape(len(times), -1).copy()
+    for column in result.T:
+        known = np.isfinite(column)
+        if known.any():
+            column[~known] = np.interp(times[~known], times[known], column[known])
+    return result.reshape(values.shape)
 
 
 def _torso(joints: Float[np.ndarray, "T J 3"]) -> Rotation:
-    """The torso's rotation from the rest pose: its y is from the hips to the neck, its x to the person's left."""
-    left, right = (joints[:, [_J[f"{side}_shoulder"], _J[f"{side}_hip"]]] for side in ("left", "right"))
-    hips = joints[:, [_J["left_hip"], _J["right_hip"]]]
-    up, across = joints[:, _ROOT] - _mean(hips), _mean(left - right)
-    up /= np.maximum(np.linalg.norm(up, axis=1, keepdims=True), _LEAST)
-    across = across - (across * up).sum(axis=1, keepdims=True) * up
-    size = np.linalg.norm(across, axis=1, keepdims=True)
-    across /= np.maximum(size, _LEAST)
-    known = np.isfinite(across).all(axis=1) & (size[:, 0] > _LEAST) & (np.linalg.norm(up, axis=1) > 0.5)
+    """The torso's rotation from the rest pose: its y is from the hips to the neck, its x to the person's left.
+
+    Both are such that a joint that comes and goes does not turn the torso. If the two hips are never known together, as
+    of people at a desk, y is upright. The direction to the left is in the middle between those of the shoulders and of
+    the hips. While one of these is not known, the angle between them stays as it was.
+    """
+    right, left = (joints[:, list(pair)] for pair in zip(skeleton.PAIRS["shoulders"], skeleton.PAIRS["hips"]))
+    up = _unit(joints[:, _ROOT] - joints[:, list(skeleton.PAIRS["hips"])].mean(axis=1))
+    seen = np.isfinite(up).all(axis=1)
+    up = up[_held(seen)] if seen.any() else np.tile([0.0, 1.0, 0.0], (len(up), 1))
+    across = left - right
+    shoulders, hips = (_unit(x - (x * up).sum(axis=1, keepdims=True) * up) for x in (across[:, 0], across[:, 1]))
+    twists = np.arctan2((np.cross(shoulders, hips) * up).sum(axis=1), (shoulders * hips).sum(axis=1))
+    both = np.all(np.isfinite(shoulders + hips), axis=1)
+    twists = twists[_held(both)] if both.any() else np.zeros(len(twists))
+    across = np.where(np.isfinite(shoulders), _turned(shoulders, up, twists / 2), _turned(hips, up, -twists / 2))
+    known = np.isfinite(across).all(axis=1)
     if not known.any():
         return Rotation.identity(len(joints))
     axes = np.stack([across, up, np.cross(across, up)], axis=-1)
@@ -159,19 +177,19 @@ def _torso(joints: Float[np.ndarray, "T J 3"]) -> Rotation:
 
 def _swings(limbs: Float[np.ndarray, "T 3"], rest: Float[np.ndarray, "3"]) -> Rotation:
     """The rotations that turn `rest`, a unit vector, into the directions of limbs, NaN if unknown, without rolling."""
-    sizes = np.linalg.norm(limbs, axis=1, keepdims=True)
-    known = np.isfinite(sizes[:, 0]) & (sizes[:, 0] > _LEAST)
+    directions = _unit(limbs)
+    known = np.isfinite(directions).all(axis=1)
     if not known.any():
         return Rotation.identity(len(limbs))
-    directions = (limbs / np.maximum(sizes, _LEAST))[_held(known)]
+    directions = directions[_held(known)]
     direct = _shortest(np.broadcast_to(rest, directions.shape), directions)
     carried = _shortest(directions[:-1], directions[1:]) * direct[:-1]
     # Both turn `rest` to the same direction, so they differ by a roll about it.
     rolls = _angle_about(rest, carried.inv() * direct[1:])
     roll, kept = 0.0, [0.0]
-    for change in rolls:
-        roll = (roll - change + np.pi) % (2 * np.pi) - np.pi
-        roll -= np.clip(roll, -_UNTWIST, _UNTWIST)
+    for change in rolls.tolist():
+        roll = (roll - change + math.pi) % (2 * math.pi) - math.pi
+        roll -= max(-_UNTWIST, min(roll, _UNTWIST))
         kept.append(roll)
     return direct * Rotation.from_rotvec(np.array(kept)[:, None] * rest)
 
@@ -191,11 +209,17 @@ def _angle_about(axis: Float[np.ndarray, "3"], rotations: Rotation) -> Float[np.
     return 2 * np.arctan2(quaternions[:, :3] @ axis, quaternions[:, 3])
 
 
-def _mean(vectors: Float[np.ndarray, "T K 3"]) -> Float[np.ndarray, "T 3"]:
-    """The mean of the known vectors of each frame; NaN without any."""
-    known = np.isfinite(vectors)
-    count = known.sum(axis=1)
-    return np.where(count > 0, np.where(known, vectors, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+def _unit(vectors: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, "T 3"]:
+    """The vectors at length 1; NaN for those that are too short to have a direction."""
+    sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(sizes > _LEAST, sizes, np.nan)
+
+
+def _turned(
+    vectors: Float[np.ndarray, "T 3"], axes: Float[np.ndarray, "T 3"], angles: Float[np.ndarray, " T"]
+) -> Float[np.ndarray, "T 3"]:
+    """The vectors turned by angles in radians about unit vectors that are at right angles to them."""
+    return np.cos(angles)[:, None] * vectors + np.sin(angles)[:, None] * np.cross(axes, vectors)
 
 
 def _held(known: Bool[np.ndarray, " T"]) -> np.ndarray:

@@ -1,20 +1,22 @@
 """glTF (.glb): everybody's skeleton and its animation in one file, with simple bodies, written by pygltflib."""
 
 import os
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt16
+import pygltflib  # of the extra [files]
+from jaxtyping import Float, Int, Shaped, UInt16
 
-from loco_jax.motion import Tracks, chains
+from loco_jax.motion import Track, Tracks, chains
 from loco_jax.motion.chains import NODES, Motion
+from loco_jax.motion.names import WRITER
 
 _THICK = 0.08  # the width of a bone's body, as a share of its length
-_FLOAT, _BYTE, _SHORT = 5126, 5121, 5123  # component types
+_TYPES = {"float32": 5126, "uint8": 5121, "uint16": 5123}
+_KINDS = {(): "SCALAR", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
 _VERTICES, _INDICES = 34962, 34963  # buffers of the GPU
 _MATERIALS = 6
+_MOST = 2**32 - 2**28  # bytes of arrays: a file has at most 4 GiB, some of it for its JSON
 # An octahedron: its tips are at the bone's ends, and its corners at a fifth of its length.
 _CORNERS = np.array([(0, 0, 0), (0.2, 1, 0), (0.2, 0, 1), (0.2, -1, 0), (0.2, 0, -1), (1, 0, 0)])
 _FACES = np.array(
@@ -22,102 +24,110 @@ _FACES = np.array(
 )
 
 
-class _Buffer:
-    """The binary part of a file, and the accessors of its arrays."""
+class _File:
+    """A file's JSON, which is `content`, and its arrays."""
 
-    def __init__(self, library: Any, content: Any):
-        self._library, self._content = library, content
-        self.bytes = bytearray()
+    def __init__(self):
+        self.content = pygltflib.GLTF2(scene=0, scenes=[pygltflib.Scene(nodes=[])])
+        self.content.asset.generator = WRITER
+        self.content.animations = [pygltflib.Animation(name="motion")]
+        self.content.materials = [_material(hue) for hue in np.arange(_MATERIALS) / _MATERIALS]
+        self._bytes = bytearray()
 
-    def add(self, array: Shaped[np.ndarray, "..."], component: int, kind: str, target: int | None = None) -> int:
+    def add(self, array: Shaped[np.ndarray, "..."], target: int | None = None) -> int:
         """Adds an array, whose parts are aligned to 4 bytes, and returns the index of its accessor."""
-        data, library = array.tobytes(), self._library
-        view = library.BufferView(buffer=0, byteOffset=len(self.bytes), byteLength=len(data), target=target)
-        flat = array.reshape(len(array), -1)
-        bounds = {"min": flat.min(axis=0).tolist(), "max": flat.max(axis=0).tolist()} if component == _FLOAT else {}
-        accessor = library.Accessor(
-            bufferView=len(self._content.bufferViews), componentType=component, count=len(array), type=kind, **bounds
+        content, data = self.content, array.tobytes()
+        if len(self._bytes) + len(data) > _MOST:
+            raise ValueError("glTF holds at most 4 GiB; cut the video, or use bvh, trc or csv")
+        view = pygltflib.BufferView(buffer=0, byteOffset=len(self._bytes), byteLength=len(data), target=target)
+        kind, component = _KINDS[array.shape[1:]], _TYPES[array.dtype.name]
+        accessor = pygltflib.Accessor(
+            bufferView=len(content.bufferViews), componentType=component, count=len(array), type=kind
         )
-        self.bytes += data + bytes(-len(data) % 4)
-        self._content.bufferViews.append(view)
-        self._content.accessors.append(accessor)
-        return len(self._content.accessors) - 1
+        if array.dtype == np.float32:
+            flat = array.reshape(len(array), -1)
+            accessor.min, accessor.max = flat.min(axis=0).tolist(), flat.max(axis=0).tolist()
+        self._bytes += data + bytes(-len(data) % 4)
+        content.bufferViews.append(view)
+        content.accessors.append(accessor)
+        return len(content.accessors) - 1
+
+    def animate(
+        self, node: int, what: str, times: int, values: Float[np.ndarray, "T C"], interpolation: str = "LINEAR"
+    ) -> None:
+        """Moves a node. `what` is translation, rotation or scale, and `times` is the accessor of the values' times."""
+        (animation,) = self.content.animations
+        target = pygltflib.AnimationChannelTarget(node=node, path=what)
+        animation.channels.append(pygltflib.AnimationChannel(sampler=len(animation.samplers), target=target))
+        output = self.add(values.astype(np.float32))
+        animation.samplers.append(pygltflib.AnimationSampler(input=times, output=output, interpolation=interpolation))
+
+    def write(self, path: os.PathLike | str) -> None:
+        self.content.buffers = [pygltflib.Buffer(byteLength=len(self._bytes))]
+        self.content.set_binary_blob(self._bytes)
+        with open(path, "wb") as file:
+            file.writelines(self.content.save_to_bytes())
 
 
 def write(tracks: Tracks, path: os.PathLike | str) -> None:
-    """Writes a skeleton for each person, metres with y up, animated at the times of the frames; see `chains.move`.
+    """Writes a skeleton for each person, metres with y up, animated at the times of their frames; see `chains.move`.
 
-    A person has size 0 in frames without them.
+    A person has size 0 in frames without them. Raises ValueError for more than 4 GiB.
     """
-    import pygltflib  # of the extra [files]
-
-    content = pygltflib.GLTF2(scene=0, scenes=[pygltflib.Scene(nodes=[])])
-    content.asset.generator = "loco_jax"
-    content.animations = [pygltflib.Animation(name="motion")]
-    content.materials = [_material(pygltflib, hue) for hue in np.arange(_MATERIALS) / _MATERIALS]
-    buffer = _Buffer(pygltflib, content)
-    times = buffer.add(tracks.times.astype(np.float32), _FLOAT, "SCALAR")
-    for number, joints in zip(tracks.ids, tracks.joints):
-        _add_person(pygltflib, content, buffer, times, number, joints)
-    content.buffers = [pygltflib.Buffer(byteLength=len(buffer.bytes))]
-    content.set_binary_blob(bytes(buffer.bytes))
-    pathlib.Path(path).write_bytes(b"".join(content.save_to_bytes()))
+    file = _File()
+    for person in tracks.people:
+        _add_person(file, person, tracks.times.astype(np.float32))
+    file.write(path)
 
 
-def _add_person(
-    library: Any, content: Any, buffer: _Buffer, times: int, number: int, joints: Float[np.ndarray, "T J 3"]
-) -> None:
-    """Adds a person's nodes, body, and animation; `times` is the accessor of the frames' times."""
-    motion, first = chains.move(joints), len(content.nodes)
+def _add_person(file: _File, person: Track, times: Float[np.ndarray, " A"]) -> None:
+    """Adds a person's nodes, body, and animation; `times` are those of all frames."""
+    content = file.content
+    own = times[person.first : person.first + len(person.joints)]
+    motion, first = chains.move(person.joints, own.astype(float)), len(content.nodes)
     for i, node in enumerate(NODES):
         children = [first + j for j, each in enumerate(NODES) if each.parent == i]
         place = motion.offsets[i] if i else motion.places[0]
         content.nodes.append(
-            library.Node(
-                name=f"p{number}_{node.name}",
+            pygltflib.Node(
+                name=f"p{person.number}_{node.name}",
                 children=children,
                 translation=place.tolist(),
                 rotation=motion.rotations[0, i].tolist(),
             )
         )
     body = len(content.nodes)
-    content.nodes.append(library.Node(name=f"p{number}", mesh=len(content.meshes), skin=len(content.skins)))
+    content.nodes.append(pygltflib.Node(name=f"p{person.number}", mesh=len(content.meshes), skin=len(content.skins)))
     content.scenes[0].nodes += [first, body]
-    content.skins.append(_skin(library, buffer, motion, first))
-    content.meshes.append(_mesh(library, buffer, motion, number))
-    here = np.isfinite(joints).any(axis=(1, 2))
-    sizes = np.repeat(here.astype(np.float32)[:, None], 3, axis=1)
-    _animate(library, content, buffer, times, first, "scale", sizes, "STEP")
-    _animate(library, content, buffer, times, first, "translation", motion.places)
-    for i in range(len(NODES)):
-        _animate(library, content, buffer, times, first + i, "rotation", _without_flips(motion.rotations[:, i]))
+    content.skins.append(_skin(file, motion, first))
+    content.meshes.append(_mesh(file, motion, person.number))
+    changes, sizes = _presence(person, len(times))
+    file.animate(first, "scale", file.add(times[changes]), np.repeat(sizes[:, None], 3, axis=1), "STEP")
+    keys = file.add(own)
+    file.animate(first, "translation", keys, motion.places)
+    for i, node in enumerate(NODES):
+        if i == 0 or node.turns >= 0:
+            file.animate(first + i, "rotation", keys, _without_flips(motion.rotations[:, i]))
 
 
-def _animate(
-    library: Any,
-    content: Any,
-    buffer: _Buffer,
-    times: int,
-    node: int,
-    what: str,
-    values: Float[np.ndarray, "T C"],
-    interpolation: str = "LINEAR",
-) -> None:
-    animation = content.animations[0]
-    output = buffer.add(values.astype(np.float32), _FLOAT, "VEC4" if what == "rotation" else "VEC3")
-    target = library.AnimationChannelTarget(node=node, path=what)
-    animation.channels.append(library.AnimationChannel(sampler=len(animation.samplers), target=target))
-    animation.samplers.append(library.AnimationSampler(input=times, output=output, interpolation=interpolation))
+def _presence(person: Track, count: int) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+    """The first of all frames and those in which a person comes or goes, and the size, 1 or 0, from there on."""
+    here = np.isfinite(person.joints).any(axis=(1, 2))
+    changes = person.first + np.flatnonzero(np.diff(here, prepend=False, append=False))  # comes, goes, comes, ...
+    sizes = 1.0 - np.arange(len(changes)) % 2
+    if person.first:
+        changes, sizes = np.append(0, changes), np.append(0.0, sizes)
+    return changes[changes < count], sizes[changes < count]
 
 
-def _skin(library: Any, buffer: _Buffer, motion: Motion, first: int) -> Any:
+def _skin(file: _File, motion: Motion, first: int) -> pygltflib.Skin:
     matrices = np.tile(np.eye(4, dtype=np.float32), (len(NODES), 1, 1))
     matrices[:, 3, :3] = -chains.rest_places(motion.offsets)  # the transpose: glTF stores columns
-    inverse = buffer.add(matrices, _FLOAT, "MAT4")
-    return library.Skin(inverseBindMatrices=inverse, skeleton=first, joints=list(range(first, first + len(NODES))))
+    inverse = file.add(matrices)
+    return pygltflib.Skin(inverseBindMatrices=inverse, skeleton=first, joints=list(range(first, first + len(NODES))))
 
 
-def _mesh(library: Any, buffer: _Buffer, motion: Motion, number: int) -> Any:
+def _mesh(file: _File, motion: Motion, number: int) -> pygltflib.Mesh:
     """An octahedron for each bone, which moves with the node that turns the bone."""
     places, corners, owners = chains.rest_places(motion.offsets), [], []
     for i, node in enumerate(NODES):
@@ -128,14 +138,13 @@ def _mesh(library: Any, buffer: _Buffer, motion: Motion, number: int) -> Any:
     count = len(_CORNERS)
     joints, weights = np.zeros((len(positions), 4), np.uint8), np.zeros((len(positions), 4), np.float32)
     joints[:, 0], weights[:, 0] = np.repeat(owners, count), 1.0
-    attributes = library.Attributes(
-        POSITION=buffer.add(positions, _FLOAT, "VEC3", _VERTICES),
-        JOINTS_0=buffer.add(joints, _BYTE, "VEC4", _VERTICES),
-        WEIGHTS_0=buffer.add(weights, _FLOAT, "VEC4", _VERTICES),
-    )
-    indices = buffer.add(_faces(len(owners), count), _SHORT, "SCALAR", _INDICES)
-    primitive = library.Primitive(attributes=attributes, indices=indices, material=(number - 1) % _MATERIALS)
-    return library.Mesh(name=f"p{number}", primitives=[primitive])
+    attributes = pygltflib.Attributes(
+        POSITION=file.add(positions, _VERTICES), JOINTS_0=file.add(joints, _VERTICES),
+        WEIGHTS_0=file.add(weights, _VERTICES),
+    )  # fmt: skip
+    indices = file.add(_faces(len(owners), count), _INDICES)
+    primitive = pygltflib.Primitive(attributes=attributes, indices=indices, material=(number - 1) % _MATERIALS)
+    return pygltflib.Mesh(name=f"p{number}", primitives=[primitive])
 
 
 def _octahedron(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6 3"]:
@@ -156,8 +165,8 @@ def _without_flips(rotations: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 
     return rotations * np.cumprod(np.append(1.0, flips))[:, None]
 
 
-def _material(library: Any, hue: float) -> Any:
+def _material(hue: float) -> pygltflib.Material:
     """A matt material; `hue` is from 0 to 1."""
     colour: Sequence[float] = (0.5 + 0.4 * np.cos(2 * np.pi * (hue - np.arange(3) / 3))).tolist()
-    surface = library.PbrMetallicRoughness(baseColorFactor=[*colour, 1.0], metallicFactor=0.0, roughnessFactor=0.8)
-    return library.Material(pbrMetallicRoughness=surface, doubleSided=True, alphaCutoff=None)
+    surface = pygltflib.PbrMetallicRoughness(baseColorFactor=[*colour, 1.0], metallicFactor=0.0, roughnessFactor=0.8)
+    return pygltflib.Material(pbrMetallicRoughness=surface, doubleSided=True, alphaCutoff=None)

@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from loco_jax.cli import progress
 from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
-from loco_jax.motion import ENDINGS
+from loco_jax.motion import names
 from loco_jax.predict import ahead, exporting, files, film, results
 from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
@@ -69,15 +69,15 @@ def process_all(
       quiet: show no progress.
       export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
     """
-    endings = [ENDINGS[name] for name in export if name in ENDINGS]
-    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output, endings))]
-    failures: list[str] = []
+    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    old = names.earlier(output, export)  # once, since folders may be large
+    inputs, failures = _without_others(inputs, old)
     if resume:
-        left = [each for each in inputs if not results.are_done(*each, predictor, options)]
-        if len(left) < len(inputs):
-            print(f"{len(inputs) - len(left)} of {len(inputs)} inputs are done already", flush=True)
-        failures += _export([each for each in inputs if each not in left], export)
-        inputs = left
+        done = [results.are_done(*each, predictor, options) for each in inputs]
+        if any(done):
+            print(f"{sum(done)} of {len(inputs)} inputs are done already", flush=True)
+        failures += _export(itertools.compress(inputs, done), export, old)
+        inputs = [each for each, is_done in zip(inputs, done) if not is_done]
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
         for each, outcome in outcomes(inputs, predictor, options, quiet):
@@ -93,18 +93,32 @@ def process_all(
             if isinstance(outcome, Done):
                 tqdm.write(_summary(each, outcome), file=sys.stdout)
                 sys.stdout.flush()
-                failures += _export([each], export)
+                failures += _export([each], export, old)
             bar.set_postfix_str(f"{people} people", refresh=False)
             bar.update()
     return failures
 
 
-def _export(inputs: Iterable[Input], formats: Sequence[str]) -> list[str]:
+def _without_others(inputs: Sequence[Input], old: Mapping[str, Sequence[str]]) -> tuple[list[Input], list[str]]:
+    """The inputs whose exported files do not replace files of others, and errors, which are printed too."""
+    kept, failures = [], []
+    for each in inputs:
+        try:
+            names.refuse_others(old.get(each.base, ()))
+            kept.append(each)
+        except ValueError as error:
+            failures.append(in_a_line(each.path, error))
+            print(f"loco_jax: {failures[-1]}", file=sys.stderr)
+    return kept, failures
+
+
+def _export(inputs: Iterable[Input], formats: Sequence[str], old: Mapping[str, Sequence[str]]) -> list[str]:
     """Writes the people of results in these formats, says which files, and returns errors."""
     failures = []
     for each in inputs if formats else ():
         try:
-            tqdm.write(exporting.export(f"{each.base}.json", each.base, formats), file=sys.stdout)
+            line = exporting.export(f"{each.base}.json", each.base, formats, old.get(each.base, ()))
+            tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
         except ERRORS as error:
             failures.append(in_a_line(each.path, error))

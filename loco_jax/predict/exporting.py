@@ -19,13 +19,18 @@ def parse(text: str) -> list[str]:
     return formats
 
 
-def export(results: os.PathLike | str, base: str, formats: Sequence[str]) -> str:
-    """Writes the people of a JSON file; `base` is the path up to the name. Returns a line that says what is written.
+def export(results: os.PathLike | str, base: str, formats: Sequence[str], old: Sequence[str] | None = None) -> str:
+    """Writes the people of a JSON file; `base` is the path up to the name, and `old` are the files of an earlier run,
+    which are looked up by default. Returns a line that says what is written.
 
-    Raises ValueError if predict did not write the JSON, and what `motion.write` raises.
+    Raises ValueError if this version of predict did not write the JSON, and what `motion.write` raises.
     """
-    written = motion.write(saved.read(results), base, formats)
+    written, removed = motion.write(saved.read(results), base, formats, old)
+    stale = f"; removed {_list(removed)} of an earlier run" if removed else ""
     if not written:
-        return f"{printable(results)}: nobody is found, so no file is written for {', '.join(formats)}"
-    folder = pathlib.Path(base).parent
-    return f"  {printable(folder / written[0].name)}" + "".join(f", {printable(path.name)}" for path in written[1:])
+        return f"{printable(results)}: nobody is found, so no file is written for {', '.join(formats)}{stale}"
+    return f"  {printable(written[0].parent / _list(written))}{stale}"
+
+
+def _list(paths: Sequence[pathlib.Path]) -> str:
+    return printable(", ".join(path.name for path in paths))

@@ -99,13 +99,11 @@ def outputs(name: str) -> tuple[str, ...]:
     return f"{name}.json", f"{name}_overlay.jpg", f"{name}_overlay.mp4", f"{name}_3d.html"
 
 
-def name_outputs(
-    paths: Sequence[pathlib.Path], output: os.PathLike | str = ".", endings: Sequence[str] = ()
-) -> list[str]:
+def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".") -> list[str]:
     """A name for each input's results: the input's own name without its ending, with a number if that is taken.
 
     All names differ, also on file systems that ignore case. No result replaces an input, or a file in `output` that
-    this command did not write. `endings` are those of files that are written beside `outputs`.
+    this command did not write.
     """
     inputs = {os.path.realpath(path).lower() for path in paths}
     folder = os.path.realpath(output)
@@ -118,8 +116,8 @@ def name_outputs(
         name, number = stem, 1
         while (
             name.lower() in taken
-            or any(os.path.join(folder, file).lower() in inputs for file in _all_outputs(name, endings))
-            or _is_foreign(pathlib.Path(folder), name, endings)
+            or any(os.path.join(folder, file).lower() in inputs for file in outputs(name))
+            or _is_foreign(pathlib.Path(folder), name)
         ):
             number += 1
             name = f"{stem}_{number}"
@@ -128,13 +126,9 @@ def name_outputs(
     return names
 
 
-def _all_outputs(name: str, endings: Sequence[str]) -> list[str]:
-    return [*outputs(name), *(name + ending for ending in endings)]
-
-
-def _is_foreign(folder: pathlib.Path, name: str, endings: Sequence[str]) -> bool:
+def _is_foreign(folder: pathlib.Path, name: str) -> bool:
     """Whether this command did not write the files of a name. Its own files have its JSON beside them."""
-    if not any(os.path.lexists(folder / file) for file in _all_outputs(name, endings)):
+    if not any(os.path.lexists(folder / file) for file in outputs(name)):
         return False
     try:
         with (folder / outputs(name)[0]).open("rb") as file:

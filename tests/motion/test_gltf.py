@@ -1,4 +1,4 @@
-"""glTF, read by a reader that follows the specification: a header, JSON, and arrays."""
+"""glTF, read by a reader that follows the specification (a header, JSON, and arrays), and by trimesh."""
 
 import json
 import struct
@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from loco_jax import motion
 from loco_jax.geometry import skeleton
-from tests.support.walking import RATE, frames_of, standing, walker
+from tests.support.upright import STANDING
+from tests.support.walking import RATE, frames_of, in_world, standing, walker
 
 pygltflib = pytest.importorskip("pygltflib")
 TYPES = {5126: np.float32, 5121: np.uint8, 5123: np.uint16}
@@ -39,13 +40,23 @@ def read(path):
     return content, array
 
 
-def matrices(content, array, t):
-    """The matrices of all nodes in the world at a frame."""
+def at(sampler, array, time):
+    """The value of a sampler at a time, which is a key if it is linear."""
+    keys, values = array(sampler["input"])[:, 0], array(sampler["output"])
+    assert len(keys) == len(values) and (np.diff(keys) > 0).all() and keys[0] >= 0
+    if sampler["interpolation"] == "STEP":
+        return values[max(0, np.searchsorted(keys, time, side="right") - 1)]
+    assert sampler["interpolation"] == "LINEAR" and (time in keys or not keys[0] < time < keys[-1])
+    return values[np.abs(keys - time).argmin()]  # before and after the keys it is that of the first or the last
+
+
+def matrices(content, array, time):
+    """The matrices of all nodes in the world at a frame's time."""
     local = [{"translation": [0, 0, 0], "rotation": [0, 0, 0, 1], "scale": [1, 1, 1], **n} for n in content["nodes"]]
     animation = content["animations"][0]
     for channel in animation["channels"]:
-        sampler = animation["samplers"][channel["sampler"]]
-        local[channel["target"]["node"]][channel["target"]["path"]] = array(sampler["output"])[t]
+        value = at(animation["samplers"][channel["sampler"]], array, np.float32(time))
+        local[channel["target"]["node"]][channel["target"]["path"]] = value
     world = [np.eye(4) for _ in local]
 
     def visit(number, above):
@@ -63,35 +74,76 @@ def matrices(content, array, t):
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
+    """The path of a file, and joints `[N, T, 14, 3]`. The second person comes late, is away once, and leaves early."""
     people = {2: walker(12), 5: walker(12, at=(2, 9), turn=-3.0)}
-    people[5][:3] = np.nan
+    people[5][[0, 1, 2, 6, 11]] = np.nan
     path = tmp_path_factory.mktemp("gltf") / "v"
-    frames = frames_of(people)
-    assert motion.write(frames, path, ["gltf"]) == [path.with_name("v.glb")]
-    return path.with_name("v.glb"), motion.tracks_of(frames, RATE).joints
+    assert motion.write(frames_of(people), path, ["gltf"]).written == [path.with_name("v.glb")]
+    return path.with_name("v.glb"), in_world(people)
 
 
 def test_joints_are_where_people_are_at_the_times_of_the_frames(crowd):
     path, joints = crowd
     content, array = read(path)
     names = [node["name"] for node in content["nodes"]]
-    for sampler in content["animations"][0]["samplers"]:
-        np.testing.assert_allclose(array(sampler["input"])[:, 0], np.arange(12) / RATE, rtol=1e-5)
     for t in range(12):
-        places = matrices(content, array, t)[:, :3, 3]
+        places = matrices(content, array, t / RATE)[:, :3, 3]
         for row, number in enumerate((2, 5)):
             found = np.stack([places[names.index(f"p{number}_{name}")] for name in skeleton.JOINTS])
-            if number == 5 and t < 3:
+            if np.isnan(joints[row, t]).all():
                 assert np.ptp(found, axis=0).max() < 1e-6  # of size 0
             else:
                 np.testing.assert_allclose(found, joints[row, t], atol=1e-3)
+    assert np.isnan(joints).all(axis=(2, 3)).sum() == 5
+
+
+def test_times_are_those_of_the_frames_from_the_first(tmp_path):
+    times = [5.0, 5.04, 5.12, 5.15]
+    motion.write([f._replace(time=t) for f, t in zip(frames_of({1: standing(4)}), times)], tmp_path / "v", ["gltf"])
+    content, array = read(tmp_path / "v.glb")
+    keys = [array(sampler["input"])[:, 0] for sampler in content["animations"][0]["samplers"]]
+    assert sum(len(some) == 4 for some in keys) == len(keys) - 1  # all but the size's
+    for some in keys:
+        np.testing.assert_allclose(some, np.subtract(times, 5)[: len(some)], atol=1e-6)
+
+
+def test_files_grow_with_the_frames_that_people_are_in(tmp_path):
+    """In a long video of a street, each person is in few of the frames."""
+    sizes = []
+    for count in (40, 400):
+        frames = frames_of(
+            {i: np.where(np.arange(count)[:, None, None] // 10 == i, standing(count), np.nan) for i in range(4)}
+        )
+        motion.write(frames, tmp_path / "v", ["gltf"])
+        sizes.append((tmp_path / "v.glb").stat().st_size)
+    assert sizes[1] < 1.01 * sizes[0]
+
+
+def test_more_than_4_gib_are_refused(tmp_path, monkeypatch):
+    from loco_jax.motion import gltf
+
+    monkeypatch.setattr(gltf, "_MOST", 20_000)
+    with pytest.raises(ValueError, match="^glTF holds at most 4 GiB; cut the video, or use bvh, trc or csv$"):
+        motion.write(frames_of({1: standing(90)}), tmp_path / "v", ["gltf"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_trimesh_finds_people_and_their_joints(crowd):
+    trimesh = pytest.importorskip("trimesh")
+    path, joints = crowd
+    scene = trimesh.load_scene(str(path))
+    assert len(scene.geometry) == 2 and all(len(mesh.faces) == 13 * 8 for mesh in scene.geometry.values())
+    # It has no animations: nodes are as in the first frame with the person.
+    for row, (number, t) in enumerate({2: 0, 5: 3}.items()):
+        for name, place in zip(skeleton.JOINTS, joints[row, t]):
+            np.testing.assert_allclose(scene.graph.get(f"p{number}_{name}")[0][:3, 3], place, atol=1e-3)
 
 
 def test_bodies_follow_their_bones(crowd):
     """The tips of each octahedron are at the ends of its limb."""
     path, joints = crowd
     content, array = read(path)
-    world = matrices(content, array, 7)
+    world = matrices(content, array, 7 / RATE)
     assert len(content["meshes"]) == len(content["skins"]) == 2
     for row, (mesh, skin) in enumerate(zip(content["meshes"], content["skins"])):
         (primitive,) = mesh["primitives"]
@@ -127,6 +179,6 @@ def test_pygltflib_and_quaternions(crowd):
 def test_a_picture_of_people_on_the_ground(tmp_path):
     motion.write(frames_of({1: standing(1)}), tmp_path / "p", ["gltf"])
     content, array = read(tmp_path / "p.glb")
-    places = {node["name"]: x for node, x in zip(content["nodes"], matrices(content, array, 0)[:, :3, 3])}
+    places = {node["name"]: x for node, x in zip(content["nodes"], matrices(content, array, 0.0)[:, :3, 3])}
     assert places["p1_left_ankle"][1] == pytest.approx(0.08, abs=0.03)
-    assert places["p1_head_top"][1] == pytest.approx(1.68, abs=0.03)
+    assert places["p1_head_top"][1] == pytest.approx(STANDING["head_top"][1], abs=0.03)

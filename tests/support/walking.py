@@ -4,20 +4,20 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from loco_jax.geometry import skeleton
+from loco_jax.motion import Track, Tracks, tracks_of
 from loco_jax.pose.tracking import Tracked
+from tests.support.upright import STANDING
 
 RATE = 25.0
 HEIGHT = 2.0  # of the camera above the ground, metres
-# From which joint, and the direction and length in metres, when the person stands: x left, y up, z to the front.
+# From which joint, and the offset in metres, when the person stands: x left, y up, z to the front.
+BEFORE = {
+    "head_top": "neck", "left_shoulder": "neck", "left_elbow": "left_shoulder", "left_wrist": "left_elbow",
+    "left_hip": "neck", "left_knee": "left_hip", "left_ankle": "left_knee",
+}  # fmt: skip
 BODY = {
-    "neck": (None, (0, 1.40, 0)),
-    "head_top": ("neck", (0, 0.28, 0.03)),
-    "left_shoulder": ("neck", (0.19, -0.04, 0)),
-    "left_elbow": ("left_shoulder", (0.03, -0.29, 0)),
-    "left_wrist": ("left_elbow", (0.02, -0.25, 0.02)),
-    "left_hip": ("neck", (0.11, -0.5, 0)),
-    "left_knee": ("left_hip", (0, -0.41, 0)),
-    "left_ankle": ("left_knee", (0, -0.41, 0)),
+    "neck": (None, STANDING["neck"]),
+    **{name: (start, np.subtract(STANDING[name], STANDING[start])) for name, start in BEFORE.items()},
 }
 
 
@@ -61,3 +61,18 @@ def frames_of(people, rate=RATE):
         scores = np.where(np.isfinite(joints).all(axis=-1), 0.5, 0.0)
         frames.append(Tracked(t / rate, joints, scores, np.array(ids, int)))
     return frames
+
+
+def in_world(people):
+    """The joints `[N, T, 14, 3]` of such tracks in the world, with all frames."""
+    tracks = tracks_of(frames_of(people))
+    joints = np.full((len(tracks.people), len(tracks.times), 14, 3), np.nan)
+    for row, (_, first, some) in zip(joints, tracks.people):
+        row[first : first + len(some)] = some
+    return joints
+
+
+def alone(joints, times=None):
+    """Tracks of one person, whose joints `[T, 14, 3]` are in the world already."""
+    times = np.arange(len(joints)) / RATE if times is None else np.asarray(times, float)
+    return Tracks(times, RATE, (Track(1, 0, joints),))
