@@ -22,7 +22,7 @@ from loco_jax.pose.tracking import Tracked
 FORMATS = ("c3d", "trc", "bvh", "gltf", "csv")
 _NEEDED = {"gltf": "pygltflib"}  # libraries
 _USUAL_RATE = 30.0  # frames a second, where there is one frame
-_BLOCK = 256  # frames
+_BLOCK = 2**18  # markers that are in memory at a time
 
 
 class Track(NamedTuple):
@@ -58,8 +58,9 @@ class Tracks(NamedTuple):
 
     def markers(self) -> Iterator[Float32[np.ndarray, "T N J 3"]]:
         """Everybody's joints in millimetres, some frames at a time; NaN if unknown or if a person is not there."""
-        for start in range(0, len(self.times), _BLOCK):
-            stop = min(start + _BLOCK, len(self.times))
+        step = max(1, _BLOCK // max(1, len(self.people) * skeleton.NUM_JOINTS))
+        for start in range(0, len(self.times), step):
+            stop = min(start + step, len(self.times))
             block = np.full((stop - start, len(self.people), skeleton.NUM_JOINTS, 3), np.nan, np.float32)
             for row, (_, first, joints) in enumerate(self.people):
                 begin, end = max(start, first), min(stop, first + len(joints))

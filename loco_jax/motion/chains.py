@@ -165,10 +165,10 @@ def _torso(joints: Float[np.ndarray, "T J 3"]) -> Rotation:
     across = left - right
     shoulders, hips = (_unit(x - (x * up).sum(axis=1, keepdims=True) * up) for x in (across[:, 0], across[:, 1]))
     twists = np.arctan2((np.cross(shoulders, hips) * up).sum(axis=1), (shoulders * hips).sum(axis=1))
-    both = np.all(np.isfinite(shoulders + hips), axis=1)
+    both = np.isfinite(twists)
     twists = twists[_held(both)] if both.any() else np.zeros(len(twists))
     across = np.where(np.isfinite(shoulders), _turned(shoulders, up, twists / 2), _turned(hips, up, -twists / 2))
-    known = np.isfinite(across).all(axis=1)
+    known = np.all(np.isfinite(across), axis=1)
     if not known.any():
         return Rotation.identity(len(joints))
     axes = np.stack([across, up, np.cross(across, up)], axis=-1)

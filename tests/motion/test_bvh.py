@@ -227,3 +227,19 @@ def test_people_stand_still_in_frames_without_them(tmp_path):
     np.testing.assert_allclose(found[7:20], true[7:20], atol=1e-3)
     np.testing.assert_allclose(found[:7], np.repeat(true[7:8], 7, axis=0), atol=1e-3)
     np.testing.assert_allclose(found[20:], np.repeat(true[19:20], 10, axis=0), atol=1e-3)
+
+
+def test_raw_tracks_with_noise_and_holes(tmp_path):
+    """As with --smooth=off. Limbs get one length but keep their directions, and the torso does not jump."""
+    rng = np.random.default_rng(0)
+    joints = in_world({1: walker(60, turn=1.0)})[0] + rng.normal(0, 0.01, (60, 14, 3))
+    joints[rng.random((60, 14)) < 0.2] = np.nan
+    joints[:, J["neck"]] = in_world({1: walker(60, turn=1.0)})[0][:, J["neck"]]
+    save(joints, tmp_path / "r.bvh")
+    found, rotations = read(tmp_path / "r.bvh")
+    for start, end in skeleton.LIMBS:
+        true, limb = joints[:, end] - joints[:, start], found[:, end] - found[:, start]
+        sizes = np.linalg.norm(true, axis=1) * np.linalg.norm(limb, axis=1)
+        cosines = (true * limb).sum(axis=1) / sizes
+        assert np.nanmin(cosines) > np.cos(1e-3) and np.isfinite(cosines).sum() > 30
+    assert steps(rotations["neck"]).max() < np.radians(12)
