@@ -20,7 +20,7 @@ from loco_jax.pose.ground import Ground, ground
 from loco_jax.pose.tracking import Tracked
 
 FORMATS = ("c3d", "trc", "bvh", "gltf", "csv")
-_NEEDED = {"gltf": "pygltflib"}  # libraries
+_NEEDED = {"c3d": "ezc3d", "gltf": "pygltflib"}  # libraries
 _USUAL_RATE = 30.0  # frames a second, where there is one frame
 _BLOCK = 2**18  # markers that are in memory at a time
 

@@ -9,13 +9,13 @@ WRITER = "loco_jax"
 ENDINGS = {"c3d": ".c3d", "trc": ".trc", "gltf": ".glb", "csv": ".csv"}  # of files with everybody
 # What our files have in their first bytes, or in the JSON of glTF.
 _MARKS = {
-    ".c3d": WRITER,
+    ".c3d": f"{WRITER}.c3d",
     ".trc": f"PathFileType\t4\t(X/Y/Z)\t{WRITER}.trc",
     ".glb": f'"generator":"{WRITER}"',
     ".csv": "frame,time,person,joint,x,y,z,score",
     ".bvh": "HIERARCHY\nROOT neck\n{\n  OFFSET 0.000000 0.000000 0.000000\n",  # other software indents in another way
 }
-_BEGINNING = 1024  # bytes
+_BEGINNING = 2**17  # bytes, the most that the parameters of C3D take
 
 
 def of_person(base: str, number: int) -> str:
