@@ -29,9 +29,9 @@ def shown_by(cells) -> list[dict]:
 
 
 def photograph(path) -> None:
-    """A picture that says its focal length: as one of 22 mm on 35 mm film."""
+    """A picture that says its focal length: as one of 24 mm on 35 mm film."""
     exif = Image.Exif()
-    exif.get_ifd(0x8769)[0xA405] = 22
+    exif.get_ifd(0x8769)[0xA405] = 24
     Image.open(ROOT / "docs" / "pictures" / "trees.jpg").save(path, exif=exif)
 
 
@@ -71,7 +71,7 @@ def test_it_runs_at_demo_scale(notebook, tmp_path, monkeypatch):
         ours = shown_by([own])
         photograph(tmp_path / "file.jpg")
         retried = []  # what the last cell shows of an uploaded file, and with a field of view
-        for picture, fov in (("upload", 0.0), (str(tmp_path / "file.jpg"), 80.0)):
+        for picture, fov in (("upload", 0.0), (str(tmp_path / "file.jpg"), 70.0)):
             cell = nbformat.v4.new_code_cell(CHOOSE.format(path=str(tmp_path / "file.jpg"), picture=picture, fov=fov))
             cell.source += own.source
             notebook.cells.append(cell)
@@ -88,10 +88,10 @@ def test_it_runs_at_demo_scale(notebook, tmp_path, monkeypatch):
     assert_one_page(ours, "street.jpg")
     assert_is_page(tmp_path / "own_picture_3d.html")
     (uploaded, page), (wide, _) = retried
-    assert re.match(r"my picture.jpg: \d+ people\nCamera: .*22", uploaded) and "EXIF" in uploaded
+    assert re.match(r"my picture.jpg: \d+ people\nCamera: .*24", uploaded) and "EXIF" in uploaded
     assert_one_page(page, "my picture.jpg")
     assert (tmp_path / "own" / "my picture.jpg").read_bytes() == (tmp_path / "file.jpg").read_bytes()
-    assert re.match(r"file.jpg: \d+ people\nCamera: .*fov=80", wide)
+    assert re.match(r"file.jpg: \d+ people\nCamera: .*fov=70", wide)
 
 
 def assert_one_page(shown, title) -> None:
