@@ -15,7 +15,7 @@ from loco_jax.cli import progress
 from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
-from loco_jax.predict import ahead, files, film, results
+from loco_jax.predict import ahead, files, film, results, shards
 from loco_jax.predict.files import printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
@@ -57,6 +57,7 @@ def process_all(
     options: Options,
     resume: bool = False,
     quiet: bool = False,
+    shard: shards.Shard | None = None,
 ) -> list[str]:
     """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
 
@@ -65,17 +66,28 @@ def process_all(
       output: an existing folder for the results.
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
+      shard: process only this part of the inputs, and keep its record in `output`; see `shards`.
+
+    Raises ValueError if the shard does not fit the records of others.
     """
     inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    record = None
+    if shard:
+        ordered = shards.order(inputs)
+        record, inputs = shards.Record(shard, ordered, output), shard.of(ordered)
+        print(f"Shard {shard}: {len(inputs)} of {len(ordered)} inputs", flush=True)
     if resume:
         left = [each for each in inputs if not results.are_done(*each, predictor, options)]
         if len(left) < len(inputs):
             print(f"{len(inputs) - len(left)} of {len(inputs)} inputs are done already", flush=True)
+        if record:
+            record.keep(sorted(set(inputs) - set(left)))
         inputs = left
     failures: list[str] = []
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
-        for each, outcome in outcomes(inputs, predictor, options, quiet):
+        some = outcomes(inputs, predictor, options, quiet)
+        for each, outcome in record.follow(some) if record else some:
             if isinstance(outcome, Done):
                 people += outcome.people
                 lines = [*outcome.warnings, outcome.failure]
