@@ -11,7 +11,7 @@ import csv
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
@@ -57,7 +57,8 @@ def merge(folder: os.PathLike | str) -> Merged:
     firsts = [lines[0] for lines in records.values()]
     shards.check_same(list(records), firsts)
     count = firsts[0]["shard"][1]
-    states, found = ["not started"] * count, {}
+    states = ["not started"] * count
+    found: dict[str, dict[str, Any]] = {}
     for first, *lines in records.values():
         states[first["shard"][0]] = "ended" if {"ended": True} in lines else "begun"
         found |= {line["name"]: line for line in lines if "name" in line}

@@ -22,15 +22,15 @@ Each = TypeVar("Each", bound=tuple)  # begins with an input's path and the begin
 class Shard(NamedTuple):
     """Which shard it is, from 0, and how many there are."""
 
-    index: int
-    count: int
+    number: int
+    total: int
 
     def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
+        return f"{self.number}/{self.total}"
 
     def of(self, ordered: Sequence[Each]) -> list[Each]:
         """This shard's part of `order(inputs)`."""
-        return list(ordered[self.index :: self.count])
+        return list(ordered[self.number :: self.total])
 
 
 def parse(text: str) -> Shard | None:
@@ -40,12 +40,12 @@ def parse(text: str) -> Shard | None:
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match:
         raise ValueError(f"--shard={text} must be I/N with whole numbers, such as 0/4 for the first of four shards")
-    index, count = map(int, match.groups())
-    if not count:
+    number, total = map(int, match.groups())
+    if not total:
         raise ValueError(f"--shard={text} says that there are no shards; N must be at least 1")
-    if index >= count:
-        raise ValueError(f"--shard={text} is not there: {count} shards have the numbers 0 to {count - 1}")
-    return Shard(index, count)
+    if number >= total:
+        raise ValueError(f"--shard={text} is not there: {total} shards have the numbers 0 to {total - 1}")
+    return Shard(number, total)
 
 
 def order(inputs: Iterable[Each]) -> list[Each]:
@@ -64,7 +64,7 @@ class Record:
         """
         self._folder = pathlib.Path(output)
         self._first = {"shard": list(shard), "inputs": [[printable(each[0]), _name(each)] for each in ordered]}
-        path = self._folder / f"shard_{shard.index}_of_{shard.count}.jsonl"
+        path = self._folder / f"shard_{shard.number}_of_{shard.total}.jsonl"
         for other in find(self._folder):
             if other != path and (lines := read(other)):
                 _check(other, lines[0], self._first)
@@ -138,10 +138,10 @@ def check_same(paths: Sequence[pathlib.Path], firsts: Sequence[dict[str, Any]]) 
 
 
 def _check(path: pathlib.Path, other: dict[str, Any], mine: dict[str, Any]) -> None:
-    count, wanted = other["shard"][1], mine["shard"][1]
-    if count != wanted:
-        problem = f"is of {count} shards, not of {wanted}"
-        raise ValueError(f"{path}: {problem}; remove the records of {count} or {wanted}, or name another folder")
+    total, wanted = other["shard"][1], mine["shard"][1]
+    if total != wanted:
+        problem = f"is of {total} shards, not of {wanted}"
+        raise ValueError(f"{path}: {problem}; remove the records of {total} or {wanted}, or name another folder")
     if other["inputs"] != mine["inputs"]:
         ours, theirs = ({tuple(each) for each in first["inputs"]} for first in (mine, other))
         which = min(ours ^ theirs, default=("the order", ""))[0]
