@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import app
 from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ from matplotlib.figure import Figure
 from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
 from loco_jax import step as training
-from loco_jax.data import streams
+from loco_jax.data import sequences, streams
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, lock
 from loco_jax.runs.ending import Stopped
@@ -46,6 +47,7 @@ from tests.support import (
     toy_frame,
 )
 from tests.support.annotations import prepare_small_jta
+from tests.tasks import test_tracks
 
 CREATE = experiment.create_task
 FRAMES, TEST_FRAMES = 11, 7  # of evaluations: no number of devices divides them
@@ -123,6 +125,22 @@ def work(rows: str, *workdirs: str):
             (pathlib.Path(workdir) / "summary.json").write_text(json.dumps(summary))
     if rows == "1":
         evaluate.evaluate(config_of(), seen(workdir), lambda text: None)
+        scores = score_tracks()
+        if distributed.is_first():
+            (pathlib.Path(workdir) / "tracks.json").write_text(json.dumps(scores))
+
+
+def score_tracks() -> dict:
+    """The scores of three sequences in which two people are found with errors that differ."""
+    true = test_tracks.walkers()
+    shifts = np.float32([0.1, 0.3, 0.7])[:, None, None, None, None] * np.float32([1, 0, 0])
+    films = [test_tracks.film(true + shift) for shift in shifts]
+    config = config_of().unlock()
+    config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0, "smooth": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequences, "sequences", lambda *_: iter(films))
+        params = test_tracks.found(true[:, :2])
+        return evaluate._score_tracks(test_tracks.Told(), params, config, "test")
 
 
 def refuse(workdir: str, data: str):
@@ -218,6 +236,11 @@ def test_the_same_answer_on_any_layout(tmp_path, monkeypatch):
         for name in ("one", "resumed")
     ]
     assert len(set(drawn[0].values())) == 5 and drawn[1] == drawn[0]
+    # Each process has scored its share of the sequences.
+    scores = [json.loads((tmp_path / name / "tracks.json").read_text()) for name in ("one", "resumed")]
+    assert scores[0] == scores[1] and scores[0]["sequences"] == 3
+    told = scores[0]["systems"]["told"]
+    assert told["true"] == 36 and told["error_cm"] == pytest.approx((10 + 30 + 70) / 3, abs=1e-3)
 
 
 def test_rows_shared_by_two_processes(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
-"""Checks of a disk before long work: whether files can be written, and whether they can be locked."""
+"""Files that appear completely or not at all, and checks before long work: of writing and of locks."""
 
+import contextlib
 import fcntl
 import os
+import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import IO, Any
 
 
@@ -30,3 +33,14 @@ def lock(file: IO | int, wait: bool = False) -> bool:
     except OSError:  # which error it is differs between network disks
         return False
     return True
+
+
+@contextlib.contextmanager
+def whole(name: str) -> Iterator[pathlib.Path]:
+    """Gives a path to write to. The file appears completely or not at all. A link of its name is replaced."""
+    part = pathlib.Path(name).with_name(f".{os.path.basename(name)}.part")
+    try:
+        yield part
+        part.replace(name)
+    finally:
+        part.unlink(missing_ok=True)

@@ -30,6 +30,9 @@ _FPS = flags.DEFINE_float(
     "fps", 0.0, "The pictures of each folder are the frames of a video, so many a second, by the numbers in their "
     "names. Without it they are single pictures.", 0.0, flag_values=FLAGS
 )  # fmt: skip
+_EXPORT = flags.DEFINE_string(
+    "export", "", "Files for other software too: some of c3d, trc, bvh, gltf and csv, with commas.", flag_values=FLAGS
+)
 _RESUME = flags.DEFINE_bool("resume", False, "Leave out inputs whose results are there.", flag_values=FLAGS)
 _SHARD = flags.DEFINE_string(
     "shard", "", "I/N: only every N-th input, from number I, 0 to N - 1. N such processes, with the same inputs and "
@@ -51,7 +54,11 @@ _LENS = {
 def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise app.UsageError("name a picture, a folder, or a video")
-    from loco_jax.predict import files, shards  # heavy imports come after the flags, so that --help answers at once
+    from loco_jax.predict import (
+        exporting,
+        files,
+        shards,
+    )  # heavy imports come after the flags, so that --help answers at once
     from loco_jax.predict.camera import Lens, check_lens
 
     lens = Lens(**{name: flag.value for name, flag in _LENS.items()})
@@ -60,6 +67,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--min_score={_MIN_SCORE.value:g} must be from 0 to 1")
     if not math.isfinite(_FPS.value):
         raise ValueError(f"--fps={_FPS.value} must be a number of frames a second")
+    formats = exporting.parse(_EXPORT.value)
     shard = shards.parse(_SHARD.value)
     paths, failures, notes = files.collect(argv[1:], as_films=_FPS.value > 0)
     for text in [*notes, *failures]:
@@ -72,7 +80,8 @@ def main(argv: list[str]) -> int:
         predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
         print(f"Using {predictor.description}", flush=True)
         options = results.Options(lens, _SMOOTH.value == "on", _FPS.value)
-        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, _QUIET.value, shard=shard)
+        quiet = _QUIET.value
+        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, quiet, formats, shard)
     return 1 if failures else 0
 
 

@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,9 @@ from loco_jax.cli import progress
 from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
-from loco_jax.predict import ahead, files, film, results, shards
-from loco_jax.predict.files import printable
+from loco_jax.motion import names
+from loco_jax.predict import ahead, exporting, files, film, results, shards
+from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
 from loco_jax.predict.results import ERRORS, Done, Options
@@ -57,6 +58,7 @@ def process_all(
     options: Options,
     resume: bool = False,
     quiet: bool = False,
+    export: Sequence[str] = (),
     shard: shards.Shard | None = None,
 ) -> list[str]:
     """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
@@ -66,6 +68,7 @@ def process_all(
       output: an existing folder for the results.
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
+      export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
       shard: process only this part of the inputs, and keep its record in `output`; see `shards`.
 
     Raises ValueError if the shard does not fit the records of others.
@@ -76,14 +79,20 @@ def process_all(
         ordered = shards.order(inputs)
         record, inputs = shards.Record(shard, ordered, output), shard.of(ordered)
         print(f"Shard {shard}: {len(inputs)} of {len(ordered)} inputs", flush=True)
+    old = names.earlier(output, export)  # once, since folders may be large
+    kept, failures = _without_others(inputs, old)
+    if record:
+        refused = set(inputs).difference(kept)
+        record.fail(zip((each for each in inputs if each in refused), failures))
+    inputs = kept
     if resume:
-        left = [each for each in inputs if not results.are_done(*each, predictor, options)]
-        if len(left) < len(inputs):
-            print(f"{len(inputs) - len(left)} of {len(inputs)} inputs are done already", flush=True)
+        done = [results.are_done(*each, predictor, options) for each in inputs]
+        if any(done):
+            print(f"{sum(done)} of {len(inputs)} inputs are done already", flush=True)
         if record:
-            record.keep(sorted(set(inputs) - set(left)))
-        inputs = left
-    failures: list[str] = []
+            record.keep(itertools.compress(inputs, done))
+        failures += _export(itertools.compress(inputs, done), export, old)
+        inputs = [each for each, is_done in zip(inputs, done) if not is_done]
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
         some = outcomes(inputs, predictor, options, quiet)
@@ -93,15 +102,43 @@ def process_all(
                 lines = [*outcome.warnings, outcome.failure]
                 failures += [outcome.failure] if outcome.failure else []
             else:
-                failures.append(results.in_a_line(each.path, outcome))
+                failures.append(in_a_line(each.path, outcome))
                 lines = [failures[-1]]
             for line in filter(None, lines):
-                tqdm.write(f"loco_jax: {results.in_a_line(each.path, line)}", file=sys.stderr)
+                tqdm.write(f"loco_jax: {in_a_line(each.path, line)}", file=sys.stderr)
             if isinstance(outcome, Done):
                 tqdm.write(_summary(each, outcome), file=sys.stdout)
                 sys.stdout.flush()
+                failures += _export([each], export, old)
             bar.set_postfix_str(f"{people} people", refresh=False)
             bar.update()
+    return failures
+
+
+def _without_others(inputs: Sequence[Input], old: Mapping[str, Sequence[str]]) -> tuple[list[Input], list[str]]:
+    """The inputs whose exported files do not replace files of others, and errors, which are printed too."""
+    kept, failures = [], []
+    for each in inputs:
+        try:
+            names.refuse_others(old.get(each.base, ()))
+            kept.append(each)
+        except ValueError as error:
+            failures.append(in_a_line(each.path, error))
+            print(f"loco_jax: {failures[-1]}", file=sys.stderr)
+    return kept, failures
+
+
+def _export(inputs: Iterable[Input], formats: Sequence[str], old: Mapping[str, Sequence[str]]) -> list[str]:
+    """Writes the people of results in these formats, says which files, and returns errors."""
+    failures = []
+    for each in inputs if formats else ():
+        try:
+            line = exporting.export(f"{each.base}.json", each.base, formats, old.get(each.base, ()))
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        except ERRORS as error:
+            failures.append(in_a_line(each.path, error))
+            tqdm.write(f"loco_jax: {failures[-1]}", file=sys.stderr)
     return failures
 
 

@@ -21,6 +21,12 @@ def printable(text: os.PathLike | str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 
+def in_a_line(path: pathlib.Path, message: BaseException | str) -> str:
+    """The first line of a message, with the file's name."""
+    text = str(message).strip().split("\n")[0] or type(message).__name__
+    return printable(text if str(path) in text else f"{path}: {text}")
+
+
 def is_video(path: pathlib.Path) -> bool:
     """Decides by the file's ending, or by its content if the ending is unknown."""
     suffix = path.suffix.lower()

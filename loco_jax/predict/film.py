@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from loco_jax.cli import progress
+from loco_jax.cli.disk import whole
 from loco_jax.media import canvas as canvases
 from loco_jax.media import films, overlays, videos
 from loco_jax.media.films import Film, Frame
@@ -21,7 +22,7 @@ from loco_jax.media.overlays import Person
 from loco_jax.pose import smoothing, tracking
 from loco_jax.pose.tracking import Sighting, Tracked
 from loco_jax.predict import ahead, page, results
-from loco_jax.predict.files import printable
+from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
 from loco_jax.predict.results import Done, Options
@@ -84,7 +85,7 @@ def process(path: pathlib.Path, base: str, predictor: Predictor, options: Option
         raise KeyboardInterrupt(f"{path}: stopped; JSON and page are written, the overlay is not") from error
     if isinstance(failure, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{path}: stopped; {before}") from failure
-    failed = "" if failure is None else f"{results.in_a_line(path, failure)} ({before})"
+    failed = "" if failure is None else f"{in_a_line(path, failure)} ({before})"
     people = sum(int((frame.scores > 0).any(axis=1).sum()) for frame in frames)
     tracks = len({number for frame in frames for number in frame.ids.tolist()})
     return Done(people, len(frames), view.camera_from, view.warnings, tracks, failed)
@@ -139,7 +140,7 @@ def _write_json(
     """A line for each frame, so that the file can be read line by line. Returns the frames for the page."""
     shown, last = page.Frames(), frames[-1].time
     fps = round((len(frames) - 1) / last, 4) if last else fps
-    with results.whole(f"{base}.json") as part, part.open("w", encoding="utf-8") as file:
+    with whole(f"{base}.json") as part, part.open("w", encoding="utf-8") as file:
         file.write(results.to_json(about)[:-1] + ', "frames": [\n')
         for number, frame in enumerate(frames):
             people = _people(frame, view)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 from loco_jax import cli
+from loco_jax.cli import disk
 
 FLAGS = flags.FlagValues()
 _OUTPUT = flags.DEFINE_string("output", "", "The table; by default shards.csv in the folder.", flag_values=FLAGS)
@@ -74,16 +75,10 @@ def merge(folder: os.PathLike | str) -> Merged:
 
 def write(rows: Sequence[Row], path: os.PathLike | str) -> None:
     """Writes the rows as CSV, with a head. The file appears completely or not at all."""
-    path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(Row._fields)
-            table.writerows(rows)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with disk.whole(os.fspath(path)) as part, part.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(Row._fields)
+        table.writerows(rows)
 
 
 def describe(merged: Merged) -> list[str]:

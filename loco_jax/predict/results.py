@@ -1,18 +1,18 @@
 """Output files of a picture or a film: JSON, an overlay, and a 3D page."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from PIL import Image
 
+from loco_jax.cli.disk import whole
 from loco_jax.geometry import skeleton
 from loco_jax.media import pictures
 from loco_jax.media.overlays import Person
@@ -116,23 +116,6 @@ def write_page(
     with whole(f"{base}_3d.html") as part:
         text = page.to_html(printable(path.resolve().name), frames, view.camera, view.size, photos, notes)
         part.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def whole(name: str) -> Iterator[pathlib.Path]:
-    """Gives a path to write to. The file appears completely or not at all. A link of its name is replaced."""
-    part = pathlib.Path(name).with_name(f".{os.path.basename(name)}.part")
-    try:
-        yield part
-        part.replace(name)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def in_a_line(path: pathlib.Path, message: BaseException | str) -> str:
-    """The first line of a message, with the file's name."""
-    text = str(message).strip().split("\n")[0] or type(message).__name__
-    return printable(text if str(path) in text else f"{path}: {text}")
 
 
 def _overlay(base: str, film: bool) -> str:

@@ -84,6 +84,11 @@ class Record:
             name = _name(each)
             self._write(self._old.get(name) or {"name": name, **_count(self._folder / f"{name}.json")})
 
+    def fail(self, refused: Iterable[tuple[Any, str]]) -> None:
+        """Records inputs that are refused, with the reasons."""
+        for each, message in refused:
+            self._write({"name": _name(each), "failure": _line(each[0], message)})
+
     def follow(self, outcomes: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Passes outcomes on: pairs of an input and its `Done` or error. Each is recorded, with the seconds it took."""
         with self._file:

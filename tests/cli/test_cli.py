@@ -22,6 +22,7 @@ from loco_jax import cli
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
     "main", "predict", "report", "export", "torch_weights", "benchmark", "data.jta", "data.miniature", "reproduce",
+    "convert",
     "predict.merge",
 ]  # fmt: skip
 

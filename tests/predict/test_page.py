@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import math
 import re
 import subprocess
 import time
@@ -19,36 +18,15 @@ from loco_jax.media import overlays
 from loco_jax.predict import page
 from loco_jax.predict.people import project, to_people
 from tests.predict.chromium import BROWSER, OPTIONS, Chromium, in_browser
+from tests.support.upright import BODY, bodies, tilted
 
 CAMERA, SIZE = Camera(600.0, 600.0, 400.0, 300.0), (600, 800)
 NASTY = "</script><script>console.error('x')</script><!-- {{data}} {{title}} & \"quotes\" 'ü' \u2028 \udcff"
 
-# Somebody standing, facing us: x right, y up, z towards us, from the point between the feet.
-STANDING = {
-    "head_top": (0, 1.75, 0), "neck": (0, 1.48, 0),
-    "right_shoulder": (-0.2, 1.43, 0), "right_elbow": (-0.26, 1.13, 0), "right_wrist": (-0.3, 0.88, 0.1),
-    "left_shoulder": (0.2, 1.43, 0), "left_elbow": (0.26, 1.13, 0), "left_wrist": (0.3, 0.88, 0.1),
-    "right_hip": (-0.11, 0.93, 0), "right_knee": (-0.13, 0.5, 0.05), "right_ankle": (-0.14, 0.08, 0),
-    "left_hip": (0.11, 0.93, 0), "left_knee": (0.13, 0.5, 0.05), "left_ankle": (0.14, 0.08, 0),
-}  # fmt: skip
-BODY = np.array([STANDING[name] for name in skeleton.JOINTS])
-
-
-def tilted(angle, roll=0.0):
-    """Rows: right, up and ahead of the world, in the axes of a camera that looks down by `angle` and is rolled."""
-    s, c = math.sin(angle), math.cos(angle)
-    world = np.array([[1, 0, 0], [0, -c, -s], [0, -s, c]])
-    return world @ np.array([[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0], [0, 0, 1]])
-
 
 def crowd(places, rotation=None, height=1.6, ids=None):
     """People standing at `places` (metres right of and ahead of the camera's foot)."""
-    rotation = tilted(0.0) if rotation is None else rotation
-    rows = []
-    for x, z in places:
-        world = np.array([x, -height, z]) + BODY * [1, 1, -1]
-        rows.append(world @ rotation)
-    joints = np.array(rows).reshape(-1, 14, 3)
+    joints = bodies(places, rotation, height)
     return to_people(joints, np.full(joints.shape[:2], 0.9), CAMERA, ids)
 
 
@@ -58,10 +36,6 @@ def frames_of(*people, fps=1.0):
     for number, them in enumerate(people):
         frames.add(number, them, number / fps)
     return frames
-
-
-def joints_of(people):
-    return np.array([person.joints for person in people]).reshape(-1, 14, 3)
 
 
 def data_of(text):
@@ -123,45 +97,6 @@ def test_long_videos_are_thinned(monkeypatch):
         photos.add(i, np.zeros((20, 30, 3), np.uint8))
         assert len(photos.kept) <= 6 and 0 in photos.kept
     assert list(photos.kept) == [0, 8, 16, 24, 32]
-
-
-# ---- The ground
-
-
-@pytest.mark.parametrize("angle", [-0.1, 0.0, 0.3, 0.8])
-@pytest.mark.parametrize("roll", [0.0, 0.15])
-@pytest.mark.parametrize("places", [[(0, 6)], [(-3, 5), (2, 8), (0, 20), (5, 12)]], ids=["one", "four"])
-def test_the_ground_is_where_people_stand(angle, roll, places):
-    rotation = tilted(angle, roll)
-    up, height = page.ground(joints_of(crowd(places, rotation, height=4.0)))
-    np.testing.assert_allclose(up, rotation[1], atol=0.01)
-    assert height == pytest.approx(4.0, abs=0.05)
-
-
-def test_the_ground_bears_noise_holes_and_somebody_in_the_air():
-    rng = np.random.default_rng(0)
-    rotation = tilted(0.35)
-    people = crowd(rng.uniform([-8, 4], [8, 25], (12, 2)), rotation, height=5.0)
-    for i, person in enumerate(people):
-        joints = person.joints + rng.normal(0, 0.08, (14, 3))
-        joints[rng.random(14) < 0.2] = np.nan
-        people[i] = person._replace(joints=joints - (3 * rotation[1] if i == 4 else 0))
-    up, height = page.ground(joints_of(people))
-    assert math.degrees(math.acos(up @ rotation[1])) < 3 and height == pytest.approx(5.0, abs=0.4)
-
-
-def test_the_ground_without_feet_or_people():
-    up, height = page.ground(joints_of([]))
-    assert up.tolist() == [0, -1, 0] and height > 1
-    (person,) = crowd([(0, 3)], height=1.6)
-    joints = person.joints.copy()
-    joints[[skeleton.JOINTS.index(f"{side}_ankle") for side in ("left", "right")]] = np.nan
-    up, height = page.ground(joints_of([person._replace(joints=joints)]))
-    assert up.tolist() == [0, -1, 0] and height > 1
-    nothing = person._replace(joints=np.full((14, 3), np.nan))
-    assert np.isfinite(page.ground(joints_of([nothing])).up).all()
-    lying = person._replace(joints=person.joints[:, [0, 2, 1]])
-    assert math.acos(-page.ground(joints_of([lying])).up[1]) < math.radians(66)
 
 
 # ---- In a browser

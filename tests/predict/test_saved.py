@@ -50,3 +50,50 @@ def test_other_files(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=r"x\.json: is not JSON that predict wrote"):
         saved.read(path)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """The path of a picture's results, and their content."""
+    process(save(tmp_path / "p.png", heads=HEADS), "p", tmp_path, Lens(), Discs())
+    return tmp_path / "p.json", json.loads((tmp_path / "p.json").read_text())
+
+
+def test_results_of_older_versions(picture):
+    """Their ids are those of one frame, so they look like tracks but are none."""
+    path, content = picture
+    content["axes"] = content.pop("coordinates")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"^.*p\.json: was written by an older version of predict; run predict again$"):
+        saved.read(path)
+
+
+@pytest.mark.parametrize(
+    "ids", [(1, 1, 2), (0, 1, 2), (-1, 1, 2), (1, 2, 2.5), (1, 2, "3"), (1, 2, 10**30), (1, 2, None)]
+)
+def test_ids_are_different_integers_from_1(picture, ids):
+    path, content = picture
+    for person, number in zip(content["people"], ids):
+        person["id"] = number
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"p\.json: is not JSON that predict wrote \(\w+Error: .+\)$"):
+        saved.read(path)
+
+
+@pytest.mark.parametrize("key", ["weights", "coordinates", "people"])
+def test_keys_that_all_results_have(picture, key):
+    path, content = picture
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"p\.json: is not JSON that predict wrote \(KeyError: '{key}'\)$"):
+        saved.read(path)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e400"])
+def test_numbers_that_are_none(picture, value):
+    """Joints that are not finite are unknown, and ids are refused."""
+    path, content = picture
+    text = json.dumps(content)
+    path.write_text(text.replace('"id": 1', f'"id": {value}'))
+    with pytest.raises(ValueError, match=r"p\.json: is not JSON that predict wrote"):
+        saved.read(path)

@@ -226,6 +226,17 @@ def test_results_of_a_run_without_shards_are_counted_too(inputs):
         assert row.items() <= other[path].items() or path == "bad.png"
 
 
+def test_an_input_that_is_refused_has_failed(inputs):
+    """The results of exporting would replace a file of somebody else's."""
+    os.mkdir("many")
+    pathlib.Path("many/v.csv").write_text("mine")
+    statuses = [run(*inputs, "--output=many", f"--shard={shard}/3", "--export=csv") for shard in range(3)]
+    row = table_of("many")["v.mp4"]
+    assert statuses == [1, 0, 0] and row["state"] == "failed"
+    assert row["failure"].startswith("many/v.csv: is not a file that predict or convert wrote")
+    assert pathlib.Path("many/v.csv").read_text() == "mine" and os.path.exists("many/y.csv")
+
+
 def test_results_that_are_gone_are_missing(inputs):
     run(*inputs, "--output=many", "--shard=0/1")
     os.unlink("many/v.json")

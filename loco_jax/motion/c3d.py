@@ -1,0 +1,50 @@
+"""C3D, the binary format of motion capture, written by ezc3d."""
+
+import errno
+import os
+import pathlib
+
+import numpy as np
+
+from loco_jax.motion import Tracks
+from loco_jax.motion.names import WRITER
+
+_MOST = 65_535  # frames, and points: the format counts both in 16 bits
+
+
+def write(tracks: Tracks, path: os.PathLike | str) -> None:
+    """Writes everybody's joints as points in millimetres, y up. Unknown joints are invisible: their residual is -1.
+
+    Names of more than 255 points continue in the parameters LABELS2, LABELS3 and so on. Raises ValueError for more
+    frames or points than the format holds, and OSError if the file cannot be written.
+    """
+    import ezc3d  # of the extra [files]
+
+    labels = tracks.labels()
+    if max(len(tracks.times), len(labels)) > _MOST:
+        raise ValueError(
+            f"C3D holds at most {_MOST:,} frames and {_MOST:,} points, and here are {len(tracks.times):,} frames of "
+            f"{len(labels):,} points; cut the video, or use trc, bvh, gltf or csv"
+        )
+    points = np.concatenate(list(tracks.markers())).reshape(-1, len(labels), 3).T  # [3, M, T]
+    known = np.isfinite(points).all(axis=0)
+    file = ezc3d.c3d()
+    file.add_parameter("MANUFACTURER", "SOFTWARE", [f"{WRITER}.c3d"])
+    point = file["parameters"]["POINT"]
+    point["RATE"]["value"] = [tracks.rate]
+    point["UNITS"]["value"] = ["mm"]
+    point["LABELS"]["value"] = labels
+    for axis, direction in {"X_SCREEN": "+X", "Y_SCREEN": "+Y"}.items():
+        file.add_parameter("POINT", axis, [direction])
+    file["data"]["points"] = np.concatenate([points, np.ones_like(points[:1])])
+    file["data"]["meta_points"]["residuals"] = np.where(known, 0.0, -1.0)[None]
+    file["data"]["meta_points"]["camera_masks"] = np.zeros((7, *known.shape), bool)
+    made = pathlib.Path(f"{path}.c3d")  # ezc3d gives every file this ending
+    made.touch()  # raises the error that ezc3d leaves out
+    try:
+        file.write(str(made))
+        if made.stat().st_size < file["data"]["points"].size * 4:  # ezc3d is silent about a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
