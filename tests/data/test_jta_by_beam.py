@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install 'apache-beam>=2.72,<3'")
 
 from loco_jax.data import jta
-from loco_jax.data.jta import beam, builder
+from loco_jax.data.jta import beam, builder, sequences
 from loco_jax.data.jta.prepared import Prepared
 from loco_jax.geometry.camera import Camera
 from tests.support.annotations import GOOD_ROW, random_rows, write_jta
@@ -87,6 +87,17 @@ def test_a_pipeline_that_fails_is_told_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="^Beam's pipeline failed: .*division by zero") as told:
         jta.prepare(tmp_path / "jta", tmp_path / "beam", beam_options=HERE)
     assert "\n" not in str(told.value) and not os.listdir(tmp_path / "beam")
+
+
+def test_a_signal_stops_a_pipeline_in_this_process(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sequences, "read_to_file", interrupted)
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    with pytest.raises(KeyboardInterrupt):
+        jta.prepare(tmp_path / "jta", tmp_path / "beam", beam_options=HERE)
+    assert not os.listdir(tmp_path / "beam")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,13 @@ def parse(text: str) -> PipelineOptions:
     return options
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error comes of Ctrl-C or a signal. Beam makes another error of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _line(error: BaseException | str) -> str:
     """What a message says, in one line. Of a worker's traceback that is the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -87,6 +94,8 @@ class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registr
         except (AnnotationError, OSError):
             raise
         except Exception as error:  # engines raise anything, with the worker's traceback as text
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
             raise OSError(f"Beam's pipeline failed: {_line(error)}") from error
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:
