@@ -4,6 +4,7 @@ COMMANDS = {
     "main": "train an experiment, score it, or repeat one of its steps",
     "predict": "find the people in your own pictures and videos",
     "convert": "write saved results of predict as C3D, TRC, BVH, glTF or CSV",
+    "predict.merge": "make one table of the results of shards of predict",
     "reproduce": "train and score every system of the poster on equal budgets",
     "report": "compare runs with each other and with the paper",
     "benchmark": "measure how fast the networks and their parts are",

@@ -166,6 +166,90 @@ def test_manifest_restarts_what_was_stopped():
     assert on_condition["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
 
 
+# ---- Shards of predict
+
+
+def test_an_indexed_job_finds_people_in_shards(tmp_path):
+    arguments = ["/data/my videos", "--output=/data/it's out", "--weights=$(HOME)"]
+    environment = {"IMAGE": "image&", "CLAIM": "claim", "SHARDS": "12"}
+    said = dry_run("predict_job.sh", *arguments, **environment)
+    assert "${" not in said
+    job = yaml.safe_load(said)
+    assert job["kind"] == "Job" and job["metadata"]["name"] == "loco-predict"
+    spec = job["spec"]
+    assert spec["completions"] == spec["parallelism"] == 12 and spec["completionMode"] == "Indexed"
+    # A bad input ends neither the other shards, nor the job while they are at work.
+    assert spec["backoffLimitPerIndex"] >= 1 and "backoffLimit" not in spec and "maxFailedIndexes" not in spec
+    assert spec["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert volume == {"name": mount["name"], "persistentVolumeClaim": {"claimName": "claim"}}
+    assert mount["mountPath"] == "/data" and pod["restartPolicy"] == "Never" and container["image"] == "image&"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    *shell, command, name = container["command"][:4]
+    assert container["command"][4:] == [*arguments[:2], "--weights=$$(HOME)"]
+    stub = 'python() { printf "%s\\n" "$@"; }\n' + command.removeprefix("exec ")
+    environment = {"JOB_COMPLETION_INDEX": "7", "PATH": os.environ["PATH"]}
+    done = subprocess.run([*shell, stub, name, "a b"], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["-m", "loco_jax.predict", "--shard=7/12", "--resume", "--quiet", "a b"]
+
+
+def test_a_job_keeps_its_results_in_its_volume():
+    launcher = start("predict_job.sh", "--dry-run", "/data/a", "--output=out", IMAGE="i", CLAIM="c", SHARDS="2")
+    said = end(launcher)
+    assert launcher.returncode == 2 and "want --output=/data/..." in said and said.count("\n") == 1
+
+
+def start_task(folder: pathlib.Path, predicts: str, **environment: object) -> subprocess.Popen:
+    """A task of a SLURM array, number 3 of 5, in which the command does `predicts`."""
+    write_script(folder / "python", f'echo "$@" >{folder}/arguments; {predicts}')
+    write_script(folder / "scontrol", f'echo "$*" >>{folder}/calls')
+    array = {"SLURM_ARRAY_JOB_ID": 7, "SLURM_ARRAY_TASK_ID": 3, "SLURM_ARRAY_TASK_COUNT": 5, **environment}
+    path = f"{folder}:{os.environ['PATH']}"
+    return start("predict_slurm.sh", "a b", "--output=c", PYTHON=folder / "python", PATH=path, **array)
+
+
+@pytest.mark.parametrize(
+    ("signals", "status", "restarts", "requeued"),
+    [
+        ([], 0, 0, False),
+        ([], 1, 0, False),
+        (["USR1"], 130, 9, True),
+        (["USR1"], 143, 0, True),  # stopped while it started
+        (["USR1"], 130, 10, False),
+        (["USR1"], 0, 0, False),  # done in time
+        (["TERM"], 130, 0, False),
+    ],
+)
+def test_slurm_tasks_are_shards(tmp_path, signals, status, restarts, requeued):
+    waits = f"trap 'sleep 0.2; exit {status}' TERM; touch {tmp_path}/ready; {TRAINS}"
+    task = start_task(tmp_path, waits if signals else f"exit {status}", SLURM_RESTART_COUNT=restarts)
+    if signals:
+        until((tmp_path / "ready").exists)
+    for name in signals:
+        task.send_signal(getattr(signal, f"SIG{name}"))
+    said = end(task)
+    assert task.returncode == status, said
+    assert (tmp_path / "arguments").read_text() == "-m loco_jax.predict --shard=3/5 --resume --quiet a b --output=c\n"
+    assert (tmp_path / "calls").exists() == requeued
+    assert not requeued or (tmp_path / "calls").read_text() == "requeue 7_3\n"
+
+
+def test_some_slurm_tasks_can_be_repeated(tmp_path):
+    assert end(start_task(tmp_path, "exit 0", SLURM_ARRAY_TASK_COUNT=2, SHARDS=8)) == ""
+    assert "--shard=3/8 " in (tmp_path / "arguments").read_text()
+
+
+def test_shards_want_an_array():
+    said = dry_run("predict_slurm.sh", "a")
+    assert "#SBATCH --array=0-7" in said and said.splitlines()[-1].endswith("--shard=0/8 --resume --quiet a ")
+    launcher = start("predict_slurm.sh", "a")
+    assert "this is no task of an array" in end(launcher) and launcher.returncode == 2
+
+
 # ---- A TPU pod
 
 

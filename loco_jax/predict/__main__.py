@@ -34,6 +34,10 @@ _EXPORT = flags.DEFINE_string(
     "export", "", "Files for other software too: some of c3d, trc, bvh, gltf and csv, with commas.", flag_values=FLAGS
 )
 _RESUME = flags.DEFINE_bool("resume", False, "Leave out inputs whose results are there.", flag_values=FLAGS)
+_SHARD = flags.DEFINE_string(
+    "shard", "", "I/N: only every N-th input, from number I, 0 to N - 1. N such processes, with the same inputs and "
+    "--output, do all. python -m loco_jax.predict.merge makes one table of them.", flag_values=FLAGS
+)  # fmt: skip
 _QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.", flag_values=FLAGS)
 _LENS = {
     name: flags.DEFINE_float(name, None, text, flag_values=FLAGS)
@@ -50,7 +54,11 @@ _LENS = {
 def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise app.UsageError("name a picture, a folder, or a video")
-    from loco_jax.predict import exporting, files  # heavy imports come after the flags, so that --help answers at once
+    from loco_jax.predict import (
+        exporting,
+        files,
+        shards,
+    )  # heavy imports come after the flags, so that --help answers at once
     from loco_jax.predict.camera import Lens, check_lens
 
     lens = Lens(**{name: flag.value for name, flag in _LENS.items()})
@@ -60,6 +68,7 @@ def main(argv: list[str]) -> int:
     if not math.isfinite(_FPS.value):
         raise ValueError(f"--fps={_FPS.value} must be a number of frames a second")
     formats = exporting.parse(_EXPORT.value)
+    shard = shards.parse(_SHARD.value)
     paths, failures, notes = files.collect(argv[1:], as_films=_FPS.value > 0)
     for text in [*notes, *failures]:
         print(f"loco_jax: {files.printable(text)}", file=sys.stderr)
@@ -71,7 +80,8 @@ def main(argv: list[str]) -> int:
         predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
         print(f"Using {predictor.description}", flush=True)
         options = results.Options(lens, _SMOOTH.value == "on", _FPS.value)
-        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, _QUIET.value, formats)
+        quiet = _QUIET.value
+        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, quiet, formats, shard)
     return 1 if failures else 0
 
 

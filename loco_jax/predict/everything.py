@@ -16,7 +16,7 @@ from loco_jax.media import canvas as canvases
 from loco_jax.media import pictures
 from loco_jax.media.pictures import Picture
 from loco_jax.motion import names
-from loco_jax.predict import ahead, exporting, files, film, results
+from loco_jax.predict import ahead, exporting, files, film, results, shards
 from loco_jax.predict.files import in_a_line, printable
 from loco_jax.predict.people import People, View, find_all, to_people, view_of
 from loco_jax.predict.predictor import Predictor
@@ -59,6 +59,7 @@ def process_all(
     resume: bool = False,
     quiet: bool = False,
     export: Sequence[str] = (),
+    shard: shards.Shard | None = None,
 ) -> list[str]:
     """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
 
@@ -68,19 +69,34 @@ def process_all(
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
       export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
+      shard: process only this part of the inputs, and keep its record in `output`; see `shards`.
+
+    Raises ValueError if the shard does not fit the records of others.
     """
     inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+    record = None
+    if shard:
+        ordered = shards.order(inputs)
+        record, inputs = shards.Record(shard, ordered, output), shard.of(ordered)
+        print(f"Shard {shard}: {len(inputs)} of {len(ordered)} inputs", flush=True)
     old = names.earlier(output, export)  # once, since folders may be large
-    inputs, failures = _without_others(inputs, old)
+    kept, failures = _without_others(inputs, old)
+    if record:
+        refused = set(inputs).difference(kept)
+        record.fail(zip((each for each in inputs if each in refused), failures))
+    inputs = kept
     if resume:
         done = [results.are_done(*each, predictor, options) for each in inputs]
         if any(done):
             print(f"{sum(done)} of {len(inputs)} inputs are done already", flush=True)
+        if record:
+            record.keep(itertools.compress(inputs, done))
         failures += _export(itertools.compress(inputs, done), export, old)
         inputs = [each for each, is_done in zip(inputs, done) if not is_done]
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
-        for each, outcome in outcomes(inputs, predictor, options, quiet):
+        some = outcomes(inputs, predictor, options, quiet)
+        for each, outcome in record.follow(some) if record else some:
             if isinstance(outcome, Done):
                 people += outcome.people
                 lines = [*outcome.warnings, outcome.failure]

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
     "main", "predict", "report", "export", "torch_weights", "benchmark", "data.jta", "data.miniature", "reproduce",
     "convert",
+    "predict.merge",
 ]  # fmt: skip
 
 

@@ -131,6 +131,18 @@ def test_several_processes_read_the_same(good, tmp_path, monkeypatch):
             np.testing.assert_equal(mine, other)
 
 
+def test_without_beam_its_options_are_refused(tmp_path, monkeypatch):
+    """And without options Beam is not imported, whether it is there or not."""
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "loco_jax.data.jta.beam", raising=False)
+    monkeypatch.delitem(vars(jta), "beam", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="^--beam_options needs Beam: pip install 'apache-beam") as told:
+        jta.prepare(tmp_path / "jta", tmp_path / "data", beam_options="runner=DirectRunner")
+    assert "\n" not in str(told.value) and not (tmp_path / "data").exists()
+    assert not jta.prepare(tmp_path / "jta", tmp_path / "data").reused
+
+
 def test_a_process_that_was_killed_is_told_and_none_is_left():
     before = multiprocessing.active_children()
     with pytest.raises(OSError, match="a process .* was killed.*--num_workers=1"), sequences._mapper(2) as mapper:

@@ -10,6 +10,8 @@ The intrinsics are JTA's, unless `JTA/camera.json` (`{"fx": ..., "fy": ..., "cx"
 flags --fx --fy --cx --cy give others. That file may also have `"num_frames"`, the frames of a miniature's sequences, at
 most 900.
 
+With `--beam_options` an Apache Beam pipeline does the work, see docs/data.md.
+
 Full-HD pictures of all of JTA need about 80 GB of disk, and with `--overwrite` the old ones stay until the new ones are
 complete.
 """

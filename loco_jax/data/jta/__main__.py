@@ -22,6 +22,8 @@ def _define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
     flags.DEFINE_integer("max_people", 64, "More people in a frame are an error.", lower_bound=1)
     flags.DEFINE_integer("num_workers", min(os.cpu_count() or 1, 8), "Most processes that read.", lower_bound=0)
+    options = "Do the work by Apache Beam with these options, such as runner=FlinkRunner,parallelism=8."
+    flags.DEFINE_string("beam_options", None, options)
     for field in _CAMERA:
         flags.DEFINE_float(field, None, "Intrinsic in pixels (default: from camera.json of jta_dir, or JTA's).")
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.time()
     given: dict[str, Any] = {field: values[field].value for field in _CAMERA if values[field].value is not None}
     camera = jta.read_camera_file(values.jta_dir)[0]._replace(**given)
-    names = ("max_people", "skip_bad", "overwrite", "num_workers", "pictures", "picture_height")
+    names = ("max_people", "skip_bad", "overwrite", "num_workers", "pictures", "picture_height", "beam_options")
     options: dict[str, Any] = {name: values[name].value for name in names}
     prepared = jta.prepare(values.jta_dir, values.data_dir, camera=camera, **options)
     done = "Already prepared" if prepared.reused else f"Prepared in {time.time() - start:.1f} s"

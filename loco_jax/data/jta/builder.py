@@ -10,15 +10,15 @@ import tensorflow_datasets as tfds
 
 from loco_jax.data.jta import annotations, sequences
 from loco_jax.data.jta.annotations import SPLITS
-from loco_jax.data.jta.sequences import Read, Source
+from loco_jax.data.jta.sequences import Gathered, Read, Source
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JTA_JOINTS, NUM_JTA_JOINTS
 
 _SEQUENCES_A_FILE = 4  # TFDS keeps a file's examples in memory until it is written
 
 
-class Jta(tfds.core.ShardBasedBuilder):
-    """One example per frame, ordered by sequence and frame, frames without people included.
+class Described:
+    """What the builders share: one example per frame, ordered by sequence and frame, frames without people included.
 
     Features:
       sequence, frame: integers; frames count from 1.
@@ -26,8 +26,6 @@ class Jta(tfds.core.ShardBasedBuilder):
       image: only in the config `frames`: the picture, a JPEG file's bytes.
       people: P people by ascending id. `id` [P] int64, `pixels` [P, 22, 2] and `joints` [P, 22, 3] float32 (metres),
         `present`, `occluded` and `self_occluded` [P, 22] bool, as in `People`.
-
-    Each file of a split holds four consecutive sequences.
     """
 
     VERSION = tfds.core.Version(annotations.VERSION)
@@ -36,11 +34,12 @@ class Jta(tfds.core.ShardBasedBuilder):
         tfds.core.BuilderConfig(name="frames", description="The same, and the pictures."),
     ]
 
-    def __init__(self, source: Source, skip_bad: bool, num_workers: int, data_dir: pathlib.Path):
-        """`data_dir` is also for work in progress, which stays there. See `prepare` for the other arguments."""
-        self._source, self._skip_bad, self._num_workers = source, skip_bad, num_workers
+    info: tfds.core.DatasetInfo  # of TFDS's builder
+
+    def __init__(self, source: Source, data_dir: pathlib.Path):
+        self._source = source
         config = "frames" if source.pictures else "poses"
-        super().__init__(config=config, data_dir=data_dir, file_format="array_record")
+        super().__init__(config=config, data_dir=data_dir, file_format="array_record")  # type: ignore[call-arg]
 
     def _info(self) -> tfds.core.DatasetInfo:
         array = tfds.features.Tensor
@@ -75,58 +74,83 @@ class Jta(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _shard_iterators_per_split(self, dl_manager) -> dict[str, Any]:
-        source, work = self._source, pathlib.Path(self.data_dir_root) / "sequences"
-        work.mkdir()
-        # Everything is read and checked before anything is written, and a train file once for both of its splits.
-        read, bad, size = sequences.read_all(source, work, self._num_workers, self._skip_bad)
-        factor = source.picture_height / size[0] if size and source.picture_height else 1.0
-        camera = Camera(*source.camera.scaled(factor))
+    def describe(self, gathered: Gathered) -> dict[str, dict[str, int]]:
+        """Writes what was read into the data's metadata. Returns the counts of each split."""
+        source, factor = self._source, shrinking(self._source, gathered)
         is_miniature = (source.jta_dir / annotations.MINIATURE_FILE).exists()
         splits = {
-            split: _total([r.counts[split] for r in read[selection.folder].values()])
+            split: _total([r.counts[split] for r in gathered.read[selection.folder].values()])
             for split, selection in SPLITS.items()
         }
         self.info.metadata.update(
             name="miniature of the crowd in JTA's format" if is_miniature else "JTA",
             asked=source.asked(),
-            camera=camera._asdict(),
-            left_out=bad,
+            camera=Camera(*source.camera.scaled(factor))._asdict(),
+            left_out=gathered.bad,
             splits=splits,
-            picture_size=size and [round(n * factor) for n in size],
+            picture_size=gathered.size and [round(n * factor) for n in gathered.size],
         )
-        self._bar = sequences.bar("Writing", sum(count["frames"] for count in splits.values()), " frames")
+        return splits
+
+
+class Jta(Described, tfds.core.ShardBasedBuilder):
+    """Builds the data on this machine. Each file of a split holds four consecutive sequences."""
+
+    def __init__(self, source: Source, skip_bad: bool, num_workers: int, data_dir: pathlib.Path):
+        """`data_dir` is also for work in progress, which stays there. See `prepare` for the other arguments."""
+        self._skip_bad, self._num_workers = skip_bad, num_workers
+        super().__init__(source, data_dir)
+
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, Any]:
+        source, work = self._source, pathlib.Path(self.data_dir_root) / "sequences"
+        work.mkdir()
+        # Everything is read and checked before anything is written, and a train file once for both of its splits.
+        gathered = sequences.read_all(source, work, self._num_workers, self._skip_bad)
+        counts, factor = self.describe(gathered), shrinking(source, gathered)
+        self._bar = sequences.bar("Writing", sum(count["frames"] for count in counts.values()), " frames")
         shards = {}
         for split, selection in SPLITS.items():
-            some, frames = list(read[selection.folder].items()), selection.up_to(source.num_frames)
+            some, frames = list(gathered.read[selection.folder].items()), selection.up_to(source.num_frames)
             shards[split] = [
-                functools.partial(self._examples, some[i : i + _SEQUENCES_A_FILE], frames, camera, factor, work)
+                functools.partial(self._examples, some[i : i + _SEQUENCES_A_FILE], frames, factor, work)
                 for i in range(0, len(some), _SEQUENCES_A_FILE)
             ]
         return shards
 
     def _examples(
-        self,
-        some: Sequence[tuple[int, Read]],
-        frames: Sequence[int],
-        camera: Camera,
-        factor: float,
-        work: pathlib.Path,
+        self, some: Sequence[tuple[int, Read]], frames: Sequence[int], factor: float, work: pathlib.Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Keys and examples of some sequences. Pictures in `work` are removed: no two splits share a frame."""
+        camera = Camera(*self._source.camera.scaled(factor))
         for number, sequence in some:
-            people = sequences.load_people(sequence.path)
-            people = people._replace(pixels=people.pixels * np.float32(factor))
-            for frame in frames:
-                first, end = (np.searchsorted(people.frame, frame, side) for side in ("left", "right"))
-                example: dict[str, Any] = {"sequence": number, "frame": frame, "camera": camera._asdict()}
-                example["people"] = {k: v[first:end] for k, v in people._asdict().items() if k != "frame"}
-                if path := sequence.pictures.get(frame):
-                    example["image"] = path.read_bytes()
-                    if path.is_relative_to(work):
-                        path.unlink()
-                yield number * (annotations.NUM_FRAMES + 1) + frame, example
+            for key, example in examples(number, sequence, frames, camera, factor):
+                if (path := sequence.pictures.get(example["frame"])) and path.is_relative_to(work):
+                    path.unlink()
+                yield key, example
                 self._bar.update()
+
+
+def shrinking(source: Source, gathered: Gathered) -> float:
+    """The factor by which pictures and camera are made smaller."""
+    return source.picture_height / gathered.size[0] if gathered.size and source.picture_height else 1.0
+
+
+def examples(
+    number: int, sequence: Read, frames: Sequence[int], camera: Camera, factor: float
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Keys and examples of some frames of a sequence.
+
+    `camera` is in pixels of the pictures as they are written, and `factor` takes annotated pixels there.
+    """
+    people = sequences.load_people(sequence.path)
+    people = people._replace(pixels=people.pixels * np.float32(factor))
+    for frame in frames:
+        first, end = (np.searchsorted(people.frame, frame, side) for side in ("left", "right"))
+        example: dict[str, Any] = {"sequence": number, "frame": frame, "camera": camera._asdict()}
+        example["people"] = {k: v[first:end] for k, v in people._asdict().items() if k != "frame"}
+        if path := sequence.pictures.get(frame):
+            example["image"] = path.read_bytes()
+        yield number * (annotations.NUM_FRAMES + 1) + frame, example
 
 
 def _total(counts: Sequence[dict[str, int]]) -> dict[str, int]:

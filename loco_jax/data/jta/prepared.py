@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import logging as standard_logging
 import os
 import pathlib
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +42,7 @@ def prepare(
     num_workers: int = 0,
     pictures: bool = False,
     picture_height: int = 0,
+    beam_options: str | None = None,
 ) -> Prepared:
     """Turns JTA's files into ArrayRecord files under `data_dir`. Existing data stays until the new data is complete.
 
@@ -51,18 +54,24 @@ def prepare(
       skip_bad: leave out sequences with bad files instead of refusing all.
       overwrite: replace existing data. Without it, data that was prepared with the same `jta_dir`, camera and
         `picture_height` is reused, and other data is an error.
-      num_workers: most processes that read; with fewer than two, this process reads.
+      num_workers: most processes that read; with fewer than two, this process reads. Beam has its own options for it.
       pictures: with them, see `collect_pictures`.
       picture_height: resize pictures, and with them the camera, to this height in pixels; 0 leaves them as they are.
+      beam_options: options of an Apache Beam pipeline that does the work, see `beam.parse`; None does it here.
 
     Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if it is not
-    writable, and ValueError for a `picture_height` that is negative or without `pictures`.
+    writable, and ValueError for a `picture_height` that is negative or without `pictures`. With
+    `beam_options` it raises ModuleNotFoundError if Beam is not installed, ValueError for bad options, and OSError if
+    the pipeline fails.
     """
     jta_dir, data_dir = (pathlib.Path(folder).expanduser().resolve() for folder in (jta_dir, data_dir))
     if picture_height < 0 or (picture_height and not pictures):
         raise ValueError(f"--picture_height={picture_height} needs --pictures, and must not be negative")
     from loco_jax.data.jta import builder  # here, because TFDS takes seconds to import
 
+    if beam_options is not None:
+        beam = _beam()
+        options = beam.parse(beam_options)
     of_file, num_frames = annotations.read_camera_file(jta_dir)
     camera = annotations.check_camera(of_file if camera is None else camera)
     files = annotations.find_sequences(jta_dir)
@@ -83,10 +92,26 @@ def prepare(
         problem = f"cannot be written to ({error.strerror})"
         raise OSError(f"{error.filename}: {problem}; choose another --data_dir") from error
     with scratch.folder(data_dir / f".preparing_{config}") as work, _quiet_tfds():
-        new = builder.Jta(source, skip_bad, num_workers, work)
-        new.download_and_prepare()
+        if beam_options is None:
+            new = builder.Jta(source, skip_bad, num_workers, work)
+            new.download_and_prepare()
+        else:
+            new = beam.JtaByBeam(source, skip_bad, options, work)
+            new.build()
         scratch.replace_folder(target, pathlib.Path(new.data_dir), work / "old")
     return _describe(target, reused=False)
+
+
+def _beam() -> types.ModuleType:
+    """The builder for Beam, which most users do not have. Raises ModuleNotFoundError with the remedy."""
+    standard_logging.disable(standard_logging.WARNING)  # Beam tells which of its parts are not installed
+    try:
+        from loco_jax.data.jta import beam
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"--beam_options needs Beam: pip install 'apache-beam>=2.72,<3' ({error})") from error
+    finally:
+        standard_logging.disable(standard_logging.NOTSET)
+    return beam
 
 
 def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence:

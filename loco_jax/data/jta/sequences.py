@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,45 +49,66 @@ class Read(NamedTuple):
     size: tuple[int, int] | None  # height and width of the pictures as they come
 
 
+class Gathered(NamedTuple):
+    """All sequences after reading."""
+
+    read: dict[str, dict[int, Read]]  # the good ones, by folder and number
+    bad: list[str]  # a message for each bad one
+    size: tuple[int, int] | None  # height and width of all pictures as they come
+
+
 def load_people(path: os.PathLike | str) -> People:
     """The people of a sequence that was read."""
     with np.load(path) as arrays:
         return People(**arrays)
 
 
-def read_all(
-    source: Source, work: pathlib.Path, num_workers: int, skip_bad: bool
-) -> tuple[dict[str, dict[int, Read]], list[str], tuple[int, int] | None]:
-    """Reads every sequence into `work`.
-
-    Returns the sequences by folder and number, a message for each bad one, and height and width of all pictures.
-
-    Raises AnnotationError that names all bad files, unless they may be skipped and leave a sequence in each folder.
-    Raises it at once for pictures of several sizes, and for those that the camera cannot have taken.
-    """
-    names = [(folder, number) for folder, numbered in source.files.items() for number in numbered]
-    read: dict[str, dict[int, Read]] = {folder: {} for folder in source.files}
-    bad, size = [], None
+def read_all(source: Source, work: pathlib.Path, num_workers: int, skip_bad: bool) -> Gathered:
+    """Reads every sequence into `work`, in up to `num_workers` processes. See `gather` for the result and errors."""
+    names = names_of(source)
     with (
         _mapper(min(num_workers, len(names) // (1 if source.pictures else _SEQUENCES_PER_WORKER))) as mapper,
         bar("Reading", len(names), " sequences") as shown,
     ):
-        results = mapper(functools.partial(_read_to_file, work=work, source=source), names)
-        for result, (folder, number) in zip(results, names):
-            shown.update()
-            if isinstance(result, str):
-                bad.append(result)
-                continue
-            read[folder][number] = result
-            if size is None and result.size:
-                pictures.check_middle(source.camera, result.size)
-            if size not in (None, result.size):
-                ours, first = (f"{s[1]} x {s[0]}" for s in (result.size, size))
-                raise AnnotationError(
-                    f"{folder}/seq_{number} has pictures of {ours} pixels, but the sequences before have {first}; "
-                    "one camera must have taken them all"
-                )
-            size = result.size
+        results = mapper(functools.partial(read_to_file, work=work, source=source), names)
+        return gather(source, _counted(results, shown), skip_bad)
+
+
+def _counted(results: Iterable[Read | str], shown: Any) -> Iterator[Read | str]:
+    for result in results:
+        shown.update()
+        yield result
+
+
+def names_of(source: Source) -> list[tuple[str, int]]:
+    """Folder and number of every sequence."""
+    return [(folder, number) for folder, numbered in source.files.items() for number in numbered]
+
+
+def gather(source: Source, results: Iterable[Read | str], skip_bad: bool) -> Gathered:
+    """Orders the results of `read_to_file` for all `names_of` the source.
+
+    Raises AnnotationError that names all bad files, unless they may be skipped and leave a sequence in each folder.
+    Raises it at once for pictures of several sizes, and for those that the camera cannot have taken.
+    """
+    names = names_of(source)
+    read: dict[str, dict[int, Read]] = {folder: {} for folder in source.files}
+    bad: list[str] = []
+    size: tuple[int, int] | None = None
+    for result, (folder, number) in zip(results, names):
+        if isinstance(result, str):
+            bad.append(result)
+            continue
+        read[folder][number] = result
+        if size is None and result.size:
+            pictures.check_middle(source.camera, result.size)
+        if size and result.size and size != result.size:
+            ours, first = (f"{s[1]} x {s[0]}" for s in (result.size, size))
+            raise AnnotationError(
+                f"{folder}/seq_{number} has pictures of {ours} pixels, but the sequences before have {first}; "
+                "one camera must have taken them all"
+            )
+        size = result.size
     empty = [folder for folder in read if not read[folder]]
     if bad and (empty or not skip_bad):
         remedy = "Correct them, or prepare the other files with --skip_bad."
@@ -95,7 +116,7 @@ def read_all(
             remedy = f"Correct them: no good sequence is left in annotations/{', annotations/'.join(empty)}."
         head = f"{len(bad)} of {len(names)} sequences are bad, and nothing was prepared:"
         raise AnnotationError("\n  ".join([head, *bad, remedy]))
-    return read, bad, size
+    return Gathered(read, bad, size)
 
 
 def bar(what: str, total: int, unit: str):
@@ -103,11 +124,13 @@ def bar(what: str, total: int, unit: str):
     return progress.bar(total, unit, not sys.stderr.isatty(), desc=what, leave=False, dynamic_ncols=True)
 
 
-def _read_to_file(name: tuple[str, int], *, work: pathlib.Path, source: Source) -> Read | str:
-    """Writes the frames that the splits take of a sequence into `work`. Returns the message if a file is bad."""
+def read_to_file(
+    name: tuple[str, int], *, work: pathlib.Path, source: Source, some: Sequence[str] = tuple(SPLITS)
+) -> Read | str:
+    """Writes the frames that `some` splits take of a sequence into `work`. Returns the message if a file is bad."""
     folder, number = name
     out = work / f"{folder}_{number}"
-    splits = {split: s.up_to(source.num_frames) for split, s in SPLITS.items() if s.folder == folder}
+    splits = {split: s.up_to(source.num_frames) for split, s in SPLITS.items() if s.folder == folder and split in some}
     frames = sorted(sum(splits.values(), []))
     files: dict[int, pathlib.Path] = {}
     size = None

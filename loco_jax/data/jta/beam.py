@@ -1,0 +1,150 @@
+"""The TFDS builder of JTA as a Beam pipeline, for engines such as Dataflow, Flink and Spark.
+
+Workers read each sequence twice, once to check it and once to write it, and keep nothing between. So an engine may
+repeat any part of the work. All workers need the folders of JTA and of the data set under the same names as here.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import pathlib
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import tensorflow_datasets as tfds
+from apache_beam import runners
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+
+from loco_jax.data.jta import builder, sequences
+from loco_jax.data.jta.annotations import SPLITS, AnnotationError
+from loco_jax.data.jta.sequences import Read, Source
+from loco_jax.geometry.camera import Camera
+
+_FLAG = "--beam_options"
+_ASKING = ("flink", "spark", "portable", "prism")  # these runners know more options, which their servers tell
+
+
+def parse(text: str) -> PipelineOptions:
+    """Beam's options from a text like `runner=FlinkRunner,parallelism=8`, as TFDS's own command takes them.
+
+    Raises ValueError for a part without a name, an unknown runner or option, and a value that Beam refuses.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if not part.partition("=")[0].isidentifier():
+            raise ValueError(f"{_FLAG}={text}: {part!r} is not NAME=VALUE, such as runner=DirectRunner,job_name=jta")
+    said = io.StringIO()
+    logging.disable(logging.WARNING)  # what is wrong is told below
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions([f"--{part}" for part in parts])
+            known = options.get_all_options()
+            unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+        name = options.view_as(StandardOptions).runner or "DirectRunner"
+        problems = PipelineOptionsValidator(options, runners.create_runner(name)).validate()
+    except SystemExit as error:  # argparse's way
+        problem = said.getvalue().strip().rpartition("error: ")[2]
+        raise ValueError(f"{_FLAG}={text}: {problem}") from error
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ValueError(f"{_FLAG}={text}: {_line(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    if unknown and "." not in name and not name.lower().startswith(_ASKING):
+        problems.append(f"Beam has no option {', '.join(sorted(unknown))}")
+    if problems:
+        raise ValueError(f"{_FLAG}={text}: {_line('; '.join(problems))}")
+    return options
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error comes of Ctrl-C or a signal. Beam makes another error of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _line(error: BaseException | str) -> str:
+    """What a message says, in one line. Of a worker's traceback that is the error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "Error: " in line), " ".join(lines))
+
+
+class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Builds the same data as `builder.Jta`, in the same order. TFDS chooses how many files a split has."""
+
+    name = "jta"  # of the folder, too
+
+    def __init__(self, source: Source, skip_bad: bool, options: PipelineOptions, data_dir: pathlib.Path):
+        """`data_dir` is also for work in progress, which stays there. See `prepare` for the other arguments."""
+        self._skip_bad, self._options = skip_bad, options
+        super().__init__(source, data_dir)
+
+    def build(self) -> None:
+        """Runs the pipelines.
+
+        Raises AnnotationError as `sequences.gather`, and OSError, in one line, if an engine gives up.
+        """
+        try:
+            self.download_and_prepare(download_config=tfds.download.DownloadConfig(beam_options=self._options))
+        except (AnnotationError, OSError):
+            raise
+        except Exception as error:  # engines raise anything, with the worker's traceback as text
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise OSError(f"Beam's pipeline failed: {_line(error)}") from error
+
+    def _split_generators(self, dl_manager) -> dict[str, Any]:
+        source = self._source
+        results = _check_all(source, self._options, pathlib.Path(self.data_dir_root))
+        gathered = sequences.gather(source, results, self._skip_bad)
+        self.describe(gathered)
+        factor = builder.shrinking(source, gathered)
+        return {
+            split: self._generate_examples(split, list(gathered.read[selection.folder]), factor)
+            for split, selection in SPLITS.items()
+        }
+
+    def _generate_examples(self, split: str, numbers: Sequence[int], factor: float) -> beam.PTransform:
+        read = functools.partial(_examples, split=split, source=self._source, factor=factor)
+        return beam.Create(numbers) | beam.Reshuffle() | "Read" >> beam.FlatMap(read)
+
+
+def _check_all(source: Source, options: PipelineOptions, folder: pathlib.Path) -> list[Read | str]:
+    """Checks all sequences by a pipeline that leaves the results in `folder`. They come as `gather` takes them."""
+    path = folder / "results.pickle"
+    with beam.Pipeline(options=options) as pipeline:
+        numbered = pipeline | beam.Create(list(enumerate(sequences.names_of(source)))) | beam.Reshuffle()
+        results = numbered | "Check" >> beam.MapTuple(functools.partial(_checked, source=source))
+        _ = results | beam.combiners.ToList() | "Keep" >> beam.Map(functools.partial(_keep, path=path))
+    if not path.exists():
+        raise OSError(f"{path}: the workers wrote no results there; they need --data_dir under the same name as here")
+    return [result for _, result in sorted(pickle.loads(path.read_bytes()), key=lambda each: each[0])]
+
+
+def _checked(place: int, name: tuple[str, int], source: Source) -> tuple[int, Read | str]:
+    """Reads a sequence for its counts. Its files are gone afterwards."""
+    with tempfile.TemporaryDirectory() as work:
+        read = sequences.read_to_file(name, work=pathlib.Path(work), source=source)
+    return place, read if isinstance(read, str) else read._replace(pictures={})
+
+
+def _keep(results: list, path: pathlib.Path) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(pickle.dumps(results))
+    part.replace(path)
+
+
+def _examples(number: int, split: str, source: Source, factor: float) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Keys and examples of a sequence. Raises AnnotationError if the sequence changed and is bad now."""
+    frames = SPLITS[split].up_to(source.num_frames)
+    with tempfile.TemporaryDirectory() as work:
+        name = SPLITS[split].folder, number
+        read = sequences.read_to_file(name, work=pathlib.Path(work), source=source, some=[split])
+        if isinstance(read, str):
+            raise AnnotationError(read)
+        yield from builder.examples(number, read, frames, Camera(*source.camera.scaled(factor)), factor)
