@@ -160,10 +160,11 @@ def evaluate(
     configs.check_same(config)
     if not source:
         own = {name: config.data[name] for name in ("dir", "workers")}
-        config = distributed.from_first(lambda: configs.as_trained(workdir, config))
+        config = distributed.from_first(lambda: configs.as_trained(workdir, config, given))
         config.data.update(own)
     with distributed.together():
         experiment.check(config)
+        config = streams.fitted(config, split)
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
