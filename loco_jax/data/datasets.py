@@ -21,6 +21,7 @@ from loco_jax.geometry.camera import Camera
 SOURCES = {
     "crowd": "loco_jax.data.sources:CrowdData",
     "jta": "loco_jax.data.sources:JtaData",
+    "mupots": "loco_jax.data.mupots:Mupots",
 }
 
 
