@@ -58,12 +58,13 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.plateau.least_gain = 0.005  # the least gain, as a share of the best loss
 
     c.data = ConfigDict()
-    c.data.source = "crowd"  # or "jta", or a class of your own as "my_module:MyData"
+    c.data.source = "crowd"  # or "jta", "mupots", "panoptic", or a class of your own as "my_module:MyData"
     c.data.dir = ""  # folder of a prepared JTA, or of another data set
     c.data.train_split = "train_vha"  # split of a prepared JTA: the paper's frames for this task
     # Focal lengths and middle (fx, fy, cx, cy) of the camera for which pictures of other data sets than the crowd and
     # JTA are resampled; () for JTA's angle of view, across pictures as wide as volume.image_size.
     c.data.camera = ()
+    c.data.head_of_ears = False  # whether training on CMU Panoptic, which has no head top, takes one of ears and neck
     c.data.batch_size = 1  # frames a step, over all devices; a multiple of their number uses all of them
     c.data.render_batch = 1  # for GPUs: render the crowd's pictures for so many steps at once
     c.data.max_people = 64  # most people of a frame in files

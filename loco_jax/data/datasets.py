@@ -22,6 +22,7 @@ SOURCES = {
     "crowd": "loco_jax.data.sources:CrowdData",
     "jta": "loco_jax.data.sources:JtaData",
     "mupots": "loco_jax.data.mupots:Mupots",
+    "panoptic": "loco_jax.data.panoptic:Panoptic",
 }
 
 

@@ -39,7 +39,7 @@ LATER_FIELDS = {
     "spoil.found": 2000, "spoil.share": 0.5, "predictor.side_weight": 0.0,
 }  # fmt: skip
 # Fields that older runs and weights of any task lack.
-LATEST_FIELDS: dict[str, Any] = {"data.camera": []}
+LATEST_FIELDS: dict[str, Any] = {"data.camera": [], "data.head_of_ears": False}
 # Fields that older runs have beside today's, with the values that mean what the code does now.
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
