@@ -42,7 +42,7 @@ TEST = (
     "160226_haggling1", "160422_haggling1", "160226_mafia1", "160226_ultimatum1", "160422_ultimatum1", "160906_pizza1",
 )  # fmt: skip
 VALIDATION = ("160422_mafia2",)
-CAMERAS = ("00_16", "00_30")  # of test and validation; training has all whose pictures are there
+CAMERAS = ("00_16", "00_30")  # that papers take
 LEAST_CONFIDENCE = 0.1  # above which a joint is there
 FPS = 29.97
 _TRAIN_EVERY = 3  # frames; those between are nearly the same
@@ -107,24 +107,22 @@ class Panoptic(Stored):
     def _sequences(self, split: str) -> list[str]:
         """The names of a split's sequences that are there."""
         named = {"test": TEST, "validation": VALIDATION}
-        there = sorted(path.parent.name for path in self._root.glob("*/calibration_*.json"))
+        parts = [*self._root.glob("*/calibration_*.json"), *self._root.glob("*/hdPose3d_stage1*")]
+        there = sorted({path.parent.name for path in parts})
         names = [n for n in there if (n in named[split] if split in named else n not in TEST + VALIDATION)]
         if not names:
             wanted = f" of {', '.join(named[split])}" if split in named else ""
-            raise FileNotFoundError(f"{self._root}: has no sequence{wanted} with its calibration_NAME.json in it")
+            raise FileNotFoundError(f"{self._root}: has no folder of a sequence{wanted}")
         return names
 
     def _films(self, split: str) -> list[Film]:
         found = []
         for name in self._sequences(split):
             folder = self._root / name
-            views: Sequence[str] = CAMERAS
-            if split not in ("validation", "test"):
-                views = _views(folder) if self.config.data.pictures else CAMERAS
             every = 1 if split in ("validation", "test") else _TRAIN_EVERY
             frames = _frames(str(folder))[::every]
             lenses = read_cameras(str(folder / f"calibration_{name}.json"))
-            for view in views:
+            for view in CAMERAS:
                 if view not in lenses:
                     raise ValueError(f"{folder / f'calibration_{name}.json'}: has no HD camera {view}")
                 found.append(Film(folder, view, lenses[view], frames))
@@ -260,15 +258,6 @@ def undistort(image: UInt8[np.ndarray, "H W 3"], lens: Lens) -> UInt8[np.ndarray
         (width, height), Image.Transform.MESH, mesh, resample=Image.Resampling.BILINEAR
     )
     return np.asarray(shown)
-
-
-def _views(folder: pathlib.Path) -> list[str]:
-    """The names of the HD cameras whose pictures are there."""
-    names = {path.name for path in folder.glob("hdImgs/*_*") if path.is_dir()}
-    names |= {path.stem.removeprefix("hd_") for path in folder.glob("hdVideos/hd_*.mp4")}
-    if not names:
-        raise FileNotFoundError(f"{folder}: has neither hdImgs/00_16 nor hdVideos/hd_00_16.mp4, or another camera's")
-    return sorted(names)
 
 
 @functools.lru_cache(maxsize=256)

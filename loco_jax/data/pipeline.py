@@ -192,13 +192,16 @@ class _Padded:
 def to_frames(example: Example, max_people: int, pictures: bool = False) -> Frames:
     """An example padded to `max_people`, without batch axis.
 
-    Raises ValueError with the frame's name for more people.
+    Raises ValueError with the frame's name for more people, and for a picture that is not there.
     """
     count = len(example.ids)
     if count > max_people:
         raise ValueError(
             f"{example.where} has {count} people, more than max_people={max_people}; raise it to {count} or more"
         )
+
+    if pictures and example.picture is None:
+        raise ValueError(f"{example.where} has no picture, but config.data.pictures asks for one")
 
     def padded(values, dtype):
         out = np.zeros((max_people, *values.shape[1:]), dtype)
@@ -211,7 +214,7 @@ def to_frames(example: Example, max_people: int, pictures: bool = False) -> Fram
         annotated = np.ones(NUM_JOINTS, bool) if example.annotated is None else example.annotated
         group, zoom = np.array(example.group, np.int32), np.array(example.zoom, np.float32)
         origin = Origin(group, zoom, annotated, padded(occluded, bool))
-    image = example.picture() if pictures and example.picture else None
+    image = example.picture() if pictures and example.picture is not None else None
     camera = Camera(*map(np.float32, example.camera))
     return Frames(padded(example.joints, np.float32), padded(example.present, bool), camera, image, origin=origin)
 

@@ -26,6 +26,12 @@ class Stored(DataSet):
 
     folder = "the folder of its files"
 
+    def check(self) -> None:
+        super().check()
+        given = tuple(self.config.data.get("camera", ()))
+        if given and not (len(given) == 4 and min(given[:2]) > 0):
+            raise ValueError(f"config.data.camera={given} must be (fx, fy, cx, cy) in pixels, or () for JTA's")
+
     @abc.abstractmethod
     def examples(self, split: str) -> Sequence[Example]:
         """The frames of a split, with random access. They are read when they are asked for, by several threads."""

@@ -104,20 +104,22 @@ def measure(
     """A frame's errors, for predicted `[N, 14, 3]` and true `[M, 14, 3]` people and the result of `match`.
 
     `present[M, 14]` says which true joints are annotated. What is not known of a predicted person counts as not found,
-    and without both hips so do all its joints, relative to their middle.
+    and without both hips so do all its joints, relative to their middle. True people without both hips have no relative
+    errors.
     """
     predicted, known = np.asarray(predicted, np.float64), np.asarray(predicted_known, bool)
     true, present = np.asarray(true, np.float64), np.asarray(present, bool)
     found = partner >= 0
     p, t, known, there = predicted[partner[found]], true[found], known[partner[found]], present[found]
-    rooted = known[:, _HIPS].all(axis=1) & there[:, _HIPS].all(axis=1)
+    rooted = known[:, _HIPS].all(axis=1)
     errors = np.full((3, len(true), true.shape[1]), np.inf)
     ours, theirs = (x[:, _HIPS].mean(axis=1, keepdims=True) for x in (p, t))
     relative = p - ours, with_bones(p, t, known & there) - ours
     for kind, error in enumerate((*(x - (t - theirs) for x in relative), p - t)):
         errors[kind, found] = np.where(known & (rooted[:, None] | (kind == 2)), np.linalg.norm(error, axis=-1), np.inf)
     hidden = np.zeros_like(present) if occluded is None else np.asarray(occluded, bool)
-    return Errors(group, found, np.where(present, errors, np.nan), hidden)
+    counted = np.stack([present & present[:, _HIPS].all(axis=1, keepdims=True)] * 2 + [present])
+    return Errors(group, found, np.where(counted, errors, np.nan), hidden)
 
 
 def summarise(errors: Sequence[Errors]) -> dict[str, Any]:

@@ -128,7 +128,18 @@ def test_classes_that_are_no_data_sets_are_refused(source, wanted):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_that_do_not_fit_are_named(module, folder, tmp_path):
+def test_cameras_that_cannot_be_are_refused(module, folder):
+    config = config_of(module, folder)
+    for camera in ((500.0, 500.0), (0.0, 500.0, 320.0, 240.0)):
+        config.data.camera = camera
+        with pytest.raises(ValueError, match="config.data.camera=.* must be .fx, fy, cx, cy. in pixels"):
+            datasets.of(config).check()
+    config.data.camera = (60.0, 60.0, 48.0, 27.0)
+    datasets.of(config).check()
+    assert tuple(streams.camera_of(config)) == (60, 60, 48, 27)
+
+
+def test_pictures_that_do_not_fit_are_named(unchecked, module, folder, tmp_path):
     frames = json.loads((folder / "test.json").read_text())
     frames[2]["camera"] = [20.0, 20, 50, 30]  # an angle as of no other picture
     (tmp_path / "test.json").write_text(json.dumps(frames))

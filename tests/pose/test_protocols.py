@@ -68,6 +68,9 @@ def test_a_joint_that_is_not_found_is_wrong_and_one_that_is_not_annotated_does_n
     scores = protocols.summarise([measured(true, true, [0], known, present)])
     assert scores["relative"]["pck_all"] == scores["bones"]["pck_all"] == 0
     assert scores["absolute"]["pck_all"] == pytest.approx(11 / 13)
+    present[0, HIPS[0]] = False  # nor is there a true one
+    scores = protocols.summarise([measured(true, true, [0], known, present)])
+    assert scores["relative"]["pck_all"] is None and scores["absolute"]["pck_all"] == pytest.approx(11 / 12)
 
 
 def test_bones_of_larger_people_get_the_true_lengths():

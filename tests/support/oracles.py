@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from loco_jax.tasks.people import Found, PeopleTask, targets, touching
@@ -46,6 +47,4 @@ class Oracle(PeopleTask):
 
 
 def _at(frames, index):
-    import jax
-
     return jax.tree.map(lambda x: x[index], frames)
