@@ -171,11 +171,12 @@ def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def protocol_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Rows under `PROTOCOL_HEADER`: of each system the mean over groups, and each group if there are several."""
-    rows = []
+    """Rows under `PROTOCOL_HEADER`: each system's mean over groups. If there are several, the network's of each."""
+    rows, first = [], next(iter(summary["systems"]))
     for system, entry in summary["systems"].items():
         if found := entry.get("protocols"):  # which results of earlier versions lack
-            groups = [("mean", found), *((g["name"], g) for g in found["by_group"] if len(found["by_group"]) > 1)]
+            several = system in (first, f"{first}+") and len(found["by_group"]) > 1
+            groups = [("mean", found), *((g["name"], g) for g in found["by_group"] if several)]
             rows += [[system, name, *_protocol_cells(scores)] for name, scores in groups]
     return rows
 
