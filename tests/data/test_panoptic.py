@@ -15,7 +15,7 @@ from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.media import videos
 from loco_jax.ops import distributed
-from tests.support import tiny
+from tests.support import logged, quietly, tiny
 from tests.support.oracles import Oracle
 
 # In the order of the files, from the data set's own names.
@@ -197,6 +197,13 @@ def test_batches_of_training_have_pictures_and_go_on_exactly(folder):
     again = streams.training_stream(config, sharding())
     again.set_state(state)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(next(again)), wanted)
+
+
+def test_a_run_trains_and_is_scored_on_it(toy, folder, tmp_path):
+    config = config_of(folder, steps=3, eval_every=2, log_every=1)
+    summary, said = quietly(config, tmp_path)
+    assert len(summary["marks"]) == 2  # the validation split: a frame, seen by two cameras
+    assert np.isfinite([line["loss"] for line in logged(tmp_path) if "loss" in line]).all(), said
 
 
 def test_a_head_top_of_ears_is_for_training_only(folder):
