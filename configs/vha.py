@@ -58,21 +58,25 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.plateau.least_gain = 0.005  # the least gain, as a share of the best loss
 
     c.data = ConfigDict()
-    c.data.source = "crowd"  # or "jta"
-    c.data.dir = ""  # folder of a prepared JTA
+    c.data.source = "crowd"  # or "jta", "mupots", "panoptic", or a class of your own as "my_module:MyData"
+    c.data.dir = ""  # folder of a prepared JTA, or of another data set
     c.data.train_split = "train_vha"  # split of a prepared JTA: the paper's frames for this task
+    # Focal lengths and middle (fx, fy, cx, cy) of the camera for which pictures of other data sets than the crowd and
+    # JTA are resampled; () for JTA's angle of view, across pictures as wide as volume.image_size.
+    c.data.camera = ()
+    c.data.head_of_ears = False  # whether training on CMU Panoptic, which has no head top, takes one of ears and neck
     c.data.batch_size = 1  # frames a step, over all devices; a multiple of their number uses all of them
     c.data.render_batch = 1  # for GPUs: render the crowd's pictures for so many steps at once
-    c.data.max_people = 64  # most people of a JTA frame
+    c.data.max_people = 64  # most people of a frame in files
     c.data.validation_split = "validation"
     c.data.pictures = False  # whether the task needs pictures
-    c.data.augment = False  # whether to vary colours, scale and flips of JTA's training pictures
+    c.data.augment = False  # whether to vary colours, scale and flips of training pictures in files
     # People in a training scene of the crowd; 0 for the scale's numbers, which evaluation always uses.
     c.data.crowd = ConfigDict()
     c.data.crowd.min_people = 0
     c.data.crowd.mean_people = 0.0
     c.data.crowd.most_people = 0
-    c.data.workers = 0  # processes that decode JTA's pictures; 0 for threads of this process
+    c.data.workers = 0  # processes that decode pictures in files; 0 for threads of this process
 
     # Spatial sharding in training: so many devices share the rows of each frame. For volumes too large for one device.
     c.mesh = ConfigDict()

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -160,10 +160,11 @@ def evaluate(
     configs.check_same(config)
     if not source:
         own = {name: config.data[name] for name in ("dir", "workers")}
-        config = distributed.from_first(lambda: configs.as_trained(workdir, config))
+        config = distributed.from_first(lambda: configs.as_trained(workdir, config, given))
         config.data.update(own)
     with distributed.together():
         experiment.check(config)
+        config = streams.fitted(config, split)
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
@@ -188,6 +189,7 @@ def evaluate(
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
     summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it
     summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
+    _name_groups(summary, streams.groups_of(config, split))
     if isinstance(task, PeopleTask) and "tracks" in config and config.tracks.sequences:
         summary["tracks"] = _score_tracks(task, params, config, split)
     if not distributed.is_first():
@@ -201,6 +203,13 @@ def evaluate(
     say(table)
     say(f"Table, results.json and pictures: {out}")
     return summary
+
+
+def _name_groups(summary: dict[str, Any], names: Sequence[str]) -> None:
+    """Gives the groups of `protocols.summarise` their names."""
+    for system in summary.get("systems", {}).values():
+        for group in system.get("protocols", {}).get("by_group", []):
+            group["name"] = names[group["group"]] if names else "all"
 
 
 def _score_tracks(task: PeopleTask, params: Any, config: ConfigDict, split: str) -> dict[str, Any]:

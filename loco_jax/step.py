@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from loco_jax import experiment, muon, tasks, weights
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.ops import distributed
 from loco_jax.runs.watch import Watch
 from loco_jax.tasks import Task, pretrained
@@ -88,7 +88,7 @@ class Setup:
         self.stages, self.watch = Stages(config, self.task), Watch(config.spike, config.optimizer.max_skipped)
 
     @functools.cached_property
-    def source(self) -> streams.CrowdStream | streams.JtaStream:
+    def source(self) -> datasets.Stream:
         """The batches of training."""
         return streams.training_stream(self._config, NamedSharding(self.mesh, PartitionSpec("batch")))
 

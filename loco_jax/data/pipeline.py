@@ -1,5 +1,6 @@
 """From prepared data to batches of `Frames`: shuffling, padding, batching, and a position that can be stored."""
 
+import functools
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -13,15 +14,16 @@ from PIL import Image
 
 from loco_jax.data import augment as augmentation
 from loco_jax.data import jta
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Example, Frames, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA, NUM_JOINTS
 
+JTA_FPS = 30.0
 _AHEAD_BYTES = 512_000_000
 
 
-def read_jta(
-    data_dir: os.PathLike | str,
+def read(
+    examples: Sequence[Example],
     split: str,
     batch_size: int,
     max_people: int,
@@ -35,7 +37,7 @@ def read_jta(
     pictures: bool = False,
     augment: bool = False,
 ) -> "Batches":
-    """Iterates over batches of a prepared JTA: `Frames` of NumPy arrays with a leading axis B.
+    """Iterates over batches of a data set in files: `Frames` of NumPy arrays with a leading axis B.
 
     For training it never ends. Every epoch has another order, and drops the frames that do not fill a batch on every
     process. Otherwise each frame comes exactly once, by sequence and frame number. The last batches are padded, and
@@ -45,8 +47,8 @@ def read_jta(
     arguments, except perhaps `num_workers`, continues with exactly the same batches.
 
     Args:
-      data_dir: where `python -m loco_jax.data.jta` put it.
-      split: `train_vha`, `train`, `validation`, `test`, or a part as in `train[:10%]`.
+      examples: the frames of a split, with random access.
+      split: its name, for errors.
       batch_size: B, of this process.
       max_people: P; a frame with more is an error.
       seed: of the shuffling, 0 to 2^32 - 1.
@@ -59,12 +61,10 @@ def read_jta(
       augment: change pictures with `augment`; a frame of an epoch always changes in the same way.
 
     Raises:
-      FileNotFoundError: nothing is prepared there; the message has the command that does it.
-      ValueError: no such split, or too few frames for a batch. Also, at once or while iterating, for a damaged picture
-        or more than `max_people` people, with sequence and frame.
+      ValueError: too few frames for a batch. Also, at once or while iterating, for a damaged picture or more than
+        `max_people` people, with the frame's name.
     """
-    records = jta.load(data_dir, split, pictures)
-    count = len(records) if max_frames is None else min(max_frames, len(records))
+    count = len(examples) if max_frames is None else min(max_frames, len(examples))
     global_batch = batch_size * process_count
     if training and count < global_batch:
         raise ValueError(
@@ -72,7 +72,7 @@ def read_jta(
             f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
         )
     padded_length = -(-count // global_batch) * global_batch
-    source = _JtaFrames(records, count, max_people, count if training else padded_length, pictures)
+    source = _Padded(examples, count, max_people, count if training else padded_length, pictures)
     dataset = grain.MapDataset.source(source).seed(seed)
     if training:
         dataset = dataset.shuffle()
@@ -84,8 +84,24 @@ def read_jta(
     dataset = dataset[process_index : len(dataset) - len(dataset) % process_count : process_count]
     if training:
         dataset = dataset.repeat()  # with another seed for each epoch
-    picture = decode(records[0]).nbytes if pictures else 0
+    picture = source[0].image.nbytes if pictures else 0  # type: ignore[union-attr]
     return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
+
+
+def read_jta(
+    data_dir: os.PathLike | str, split: str, batch_size: int, max_people: int, *, pictures: bool = False, **options: Any
+) -> "Batches":
+    """Iterates over batches of a prepared JTA, see `read`.
+
+    Args:
+      data_dir: where `python -m loco_jax.data.jta` put it.
+      split: `train_vha`, `train`, `validation`, `test`, or a part as in `train[:10%]`.
+
+    Raises FileNotFoundError if nothing is prepared there, with the command that does it, and ValueError for another
+    split.
+    """
+    examples = JtaExamples(jta.load(data_dir, split, pictures), pictures)
+    return read(examples, split, batch_size, max_people, pictures=pictures, **options)
 
 
 class Batches(Iterator[Frames]):
@@ -153,11 +169,11 @@ def is_real(frames: Frames) -> Any:
     return frames.camera.fx > 0
 
 
-class _JtaFrames:
-    """A random access source of `Frames` without batch axis: `count` of the records, then frames of padding."""
+class _Padded:
+    """A random access source of `Frames` without batch axis: `count` of the examples, then frames of padding."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], count: int, max_people: int, length: int, pictures: bool):
-        self._records, self._count, self._length = records, count, length
+    def __init__(self, examples: Sequence[Example], count: int, max_people: int, length: int, pictures: bool):
+        self._examples, self._count, self._length = examples, count, length
         self._max_people, self._pictures = max_people, pictures
 
     def __len__(self) -> int:
@@ -165,42 +181,71 @@ class _JtaFrames:
 
     def __getitem__(self, index: int) -> Frames:
         place = min(int(index), self._count - 1)
-        example = self._records[place * len(self._records) // self._count]
-        frames = to_frames(example, self._max_people)
-        if self._pictures:
-            frames = frames._replace(image=decode(example))
+        frames = to_frames(self._examples[place * len(self._examples) // self._count], self._max_people, self._pictures)
         if index < self._count:
             return frames
         camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
-        return Frames(np.zeros_like(frames.joints), np.zeros_like(frames.present), camera, frames.image)
+        joints, present = np.zeros_like(frames.joints), np.zeros_like(frames.present)
+        return frames._replace(joints=joints, present=present, camera=camera)
 
 
-def to_frames(example: dict[str, Any], max_people: int) -> Frames:
-    """The people of a record, by ascending id and padded to `max_people`, without batch axis and picture.
+def to_frames(example: Example, max_people: int, pictures: bool = False) -> Frames:
+    """An example padded to `max_people`, without batch axis.
 
-    Raises ValueError with sequence and frame for more people.
+    Raises ValueError with the frame's name for more people, and for a picture that is not there.
     """
-    people = example["people"]
-    count = len(people["id"])
+    count = len(example.ids)
     if count > max_people:
         raise ValueError(
-            f"JTA sequence {example['sequence']}, frame {example['frame']} has {count} people, more than "
-            f"max_people={max_people}; raise it to {count} or more"
+            f"{example.where} has {count} people, more than max_people={max_people}; raise it to {count} or more"
         )
-    joints = np.zeros((max_people, NUM_JOINTS, 3), np.float32)
-    present = np.zeros((max_people, NUM_JOINTS), bool)
-    joints[:count] = people["joints"][:, FROM_JTA]
-    present[:count] = people["present"][:, FROM_JTA]
-    return Frames(joints, present, Camera(*(np.float32(example["camera"][field]) for field in Camera._fields)))
+
+    if pictures and example.picture is None:
+        raise ValueError(f"{example.where} has no picture, but config.data.pictures asks for one")
+
+    def padded(values, dtype):
+        out = np.zeros((max_people, *values.shape[1:]), dtype)
+        out[:count] = values
+        return out
+
+    origin = None
+    if example.group >= 0:
+        occluded = np.zeros_like(example.present) if example.occluded is None else example.occluded
+        annotated = np.ones(NUM_JOINTS, bool) if example.annotated is None else example.annotated
+        group, zoom = np.array(example.group, np.int32), np.array(example.zoom, np.float32)
+        origin = Origin(group, zoom, annotated, padded(occluded, bool))
+    image = example.picture() if pictures and example.picture is not None else None
+    camera = Camera(*map(np.float32, example.camera))
+    return Frames(padded(example.joints, np.float32), padded(example.present, bool), camera, image, origin=origin)
 
 
-def decode(example: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture of a record. Raises ValueError with sequence and frame if it is damaged."""
+class JtaExamples(Sequence[Example]):
+    """The records of a prepared JTA as examples: their people by ascending id, with LoCO's joints."""
+
+    def __init__(self, records: Sequence[dict[str, Any]], pictures: bool):
+        self._records, self._pictures = records, pictures
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index):
+        record = self._records[index]
+        people, where = record["people"], _name(record)
+        picture = functools.partial(decode, record) if self._pictures else None
+        camera = Camera(*(record["camera"][field] for field in Camera._fields))
+        joints, present = people["joints"][:, FROM_JTA], people["present"][:, FROM_JTA]
+        time = int(record["frame"]) / JTA_FPS
+        return Example(joints, present, people["id"], camera, (0, 0), where, time, picture)
+
+
+def decode(record: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture of a record of JTA. Raises ValueError with sequence and frame if it is damaged."""
     try:
-        with Image.open(io.BytesIO(example["image"]), formats=("JPEG", "PNG")) as picture:
+        with Image.open(io.BytesIO(record["image"]), formats=("JPEG", "PNG")) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"JTA sequence {example['sequence']}, frame {example['frame']}: the picture cannot be decoded ({error}); "
-            "prepare the data again"
-        ) from error
+        raise ValueError(f"{_name(record)}: the picture cannot be decoded ({error}); prepare the data again") from error
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"JTA sequence {record['sequence']}, frame {record['frame']}"

@@ -1,12 +1,11 @@
-"""Batches of `Frames` on the devices: the crowd, which is made there, or JTA, which is read by the pipeline.
+"""Batches of `Frames` on the devices: the crowd, which is made there, or a data set that the pipeline reads.
 
 A stream is an endless iterator with a position that JSON can hold. Batches are split over the devices.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Bool, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, pipeline
+from loco_jax.data import datasets, pipeline
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
@@ -69,7 +68,7 @@ def _compile_crowd(
     return jax.jit(make, out_shardings=sharding).lower(index).compile(), like
 
 
-class CrowdStream(Iterator[Frames]):
+class CrowdStream(datasets.Stream):
     """Endless batches of one of the crowd's splits, in order, starting at scene `first`.
 
     With pictures, `render_batch` batches are made at once. This changes batches by rounding only, and the position
@@ -112,8 +111,8 @@ class CrowdStream(Iterator[Frames]):
         self._batches = state["batches"]
 
 
-class JtaStream(Iterator[Frames]):
-    """Endless batches of a prepared JTA, shuffled. Each process reads its share of them."""
+class ReadStream(datasets.Stream):
+    """Endless batches of a data set in files, shuffled. Each process reads its share of them."""
 
     def __init__(self, reader: pipeline.Batches, sharding: NamedSharding):
         self._reader, self._sharding = reader, sharding
@@ -130,64 +129,23 @@ class JtaStream(Iterator[Frames]):
         return distributed.put(next(self._reader), self._sharding)
 
 
-def training_stream(config: ConfigDict, sharding: NamedSharding) -> CrowdStream | JtaStream:
+JtaStream = ReadStream
+
+
+def training_stream(config: ConfigDict, sharding: NamedSharding) -> datasets.Stream:
     """The stream that `config.data` names. Raises FileNotFoundError without data."""
-    c = config.data
-    if c.source == "crowd":
-        # Each seed begins a million scenes after the one before.
-        crowd, first = training_crowd(config), config.seed * 2**20
-        return CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, c.get("render_batch", 1))
-    options = {"seed": config.seed, "augment": c.pictures and c.augment}
-    return JtaStream(_read_jta(config, c.train_split, c.batch_size, sharding, **options), sharding)
+    return datasets.of(config).training_stream(sharding)
 
 
 def evaluation_batches(
     config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
 ) -> Iterator[tuple[Frames, Bool[np.ndarray, " b"]]]:
-    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or JTA's evenly spread.
+    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or else evenly spread.
 
-    There are fewer if JTA's split has fewer. Yields batches and, for this process's share of a batch, which frames
-    count (bool): the last batch may have more than needed.
+    There are fewer if the split has fewer. Yields batches and, for this process's share of a batch, which frames count
+    (bool): the last batch may have more than needed.
     """
-    if config.data.source == "crowd":
-        part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
-        mine = part * (batch_size // parts) + np.arange(batch_size // parts)
-        stream = CrowdStream(crowd_of(config), split, batch_size, sharding, pictures=config.data.pictures)
-        for start in range(0, num_frames, batch_size):
-            yield next(stream), start + mine < num_frames
-        return
-    for frames in _read_jta(config, split, batch_size, sharding, training=False, max_frames=num_frames):
-        yield distributed.put(frames, sharding), pipeline.is_real(frames)
-
-
-def _read_jta(
-    config: ConfigDict, split: str, batch_size: int, sharding: NamedSharding, **options: Any
-) -> pipeline.Batches:
-    """This process's share of a prepared JTA's batches. `options` are those of `pipeline.read_jta`.
-
-    Raises ValueError if camera or pictures do not fit the config, FileNotFoundError without data.
-    """
-    check_jta(config, split)
-    c = config.data
-    part, parts = distributed.share(sharding.mesh)  # type: ignore[arg-type]
-    options |= {"process_index": part, "process_count": parts, "pictures": c.pictures}
-    workers = c.workers if c.pictures else 0  # they decode pictures
-    return pipeline.read_jta(c.dir, split, batch_size // parts, c.max_people, num_workers=workers, **options)
-
-
-def check_jta(config: ConfigDict, split: str) -> None:
-    """Raises ValueError if camera or pictures of a prepared JTA do not fit the config.
-
-    Raises FileNotFoundError without data.
-    """
-    c, volume, record = config.data, volume_of(config), _first_record(config, split)
-    check_camera(_jta_camera(record), volume, c.dir)
-    size = pipeline.decode(record).shape[:2] if c.pictures else volume.image_size
-    if size != volume.image_size:
-        raise ValueError(
-            f"{c.dir}: its pictures have {size[0]} x {size[1]} pixels (height x width), but config.volume.image_size="
-            f"{volume.image_size}; set that field, or prepare pictures of that size with --picture_height"
-        )
+    yield from datasets.of(config).evaluation_batches(split, batch_size, num_frames, sharding)
 
 
 def crowd_of(config: ConfigDict) -> crowds.Crowd:
@@ -226,32 +184,37 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 
 def name_of(config: ConfigDict) -> str:
     """The name of a config's data in tables: "JTA" only for the real one."""
-    if config.data.source == "jta":
-        return jta.name_of(config.data.dir, config.data.pictures)
-    return f"{config.data.source}, {config.scale} scale"
+    return datasets.of(config).name
+
+
+def groups_of(config: ConfigDict, split: str) -> Sequence[str]:
+    """The names of the sequences or activities of a split that are scored apart; () for none."""
+    return datasets.of(config).groups(split)
 
 
 def camera_of(config: ConfigDict) -> Camera:
     """The camera of the config's pictures: the crowd's, the prepared JTA's, or the real JTA's if none is prepared."""
-    if config.data.source != "jta":
-        return crowd_of(config).camera
-    with contextlib.suppress(OSError, ValueError):
-        return _jta_camera(_first_record(config, config.data.train_split))
-    return cameras.JTA.scaled(volume_of(config).image_size[1] / 1920)
+    return datasets.of(config).camera
+
+
+def fitted(config: ConfigDict, split: str) -> ConfigDict:
+    """The config with `volume.image_size` that the pictures of a split need, and `data.camera` as it was before.
+
+    So a network sees pictures of any size at the angle a pixel that it was trained with.
+    """
+    data = datasets.of(config)
+    size = data.image_size(split)
+    if size == tuple(config.volume.image_size):
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.camera, config.volume.image_size = tuple(map(float, data.camera)), size
+    return config
 
 
 def volume_of(config: ConfigDict) -> Volume:
     """The voxel grid of `config.volume`."""
     v = config.volume
     return Volume(tuple(v.image_size), v.stride, v.depth_bins, v.max_distance)
-
-
-def _first_record(config: ConfigDict, split: str) -> dict[str, Any]:
-    return jta.load(config.data.dir, split, config.data.pictures)[0]
-
-
-def _jta_camera(record: dict[str, Any]) -> Camera:
-    return Camera(*(float(record["camera"][field]) for field in Camera._fields))
 
 
 def check_camera(camera: Camera, volume: Volume, whose: str) -> None:

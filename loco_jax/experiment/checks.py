@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from loco_jax.data import streams
+from loco_jax.data import datasets
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import suppression
@@ -45,15 +45,8 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_data(config: ConfigDict) -> None:
-    c = config.data
-    _check_choice("config.data.source", c.source, ("crowd", "jta"))
-    _check_choice("config.data.validation_split", c.validation_split, ("validation", "test"))
-    if c.source == "jta" and not c.dir:
-        raise ValueError("config.data.source=jta needs --config.data.dir, where python -m loco_jax.data.jta put it")
-    if c.source == "jta" and c.render_batch != 1:
-        raise ValueError(f"config.data.render_batch={c.render_batch} is for config.data.source=crowd; have {c.source}")
-    if c.source == "crowd":
-        streams.training_crowd(config)
+    _check_choice("config.data.validation_split", config.data.validation_split, ("validation", "test"))
+    datasets.of(config).check()
 
 
 def _check_optimizer(c: ConfigDict) -> None:

@@ -104,6 +104,24 @@ def read(path: os.PathLike | str) -> Generator[tuple[int, UInt8[np.ndarray, "H W
         yield number, colours(path, number, frame), time
 
 
+def read_one(path: os.PathLike | str, number: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame of a number, from 0, of a video whose frames follow each other at one rate.
+
+    Decoding begins at the key frame before it. Raises VideoError if the file is no video, or ends before that frame.
+    """
+    with _open(path) as (container, stream):
+        ticks = 1 / (_rate(stream) * Fraction(stream.time_base or Fraction(1, _CLOCK)))  # of a frame
+        first = stream.start_time or 0
+        try:
+            container.seek(first + int(number * ticks), stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts is not None and round((frame.pts - first) / ticks) >= number:
+                    return colours(path, number, frame)
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{path}: frame {number} (counted from 0) cannot be decoded ({error})") from error
+    raise VideoError(f"{path}: ends before frame {number} (counted from 0)")
+
+
 def colours(path: os.PathLike | str, number: int, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     """A decoded frame as a picture, turned and mirrored as the header says. Raises VideoError."""
     try:

@@ -47,6 +47,15 @@ LOCO_HEADER = ["system", "matching", *(f"{m} @{t}" for t in LOCO_THRESHOLDS for 
 TRACKS_HEADER = [
     "tracks", "HOTA", "DetA", "AssA", "LocA", "IDF1", "MOTA", "switches", "jitter (mm)", "error (cm)",
 ]  # fmt: skip
+PROTOCOL_HEADER = [
+    "system", "group", "people", "matched",
+    *(f"{score} {kind}" for kind in ("rel.", "bones", "abs.") for score in ("3DPCK", "matched", "AUC", "MPJPE")),
+]  # fmt: skip
+PROTOCOL_NOTE = (
+    "In the protocols of MuPoTS-3D and CMU Panoptic: 3DPCK at 15 cm and AUC up to it, of all people and (matched) of "
+    "those who are matched in the picture, in percent; MPJPE of matched people in mm. Rel.: relative to the mid-hip. "
+    "Bones: that, with the true lengths of bones. Abs.: in camera coordinates. The mean is over the groups."
+)
 REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
 
@@ -161,6 +170,25 @@ def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     return [[_part_name(part), *_people_cells(part)] for part in parts if part["true"]]
 
 
+def protocol_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Rows under `PROTOCOL_HEADER`: each system's mean over groups. If there are several, the network's of each."""
+    rows, first = [], next(iter(summary["systems"]))
+    for system, entry in summary["systems"].items():
+        if found := entry.get("protocols"):  # which results of earlier versions lack
+            several = system in (first, f"{first}+") and len(found["by_group"]) > 1
+            groups = [("mean", found), *((g["name"], g) for g in found["by_group"] if several)]
+            rows += [[system, name, *_protocol_cells(scores)] for name, scores in groups]
+    return rows
+
+
+def _protocol_cells(scores: Mapping[str, Any]) -> list[str]:
+    cells = [f"{scores[name]:,}" for name in ("people", "matched")]
+    for kind in ("relative", "bones", "absolute"):
+        cells += [number(scores[kind][name], 1, 100) for name in ("pck_all", "pck_matched", "auc_all")]
+        cells.append(number(scores[kind]["mpjpe_mm"]))
+    return cells
+
+
 def _part_name(part: Mapping[str, Any]) -> str:
     if "pose" in part:
         return f"{part['pose']} pose" if part["pose"] == "unknown" else part["pose"]
@@ -202,6 +230,8 @@ def loco_table(summary: Mapping[str, Any]) -> str:
             "By the true person's distance, height in the picture and pose, and by how many other people's boxes "
             "overlap its own.",
         ]
+    if published := protocol_rows(summary):
+        lines += ["", table(PROTOCOL_HEADER, published), "", PROTOCOL_NOTE, ""]
     if "tracks" in summary:
         lines += ["", tracks_table(summary["tracks"]), ""]
     if "made_of" in summary:

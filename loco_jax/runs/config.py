@@ -1,7 +1,7 @@
 """The config of a run, `config.json` in its folder. A folder belongs to one config; FREE_FIELDS may change."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -31,11 +31,15 @@ TRAINING_FIELDS = (
     "predictor.location_weight", "model.loss", "data.train_split", "data.validation_split", "data.augment",
     "data.render_batch", "data.crowd",
 )  # fmt: skip
+# Fields in which an evaluation may differ from the run, if the user gives them: a network may see other data.
+OTHER_DATA = ("data.source", "data.max_people", "data.camera")
 # Fields that older runs and weights of OLD_TASKS lack, with the values that reproduce the code of that time.
 LATER_FIELDS = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "budget_clock": "wall", "spoil.predictor": "",
     "spoil.found": 2000, "spoil.share": 0.5, "predictor.side_weight": 0.0,
 }  # fmt: skip
+# Fields that older runs and weights of any task lack.
+LATEST_FIELDS: dict[str, Any] = {"data.camera": [], "data.head_of_ears": False}
 # Fields that older runs have beside today's, with the values that mean what the code does now.
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
@@ -81,10 +85,11 @@ def check_same(config: ConfigDict) -> None:
             raise ValueError(f"process {number} has another config:\n{listed}\nGive all processes the same.")
 
 
-def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
+def as_trained(workdir: str, config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
     """The config, with TRAINING_FIELDS as they were when the run of `workdir` was trained.
 
-    Raises CheckpointError if there is no run, or if other fields differ, see `check`. The batch may have any size.
+    Raises CheckpointError if there is no run, or if other fields differ, see `check`. The batch may have any size. The
+    data may be others where the user has `given` those of OTHER_DATA, by their dotted names.
     """
     path = _path(workdir)
     if not path.exists():
@@ -92,7 +97,8 @@ def as_trained(workdir: str, config: ConfigDict) -> ConfigDict:
     theirs, config = _flat(_read(path)), config.copy_and_resolve_references()
     ours = [name for name in _flat(_plain(config)) if _is_of(name, TRAINING_FIELDS)]
     config.update_from_flattened_dict({name: theirs[name] for name in ours if name in theirs})  # older runs lack some
-    check(workdir, config, (*FREE_FIELDS, "data.batch_size"), older=True)
+    others = [field for field in OTHER_DATA if field in given]
+    check(workdir, config, (*FREE_FIELDS, "data.batch_size", *others), older=True)
     return config
 
 
@@ -103,20 +109,25 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
 
 def completed(content: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON, with the LATER_FIELDS that its sections lack, and without the EARLIER_FIELDS.
+    """A config as JSON, with the LATEST_FIELDS and LATER_FIELDS that its sections lack, without the EARLIER_FIELDS.
 
-    Other tasks than OLD_TASKS lack none.
+    Other tasks than OLD_TASKS lack none but the LATEST_FIELDS.
     """
+    _add(content, LATEST_FIELDS)
     if content.get("task", OLD_TASKS[0]) not in OLD_TASKS:
         return content
-    for field, value in LATER_FIELDS.items():
-        section, name = section_of(content, field)
-        section.setdefault(name, value)
+    _add(content, LATER_FIELDS)
     for field, value in EARLIER_FIELDS.items():
         section, name = section_of(content, field)
         if section.get(name) == value:
             del section[name]
     return content
+
+
+def _add(content: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    for field, value in fields.items():
+        section, name = section_of(content, field)
+        section.setdefault(name, value)
 
 
 def section_of(config: Any, field: str) -> tuple[Any, str]:

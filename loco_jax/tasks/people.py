@@ -14,11 +14,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, UInt8
 
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
-from loco_jax.pose import heatmaps, metrics, people_metrics, refinement, suppression
+from loco_jax.pose import heatmaps, metrics, people_metrics, protocols, refinement, suppression
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points, find_people, find_points
 from loco_jax.tasks import Task, finite, pretrained
@@ -65,12 +66,14 @@ class Record(NamedTuple):
       scores: by (system, matching, threshold in words).
       errors: by system, number and sum in metres of the distances of joints matched within the largest threshold.
       people: by system, the measures of its people.
+      protocols: by system, the errors of its people in the protocols of other data sets.
       found: the frame's `Found`, without systems and people.
     """
 
     scores: dict[tuple[str, str, str], metrics.Scores]
     errors: dict[str, tuple[int, float]]
     people: dict[str, people_metrics.Found]
+    protocols: dict[str, protocols.Errors]
     found: Found
 
 
@@ -162,17 +165,23 @@ class PeopleTask(Task):
     def score_frame(self, found: Found, frame: Frames) -> Record:
         seen = people_metrics.see(frame.joints, found.true_present, frame.camera)
         true = metrics.people_rows(seen.joints, seen.known)
-        scores, errors, counts = {}, {}, {}
-        for system, cloud in found.systems.items():
-            rows = metrics.cloud_rows(*map(np.asarray, cloud))
+        annotated = np.ones(skeleton.NUM_JOINTS, bool) if frame.origin is None else np.asarray(frame.origin.annotated)
+        scores, errors, counts, published = {}, {}, {}, {}
+        for system, (points, types, keep) in found.systems.items():
+            rows = metrics.cloud_rows(
+                np.asarray(points), np.asarray(types), np.asarray(keep) & annotated[np.asarray(types)]
+            )
             for matching, threshold in itertools.product(MATCHINGS, METRES):
                 score = metrics.joint_scores(rows, true, threshold, matching)
                 scores[system, matching, f"{threshold} m"] = score
             pairs = metrics.match(rows, true, METRES[-1])
             distances = metrics.matched_errors(rows, true, pairs)
             errors[system] = (len(distances), float(distances.sum()))
-            counts[system] = people_metrics.measure(seen, *found.people[system], frame.camera, rows, pairs)
-        return Record(scores, errors, counts, found._replace(systems={}, people={}))
+            joints, known = found.people[system]
+            known = np.asarray(known) & annotated
+            counts[system] = people_metrics.measure(seen, joints, known, frame.camera, rows, pairs)
+            published[system] = _published(joints, known, found.true_present, frame)
+        return Record(scores, errors, counts, published, found._replace(systems={}, people={}))
 
     def rank(self, record: Record) -> float:
         refined = f"{self.name}+"
@@ -190,6 +199,7 @@ class PeopleTask(Task):
             count, total = (sum(r.errors[system][i] for r in records) for i in range(2))
             entry["error_cm"] = 100 * total / count if count else None
             entry["people"] = people_metrics.summarise([r.people[system] for r in records])
+            entry["protocols"] = protocols.summarise([r.protocols[system] for r in records])
         found = [r.found for r in records]
         for system in found[0].own_side:
             won, joints = (np.sum(x, axis=0) for x in zip(*((f.own_side[system], f.side_joints) for f in found)))
@@ -236,6 +246,22 @@ class PeopleTask(Task):
             **{f"side_{name}": share for name, share in shares.items()},
         }
         return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _published(joints: Array, known: Array, in_view: Array, frame: Frames) -> protocols.Errors:
+    """A system's errors for the people of whom a joint is in view, see `protocols`."""
+    there = np.asarray(in_view).any(axis=-1)
+    true, present = (np.asarray(x)[there] for x in (frame.joints, frame.present))
+    exist = np.asarray(known).any(axis=-1)
+    predicted, known = np.asarray(joints)[exist], np.asarray(known)[exist]
+    uv = [people_metrics.project(frame.camera, np.asarray(xyz, np.float64)) for xyz in (predicted, true)]
+    if frame.origin is None:  # pixels count as those of JTA's files, whatever the scale
+        pixels, occluded, group = float(frame.camera.fx) / float(cameras.JTA.fx), None, 0
+    else:
+        pixels, occluded = float(frame.origin.zoom), np.asarray(frame.origin.occluded)[there]
+        group = int(frame.origin.group)
+    partner = protocols.match(uv[0], known, uv[1], present, protocols.PIXELS * pixels)
+    return protocols.measure(predicted, known, true, present, partner, occluded, group)
 
 
 def mean_scores(frames: Sequence[Mapping[tuple[str, str, str], metrics.Scores]]) -> dict[str, dict[str, dict]]:

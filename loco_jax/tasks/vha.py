@@ -194,6 +194,9 @@ class VhaTask(Task):
         true_points = metrics.people_rows(frame.joints, found.true_present)
         rows = [metrics.peak_rows(*found_rows) for found_rows in zip(found.peaks.voxels, found.peaks.scores)]
         points = metrics.peak_rows(found.points, found.peaks.scores[0])
+        if frame.origin is not None:  # joints that the data set lacks are not scored
+            types = np.flatnonzero(frame.origin.annotated)
+            points, *rows = (x[np.isin(x[:, 0], types)] for x in (points, *rows))
         scores = {}
         for matching in MATCHINGS:
             for noise, of_noise in zip(NOISES, rows):

@@ -262,3 +262,15 @@ def test_a_colon_is_a_part_of_a_name(tmp_path, monkeypatch, name):
         writer.write(np.zeros((48, 64, 3), np.uint8))
     assert [p.name for p in (tmp_path / name).iterdir()] == ["v.mp4"] and not list((tmp_path / "x").iterdir())
     assert len(list(videos.read(f"{name}/v.mp4"))) == 1
+
+
+def test_single_frames_are_those_of_reading_all(tmp_path):
+    path = tmp_path / "film.mp4"
+    with videos.Writer(path, 29.97, (32, 48), quality=1) as writer:
+        for number in range(40):
+            writer.write(np.full((32, 48, 3), 6 * number, np.uint8))
+    everything = {number: image for number, image, _ in videos.read(path)}
+    for number in (0, 1, 17, 39, 5):
+        np.testing.assert_array_equal(videos.read_one(path, number), everything[number])
+    with pytest.raises(videos.VideoError, match="ends before frame 40"):
+        videos.read_one(path, 40)

@@ -84,6 +84,12 @@ def test_a_task_without_codes_is_scored():
     assert systems["Shifted+"]["error_cm"] == pytest.approx(0, abs=0.01)
     assert systems["Shifted+"]["people"]["found"] == systems["Shifted+"]["people"]["true"] == 3
     assert systems["Shifted"]["people"]["found"] == 0
+    # A metre to the right is more than the 40 pixels, of JTA's, by which people are matched.
+    published = {name: system["protocols"] for name, system in systems.items()}
+    assert published["Shifted"]["matched"] == published["Shifted"]["absolute"]["pck_all"] == 0
+    assert published["Shifted+"]["matched"] == 3 and published["Shifted+"]["absolute"]["pck_all"] == 1
+    assert published["Shifted+"]["absolute"]["mpjpe_mm"] == pytest.approx(0, abs=0.01)
+    assert "3DPCK rel." in report.table_of("loco", {"data": "toys, test split", **summary})
     assert systems[people.SUBVOXEL]["error_cm"] < systems[people.GROUND_TRUTH]["error_cm"] < 100
     assert summary["joints"] == 3 * 14 and summary["made_of"]["refiner"] == "some"
     assert [task.rank(record) for record in records] == [1, 1]

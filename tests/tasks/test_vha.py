@@ -12,7 +12,7 @@ import pytest
 
 from loco_jax import report
 from loco_jax.data import crowd as crowds
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
@@ -251,6 +251,21 @@ def test_misses_and_false_alarms_count(identity):
         scores = record.scores["hungarian", "noise 0", f"{threshold} vx"]
         assert (scores.tp, scores.fp, scores.fn) == (tp, 27 - tp, 27 - tp)
     assert record.bands[0].sum() == 27 and record.bands[1].sum() == 26
+
+
+def test_joints_that_a_data_set_lacks_are_not_scored(identity):
+    """The heads, which are found but are not annotated, are false alarms only where the data set has heads."""
+    task, predicted, frames, _ = identity
+    present = predicted.true_present.copy()
+    present[:, :, 0] = False
+    lacks = np.tile(np.arange(14) > 0, (2, 1))
+    origin = Origin(np.zeros(2, np.int32), np.ones(2, np.float32), lacks, np.zeros_like(present))
+    headless = predicted._replace(true_present=present)
+    for given, false in ((None, 2), (origin, 0)):
+        scores = task.score(headless, frames._replace(origin=given))[0].scores
+        counts = {key: (s.tp, s.fp, s.fn) for key, s in scores.items()}
+        assert all(counts["hungarian", "noise 0", f"{n} vx"] == (25, false, 0) for n in range(3))
+        assert sum(counts["hungarian", "noise 0", "1.2 m"]) == 25 + false
 
 
 def test_too_many_peaks_are_told(identity):
