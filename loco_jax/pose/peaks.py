@@ -141,9 +141,7 @@ def find_peaks_plainly(
     values = jnp.where(jnp.isnan(flat_JxN), -jnp.inf, flat_JxN).reshape(source.shape)
     greatest = jnp.pad(values, [(0, 0), *[(1, 1)] * 3], constant_values=-jnp.inf)
     for axis, size in enumerate(shape, start=1):
-        greatest = functools.reduce(
-            jnp.maximum, (lax.slice_in_dim(greatest, i, i + size, axis=axis) for i in range(3))
-        )
+        greatest = functools.reduce(jnp.maximum, (lax.slice_in_dim(greatest, i, i + size, axis=axis) for i in range(3)))
     standing = jnp.where((values >= greatest) & (values > threshold), values, -jnp.inf)
     room = min(_PLAIN_ROOM * max_peaks, flat_JxN.shape[1])
     scores_JxC, ids_JxC = lax.top_k(standing.reshape(num_joints, -1), room)

@@ -16,12 +16,12 @@ from etils import epath
 
 from loco_jax.runs import files
 from loco_jax.runtimes import lowering
-from loco_jax.runtimes.graph import INPUTS, OUTPUTS, Graph
+from loco_jax.runtimes.graph import INPUTS, OUTPUTS, Graph, halved
 
 FORMATS = ("onnx", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "tpu")  # that a file of StableHLO is for
 _OPSET = 21
-_LEAST_HALVED = 64  # numbers of a constant that is stored in half precision
+_LEAST_SHRUNK = 64  # numbers of a constant
 
 
 def write(path: os.PathLike | str, graph: Graph, format: str, batch: int | str = 1) -> None:
@@ -40,16 +40,14 @@ def write(path: os.PathLike | str, graph: Graph, format: str, batch: int | str =
 
 def to_onnx(graph: Graph, batch: int | str = 1) -> Any:
     """The graph as an `onnx.ModelProto`. Raises ModuleNotFoundError, naming the extra, if a library is missing."""
-    with _quietly():
+    with jax.enable_x64(False), _quietly():
         jax2onnx, onnx = need("jax2onnx"), need("onnx")
         inputs = graph.inputs(batch)
-        whole = Graph(graph.task, graph.params, graph.camera, graph.description)
-        function = lowering.rewrite(whole.find, inputs)
+        function = lowering.rewrite(graph.rounded().find, inputs)
         model = jax2onnx.to_onnx(
             function, inputs, model_name="loco_jax", opset=_OPSET, input_names=INPUTS, output_names=OUTPUTS
         )
-    if graph.half:
-        _halve(model, onnx)
+    _shrink(model, onnx, graph.half)
     onnx.helper.set_model_props(model, graph.about() | {"batch": json.dumps(batch)})
     onnx.checker.check_model(model)
     return model
@@ -57,8 +55,9 @@ def to_onnx(graph: Graph, batch: int | str = 1) -> Any:
 
 def to_stablehlo(graph: Graph, batch: int | str = 1) -> bytes:
     """The graph as `jax.export.deserialize` reads it."""
-    exported = jax.export.export(jax.jit(graph.find), platforms=PLATFORMS)(*graph.inputs(batch))
-    return bytes(exported.serialize())
+    with jax.enable_x64(False):
+        exported = jax.export.export(jax.jit(graph.find), platforms=PLATFORMS)(*graph.inputs(batch))
+        return bytes(exported.serialize())
 
 
 def need(name: str) -> Any:
@@ -73,21 +72,48 @@ def _facts(graph: Graph, batch: int | str) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in graph.about().items()} | {"batch": batch}
 
 
-def _halve(model: Any, onnx: Any) -> None:
-    """Stores large constants in half precision, before a cast to float32, unless a number is too large for it."""
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _LEAST_HALVED:
-            continue
-        value = onnx.numpy_helper.to_array(tensor)
-        if np.abs(value).max() > np.finfo(np.float16).max:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float16), f"{name}_half"))
-        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_whole", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
+def _shrink(model: Any, onnx: Any, half: bool) -> None:
+    """Makes the file small: a large constant of one value is filled in, and with `half`, rounded ones are stored so."""
+    _prune(model.graph, _used(model.graph))
+    constants, nodes = list(model.graph.initializer), list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    for constant in constants:
+        name, value = constant.name, onnx.numpy_helper.to_array(constant)
+        if constant.data_type == onnx.TensorProto.FLOAT and value.size >= _LEAST_SHRUNK:
+            if (value == value.flat[0]).all():
+                constant = onnx.numpy_helper.from_array(np.array(value.shape, np.int64), f"{name}_shape")
+                fill = onnx.numpy_helper.from_array(value.reshape(-1)[:1])
+                model.graph.node.append(onnx.helper.make_node("ConstantOfShape", [constant.name], [name], value=fill))
+            elif half and (halved(value) == value).all():
+                constant = onnx.numpy_helper.from_array(halved(value), f"{name}_half")
+                cast = onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT)
+                model.graph.node.append(cast)
+        model.graph.initializer.append(constant)
     model.graph.node.extend(nodes)
+
+
+def _used(graph: Any) -> set[str]:
+    """The names that a graph and the graphs of its loops read."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for inner in _inner(node):
+            names |= _used(inner)
+    return names
+
+
+def _prune(graph: Any, used: set[str]) -> None:
+    """Removes constants that nothing reads, which ONNX Runtime would warn of."""
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        for inner in _inner(node):
+            _prune(inner, used)
+
+
+def _inner(node: Any) -> list[Any]:
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 @contextlib.contextmanager

@@ -51,17 +51,22 @@ class Graph:
 
         People are as `PeopleTask.named_people` finds them. Those whose first score is 0 do not exist.
         """
-        params = jax.tree.map(self._stored, self.params)
+        params = jax.tree.map(halved, self.params) if self.half else self.params
 
         def find(picture, camera):
             # Staged, so that the numbers are constants of half the size in the graph.
-            whole = jax.tree.map(lambda x: lax.convert_element_type(x, jnp.float32), params) if self.half else params
+            whole = jax.tree.map(lambda x: lax.convert_element_type(x, jnp.float32), params)
             cameras = Camera(*(camera[:, i] for i in range(4)))
             with ops.plain():
                 found = jax.vmap(self.task.named_people, in_axes=(None, 0, 0))(whole, picture, cameras)
             return found.joints, found.scores
 
         return find
+
+    def rounded(self) -> "Graph":
+        """The graph with the numbers that the file stores, in float32."""
+        params = jax.tree.map(lambda x: halved(x).astype(np.float32), self.params) if self.half else self.params
+        return dataclasses.replace(self, params=params, half=False)
 
     def inputs(self, batch: int | str) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         """The shapes and types of a batch of pictures and of their cameras; `batch` is a number, or ANY."""
@@ -81,11 +86,11 @@ class Graph:
         }
         return {name: json.dumps(value) for name, value in facts.items()}
 
-    def _stored(self, x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        if not (self.half and np.issubdtype(x.dtype, np.floating)):
-            return x
-        return x.astype(np.float16).astype(np.float32) if np.abs(x).max() > np.finfo(np.float16).max else x.astype(np.float16)
+
+def halved(x: Float[Array, "..."]) -> Float[np.ndarray, "..."]:
+    """An array in half precision, or as it is if a number is too large for that."""
+    x = np.asarray(x)
+    return x.astype(np.float16) if np.abs(x).max(initial=0) <= np.finfo(np.float16).max else x
 
 
 def load(source: str, half: bool = False) -> Graph:
