@@ -70,8 +70,9 @@ def main(argv: Sequence[str]) -> int:
     setting = Setting(values.scale, values.people, batch, 1.0, dtype, values.weights, values.kernels)
     rounds = values.repeats or (20 if values.steps else 5), values.seconds or (10.0 if values.scale == "full" else 2.0)
     machine = measure.machine()
+    shown = "pictures of the crowd" if values.runtimes else f"{values.scale} scale, {values.people} people"
     print(
-        f"{values.scale} scale, {values.people} people, batch {batch}, {dtype}: {machine['cores']} cores, "
+        f"{shown}, batch {batch}, {dtype}: {machine['cores']} cores, "
         f"{machine['device']}, JAX {machine['jax']}, PyTorch {machine['torch'] or 'not installed'}\n\n{measure.head()}",
         flush=True,
     )
