@@ -8,7 +8,7 @@ COMMANDS = {
     "reproduce": "train and score every system of the poster on equal budgets",
     "report": "compare runs with each other and with the paper",
     "benchmark": "measure how fast the networks and their parts are",
-    "export": "write a run as one file of weights",
+    "export": "write a run as one file, of weights or for other runtimes",
     "torch_weights": "convert a PyTorch file of the published networks",
     "data.jta": "prepare JTA for training",
     "data.miniature": "write a small synthetic data set in JTA's format",

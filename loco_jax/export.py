@@ -1,6 +1,7 @@
-"""Writes a run of any task, or the separately trained parts of a LoCO, as one file of weights.
+"""Writes a run of any task, or the separately trained parts of a LoCO, as one file of weights or for other runtimes.
 
     python -m loco_jax.export --workdir=runs/loco2 --output=loco2.safetensors
+    python -m loco_jax.export --weights=released|RUN|FILE --format=safetensors|onnx|stablehlo --output=FILE
     python -m loco_jax.export --config=configs/loco2.py --code_predictor=predictor.safetensors \
         --config.vha=vha2.safetensors --config.refiner=refiner.safetensors --output=loco2.safetensors
 """
@@ -14,6 +15,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from loco_jax import cli
+
+FORMATS = ("safetensors", "onnx", "stablehlo")
 
 
 def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: str = "") -> None:
@@ -39,6 +42,17 @@ def export(workdir: str, path: str, dtype: Any = None, tune: int = 0, refiner: s
         _save_loco(path, task.for_evaluation(params), config, dtype, tune)
     else:
         weights.save(path, params, {"kind": config.task, "config": weights.portable(config)}, dtype)
+
+
+def convert(source: str, path: str, dtype: Any = None) -> None:
+    """Writes a file of weights, or the "released" ones, as another file with numbers of type `dtype`.
+
+    Raises WeightsError if there is no such file.
+    """
+    from loco_jax import weights
+
+    params, about = weights.load(weights.path_of(source))
+    weights.save(path, params, about, dtype)
 
 
 def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, tune: int = 0) -> None:
@@ -114,17 +128,40 @@ def run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     parts = [name for name in ("config", "code_predictor") if values[name].value]
-    if (values.workdir and parts) or (not values.workdir and len(parts) < 2):
-        raise ValueError("want either --workdir, or --config and --code_predictor")
-    if values.refiner and not values.workdir:
+    source = values.workdir or values.weights
+    if values.workdir and values.weights:
+        raise ValueError("--workdir=RUN and --weights=RUN say the same: give one of them")
+    if (source and parts) or (not source and len(parts) < 2):
+        raise ValueError("want either --weights or --workdir, or --config and --code_predictor")
+    if values.refiner and not source:
         raise ValueError("--refiner goes with --workdir; of parts, --config.refiner names it")
+    if values.format not in FORMATS:
+        raise ValueError(f"--format={values.format}: there are {', '.join(FORMATS)}")
+    if values.format == "safetensors" and values["batch"].present:
+        raise ValueError("--batch goes with --format=onnx and --format=stablehlo")
+    if values.format != "safetensors" and (parts or values.tune or values.refiner):
+        raise ValueError(
+            f"--format={values.format} takes weights as they are: first write them with --format=safetensors, "
+            "--tune, --refiner and parts, then give that file as --weights"
+        )
     cli.start_jax()
     from loco_jax import weights  # after the flags, so that --help is quick
 
     dtype = np.float16 if values.half else None
     weights.check_output(values.output)
-    if values.workdir:
-        export(values.workdir, values.output, dtype, values.tune, values.refiner)
+    if values.format != "safetensors":
+        from loco_jax.runtimes import files, graph
+
+        batch = graph.batch_of(values.batch)
+        if values.format == "onnx":
+            files.need("jax2onnx")
+        files.write(values.output, graph.load(source, values.half), values.format, batch)
+    elif source and (values.workdir or weights.path_of(source).is_dir()):
+        export(source, values.output, dtype, values.tune, values.refiner)
+    elif source:
+        if values.tune or values.refiner:
+            raise ValueError("--tune and --refiner are for a run's folder or for parts, not for a file of weights")
+        convert(source, values.output, dtype)
     else:
         join(values.config, values.code_predictor, values.output, dtype, values.tune)
     print(f"Written to {values.output}")
@@ -133,9 +170,14 @@ def run(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The LoCO that the parts make, e.g. configs/loco2.py.")
     flags.DEFINE_string("workdir", "", "A run whose newest checkpoint is written.")
+    flags.DEFINE_string("weights", "", 'In place of --workdir: "released", a run, or a file of weights.')
+    flags.DEFINE_string(
+        "format", FORMATS[0], f"Of the file: {', '.join(FORMATS)}. The last two hold a LoCO, from picture to people."
+    )
+    flags.DEFINE_string("batch", "1", "Of onnx and stablehlo: the number of pictures, or any.")
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
     flags.DEFINE_string("refiner", "", 'Of --workdir: in place of its config.refiner, a run, a file, or "picture".')
-    flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
+    flags.DEFINE_string("output", None, "The file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
     flags.DEFINE_integer(
         "tune",

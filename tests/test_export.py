@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import types
 
 import jax
@@ -12,7 +14,9 @@ from loco_jax import evaluate, experiment, export, tasks, weights
 from loco_jax.configs import refiner, trunk, vha2
 from loco_jax.runs import checkpoints
 from loco_jax.runs import config as configs
+from loco_jax.runtimes import files
 from loco_jax.step import TrainState
+from tests.support import ROOT
 
 CONFIGS = {
     "vha": vha2.get_config("variant=patch,scale=demo"),
@@ -96,3 +100,50 @@ def test_what_a_user_sets_beside_weights_reaches_the_task(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(CONFIGS["vha"], str(tmp_path), source="file", given=["refiner", "people.overlap"])
     assert heard == ["file", ["people.overlap", "refiner"]]
+
+
+def test_a_file_of_weights_becomes_another(tmp_path):
+    params, about = {"a": {"b": np.float32([1, 1e-3, 7e4])}, "c": np.float32([1 / 3])}, {"kind": "vha"}
+    weights.save(tmp_path / "one", params, about)
+    export.convert(str(tmp_path / "one"), str(tmp_path / "same"))
+    export.convert(str(tmp_path / "one"), str(tmp_path / "half"), np.float16)
+    assert weights.load(tmp_path / "same")[1] == weights.load(tmp_path / "half")[1] == about
+    jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "same")[0], params)
+    half = weights.load(tmp_path / "half")[0]
+    assert half["c"] == np.float32(np.float16(1 / 3))
+    np.testing.assert_array_equal(half["a"]["b"], params["a"]["b"])  # 7e4 is too large for half precision
+
+
+def command(*arguments):
+    words = [sys.executable, "-m", "loco_jax.export", *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--weights=released", "--format=bvh"], "--format=bvh: there are safetensors, onnx, stablehlo"),
+        (["--weights=released", "--batch=3"], "--batch goes with --format=onnx and --format=stablehlo"),
+        (["--weights=released", "--format=onnx", "--batch=0"], "--batch=0: want a number of pictures from 1 to 1024"),
+        (["--weights=released", "--format=onnx", "--tune=3"], "--format=onnx takes weights as they are"),
+        (["--weights=released", "--tune=3"], "for a run's folder or for parts, not for a file of weights"),
+        (["--weights=released", "--workdir=runs/a"], "say the same: give one of them"),
+        (["--weights=released-refiner", "--format=stablehlo"], "holds weights of kind 'refiner', not a whole loco"),
+        ([], "want either --weights or --workdir, or --config and --code_predictor"),
+    ],
+)
+def test_impossible_requests(tmp_path, arguments, message):
+    done = command(*arguments, f"--output={tmp_path / 'file'}")
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder(tmp_path):
+    done = command("--weights=released", "--format=stablehlo", f"--output={tmp_path}")
+    assert done.returncode == 1 and "(it is a folder); name another file" in done.stderr
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ONNX needs jax2onnx: pip install 'loco-jax\[onnx\]'"):
+        files.need("jax2onnx")

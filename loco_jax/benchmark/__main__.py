@@ -3,6 +3,7 @@
     python -m loco_jax.benchmark [NAME ...] [--scale=full|demo] [--json=FILE] [--plot=FILE]
     python -m loco_jax.benchmark --steps [NAME ...]      # training steps, with the options of docs/performance.md
     python -m loco_jax.benchmark --kernels [NAME ...]    # the fast paths beside the plain networks
+    python -m loco_jax.benchmark --runtimes [--batch=N]  # a trained LoCO in ONNX Runtime and as StableHLO
 
 docs/performance.md explains the table.
 """
@@ -22,6 +23,7 @@ from loco_jax import cli
 def _define_flags() -> None:
     flags.DEFINE_bool("steps", False, "Measure training steps instead, with the options for speed off and on.")
     flags.DEFINE_bool("kernels", False, "Measure the fast paths beside the plain networks instead.")
+    flags.DEFINE_bool("runtimes", False, "Measure a trained LoCO in JAX and in other runtimes instead.")
     flags.DEFINE_bool("list", False, "Print the names of what can be measured, and stop.")
     flags.DEFINE_enum("scale", "full", ["full", "demo"], "Size of pictures and volume.")
     flags.DEFINE_integer("people", 20, "People in the frame.", 1, 60)
@@ -30,7 +32,9 @@ def _define_flags() -> None:
         "dtype", None, ["float32", "bfloat16"], "Type of the networks' arithmetic (default: float32; with --steps on "
         "accelerators bfloat16)."
     )  # fmt: skip
-    flags.DEFINE_string("weights", "", "A run's folder or a file with a published VHA(2), to decode with.")
+    flags.DEFINE_string(
+        "weights", "", "A run's folder or a file with a published VHA(2), to decode with; with --runtimes a LoCO."
+    )
     flags.DEFINE_integer("repeats", None, "The most rounds (default: 5; with --steps 20).", 1, 1000)
     flags.DEFINE_float("seconds", None, "The most seconds for an implementation (default: 10; at demo scale 2).", 0.0)
     flags.DEFINE_string("json", None, "File for everything that was measured.")
@@ -44,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
     for flag, path in (("json", output), ("plot", picture)):
         if path and not path.absolute().parent.is_dir():  # before the minutes of work
             raise ValueError(f"--{flag}={path}: there is no such folder; make it first")
-    if values.steps and values.kernels:
-        raise ValueError("--steps and --kernels exclude each other")
+    if sum((values.steps, values.kernels, values.runtimes)) > 1:
+        raise ValueError("--steps, --kernels and --runtimes exclude each other")
     # By default PyTorch's threads spin while they wait, which takes many times as long beside other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli.start_jax()
@@ -55,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     from loco_jax.benchmark.inputs import Setting
 
     known = cases.STEPS if values.steps else cases.KERNELS if values.kernels else cases.CASES
+    known = cases.RUNTIMES if values.runtimes else known
     if values.list:
         print(*known, sep="\n")
         return 0
@@ -65,8 +70,9 @@ def main(argv: Sequence[str]) -> int:
     setting = Setting(values.scale, values.people, batch, 1.0, dtype, values.weights, values.kernels)
     rounds = values.repeats or (20 if values.steps else 5), values.seconds or (10.0 if values.scale == "full" else 2.0)
     machine = measure.machine()
+    shown = "pictures of the crowd" if values.runtimes else f"{values.scale} scale, {values.people} people"
     print(
-        f"{values.scale} scale, {values.people} people, batch {batch}, {dtype}: {machine['cores']} cores, "
+        f"{shown}, batch {batch}, {dtype}: {machine['cores']} cores, "
         f"{machine['device']}, JAX {machine['jax']}, PyTorch {machine['torch'] or 'not installed'}\n\n{measure.head()}",
         flush=True,
     )

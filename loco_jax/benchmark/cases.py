@@ -8,13 +8,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from loco_jax import experiment
+from loco_jax import experiment, weights
 from loco_jax import step as training
 from loco_jax.benchmark import inputs
 from loco_jax.benchmark.inputs import LEVEL, SIGMA, Setting, config_of
@@ -26,6 +27,7 @@ from loco_jax.models import code_predictor
 from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, peaks, people
 from loco_jax.pose.people import Points
+from loco_jax.runtimes import files, graph
 from loco_jax.tasks import pretrained
 
 THRESHOLD = 0.1
@@ -304,6 +306,51 @@ def render_pictures(setting: Setting) -> Ways:
 # ---- By name
 
 _PUBLISHED, _COMPACT = {"variant": "published"}, {"variant": "patch", "trunk": "compact"}
+# ---- Other runtimes
+
+
+def runtimes(setting: Setting) -> Ways:
+    """A trained LoCO, the released one by default, from pictures of the crowd to people, in JAX and elsewhere.
+
+    The names tell the sizes of the files.
+    """
+    whole, half = (graph.load(setting.weights or weights.RELEASED, half) for half in (False, True))
+    config = weights.config_of(setting.weights or weights.RELEASED)
+    sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
+    batches = streams.evaluation_batches(config, "test", 1, setting.batch, sharding)
+    shown = [jax.device_get((frames.image, jnp.stack(frames.camera, axis=-1))) for frames, _ in batches]
+    inputs = tuple(np.concatenate(x) for x in zip(*shown))
+
+    def ours(params, picture, camera):
+        found = jax.vmap(whole.task.named_people, in_axes=(None, 0, 0))(params, picture, Camera(*camera.T))
+        return found.joints, found.scores
+
+    def in_stablehlo():
+        content = files.to_stablehlo(whole, setting.batch)
+        call = jax.jit(jax.export.deserialize(bytearray(content)).call)
+        return call, len(content)
+
+    def in_onnx(stored):
+        content = files.to_onnx(stored, setting.batch).SerializeToString()
+        session = files.need("onnxruntime").InferenceSession(content)
+        return lambda *x: tuple(session.run(None, dict(zip(graph.INPUTS, x)))), len(content)
+
+    def row(name, make, tolerance):
+        try:
+            call, size = make()
+        except ModuleNotFoundError as error:
+            return Implementation(name, missing=str(error))
+        run = functools.partial(lambda call: jax.block_until_ready(call(*inputs)), call)
+        return Implementation(f"{name}, {size / 1e6:.1f} MB", run, tolerance=tolerance, frames=setting.batch)
+
+    return [
+        of_jax("JAX", ours, whole.params, *inputs, tolerance=1e-4, frames=setting.batch),
+        row("StableHLO", in_stablehlo, 1e-4),
+        row("ONNX Runtime", functools.partial(in_onnx, whole), 1e-4),
+        row("ONNX Runtime, --half", functools.partial(in_onnx, half), None),
+    ]
+
+
 _TRAINING: dict[str, Callable[[Setting], Ways]] = {
     "train_vha_patch": functools.partial(train, task="vha", options={"variant": "patch"}),
     "train_code_predictor_compact": functools.partial(train, task="loco", options=_COMPACT),
@@ -317,6 +364,8 @@ CASES: dict[str, Callable[[Setting], Ways]] = {
     "picture_to_people": picture_to_people,
     **_TRAINING,
 }
+# With --runtimes: a trained LoCO in runtimes for which loco_jax.export writes it.
+RUNTIMES: dict[str, Callable[[Setting], Ways]] = {"runtimes": runtimes}
 # With --kernels: what `loco_jax.ops` chooses, beside the plain network of `loco_jax.models`.
 KERNELS: dict[str, Callable[[Setting], Ways]] = {
     "encode": encode,

@@ -1,8 +1,9 @@
 """Whole passes through the networks. This module chooses fast paths by platform, type and size.
 
 The plain networks are the default. The fast paths in `ops.cpu` run on CPUs for large volumes, some in float32 only.
-They do not run where several devices share the rows of a volume (`rows`). Where several devices share a batch, each
-runs them for its own frames. The results are the same except for rounding.
+They do not run where several devices share the rows of a volume (`rows`), nor within `plain`, which is for export to
+other runtimes. Where several devices share a batch, each runs them for its own frames. The results are the same except
+for rounding.
 """
 
 import functools
@@ -22,11 +23,11 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.models import patch_vha, vha
 from loco_jax.ops import rows
 from loco_jax.ops.cpu import decoding, encoding, entropy
-from loco_jax.ops.layers import apply
+from loco_jax.ops.layers import apply, is_plain, plain
 from loco_jax.pose import heatmaps, peaks
 from loco_jax.pose.peaks import Peaks
 
-__all__ = ["apply", "decode_at", "decode_peaks", "encode_joints", "logits_at", "render", "sum_entropy"]
+__all__ = ["apply", "decode_at", "decode_peaks", "encode_joints", "logits_at", "plain", "render", "sum_entropy"]
 
 # The least numbers of voxels for which the fast paths are faster. For peaks, voxels of one joint type: with the paper's
 # 10 million they win, with the demo's 0.2 million they lose a fifth. For the loss, voxels of all joint types.
@@ -128,6 +129,8 @@ def decode_peaks(
     **options: Any,
 ) -> Peaks:
     """The peaks of `decode_peaks_and_offsets` with these options, moved by their offsets if `subvoxel`."""
+    if is_plain():
+        return peaks.find_peaks_plainly(decoding.whole(network, params, code, size), subvoxel=subvoxel, **options)
     found, offsets = decode_peaks_and_offsets(network, params, code, size, offsets=subvoxel, **options)
     return found if offsets is None else found._replace(voxels=found.voxels + offsets)
 

@@ -1,6 +1,9 @@
 """Fast computation of a network's layers, of which the network itself knows nothing."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +13,23 @@ from jax import lax
 
 from loco_jax.models import compact, patch_vha
 from loco_jax.ops.cpu import blocks, convolutions
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """What is traced within it has no fast paths, and only operations that other runtimes have too."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether this runs within `plain`."""
+    return _PLAIN.get()
 
 
 def apply(network: Any, variables: Any, *arguments: Any, method: Any = None, **keywords: Any) -> Any:
@@ -32,11 +52,13 @@ def _replace(call, arguments, keywords, context):
 
 def _faster(layer: nn.Module, x: Any, *_: Any):
     """A faster function than the layer's own from its input to its result, or None."""
-    if isinstance(layer, patch_vha.Block | compact.PixelBlock) and blocks.pays(layer, x):
-        plain = functools.partial(apply, layer.clone(parent=None))
-        return functools.partial(blocks.compute, plain, layer.variables)
     if isinstance(layer, patch_vha.CellConv):
         return functools.partial(_convolve_cells, layer)
+    if is_plain():
+        return None
+    if isinstance(layer, patch_vha.Block | compact.PixelBlock) and blocks.pays(layer, x):
+        compute = functools.partial(apply, layer.clone(parent=None))
+        return functools.partial(blocks.compute, compute, layer.variables)
     if isinstance(layer, nn.Conv) and layer.conv_general_dilated is None:
         convolve = _convolution(layer)
         if convolve is not None:

@@ -52,14 +52,13 @@ def group(points: Float[Array, "J K 3"], scores: Float[Array, "J K"]) -> People:
     near_JxN = jnp.min(away_JxNxK, axis=2) < jnp.asarray(REACH)[:, None]
     # Heads choose independently, so a joint belongs to the first head that chooses it.
     order_N = jnp.arange(points.shape[1], dtype=jnp.int32)
-    near_JxN = (near_JxN & heads_N).at[0].set(heads_N)
-    nearest_JxN = nearest_JxN.at[0].set(order_N)  # two heads at one place are two people
-    types_Jx1 = jnp.arange(len(REACH), dtype=jnp.int32)[:, None]
+    is_head_Jx1 = (jnp.arange(len(REACH), dtype=jnp.int32) == 0)[:, None]
+    near_JxN = (near_JxN | is_head_Jx1) & heads_N
+    nearest_JxN = jnp.where(is_head_Jx1, order_N, nearest_JxN)  # two heads at one place are two people
     last = len(order_N)
-    first_JxK = (
-        jnp.full(scores.shape, last, jnp.int32).at[types_Jx1, nearest_JxN].min(jnp.where(near_JxN, order_N, last))
-    )
-    has_JxN = near_JxN & (first_JxK[types_Jx1, nearest_JxN] == order_N)
-    joints_JxNx3 = jnp.where(has_JxN[..., None], points[types_Jx1, nearest_JxN], 0.0)
-    scores_JxN = jnp.where(has_JxN, scores[types_Jx1, nearest_JxN], 0.0)
+    chosen_JxNxK = near_JxN[..., None] & (nearest_JxN[..., None] == order_N)
+    first_JxK = jnp.min(jnp.where(chosen_JxNxK, order_N[:, None], last), axis=1)
+    has_JxN = near_JxN & (jnp.take_along_axis(first_JxK, nearest_JxN, axis=1) == order_N)
+    joints_JxNx3 = jnp.where(has_JxN[..., None], jnp.take_along_axis(points, nearest_JxN[..., None], axis=1), 0.0)
+    scores_JxN = jnp.where(has_JxN, jnp.take_along_axis(scores, nearest_JxN, axis=1), 0.0)
     return People(jnp.swapaxes(joints_JxNx3, 0, 1), scores_JxN.T, exists_JxK & (first_JxK == last))

@@ -25,6 +25,7 @@ BLOCK = 8  # voxels a side
 # The most blocks of a joint type that are searched, and their most candidates for each of `max_peaks`. The first pair
 # that suffices is used. The first suffices for about 20 people, the second for 64: a Gaussian touches up to 8 blocks.
 CAPACITIES = ((128, 2), (512, 4))
+_PLAIN_ROOM = 4  # candidates for each of `max_peaks` in `find_peaks_plainly`
 _NOWHERE = np.iinfo(np.int32).max  # no voxel's number
 
 
@@ -114,6 +115,56 @@ def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks:
     )
     voxels_JxKx3 = jnp.stack(jnp.unravel_index(ids_JxK, tuple(shape)), axis=-1)
     return Peaks(jnp.where((scores_JxK > 0)[..., None], voxels_JxKx3, 0).astype(jnp.float32), scores_JxK, count_J)
+
+
+def find_peaks_plainly(
+    heatmaps: Float[Array, "*J H W D"],
+    threshold: float | Float[Array, ""] = 0.1,
+    max_peaks: int = 128,
+    subvoxel: bool = False,
+) -> Peaks:
+    """What `find_peaks` finds, without branches, sorting by two keys, or scattering, which other runtimes may lack.
+
+    It pools the whole volume, and looks at the best `_PLAIN_ROOM * max_peaks` voxels without a greater neighbour. If
+    plateaus have more voxels than that, the result may differ.
+    """
+    source = of_volume(heatmaps)
+    num_joints, *shape = source.shape
+    flat_JxN = jnp.asarray(heatmaps).astype(jnp.float32).reshape(num_joints, -1)
+
+    def take(joint, *voxel):
+        number = (voxel[0] * shape[1] + voxel[1]) * shape[2] + voxel[2]
+        number = jnp.broadcast_to(number, jnp.broadcast_shapes(joint.shape, number.shape))
+        return jnp.take_along_axis(flat_JxN, number.reshape(num_joints, -1), axis=1).reshape(number.shape)
+
+    source = source._replace(take=take, exact=take)
+    values = jnp.where(jnp.isnan(flat_JxN), -jnp.inf, flat_JxN).reshape(source.shape)
+    greatest = jnp.pad(values, [(0, 0), *[(1, 1)] * 3], constant_values=-jnp.inf)
+    for axis, size in enumerate(shape, start=1):
+        greatest = functools.reduce(jnp.maximum, (lax.slice_in_dim(greatest, i, i + size, axis=axis) for i in range(3)))
+    standing = jnp.where((values >= greatest) & (values > threshold), values, -jnp.inf)
+    room = min(_PLAIN_ROOM * max_peaks, flat_JxN.shape[1])
+    scores_JxC, ids_JxC = lax.top_k(standing.reshape(num_joints, -1), room)
+    voxels_JxCx3 = jnp.stack(_unravel(ids_JxC, shape), axis=-1)
+    ids_JxC = jnp.where(scores_JxC > -jnp.inf, ids_JxC, _NOWHERE)
+    equal_JxC = jnp.sum(
+        _cubes(source, voxels_JxCx3 - 1, 3) == scores_JxC[..., None, None, None], axis=(2, 3, 4), dtype=jnp.int32
+    )
+    first_JxC = _plateaus(ids_JxC, equal_JxC - 1, shape)
+    # Of equal numbers, `top_k` takes the first first. So the voxels stay in the order of their numbers.
+    best_JxK, at_JxK = lax.top_k(jnp.where(first_JxC, scores_JxC, -jnp.inf), min(max_peaks, room))
+    missing = [(0, 0), (0, max_peaks - at_JxK.shape[1])]
+    scores_JxK = jnp.pad(jnp.where(best_JxK > -jnp.inf, best_JxK, 0.0), missing)
+    voxels_JxKx3 = jnp.take_along_axis(voxels_JxCx3, jnp.pad(at_JxK, missing)[..., None], axis=1)
+    voxels_JxKx3 = jnp.where(scores_JxK[..., None] > 0, voxels_JxKx3, 0).astype(jnp.float32)
+    found = Peaks(voxels_JxKx3, scores_JxK, jnp.sum(first_JxC, axis=1, dtype=jnp.int32))
+    return found._replace(voxels=voxels_JxKx3 + subvoxel_offsets(source, found)) if subvoxel else found
+
+
+def _unravel(ids, shape):
+    """`jnp.unravel_index` of numbers that lie within the shape, without checks."""
+    row_column, bin = lax.div(ids, np.int32(shape[2])), lax.rem(ids, np.int32(shape[2]))
+    return lax.div(row_column, np.int32(shape[1])), lax.rem(row_column, np.int32(shape[1])), bin
 
 
 def of_volume(heatmaps: Float[Array, "*J H W D"]) -> Source:

@@ -51,14 +51,18 @@ def suppress(people: People, camera: Camera, options: Options) -> People:
     most_Nx2 = jnp.where(known_NxJ[..., None], pixels_NxJx2, -jnp.inf).max(axis=1)
     height_N = jnp.linalg.norm(most_Nx2 - least_Nx2, axis=-1)
     near_NxN = both_NxNxJ.any(-1) & (apart_NxN < options.overlap * height_N[:, None])
-    order_N = jnp.argsort(-score_N, stable=True)
-    rank_N = jnp.argsort(order_N)
+    rank_N = jnp.argsort(jnp.argsort(-score_N, stable=True))
+    covers_NxN = near_NxN & (rank_N[:, None] < rank_N)
+    enough_N = exist_N & (score_N >= options.min_score)
 
-    def choose(place, keep_N):
-        best = order_N[place]
-        return keep_N & ~(keep_N[best] & near_NxN[best] & (rank_N > place))
+    # Each turn decides rightly at least about the best person about whom the turns before did not.
+    def choose(state):
+        keep_N, _ = state
+        return enough_N & ~(keep_N[:, None] & covers_NxN).any(axis=0), keep_N
 
-    keep_N = lax.fori_loop(0, len(order_N), choose, exist_N & (score_N >= options.min_score))
+    keep_N, _ = lax.while_loop(
+        lambda state: jnp.any(state[0] != state[1]), choose, (enough_N, jnp.zeros_like(enough_N))
+    )
     return people._replace(
         joints=jnp.where(keep_N[:, None, None], people.joints, 0.0),
         scores=jnp.where(keep_N[:, None], people.scores, 0.0),

@@ -225,6 +225,7 @@ def test_list():
         (["--people=61"], "--people=61"),
         (["--json=/no/such/a.json"], "make it first"),
         (["--steps", "--kernels"], "exclude each other"),
+        (["--runtimes", "--kernels"], "exclude each other"),
     ],
 )
 def test_impossible_requests(arguments, message):
