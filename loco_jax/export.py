@@ -7,6 +7,7 @@
 """
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,6 +154,9 @@ def run(argv: Sequence[str]) -> None:
         from loco_jax.runtimes import files, graph
 
         batch = graph.batch_of(values.batch)
+        if os.path.realpath(os.path.expanduser(values.output)) == os.path.realpath(weights.path_of(source)):
+            raise ValueError(f"--output={values.output} holds the weights themselves; name another file")
+        files.check(values.output, values.format)
         if values.format == "onnx":
             files.need("jax2onnx")
         files.write(values.output, graph.load(source, values.half), values.format, batch)

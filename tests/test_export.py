@@ -143,6 +143,22 @@ def test_an_output_that_is_a_folder(tmp_path):
     assert done.returncode == 1 and "(it is a folder); name another file" in done.stderr
 
 
+def test_what_lies_in_the_way_stays(tmp_path):
+    """The weights themselves, and a file of others where the facts beside StableHLO go."""
+    given = tmp_path / "mine.safetensors"
+    weights.save(given, {"a": np.float32([1])}, {"kind": "loco"})
+    before = given.read_bytes()
+    for output in (given, tmp_path / "." / "mine.safetensors"):
+        done = command(f"--weights={given}", "--format=onnx", f"--output={output}")
+        assert done.returncode == 1 and "holds the weights themselves; name another file" in done.stderr
+    assert given.read_bytes() == before
+    for content in ('{"people": []}', "[3]", "no JSON"):
+        (tmp_path / "street.about.json").write_text(content)
+        done = command("--weights=released", "--format=stablehlo", f"--output={tmp_path / 'street'}")
+        assert done.returncode == 1 and "street.about.json: is in the way, and no export wrote it" in done.stderr
+        assert (tmp_path / "street.about.json").read_text() == content and not (tmp_path / "street").exists()
+
+
 def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"ONNX needs jax2onnx: pip install 'loco-jax\[onnx\]'"):

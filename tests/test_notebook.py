@@ -88,10 +88,10 @@ def test_it_runs_at_demo_scale(notebook, tmp_path, monkeypatch):
     assert_one_page(ours, "street.jpg")
     assert_is_page(tmp_path / "own_picture_3d.html")
     (uploaded, page), (wide, _) = retried
-    assert re.match(r"my picture.jpg: \d+ people\nCamera: .*24", uploaded) and "EXIF" in uploaded
+    assert re.match(r"my picture.jpg: people found: \d+\nCamera: .*24", uploaded) and "EXIF" in uploaded
     assert_one_page(page, "my picture.jpg")
     assert (tmp_path / "own" / "my picture.jpg").read_bytes() == (tmp_path / "file.jpg").read_bytes()
-    assert re.match(r"file.jpg: \d+ people\nCamera: .*fov=70", wide)
+    assert re.match(r"file.jpg: people found: \d+\nCamera: .*fov=70", wide)
 
 
 def assert_one_page(shown, title) -> None:

@@ -303,9 +303,6 @@ def render_pictures(setting: Setting) -> Ways:
     return [way("ours", 1), way(f"ours, render_batch={_RENDER_BATCH}", _RENDER_BATCH)]
 
 
-# ---- By name
-
-_PUBLISHED, _COMPACT = {"variant": "published"}, {"variant": "patch", "trunk": "compact"}
 # ---- Other runtimes
 
 
@@ -351,6 +348,9 @@ def runtimes(setting: Setting) -> Ways:
     ]
 
 
+# ---- By name
+
+_PUBLISHED, _COMPACT = {"variant": "published"}, {"variant": "patch", "trunk": "compact"}
 _TRAINING: dict[str, Callable[[Setting], Ways]] = {
     "train_vha_patch": functools.partial(train, task="vha", options={"variant": "patch"}),
     "train_code_predictor_compact": functools.partial(train, task="loco", options=_COMPACT),

@@ -15,7 +15,7 @@ _MARKS = {
     ".csv": "frame,time,person,joint,x,y,z,score",
     ".bvh": "HIERARCHY\nROOT neck\n{\n  OFFSET 0.000000 0.000000 0.000000\n",  # other software indents in another way
 }
-_BEGINNING = 2**17  # bytes, the most that the parameters of C3D take
+_BEGINNING = {".c3d": 2**22}  # bytes; ezc3d writes the names of points before the mark
 
 
 def of_person(base: str, number: int) -> str:
@@ -48,11 +48,12 @@ def refuse_others(paths: Iterable[str]) -> None:
 
 def is_ours(path: str) -> bool:
     """Whether `loco_jax.motion` wrote a file, by its content."""
+    ending = os.path.splitext(path)[1]
     try:
         with open(path, "rb") as file:
-            beginning = file.read(_BEGINNING)
+            beginning = file.read(_BEGINNING.get(ending, 1024))
             if beginning.startswith(b"glTF"):
                 beginning += file.read(int.from_bytes(beginning[12:16], "little"))  # its JSON
     except OSError:  # as for a link that leads nowhere
         return False
-    return _MARKS[os.path.splitext(path)[1]].encode() in beginning
+    return _MARKS[ending].encode() in beginning

@@ -22,7 +22,7 @@ def read(path: os.PathLike | str) -> list[Tracked]:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         if "axes" not in content:  # which only older versions wrote
             return _frames(content)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:  # JSON errors are ValueErrors
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:  # JSON errors are ValueErrors
         raise ValueError(f"{path}: is not JSON that predict wrote ({type(error).__name__}: {error})") from error
     raise ValueError(f"{path}: was written by an older version of predict; run predict again")
 

@@ -27,15 +27,34 @@ _LEAST_SHRUNK = 64  # numbers of a constant
 def write(path: os.PathLike | str, graph: Graph, format: str, batch: int | str = 1) -> None:
     """Writes a graph in one of FORMATS for batches of `batch` pictures, a number or `graph.ANY`.
 
-    Beside a file of StableHLO lies FILE.json with `graph.about()`. In ONNX this is the model's metadata. Raises
-    ModuleNotFoundError, naming the extra, if a library is missing.
+    Beside a file of StableHLO lies FILE.about.json with `graph.about()`. In ONNX this is the model's metadata. Raises
+    ModuleNotFoundError, naming the extra, if a library is missing, and ValueError as `check`.
     """
+    check(path, format)
     where = epath.Path(path).expanduser()
     if format == "onnx":
         files.write_bytes(where, to_onnx(graph, batch).SerializeToString())
         return
     files.write_bytes(where, to_stablehlo(graph, batch))
-    files.write_text(where.parent / f"{where.name}.json", json.dumps(_facts(graph, batch), indent=1) + "\n")
+    files.write_bytes(_beside(path), (json.dumps(_facts(graph, batch), indent=1) + "\n").encode())
+
+
+def check(path: os.PathLike | str, format: str) -> None:
+    """Raises ValueError if something that `write` did not write lies where it would. To be called before long work."""
+    about = _beside(path)
+    if format != "stablehlo" or not about.exists():
+        return
+    try:
+        ours = {"image_size", "camera", "joints"} <= set(json.loads(about.read_bytes()))
+    except (ValueError, TypeError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{about}: is in the way, and no export wrote it; move it, or name another --output")
+
+
+def _beside(path: os.PathLike | str) -> epath.Path:
+    where = epath.Path(path).expanduser()
+    return where.parent / f"{where.name}.about.json"
 
 
 def to_onnx(graph: Graph, batch: int | str = 1) -> Any:
@@ -75,6 +94,7 @@ def _facts(graph: Graph, batch: int | str) -> dict[str, Any]:
 def _shrink(model: Any, onnx: Any, half: bool) -> None:
     """Makes the file small: a large constant of one value is filled in, and with `half`, rounded ones are stored so."""
     _prune(model.graph, _used(model.graph))
+    del model.graph.value_info[:]  # jax2onnx's shapes of results in between are not all right
     constants, nodes = list(model.graph.initializer), list(model.graph.node)
     del model.graph.initializer[:], model.graph.node[:]
     for constant in constants:

@@ -107,7 +107,8 @@ def _while(*args, cond_nconsts, body_nconsts, cond_jaxpr, body_jaxpr):
         wide = [_broadcast(goes, shape=x.shape, broadcast_dimensions=axes) for x in new]
         return tuple(_select(which, old, x) for which, old, x in zip(wide, state, new))
 
-    return list(lax.while_loop(lambda state: jnp.any(goes_on(state)), turn, tuple(state)))
+    # Not jnp.any, which jax2onnx makes a maximum: that of no picture at all would be true.
+    return list(lax.while_loop(lambda state: jnp.sum(goes_on(state), dtype=jnp.int32) > 0, turn, tuple(state)))
 
 
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")

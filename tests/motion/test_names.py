@@ -44,6 +44,14 @@ def test_what_others_wrote_is_not_ours(tmp_path, ending, content):
     assert not names.is_ours(str(tmp_path / f"v{ending}"))
 
 
+def test_a_mark_behind_the_names_of_many_points(tmp_path):
+    """ezc3d writes what wrote the file behind the names, here after 128 KiB."""
+    pytest.importorskip("ezc3d")
+    people = {i: standing(1, at=(i / 10, 9)) for i in range(1, 451)}
+    (path,) = motion.write(frames_of(people), tmp_path / "v", ["c3d"]).written
+    assert path.read_bytes().find(b"loco_jax.c3d") > 2**17 and names.is_ours(str(path))
+
+
 def test_gltf_of_ours(tmp_path):
     (tmp_path / "v.glb").write_bytes(glb(names.WRITER))
     assert names.is_ours(str(tmp_path / "v.glb"))

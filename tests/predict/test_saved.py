@@ -32,6 +32,12 @@ def test_a_video(tmp_path):
     assert frames[4].joints.shape == (0, 14, 3)
 
 
+def test_nesting_without_end(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="deep.json: is not JSON that predict wrote"):
+        saved.read(tmp_path / "deep.json")
+
+
 def test_tracks_of_pictures(tmp_path):
     """Two people who walk to the right, in pictures that were looked at one by one."""
     frames = []

@@ -34,7 +34,7 @@ def test_stablehlo(small, shown, want, batch, tmp_path):
     assert set(read.platforms) == {"cpu", "cuda", "tpu"}
     assert "custom_call" not in read.mlir_module().replace("@mhlo.topk", "").replace("custom_call @shape_assertion", "")
     assert_same(jax.device_get(read.call(*shown)), want)
-    about = json.loads((tmp_path / "new" / "small.hlo.json").read_text())
+    about = json.loads((tmp_path / "new" / "small.hlo.about.json").read_text())
     assert about == {
         "version": loco_jax.__version__,
         "weights": "small",
