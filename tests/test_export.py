@@ -148,11 +148,10 @@ def test_what_lies_in_the_way_stays(tmp_path):
     given = tmp_path / "mine.safetensors"
     weights.save(given, {"a": np.float32([1])}, {"kind": "loco"})
     before = given.read_bytes()
-    for output in (given, tmp_path / "." / "mine.safetensors"):
-        done = command(f"--weights={given}", "--format=onnx", f"--output={output}")
-        assert done.returncode == 1 and "holds the weights themselves; name another file" in done.stderr
+    done = command(f"--weights={given}", "--format=onnx", f"--output={tmp_path}/./mine.safetensors")
+    assert done.returncode == 1 and "holds the weights themselves; name another file" in done.stderr
     assert given.read_bytes() == before
-    for content in ('{"people": []}', "[3]", "no JSON"):
+    for content in ('{"people": []}', "no JSON"):
         (tmp_path / "street.about.json").write_text(content)
         done = command("--weights=released", "--format=stablehlo", f"--output={tmp_path / 'street'}")
         assert done.returncode == 1 and "street.about.json: is in the way, and no export wrote it" in done.stderr
