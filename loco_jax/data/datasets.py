@@ -73,6 +73,10 @@ class DataSet(abc.ABC):
         """Height and width that the pictures of a split need; an evaluation sets `config.volume.image_size` to it."""
         return tuple(self.config.volume.image_size)
 
+    def open(self, split: str) -> None:
+        """Raises as the other methods if a split cannot be scored. Training does so before its first step."""
+        self.image_size(split)
+
     def groups(self, split: str) -> Sequence[str]:
         """The names of the sequences or activities that are scored apart, see `Origin.group`; () for none."""
         return ()

@@ -78,6 +78,9 @@ class Stored(DataSet):
         workers = c.workers if c.pictures else 0  # they decode pictures
         return pipeline.read(examples, split, batch_size // parts, c.max_people, num_workers=workers, **options)
 
+    def open(self, split: str) -> None:
+        self.shown(split)
+
     def training_stream(self, sharding: NamedSharding) -> streams.ReadStream:
         c = self.config.data
         options = {"seed": self.config.seed, "augment": c.pictures and c.augment}
