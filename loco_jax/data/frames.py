@@ -17,6 +17,7 @@ class Origin(NamedTuple):
     zoom: Float32[Array, "*B"]  # pixels of the picture for a pixel of the file
     annotated: Bool[Array, "*B 14"]  # the joint types that the data set has; others are neither targets nor scored
     occluded: Bool[Array, "*B P 14"]  # whether the joint is hidden, if that is known
+    universal: Float32[Array, "*B P 14 3"] | None = None  # see `Example`; None if the data set has none
 
 
 class Frames(NamedTuple):
@@ -59,6 +60,8 @@ class Example(NamedTuple):
       group: the sequence or activity that it is scored in, an index into `DataSet.groups`; -1 for none.
       annotated: the joint types that the data set has; None for all.
       occluded: whether the joint is hidden; None if that is not known.
+      universal: the people in metres at a size that all have in common, which relative errors refer to; None for the
+        `joints` themselves.
       zoom: pixels of the picture for a pixel of the file.
     """
 
@@ -73,4 +76,5 @@ class Example(NamedTuple):
     group: int = -1
     annotated: Bool[np.ndarray, "14"] | None = None
     occluded: Bool[np.ndarray, "N 14"] | None = None
+    universal: Float32[np.ndarray, "N 14 3"] | None = None
     zoom: float = 1.0
