@@ -21,11 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from jax.sharding import NamedSharding
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from loco_jax.data import streams
 from loco_jax.data.frames import Example
 from loco_jax.data.stored import Stored
 from loco_jax.geometry import skeleton
@@ -83,6 +81,7 @@ class Panoptic(Stored):
     """
 
     folder = "the folder of its sequences"
+    remedy = "let --config.data.head_of_ears=True take a head top of ears and neck"
 
     @property
     def name(self) -> str:
@@ -92,15 +91,6 @@ class Panoptic(Stored):
     @property
     def _root(self) -> pathlib.Path:
         return pathlib.Path(self.config.data.dir).expanduser()
-
-    def training_stream(self, sharding: NamedSharding) -> streams.ReadStream:
-        c = self.config
-        if c.task not in ("vha", "trunk") and not c.data.get("head_of_ears"):
-            raise ValueError(
-                f"{c.data.dir}: CMU Panoptic has no head top, by which people are grouped; to train for "
-                f"config.task={c.task}, let --config.data.head_of_ears=True take one of ears and neck"
-            )
-        return super().training_stream(sharding)
 
     def examples(self, split: str) -> Sequence[Example]:
         films = self._films(split)
