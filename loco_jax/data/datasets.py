@@ -110,4 +110,7 @@ def of(config: ConfigDict) -> DataSet:
         raise ValueError(f"config.data.source={source}: {error}; want a class of a module in the path") from error
     if not (isinstance(kind, type) and issubclass(kind, DataSet)):
         raise ValueError(f"config.data.source={source}: is no subclass of loco_jax.data.datasets.DataSet")
-    return kind(config)
+    try:
+        return kind(config)
+    except TypeError as error:  # such as an abstract method that it lacks
+        raise ValueError(f"config.data.source={source}: {error}") from error

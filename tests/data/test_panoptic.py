@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from loco_jax import evaluate
+from loco_jax import evaluate, experiment
 from loco_jax.data import datasets, panoptic, sequences, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
@@ -274,8 +274,12 @@ def test_a_run_trains_and_is_scored_on_it(toy, folder, tmp_path):
 def test_a_head_top_of_ears_is_for_training_only(folder):
     config = config_of(folder)
     config.task = "loco"
-    with pytest.raises(ValueError, match="has no head top, .* let --config.data.head_of_ears=True take one"):
+    with pytest.raises(ValueError, match="no head_top, .*task=loco needs; let --config.data.head_of_ears=True"):
         streams.training_stream(config, sharding())
+    config.task = "refiner"
+    with pytest.raises(ValueError, match="no head_top, which config.task=refiner needs; take another data set"):
+        next(streams.evaluation_batches(config, "test", 1, 1, sharding()))
+    next(streams.evaluation_batches(config, "validation", 1, 1, sharding()))  # its sequence has head tops
     config.data.head_of_ears, config.data.augment = True, False
     batch = jax.device_get(next(streams.training_stream(config, sharding())))
     assert batch.present[:, :2, 0].all() and batch.origin.annotated.all()
@@ -286,6 +290,33 @@ def test_a_head_top_of_ears_is_for_training_only(folder):
         top = seen(view, ears + 0.75 * (ears - joints["neck"]))
         np.testing.assert_allclose(example.joints[1, 0], top, rtol=1e-5)
     assert not datasets.of(config).examples("test")[0].present[:, 0].any()
+
+
+def test_a_run_with_such_head_tops_is_evaluated_by_the_usual_command(toy, folder, tmp_path):
+    config = config_of(folder, steps=1)
+    config.data.head_of_ears = True
+    quietly(config, tmp_path)
+    summary = evaluate.evaluate(config_of(folder), str(tmp_path), lambda _: None)
+    assert summary["step"] == 1 and len(summary["marks"]) == 10
+
+
+def test_a_refiner_learns_from_people_whom_a_predictor_finds_in_it(folder, monkeypatch):
+    config = config_of(folder)
+    config.data.head_of_ears = True
+    config.spoil = {"predictor": "some.safetensors", "found": 3}
+    theirs, task = config_of("", task="loco"), Oracle(volume=streams.volume_of(config))
+    theirs.data.update(source="crowd", max_people=1)
+    camera = cameras.Camera(110.0, 110, 96, 54)
+    monkeypatch.setattr(experiment, "load", lambda source: (task, {"a": np.zeros(1, np.float32)}, theirs, camera))
+    seen = []
+    monkeypatch.setattr(experiment, "find", lambda _, params, batches, *rest: seen.append(next(batches)) or {})
+    assert experiment.find_people(config) == {}
+    batch = jax.device_get(seen[0])
+    assert batch.present.shape == (4, 4, 14) and batch.present[:, :2, 0].all()
+    np.testing.assert_allclose(batch.camera.fx, 110, rtol=0.02)
+    camera = cameras.Camera(150.0, 150, 96, 54)
+    with pytest.raises(experiment.WeightsError, match=r"spoil.predictor=some.safetensors: .*need \(128, 256\) pixels"):
+        experiment.find_people(config)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])
