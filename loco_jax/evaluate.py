@@ -164,6 +164,10 @@ def evaluate(
         config.data.update(own)
     with distributed.together():
         experiment.check(config)
+        if source and "data.camera" not in given and not streams.is_made_for(config):
+            camera = experiment.trained_camera(source)
+            config = config.copy_and_resolve_references()
+            config.data.camera = tuple(map(float, camera)) if camera else config.data.camera
         config = streams.fitted(config, split)
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from loco_jax import evaluate, experiment
 from loco_jax import step as steps
 from loco_jax.cli import progress, signals
+from loco_jax.data import datasets
 from loco_jax.ops import distributed
 from loco_jax.runs import budget, checkpoints, lock, observation
 from loco_jax.runs import config as configs
@@ -58,6 +59,7 @@ class _Training:
         with distributed.together():
             experiment.check(config)
             self._setup = steps.Setup(config)
+            datasets.of(config).open(config.data.validation_split)  # which would else be missed at the first evaluation
             self._task, mesh = self._setup.task, self._setup.mesh
             if distributed.is_first():
                 configs.check(workdir, config)

@@ -83,13 +83,13 @@ def test_input_that_holds_the_devices_back_is_logged(toy, jta_with_pictures, tmp
     config = tiny(steps=12, log_every=4, ema=0.0)
     data = {"source": "jta", "dir": str(jta_with_pictures[0] / "data"), "pictures": True, "max_people": 8}
     config.data.update({**data, "train_split": "train"})
-    read = streams.JtaStream.__next__
+    read = streams.ReadStream.__next__
 
     def slowly(stream):
         time.sleep(0.05)
         return read(stream)
 
-    monkeypatch.setattr(streams.JtaStream, "__next__", slowly)
+    monkeypatch.setattr(streams.ReadStream, "__next__", slowly)
     quietly(config, tmp_path)
     shares = [line["input_wait"] for line in logged(tmp_path) if "input_wait" in line]
     assert len(shares) == 3 and all(0.3 < share <= 1 for share in shares[1:])

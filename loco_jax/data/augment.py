@@ -45,12 +45,18 @@ def change_colours(
 
 
 def flip(frames: Frames) -> Frames:
-    """The mirrored frame: left joints become right ones, and the camera's centre moves with the picture."""
+    """The mirrored frame: left joints become right ones, and the camera's centre moves with the picture.
+
+    What only scores need of a frame, as `Origin.universal`, stays.
+    """
     image = np.asarray(frames.image)
     joints = frames.joints[..., MIRROR, :] * np.array([-1, 1, 1], np.float32)
     camera = frames.camera._replace(cx=np.float32(image.shape[1] - frames.camera.cx))
     mirrored = Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # faster than NumPy's
-    return Frames(joints, frames.present[..., MIRROR], camera, np.asarray(mirrored))
+    present, origin = frames.present[..., MIRROR], frames.origin
+    if origin is not None:
+        origin = origin._replace(annotated=origin.annotated[..., MIRROR], occluded=origin.occluded[..., MIRROR])
+    return frames._replace(joints=joints, present=present, camera=camera, image=np.asarray(mirrored), origin=origin)
 
 
 def scale(frames: Frames, factor: float) -> Frames:
@@ -79,4 +85,4 @@ def scale(frames: Frames, factor: float) -> Frames:
     u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
     seen = in_front & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
     joints = frames.joints * np.array([1, 1, inverse], np.float32)
-    return Frames(joints, frames.present & seen, camera, np.asarray(moved))
+    return frames._replace(joints=joints, present=frames.present & seen, image=np.asarray(moved))

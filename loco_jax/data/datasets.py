@@ -73,6 +73,10 @@ class DataSet(abc.ABC):
         """Height and width that the pictures of a split need; an evaluation sets `config.volume.image_size` to it."""
         return tuple(self.config.volume.image_size)
 
+    def open(self, split: str) -> None:
+        """Raises as the other methods if a split cannot be scored. Training does so before its first step."""
+        self.image_size(split)
+
     def groups(self, split: str) -> Sequence[str]:
         """The names of the sequences or activities that are scored apart, see `Origin.group`; () for none."""
         return ()
@@ -106,4 +110,7 @@ def of(config: ConfigDict) -> DataSet:
         raise ValueError(f"config.data.source={source}: {error}; want a class of a module in the path") from error
     if not (isinstance(kind, type) and issubclass(kind, DataSet)):
         raise ValueError(f"config.data.source={source}: is no subclass of loco_jax.data.datasets.DataSet")
-    return kind(config)
+    try:
+        return kind(config)
+    except TypeError as error:  # such as an abstract method that it lacks
+        raise ValueError(f"config.data.source={source}: {error}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
@@ -17,6 +18,7 @@ class Origin(NamedTuple):
     zoom: Float32[Array, "*B"]  # pixels of the picture for a pixel of the file
     annotated: Bool[Array, "*B 14"]  # the joint types that the data set has; others are neither targets nor scored
     occluded: Bool[Array, "*B P 14"]  # whether the joint is hidden, if that is known
+    universal: Float32[Array, "*B P 14 3"] | None = None  # see `Example`; None if the data set has none
 
 
 class Frames(NamedTuple):
@@ -28,6 +30,14 @@ class Frames(NamedTuple):
     image: UInt8[Array, "*B height width 3"] | None = None
     ground: Float32[Array, "*B 4"] | None = None  # up in camera axes, and the camera's height in metres; if known
     origin: Origin | None = None  # None for the crowd and JTA
+
+
+def only_annotated(errors: Float32[Array, "B 14 *rest"], frames: Frames) -> Float32[Array, "B 14 *rest"]:
+    """Errors by joint types, 0 for those that the data set of a batch of frames lacks."""
+    if frames.origin is None:
+        return errors
+    annotated = jnp.asarray(frames.origin.annotated)
+    return jnp.where(annotated.reshape(annotated.shape + (1,) * (errors.ndim - 2)), errors, 0)
 
 
 class Instant(NamedTuple):
@@ -56,9 +66,12 @@ class Example(NamedTuple):
       where: the frame's name in errors.
       time: seconds from the start of its sequence.
       picture: reads the picture; None if there is none.
-      group: the sequence or activity that it is scored in, an index into `DataSet.groups`; -1 for none.
+      group: the sequence or activity that it is scored in, an index into `DataSet.groups`; -1 for data whose frames
+        have no `Origin`: all joints are annotated, and pixels count as those of JTA's files.
       annotated: the joint types that the data set has; None for all.
       occluded: whether the joint is hidden; None if that is not known.
+      universal: the people in metres at a size that all have in common, which relative errors refer to; None for the
+        `joints` themselves.
       zoom: pixels of the picture for a pixel of the file.
     """
 
@@ -70,7 +83,8 @@ class Example(NamedTuple):
     where: str
     time: float = 0.0
     picture: Callable[[], UInt8[np.ndarray, "H W 3"]] | None = None
-    group: int = -1
+    group: int = 0
     annotated: Bool[np.ndarray, "14"] | None = None
     occluded: Bool[np.ndarray, "N 14"] | None = None
+    universal: Float32[np.ndarray, "N 14 3"] | None = None
     zoom: float = 1.0

@@ -1,7 +1,8 @@
 """MuPoTS-3D: twenty sequences of people in rooms and in the open, for evaluation only (Mehta et al. 2018).
 
 `config.data.dir` has the folders TS1 to TS20, each with `annot.mat`, `occlusion.mat` and `img_000000.jpg` and so on.
-The annotations are in millimetres in camera coordinates, with x right, y down and z ahead. The files have no cameras.
+The annotations are in millimetres in camera coordinates, with x right, y down and z ahead. Relative errors refer to the
+same poses at a universal size, `univ_annot3`, as the authors' script does. The files have no cameras.
 They follow from the joints in the picture and in space, by least squares.
 """
 
@@ -38,6 +39,7 @@ class Clip(NamedTuple):
     Attributes:
       folder: of the pictures.
       joints: metres in camera coordinates.
+      universal: the same at the universal size, also in metres.
       valid: whether the person is annotated in the frame.
       occluded: whether the joint is hidden.
       camera: in pixels.
@@ -46,6 +48,7 @@ class Clip(NamedTuple):
 
     folder: pathlib.Path
     joints: Float[np.ndarray, "T P 17 3"]
+    universal: Float[np.ndarray, "T P 17 3"]
     valid: Bool[np.ndarray, "T P"]
     occluded: Bool[np.ndarray, "T P 17"]
     camera: Camera
@@ -101,6 +104,7 @@ class _Frames(Sequence[Example]):
             picture=functools.partial(read_picture, path),
             group=number,
             occluded=s.occluded[t, valid][:, _OURS],
+            universal=s.universal[t, valid][:, _OURS].astype(np.float32),
         )
 
 
@@ -115,11 +119,13 @@ def read_sequence(folder: str) -> Clip:
     labels = _load(place / "occlusion.mat", "occlusion_labels")
     if cells.shape != labels.shape:
         raise ValueError(f"{place / 'occlusion.mat'}: is {labels.shape}, frames by people, but annot.mat {cells.shape}")
-    fields = {"annot2": (2, 17), "annot3": (3, 17), "isValidFrame": (1, 1)}
+    fields = {"annot2": (2, 17), "annot3": (3, 17), "univ_annot3": (3, 17), "isValidFrame": (1, 1)}
     arrays = {name: _field(place / "annot.mat", cells, name, shape) for name, shape in fields.items()}
     occluded = _stack(place / "occlusion.mat", "occlusion_labels", labels, (1, 17))[:, :, 0] != 0
     valid = arrays["isValidFrame"][..., 0, 0] != 0
-    uv, xyz = (np.moveaxis(arrays[name], -1, -2) for name in ("annot2", "annot3"))
+    uv, xyz, universal = (np.moveaxis(arrays[name], -1, -2) for name in ("annot2", "annot3", "univ_annot3"))
+    if not np.isfinite(universal[valid]).all():
+        raise ValueError(f"{place / 'annot.mat'}: univ_annot3 has numbers that are not finite")
     camera = fit_camera(place / "annot.mat", uv[valid].reshape(-1, 2), xyz[valid].reshape(-1, 3))
     first = place / "img_000000.jpg"
     missing = [path for path in (first, place / f"img_{len(valid) - 1:06d}.jpg") if not path.exists()]
@@ -127,7 +133,7 @@ def read_sequence(folder: str) -> Clip:
         raise FileNotFoundError(f"{missing[0]}: no such picture; annot.mat has {len(valid)} frames")
     with Image.open(first) as picture:
         size = picture.height, picture.width
-    return Clip(place, xyz / 1000, valid, occluded, camera, size)
+    return Clip(place, xyz / 1000, universal / 1000, valid, occluded, camera, size)
 
 
 def fit_camera(path: pathlib.Path, uv: Float[np.ndarray, "N 2"], xyz: Float[np.ndarray, "N 3"]) -> Camera:

@@ -4,7 +4,8 @@
 
 - `calibration_160906_pizza1.json`: the cameras,
 - `hdPose3d_stage1_coco19/body3DScene_00000100.json` and so on (or the same in a folder `hd` in it): people in world
-  coordinates in centimetres, 19 joints with confidences,
+  coordinates in centimetres, 19 joints with confidences; or `hdPose3d_stage1` with the 15 joints of MPI, if the
+  sequence has no others,
 - `hdImgs/00_16/00_16_00000100.jpg` and so on, or `hdVideos/hd_00_16.mp4`, whose first frame has the number 0.
 
 A camera shows the world point X at `R X + t`, with x right, y down and z ahead. Its lens distorts pictures, which is
@@ -19,11 +20,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import NamedSharding
-from jaxtyping import Float, UInt8
+from absl import logging
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from loco_jax.data import streams
 from loco_jax.data.frames import Example
 from loco_jax.data.stored import Stored
 from loco_jax.geometry import skeleton
@@ -36,6 +36,10 @@ JOINTS = (
     "right_shoulder", "right_elbow", "right_wrist", "right_hip", "right_knee", "right_ankle",
     "left_eye", "left_ear", "right_eye", "right_ear",
 )  # fmt: skip
+# The older joints are in the same order, without eyes and ears, and with a head top in place of the nose.
+JOINTS15 = (JOINTS[0], "head_top", *JOINTS[2:15])
+# The folders of people, the best first: the field of a person's joints, and their names.
+_POSES = {"hdPose3d_stage1_coco19": ("joints19", JOINTS), "hdPose3d_stage1": ("joints15", JOINTS15)}
 # The sequences that papers test on (Zanfir et al. 2018, Zhen et al. 2020), and one for validation. All others that are
 # there are for training.
 TEST = (
@@ -66,31 +70,27 @@ class Film(NamedTuple):
     folder: pathlib.Path  # of the sequence
     view: str  # as in "00_16"
     lens: Lens
+    poses: str  # the name of the folder with people, as in "hdPose3d_stage1"
     frames: tuple[tuple[int, pathlib.Path], ...]  # numbers and files of people
 
 
 class Panoptic(Stored):
-    """CMU Panoptic. It has no head top, so that joint is neither a target nor scored. Activities are scored apart."""
+    """CMU Panoptic. Activities are scored apart.
+
+    The 19 joints have no head top, so that joint is then neither a target nor scored.
+    """
 
     folder = "the folder of its sequences"
+    remedy = "let --config.data.head_of_ears=True take a head top of ears and neck"
 
     @property
     def name(self) -> str:
-        have = sum((self._root / name).is_dir() for name in TEST)
+        have = sum(_is_sequence(self._root / name) and bool(_poses(str(self._root / name))) for name in TEST)
         return "CMU Panoptic" + (f" ({have} of {len(TEST)} test sequences)" if have < len(TEST) else "")
 
     @property
     def _root(self) -> pathlib.Path:
         return pathlib.Path(self.config.data.dir).expanduser()
-
-    def training_stream(self, sharding: NamedSharding) -> streams.ReadStream:
-        c = self.config
-        if c.task not in ("vha", "trunk") and not c.data.get("head_of_ears"):
-            raise ValueError(
-                f"{c.data.dir}: CMU Panoptic has no head top, by which people are grouped; to train for "
-                f"config.task={c.task}, let --config.data.head_of_ears=True take one of ears and neck"
-            )
-        return super().training_stream(sharding)
 
     def examples(self, split: str) -> Sequence[Example]:
         films = self._films(split)
@@ -105,14 +105,18 @@ class Panoptic(Stored):
         return sorted({activity(name) for name in self._sequences(split)})
 
     def _sequences(self, split: str) -> list[str]:
-        """The names of a split's sequences that are there."""
+        """The names of a split's sequences that are there with people."""
         named = {"test": TEST, "validation": VALIDATION}
-        parts = [*self._root.glob("*/calibration_*.json"), *self._root.glob("*/hdPose3d_stage1*")]
-        there = sorted({path.parent.name for path in parts})
-        names = [n for n in there if (n in named[split] if split in named else n not in TEST + VALIDATION)]
+        there = sorted(path.name for path in self._root.glob("*") if _is_sequence(path))
+        chosen = [n for n in there if (n in named[split] if split in named else n not in TEST + VALIDATION)]
+        names = [name for name in chosen if _poses(str(self._root / name))]
         if not names:
             wanted = f" of {', '.join(named[split])}" if split in named else ""
-            raise FileNotFoundError(f"{self._root}: has no folder of a sequence{wanted}")
+            if chosen:
+                wanted += f" with people: {self._root / chosen[0]} has no {' or '.join(_POSES)} with body3DScene_*.json"
+            raise FileNotFoundError(f"{self._root}: has no folder of a sequence{wanted}, which split {split!r} needs")
+        for name in sorted({*chosen} - {*names}):
+            _tell_of_skipped(str(self._root / name))
         return names
 
     def _films(self, split: str) -> list[Film]:
@@ -120,12 +124,13 @@ class Panoptic(Stored):
         for name in self._sequences(split):
             folder = self._root / name
             every = 1 if split in ("validation", "test") else _TRAIN_EVERY
-            frames = _frames(str(folder))[::every]
+            poses = _poses(str(folder))
+            frames = _frames(str(folder / poses))[::every]
             lenses = read_cameras(str(folder / f"calibration_{name}.json"))
             for view in CAMERAS:
                 if view not in lenses:
                     raise ValueError(f"{folder / f'calibration_{name}.json'}: has no HD camera {view}")
-                found.append(Film(folder, view, lenses[view], frames))
+                found.append(Film(folder, view, lenses[view], poses, frames))
         return found
 
 
@@ -146,10 +151,12 @@ class _Frames(Sequence[Example]):
         which = int(np.searchsorted(self._ends, index, side="right"))
         film = self._films[which]
         number, path = film.frames[index - int(self._ends[which])]
-        ids, world, confidence = read_people(path)
+        field, names = _POSES[film.poses]
+        guess_head = self._head and "head_top" not in names
+        ids, world, confidence = read_people(path, field)
         joints = world @ film.lens.rotation.T + film.lens.translation
         present = confidence > LEAST_CONFIDENCE
-        mapped, there = map_joints(joints, present, self._head)
+        mapped, there = map_joints(joints, present, names, guess_head)
         return Example(
             mapped.astype(np.float32),
             there,
@@ -160,19 +167,25 @@ class _Frames(Sequence[Example]):
             time=number / FPS,
             picture=functools.partial(read_picture, film.folder, film.view, number, film.lens),
             group=self._activities.index(activity(film.folder.name)),
-            annotated=np.array([name in JOINTS or (self._head and name == "head_top") for name in skeleton.JOINTS]),
+            annotated=np.array([name in names or (guess_head and name == "head_top") for name in skeleton.JOINTS]),
         )
 
 
 def map_joints(
-    joints: Float[np.ndarray, "N 19 3"], present: np.ndarray, head: bool = False
+    joints: Float[np.ndarray, "N M 3"],
+    present: Bool[np.ndarray, "N M"],
+    names: Sequence[str] = JOINTS,
+    guess_head: bool = False,
 ) -> tuple[Float[np.ndarray, "N 14 3"], np.ndarray]:
-    """LoCO's joints, by their names, and which of them are there. With `head`, the head top follows ears and neck."""
+    """LoCO's joints, by the `names` of the given ones, and which of them are there.
+
+    With `guess_head`, the head top follows ears and neck.
+    """
     mapped, there = np.zeros((len(joints), 14, 3)), np.zeros((len(joints), 14), bool)
     for place, name in enumerate(skeleton.JOINTS):
-        if name in JOINTS:
-            mapped[:, place], there[:, place] = joints[:, JOINTS.index(name)], present[:, JOINTS.index(name)]
-    if head:
+        if name in names:
+            mapped[:, place], there[:, place] = joints[:, names.index(name)], present[:, names.index(name)]
+    if guess_head:
         ears, neck = [JOINTS.index("left_ear"), JOINTS.index("right_ear")], JOINTS.index("neck")
         top, middle = skeleton.JOINTS.index("head_top"), joints[:, ears].mean(axis=1)
         there[:, top] = present[:, [*ears, neck]].all(axis=1)
@@ -201,22 +214,30 @@ def _lens(c: dict[str, Any]) -> Lens:
 
 
 def read_people(
-    path: pathlib.Path,
-) -> tuple[np.ndarray, Float[np.ndarray, "N 19 3"], Float[np.ndarray, "N 19"]]:
+    path: pathlib.Path, field: str = "joints19"
+) -> tuple[np.ndarray, Float[np.ndarray, "N M 3"], Float[np.ndarray, "N M"]]:
     """Ids, joints in metres in world coordinates, and confidences of the people in a file of a frame.
 
-    Raises ValueError that names the file.
+    `field` is "joints19" or "joints15". People with negative ids are outliers, which are left out. Raises ValueError
+    that names the file.
     """
-    content = _json(path)
+    content, names = _json(path), dict(_POSES.values())[field]
     try:
         bodies = content["bodies"]
-        if any("joints19" not in body for body in bodies):
-            have = ", ".join(bodies[0])
-            raise ValueError(f"its people have {have}, not joints19; get hdPose3d_stage1_coco19")
-        if wrong := [len(body["joints19"]) for body in bodies if len(body["joints19"]) != 4 * len(JOINTS)]:
-            raise ValueError(f"joints19 has {wrong[0]} numbers, not {4 * len(JOINTS)}")
-        numbers = np.array([body["joints19"] for body in bodies], float).reshape(len(bodies), len(JOINTS), 4)
+        if not isinstance(bodies, list):
+            raise ValueError("bodies is no list")
+        if any(field not in body for body in bodies):
+            have, poses = ", ".join(bodies[0]), {f: place for place, (f, _) in _POSES.items()}
+            raise ValueError(f"its people have {have}, not {field}; get {poses[field]}")
+        if wrong := [len(body[field]) for body in bodies if len(body[field]) != 4 * len(names)]:
+            raise ValueError(f"{field} has {wrong[0]} numbers, not {4 * len(names)}")
+        bodies = [body for body in bodies if body["id"] >= 0]
+        numbers = np.array([body[field] for body in bodies], float).reshape(len(bodies), len(names), 4)
         ids = np.array([body["id"] for body in bodies], np.int64)
+        if len(set(ids.tolist())) < len(ids):
+            raise ValueError(f"two people have the same id among {ids.tolist()}")
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{field} has numbers that are not finite")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no file of people of CMU Panoptic: {error}") from error
     return ids, numbers[..., :3] / 100, numbers[..., 3]
@@ -260,15 +281,26 @@ def undistort(image: UInt8[np.ndarray, "H W 3"], lens: Lens) -> UInt8[np.ndarray
     return np.asarray(shown)
 
 
+def _is_sequence(folder: pathlib.Path) -> bool:
+    return any(folder.glob("calibration_*.json")) or any(folder.glob("hdPose3d_stage1*"))
+
+
+def _poses(folder: str) -> str:
+    """The name of the folder with a sequence's people, "" if there is none."""
+    return next((name for name in _POSES if _frames(f"{folder}/{name}")), "")
+
+
 @functools.lru_cache(maxsize=256)
-def _frames(folder: str) -> tuple[tuple[int, pathlib.Path], ...]:
-    """Numbers and files of a sequence's people, in order."""
-    place = pathlib.Path(folder) / "hdPose3d_stage1_coco19"
-    paths = [*place.glob("body3DScene_*.json"), *place.glob("hd/body3DScene_*.json")]
-    if not paths:
-        older = " (hdPose3d_stage1 has other joints)" if place.with_name("hdPose3d_stage1").exists() else ""
-        raise FileNotFoundError(f"{place / 'body3DScene_00000000.json'}: no such file, nor a later one{older}")
-    return tuple(sorted((int(re.sub(r"\D", "", path.stem.removeprefix("body3DScene"))), path) for path in paths))
+def _tell_of_skipped(folder: str) -> None:
+    logging.warning("%s: is left out, for it has no %s with body3DScene_*.json", folder, " or ".join(_POSES))
+
+
+@functools.lru_cache(maxsize=256)
+def _frames(place: str) -> tuple[tuple[int, pathlib.Path], ...]:
+    """Numbers and files of a sequence's people, in order; none without files."""
+    paths = [*pathlib.Path(place).glob("body3DScene_*.json"), *pathlib.Path(place).glob("hd/body3DScene_*.json")]
+    numbered = [(re.fullmatch(r"body3DScene_(\d+)", path.stem), path) for path in paths]
+    return tuple(sorted((int(match[1]), path) for match, path in numbered if match))
 
 
 def _json(path: pathlib.Path) -> Any:

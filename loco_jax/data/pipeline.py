@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from loco_jax.data import augment as augmentation
-from loco_jax.data import jta
 from loco_jax.data.frames import Example, Frames, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA, NUM_JOINTS
@@ -86,22 +85,6 @@ def read(
         dataset = dataset.repeat()  # with another seed for each epoch
     picture = source[0].image.nbytes if pictures else 0  # type: ignore[union-attr]
     return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
-
-
-def read_jta(
-    data_dir: os.PathLike | str, split: str, batch_size: int, max_people: int, *, pictures: bool = False, **options: Any
-) -> "Batches":
-    """Iterates over batches of a prepared JTA, see `read`.
-
-    Args:
-      data_dir: where `python -m loco_jax.data.jta` put it.
-      split: `train_vha`, `train`, `validation`, `test`, or a part as in `train[:10%]`.
-
-    Raises FileNotFoundError if nothing is prepared there, with the command that does it, and ValueError for another
-    split.
-    """
-    examples = JtaExamples(jta.load(data_dir, split, pictures), pictures)
-    return read(examples, split, batch_size, max_people, pictures=pictures, **options)
 
 
 class Batches(Iterator[Frames]):
@@ -213,7 +196,8 @@ def to_frames(example: Example, max_people: int, pictures: bool = False) -> Fram
         occluded = np.zeros_like(example.present) if example.occluded is None else example.occluded
         annotated = np.ones(NUM_JOINTS, bool) if example.annotated is None else example.annotated
         group, zoom = np.array(example.group, np.int32), np.array(example.zoom, np.float32)
-        origin = Origin(group, zoom, annotated, padded(occluded, bool))
+        universal = None if example.universal is None else padded(example.universal, np.float32)
+        origin = Origin(group, zoom, annotated, padded(occluded, bool), universal)
     image = example.picture() if pictures and example.picture is not None else None
     camera = Camera(*map(np.float32, example.camera))
     return Frames(padded(example.joints, np.float32), padded(example.present, bool), camera, image, origin=origin)
@@ -235,7 +219,7 @@ class JtaExamples(Sequence[Example]):
         camera = Camera(*(record["camera"][field] for field in Camera._fields))
         joints, present = people["joints"][:, FROM_JTA], people["present"][:, FROM_JTA]
         time = int(record["frame"]) / JTA_FPS
-        return Example(joints, present, people["id"], camera, (0, 0), where, time, picture)
+        return Example(joints, present, people["id"], camera, (0, 0), where, time, picture, group=-1)
 
 
 def decode(record: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:

@@ -95,6 +95,9 @@ class JtaData(Stored):
         records, length = self._records(split), jta.frames_a_sequence(c.dir, split, c.pictures)
         return [range(first, first + length) for first in range(0, len(records) - length + 1, length)]
 
+    def check_joints(self, split: str, training: bool) -> None:
+        """JTA has all joints."""
+
     def image_size(self, split: str) -> tuple[int, int]:
         return tuple(self.config.volume.image_size)
 

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jax.sharding import NamedSharding
@@ -14,8 +14,14 @@ from loco_jax.data.datasets import DataSet
 from loco_jax.data.frames import Example, Frames, Instant
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.skeleton import JOINTS
 from loco_jax.media import canvas
 from loco_jax.ops import distributed
+
+# The joints that all people must have in training, by task; other tasks need all. A type that a data set lacks is left
+# out of these tasks' errors, but people are grouped by their head tops.
+_NEEDS = {"vha": set[str](), "location_maps": {"head_top"}, "volumetric": {"head_top"}}
+_SCORE_WHOLE_PEOPLE = ("refiner", "trunk")
 
 
 class Stored(DataSet):
@@ -25,6 +31,7 @@ class Stored(DataSet):
     """
 
     folder = "the folder of its files"
+    remedy: ClassVar[str] = ""  # how a data set that lacks joints can give them in training, if it can
 
     def check(self) -> None:
         super().check()
@@ -48,8 +55,7 @@ class Stored(DataSet):
 
     def image_size(self, split: str) -> tuple[int, int]:
         """The size of `config.volume`, or more if a picture needs it. Raises ValueError for too wide an angle."""
-        examples, size = self.examples(split), super().image_size(split)
-        firsts = [examples[film[0]] for film in self.films(split) if len(film)]
+        size, firsts = super().image_size(split), self._firsts(split)
         plans = [_plan(e.size, tuple(map(float, e.camera)), self.camera, size) for e in firsts]
         for example, plan in zip(firsts, plans):
             if plan.shrink < 1:
@@ -78,14 +84,36 @@ class Stored(DataSet):
         workers = c.workers if c.pictures else 0  # they decode pictures
         return pipeline.read(examples, split, batch_size // parts, c.max_people, num_workers=workers, **options)
 
+    def check_joints(self, split: str, training: bool) -> None:
+        """Raises ValueError if sequences lack joints without which `config.task` learns, or scores, nothing."""
+        task = self.config.task
+        lacks = [(e.where, _lacks(e) & _NEEDS.get(task, {*JOINTS})) for e in self._firsts(split)]
+        bad = [(where, names) for where, names in lacks if names]
+        if bad and (training or (task in _SCORE_WHOLE_PEOPLE and len(bad) == len(lacks))):
+            where, names = bad[0]
+            remedy = self.remedy if training and self.remedy else "take another data set or task"
+            names_in_order = ", ".join(name for name in JOINTS if name in names)
+            raise ValueError(f"{where}: its data have no {names_in_order}, which config.task={task} needs; {remedy}")
+
+    def _firsts(self, split: str) -> list[Example]:
+        """The first frame of each sequence."""
+        examples = self.examples(split)
+        return [examples[film[0]] for film in self.films(split) if len(film)]
+
+    def open(self, split: str) -> None:
+        self.shown(split)
+        self.check_joints(split, training=False)
+
     def training_stream(self, sharding: NamedSharding) -> streams.ReadStream:
         c = self.config.data
+        self.check_joints(c.train_split, training=True)
         options = {"seed": self.config.seed, "augment": c.pictures and c.augment}
         return streams.ReadStream(self.read(c.train_split, c.batch_size, sharding, **options), sharding)
 
     def evaluation_batches(
         self, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
     ) -> Iterator[tuple[Frames, Bool[np.ndarray, " b"]]]:
+        self.check_joints(split, training=False)
         for frames in self.read(split, batch_size, sharding, training=False, max_frames=num_frames):
             yield distributed.put(frames, sharding), pipeline.is_real(frames)
 
@@ -100,6 +128,11 @@ class Stored(DataSet):
             frame, ids = pipeline.to_frames(example, c.max_people, c.pictures), np.full(c.max_people, -1, np.int64)
             ids[: len(example.ids)] = example.ids
             yield Instant(example.time, ids, frame)
+
+
+def _lacks(example: Example) -> set[str]:
+    """The names of the joint types that the example's data set lacks."""
+    return set() if example.annotated is None else {name for name, there in zip(JOINTS, example.annotated) if not there}
 
 
 class _Shown(Sequence[Example]):

@@ -129,9 +129,6 @@ class ReadStream(datasets.Stream):
         return distributed.put(next(self._reader), self._sharding)
 
 
-JtaStream = ReadStream
-
-
 def training_stream(config: ConfigDict, sharding: NamedSharding) -> datasets.Stream:
     """The stream that `config.data` names. Raises FileNotFoundError without data."""
     return datasets.of(config).training_stream(sharding)
@@ -180,6 +177,11 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
             f"config.data.crowd={c.to_dict()}: {error}; 0 stands for the scale's numbers, which are "
             f"{crowd.min_people}, {crowd.mean_people:g} and {crowd.most_people}"
         ) from error
+
+
+def is_made_for(config: ConfigDict) -> bool:
+    """Whether the data's pictures come as networks see them, as those of the crowd and of a prepared JTA do."""
+    return config.data.source in ("crowd", "jta")
 
 
 def name_of(config: ConfigDict) -> str:

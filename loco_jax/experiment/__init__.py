@@ -180,6 +180,20 @@ def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
     return task, params, config, camera
 
 
+def trained_camera(source: str) -> Camera | None:
+    """The camera of the pictures that weights were trained with; None if the file does not tell.
+
+    Raises WeightsError for weights that cannot be read.
+    """
+    path = weights.path_of(source)
+    if path.is_dir():
+        return streams.camera_of(weights.run_config(path))
+    _, about = weights.load(path)
+    if "camera" not in about:
+        return None
+    return _camera_of(path, about["camera"], weights.as_config(path, about.get("config", {})))
+
+
 def people_task_of(path: Any, config: ConfigDict) -> PeopleTask:
     """The task of the config that a run or a file of weights comes with.
 
@@ -288,12 +302,22 @@ def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
     """
     source, number = config.spoil.predictor, config.spoil.found
     with pretrained.naming("spoil.predictor", source):
-        task, params, theirs, _ = load(source)
+        task, params, theirs, camera = load(source)
     params = {name: value for name, value in params.items() if name != "refiner"}
     task, theirs = dataclasses.replace(task, refiner_weights=""), theirs.copy_and_resolve_references()
     theirs.seed += 1
     theirs.data.update(batch_size=_SCENES_AT_ONCE, augment=False, workers=0, render_batch=1)
     theirs.data.source, theirs.data.dir = config.data.source, config.data.dir
+    if not streams.is_made_for(config):
+        with theirs.unlocked():
+            theirs.data.update({name: config.data[name] for name in ("train_split", "max_people", "head_of_ears")})
+            theirs.data.camera = tuple(map(float, camera))
+        size = tuple(streams.fitted(theirs, theirs.data.train_split).volume.image_size)
+        if size != tuple(theirs.volume.image_size):
+            raise WeightsError(
+                f"config.spoil.predictor={source}: was trained on pictures of {tuple(theirs.volume.image_size)}, but "
+                f"those of {config.data.dir} need {size} pixels; give another predictor"
+            )
     sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
     params = jax.device_put(params, sharding.mesh.devices.item())
     batches = itertools.islice(streams.training_stream(theirs, sharding), -(-number // _SCENES_AT_ONCE))

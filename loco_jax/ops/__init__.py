@@ -95,8 +95,11 @@ def sum_entropy(
     sigma: float = 2.0,
     subvoxel: bool = False,
     positive_weight: float = 0.0,
+    annotated: Bool[Array, "B J"] | None = None,
 ) -> Float[jax.Array, ""]:
     """The sum of a batch's cross-entropy over voxels, each with the weight 1 + positive_weight * target.
+
+    Voxels of joint types that are not `annotated` have the weight 0.
 
     `features` are those of `PatchVHA.decode_features`; the rest is as for `heatmaps.render`. There are gradients of
     `params` and `features`. Large volumes of logits are not written on CPUs.
@@ -108,16 +111,21 @@ def sum_entropy(
         target = target.astype(jnp.float32)
         logits = network.head.apply({"params": params}, x).astype(jnp.float32)
         losses = nn.softplus(logits) - logits * target
-        return jnp.sum(losses * (1 + positive_weight * target) if positive_weight else losses)
+        losses = losses * (1 + positive_weight * target) if positive_weight else losses
+        return jnp.sum(losses if annotated is None else jnp.where(target < 0, 0, losses))
 
-    def of_frames(params, x, voxels, present):
+    def of_frames(params, x, voxels, present, *counted):
         target = render(network, voxels, present, cells=True, **options)
+        for annotated_BxJ in counted:  # a target of -1 marks voxels that do not count
+            of_channels = jnp.repeat(annotated_BxJ, 8**network.level, axis=1)
+            target = jnp.where(of_channels[:, None, None, None], target, -1)
         if rows.count() == 1 and network.num_joints * math.prod(shape) > _LEAST_TO_SUM:
             return entropy.total(of_cells, params, x, target)[None]
         return of_cells(params, x, target)[None]
 
     features = rows.keep(features) if rows.count() > 1 else features
-    return jnp.sum(_on_each_device(of_frames, params["params"]["to_logits"], features, voxels, present))
+    counted = () if annotated is None else (annotated,)
+    return jnp.sum(_on_each_device(of_frames, params["params"]["to_logits"], features, voxels, present, *counted))
 
 
 def decode_peaks(

@@ -1,11 +1,12 @@
 """Scores of people in the protocols of MuPoTS-3D (Mehta et al. 2018) and CMU Panoptic. NumPy, on the host.
 
 `measure` works on one frame, `summarise` on the results of many. People are matched in the picture, as MuPoTS-3D's
-script does. All joints count that are annotated of people of whom a joint is in view. Errors are of three kinds:
+script does. All joints count that are annotated of people of whom a joint is in view. Errors are of four kinds:
 
 - relative: joints relative to the mid-hip.
 - bones: relative, after the found person's bones got the true ones' lengths, as MuPoTS-3D's script does.
 - absolute: joints in camera coordinates.
+- absolute_bones: absolute, with the true lengths of bones from the found mid-hip outwards, as the script does here too.
 
 The scripts of MuPoTS-3D take its joint "pelvis" as the root. Our people have none, so the root is the mid-hip of both.
 """
@@ -22,7 +23,7 @@ from loco_jax.geometry import skeleton
 PIXELS = 40.0  # of a file of MuPoTS-3D, by which a joint may be off, across and down, to speak for a match
 PCK_WITHIN = 0.15  # metres
 AUC_WITHIN = 0.005 * np.arange(31)  # metres
-KINDS = ("relative", "bones", "absolute")
+KINDS = ("relative", "bones", "absolute", "absolute_bones")
 _HIPS = list(skeleton.PAIRS["hips"])
 _NECK = skeleton.JOINTS.index("neck")
 _HEAD = skeleton.JOINTS.index("head_top")  # which does not speak for a match
@@ -45,7 +46,7 @@ class Errors(NamedTuple):
 
     group: int
     matched: Bool[np.ndarray, "M"]
-    joints: Float[np.ndarray, "3 M 14"]
+    joints: Float[np.ndarray, "4 M 14"]
     occluded: Bool[np.ndarray, "M 14"]
 
 
@@ -100,25 +101,36 @@ def measure(
     partner: Int[np.ndarray, "M"],
     occluded: ArrayLike | None = None,
     group: int = 0,
+    universal: ArrayLike | None = None,
 ) -> Errors:
     """A frame's errors, for predicted `[N, 14, 3]` and true `[M, 14, 3]` people and the result of `match`.
 
     `present[M, 14]` says which true joints are annotated. What is not known of a predicted person counts as not found,
-    and without both hips so do all its joints, relative to their middle. True people without both hips have no relative
-    errors.
+    and without both hips so do all its joints, except for the kind "absolute". True people without both hips have
+    errors of that kind only. The kinds "relative" and "bones" refer to `universal[M, 14, 3]` if it is given, as the
+    script does.
     """
     predicted, known = np.asarray(predicted, np.float64), np.asarray(predicted_known, bool)
     true, present = np.asarray(true, np.float64), np.asarray(present, bool)
     found = partner >= 0
-    p, t, known, there = predicted[partner[found]], true[found], known[partner[found]], present[found]
-    rooted = known[:, _HIPS].all(axis=1)
-    errors = np.full((3, len(true), true.shape[1]), np.inf)
-    ours, theirs = (x[:, _HIPS].mean(axis=1, keepdims=True) for x in (p, t))
-    relative = p - ours, with_bones(p, t, known & there) - ours
-    for kind, error in enumerate((*(x - (t - theirs) for x in relative), p - t)):
-        errors[kind, found] = np.where(known & (rooted[:, None] | (kind == 2)), np.linalg.norm(error, axis=-1), np.inf)
+    same_size = true if universal is None else np.asarray(universal, np.float64)
+    p, known, t, u, there = (
+        predicted[partner[found]],
+        known[partner[found]],
+        true[found],
+        same_size[found],
+        present[found],
+    )
+    rooted = known[:, _HIPS].all(axis=1, keepdims=True)
+    errors = np.full((len(KINDS), len(true), true.shape[1]), np.inf)
+    ours, theirs = (x[:, _HIPS].mean(axis=1, keepdims=True) for x in (p, u))
+    relative = [x - ours - (u - theirs) for x in (p, with_bones(p, u, known & there))]
+    for kind, error in zip(KINDS, (*relative, p - t, with_bones(p, t, known & there) - t)):
+        counts = known if kind == "absolute" else known & rooted
+        errors[KINDS.index(kind), found] = np.where(counts, np.linalg.norm(error, axis=-1), np.inf)
     hidden = np.zeros_like(present) if occluded is None else np.asarray(occluded, bool)
-    counted = np.stack([present & present[:, _HIPS].all(axis=1, keepdims=True)] * 2 + [present])
+    with_root = present & present[:, _HIPS].all(axis=1, keepdims=True)
+    counted = np.stack([present if kind == "absolute" else with_root for kind in KINDS])
     return Errors(group, found, np.where(counted, errors, np.nan), hidden)
 
 
@@ -146,7 +158,7 @@ def _means(groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _scores(errors: Sequence[Errors]) -> dict[str, Any]:
     matched = np.concatenate([e.matched for e in errors] or [np.zeros(0, bool)])
     hidden = np.concatenate([e.occluded for e in errors] or [np.zeros((0, skeleton.NUM_JOINTS), bool)])
-    joints = np.concatenate([e.joints for e in errors] or [np.zeros((3, 0, skeleton.NUM_JOINTS))], axis=1)
+    joints = np.concatenate([e.joints for e in errors] or [np.zeros((len(KINDS), 0, skeleton.NUM_JOINTS))], axis=1)
     scores: dict[str, Any] = {"people": len(matched), "matched": int(matched.sum())}
     for kind, away in zip(KINDS, joints):
         there = ~np.isnan(away)

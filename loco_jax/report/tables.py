@@ -49,12 +49,16 @@ TRACKS_HEADER = [
 ]  # fmt: skip
 PROTOCOL_HEADER = [
     "system", "group", "people", "matched",
-    *(f"{score} {kind}" for kind in ("rel.", "bones", "abs.") for score in ("3DPCK", "matched", "AUC", "MPJPE")),
+    *(
+        f"{score} {kind}"
+        for kind in ("rel.", "bones", "abs.", "abs. bones") for score in ("3DPCK", "matched", "AUC", "MPJPE")
+    ),
 ]  # fmt: skip
 PROTOCOL_NOTE = (
     "In the protocols of MuPoTS-3D and CMU Panoptic: 3DPCK at 15 cm and AUC up to it, of all people and (matched) of "
     "those who are matched in the picture, in percent; MPJPE of matched people in mm. Rel.: relative to the mid-hip. "
-    "Bones: that, with the true lengths of bones. Abs.: in camera coordinates. The mean is over the groups."
+    "Bones: that, with the true lengths of bones. Abs.: in camera coordinates, without and with those lengths. The "
+    "mean is over the groups."
 )
 REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
@@ -183,9 +187,10 @@ def protocol_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def _protocol_cells(scores: Mapping[str, Any]) -> list[str]:
     cells = [f"{scores[name]:,}" for name in ("people", "matched")]
-    for kind in ("relative", "bones", "absolute"):
-        cells += [number(scores[kind][name], 1, 100) for name in ("pck_all", "pck_matched", "auc_all")]
-        cells.append(number(scores[kind]["mpjpe_mm"]))
+    for kind in ("relative", "bones", "absolute", "absolute_bones"):
+        of_kind = scores.get(kind, {})  # results of earlier versions lack the last one
+        cells += [number(of_kind.get(name), 1, 100) for name in ("pck_all", "pck_matched", "auc_all")]
+        cells.append(number(of_kind.get("mpjpe_mm")))
     return cells
 
 

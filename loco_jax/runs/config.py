@@ -29,7 +29,7 @@ TRAINING_FIELDS = (
     "init_missing", "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights",
     "predictor.code_weight", "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight",
     "predictor.location_weight", "model.loss", "data.train_split", "data.validation_split", "data.augment",
-    "data.render_batch", "data.crowd",
+    "data.render_batch", "data.crowd", "data.head_of_ears",
 )  # fmt: skip
 # Fields in which an evaluation may differ from the run, if the user gives them: a network may see other data.
 OTHER_DATA = ("data.source", "data.max_people", "data.camera")

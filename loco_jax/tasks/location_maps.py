@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, only_annotated
 from loco_jax.geometry.camera import Camera
 from loco_jax.models.location_maps import LocationMapsPredictor, Maps
 from loco_jax.pose import location_maps
@@ -54,7 +54,8 @@ class LocationMapsTask(CellsTask):
         frames = frames._replace(image=None, ground=None)
         true = jax.vmap(self.true_maps)(frames)
         _, present = jax.vmap(lambda frame: targets(frame, self.volume))(frames)
-        entropy = each_joint(jnp.sum(optax.sigmoid_binary_cross_entropy(found.heatmaps, true.heatmaps)), present)
+        entropy = optax.sigmoid_binary_cross_entropy(found.heatmaps, true.heatmaps)
+        entropy = each_joint(jnp.sum(only_annotated(entropy, frames)), present)
         weight = jnp.where(true.heatmaps > _LEAST, true.heatmaps, 0.0)
         error = jnp.mean(optax.huber_loss((found.xyz - true.xyz) / _UNIT), axis=-1)
         location = jnp.sum(weight * error) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -256,12 +256,13 @@ def _published(joints: Array, known: Array, in_view: Array, frame: Frames) -> pr
     predicted, known = np.asarray(joints)[exist], np.asarray(known)[exist]
     uv = [people_metrics.project(frame.camera, np.asarray(xyz, np.float64)) for xyz in (predicted, true)]
     if frame.origin is None:  # pixels count as those of JTA's files, whatever the scale
-        pixels, occluded, group = float(frame.camera.fx) / float(cameras.JTA.fx), None, 0
+        pixels, occluded, group, universal = float(frame.camera.fx) / float(cameras.JTA.fx), None, 0, None
     else:
         pixels, occluded = float(frame.origin.zoom), np.asarray(frame.origin.occluded)[there]
-        group = int(frame.origin.group)
+        group, universal = int(frame.origin.group), frame.origin.universal
+        universal = None if universal is None else np.asarray(universal)[there]
     partner = protocols.match(uv[0], known, uv[1], present, protocols.PIXELS * pixels)
-    return protocols.measure(predicted, known, true, present, partner, occluded, group)
+    return protocols.measure(predicted, known, true, present, partner, occluded, group, universal)
 
 
 def mean_scores(frames: Sequence[Mapping[tuple[str, str, str], metrics.Scores]]) -> dict[str, dict[str, dict]]:

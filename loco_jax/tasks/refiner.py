@@ -186,23 +186,24 @@ class RefinerTask(Task):
         }
 
     def summary(self, records: list[dict[str, Shaped[np.ndarray, "..."]]]) -> dict[str, Any]:
-        """Mean errors in cm before and after, by what happened to a joint."""
+        """Mean errors in cm before and after, by what happened to a joint; None for no joint."""
         total = {name: np.sum([r[name] for r in records], axis=0) for name in records[0]}
-        count = np.maximum(total["count"], 1)
+
+        def means(errors):
+            return {kind: float(100 * e / n) if n else None for kind, e, n in zip(KINDS, errors, total["count"])}
+
+        clean, joints = total["clean"]
         return {
             "frames": len(records),
             "joints": {kind: int(n) for kind, n in zip(KINDS, total["count"])},
-            "before_cm": {
-                kind: None if kind == "missing" else float(100 * e / n)
-                for kind, e, n in zip(KINDS, total["spoilt"], count)
-            },
-            "after_cm": {kind: float(100 * e / n) for kind, e, n in zip(KINDS, total["refined"], count)},
-            "clean_cm": float(100 * total["clean"][0] / max(total["clean"][1], 1)),
+            "before_cm": {**means(total["spoilt"]), "missing": None},
+            "after_cm": means(total["refined"]),
+            "clean_cm": float(100 * clean / joints) if joints else None,
         }
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, float]:
-        after = {f"{kind}_loss": summary["after_cm"][kind] / 100 for kind in KINDS}
-        return {**after, "clean_loss": summary["clean_cm"] / 100}
+        errors = {**summary["after_cm"], "clean": summary["clean_cm"]}
+        return {f"{name}_loss": error / 100 for name, error in errors.items() if error is not None}
 
 
 def _error(params: Any, joints: Array, known: Array, true: Array, there: Array) -> jax.Array:

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, only_annotated
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
@@ -123,6 +123,8 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     render = functools.partial(location_maps.render, grid=logits_BxHxWxJ.shape[1:3], stride=volume.stride)
     target = jax.vmap(render)(places, present_BxPxJ)
     entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
+    if frames.origin is not None:
+        entropy = jnp.moveaxis(only_annotated(jnp.moveaxis(entropy, -1, 1), frames), 1, -1)
     return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)
 
 

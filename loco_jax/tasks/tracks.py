@@ -82,19 +82,23 @@ def _measure(
     smooth: bool,
     done: Callable[[], Any],
 ) -> Record:
-    times, true, found, known = [], [], [], []
+    times, true, found, known, annotated = [], [], [], [], []
     for instant in instants:
         joints, scores, in_view = jax.device_get(look(instant.frame))
         times.append(instant.time)
         found.append(_sighting(instant.time, joints, scores, (joints != 0).any(axis=-1) & (scores[:, :1] > 0)))
         known.append(_sighting(instant.time, np.asarray(instant.frame.joints), in_view.astype(np.float32), in_view))
         true.append(Identified(instant.ids[in_view.any(axis=1)], known[-1].joints))
+        origin = instant.frame.origin
+        annotated.append(np.ones(joints.shape[1], bool) if origin is None else np.asarray(origin.annotated))
         done()
     tracks = {name: tracking.follow(found)}
     if smooth:
         tracks[f"{name}, smoothed"] = smoothing.smooth(tracks[name])
     tracks[TRUE_POSES] = tracking.follow(known)
-    counts = {system: track_metrics.compare(true, _identified(tracked)) for system, tracked in tracks.items()}
+    counts = {
+        system: track_metrics.compare(true, _identified(tracked, annotated)) for system, tracked in tracks.items()
+    }
     return Record(len(times), times[-1] - times[0], counts)
 
 
@@ -105,5 +109,7 @@ def _sighting(time: float, joints: np.ndarray, scores: np.ndarray, known: np.nda
     return Sighting(time, places[there], scores[there].astype(np.float64))
 
 
-def _identified(frames: Sequence[Tracked]) -> list[Identified]:
-    return [Identified(np.asarray(frame.ids), frame.joints) for frame in frames]
+def _identified(frames: Sequence[Tracked], annotated: Sequence[Bool[np.ndarray, " 14"]]) -> list[Identified]:
+    """People with their ids. Joints that the data set lacks are left out, for nothing tells how they should move."""
+    joints = [np.where(there[:, None], frame.joints, np.nan) for frame, there in zip(frames, annotated)]
+    return [Identified(np.asarray(frame.ids), xyz) for frame, xyz in zip(frames, joints)]

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from loco_jax import ops
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, only_annotated
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
@@ -109,19 +109,23 @@ class VhaTask(Task):
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
-        """The error of a batch's heatmaps: the published mean squared error, or for a PatchVHA `entropy`."""
+        """The error of a batch's heatmaps: the published mean squared error, or for a PatchVHA `entropy`.
+
+        Heatmaps of joints that the data set lacks have no error.
+        """
         voxels_BxPxJx3, present_BxPxJ = jax.vmap(self.targets)(frames)
         code = self.encode_targets(params, voxels_BxPxJx3, present_BxPxJ, stage)
         noisy = self._add_noise(code, key)
         if isinstance(self.network, patch_vha.PatchVHA):
             features = ops.apply(self.network, params, noisy, method="decode_features")
-            loss = self.entropy(params, features, voxels_BxPxJx3, present_BxPxJ, stage)
+            annotated = None if frames.origin is None else frames.origin.annotated
+            loss = self.entropy(params, features, voxels_BxPxJx3, present_BxPxJ, stage, annotated)
             # Noise is relative to the code, so this term must hold the code's mean square near one.
             scale = jnp.square(jnp.mean(jnp.square(code.astype(jnp.float32))) - 1)
             return loss + 0.1 * scale, _code_statistics(code)
         target = ops.render(self.network, voxels_BxPxJx3, present_BxPxJ, **self._options(stage)).astype(jnp.float32)
         found = ops.apply(self.network, params, noisy, target.shape[2:4], method="decode")
-        error = jnp.square(found.astype(jnp.float32) - target)
+        error = only_annotated(jnp.square(found.astype(jnp.float32) - target), frames)
         if self.positive_weight:
             error = error * (1 + self.positive_weight * target)
         return jnp.mean(error), _code_statistics(code)
@@ -146,9 +150,13 @@ class VhaTask(Task):
         voxels_BxPxJx3: Float[jax.Array, "B P J 3"],
         present_BxPxJ: Bool[Array, "B P J"],
         stage: int = -1,
+        annotated: Bool[Array, "B J"] | None = None,
     ) -> Float[jax.Array, ""]:
-        """Cross-entropy with the true heatmaps, a true joint; `x` is what `PatchVHA.decode_features` makes of codes."""
-        options = {**self._options(stage), "positive_weight": self.positive_weight}
+        """Cross-entropy with the true heatmaps, a true joint; `x` is what `PatchVHA.decode_features` makes of codes.
+
+        Heatmaps of joint types that are not `annotated` do not count.
+        """
+        options = {**self._options(stage), "positive_weight": self.positive_weight, "annotated": annotated}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
         # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
         number = jnp.sum(present_BxPxJ, dtype=jnp.int32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, PRNGKeyArray
 
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, only_annotated
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.models.volumetric import VolumetricPredictor
@@ -50,7 +50,7 @@ class VolumetricTask(CellsTask):
         shape, sigma, subvoxel = self.volume.shape, self.sigma, self.subvoxel
         render = functools.partial(heatmaps.render, shape=shape, sigma=sigma, subvoxel=subvoxel)
         true = jax.vmap(render)(voxels, present)
-        return each_joint(jnp.sum(self._error(logits, true)), present), {}
+        return each_joint(jnp.sum(only_annotated(self._error(logits, true), frames)), present), {}
 
     def _error(self, logits: Array, true: Array) -> jax.Array:
         if self.kind == "squared":

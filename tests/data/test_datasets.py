@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from loco_jax import evaluate
-from loco_jax.data import datasets, sequences, streams
+from loco_jax import evaluate, experiment, weights
+from loco_jax.data import datasets, sequences, stored, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.runs.checkpoints import CheckpointError
-from tests.support import ROOT, quietly, tiny
+from tests.support import ROOT, Mean, quietly, tiny
 
 NAMES = ("neck", "left_hip", "right_hip")  # of the documentation's data set
 SIZE = (60, 100)
@@ -126,6 +126,67 @@ def test_classes_that_are_no_data_sets_are_refused(source, wanted):
     with pytest.raises(ValueError, match=wanted) as error:
         datasets.of(config_of(source, "."))
     assert "\n" not in str(error.value)
+
+
+def test_a_class_without_a_name_is_refused(monkeypatch):
+    class Nameless(stored.Stored):
+        def examples(self, split):
+            return []
+
+    monkeypatch.setattr(stored, "Nameless", Nameless, raising=False)
+    with pytest.raises(ValueError, match="config.data.source=loco_jax.data.stored:Nameless: .*abstract.* '?name"):
+        datasets.of(config_of("loco_jax.data.stored:Nameless", "."))
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        (lambda text: text[:-5], "JSONDecodeError"),
+        (lambda text: text.replace('"camera"', '"cam"'), "KeyError: 'camera'"),
+        (lambda text: text.replace('"neck"', '"nose"'), "KeyError: 'nose'"),
+    ],
+)
+def test_bad_files_of_the_documentations_data_set_are_named(module, folder, tmp_path, change, wanted):
+    (tmp_path / "test.json").write_text(change((folder / "test.json").read_text()))
+    with pytest.raises(ValueError, match=f"test.json: {wanted}") as error:
+        next(streams.evaluation_batches(config_of(module, tmp_path), "test", 2, 3, sharding()))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "task, lacks",
+    [("location_maps", "head_top"), ("trunk", "head_top, right_shoulder, .*left_ankle"), ("refiner", "head_top, .*")],
+)
+def test_tasks_that_need_joints_tell_those_that_are_not_there(module, folder, task, lacks):
+    config = config_of(module, folder)
+    config.task = task
+    wanted = f"train0.jpg: its data have no {lacks}, which config.task={task} needs; take another data set or task"
+    with pytest.raises(ValueError, match=wanted):
+        streams.training_stream(config, sharding())
+    if task == "location_maps":
+        next(streams.evaluation_batches(config, "test", 2, 3, sharding()))
+        return
+    with pytest.raises(ValueError, match="test0.jpg: its data have no head_top"):
+        next(streams.evaluation_batches(config, "test", 2, 3, sharding()))
+
+
+def test_weights_bring_the_camera_that_they_were_trained_with(toy, module, folder, tmp_path, monkeypatch):
+    """Pictures get its angle a pixel, unless the user gives another camera."""
+    other = config_of(module, folder, test_frames=5)
+    other.data.pictures = False
+    other.volume = tiny().volume
+    seen = []
+    monkeypatch.setattr(experiment, "trained_camera", lambda source: cameras.Camera(400.0, 401, 240, 135))
+    monkeypatch.setattr(weights, "read", lambda *_: Mean().init(jax.random.key(0)))
+    fitted = streams.fitted
+    monkeypatch.setattr(streams, "fitted", lambda config, split: seen.append(config) or fitted(config, split))
+    for given in ((), ("data.camera",)):
+        evaluate.evaluate(other, str(tmp_path), lambda _: None, "some.safetensors", given=given)
+    assert [tuple(config.data.camera) for config in seen] == [(400, 401, 240, 135), ()]
+
+
+def test_the_camera_of_a_file_of_weights():
+    assert experiment.trained_camera("released").fx == 289.5
 
 
 def test_cameras_that_cannot_be_are_refused(module, folder):

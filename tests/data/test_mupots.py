@@ -94,6 +94,7 @@ def test_values_come_back_by_the_joints_names(folder):
             for row, person in enumerate(ids):
                 for joint, name in enumerate(skeleton.JOINTS):
                     np.testing.assert_allclose(example.joints[row, joint], truth(number, t, person)[name], rtol=1e-5)
+                np.testing.assert_allclose(example.universal[row], 0.9 * example.joints[row], rtol=1e-5)
                 hidden = [NAMES[i] for i in range(17) if i == 4 + person]
                 assert [skeleton.JOINTS[i] for i in np.flatnonzero(example.occluded[row])] == hidden
 
@@ -141,7 +142,9 @@ def test_scores_of_known_people(folder, offset):
     summary = evaluate.Evaluator(task, config, distributed.make_mesh(1), "test").run({}, 100)
     scores = summary["systems"]["oracle"]["protocols"]
     assert (scores["people"], scores["matched"]) == (60, 60) and len(scores["by_group"]) == 20
-    assert scores["relative"]["pck_all"] == 1 and scores["relative"]["mpjpe_mm"] == pytest.approx(0, abs=1e-3)
+    assert scores["bones"]["pck_all"] == 1 and scores["bones"]["mpjpe_mm"] == pytest.approx(0, abs=1e-3)
+    assert 10 < scores["relative"]["mpjpe_mm"] < 100  # the oracle's people are not of the universal size
+    assert scores["absolute_bones"]["mpjpe_mm"] == pytest.approx(1000 * offset, abs=1e-2)
     assert scores["absolute"]["pck_all"] == scores["absolute"]["pck_matched"] == (not offset)
     assert scores["absolute"]["mpjpe_mm"] == pytest.approx(1000 * offset, abs=1e-2)
     assert summary["systems"]["oracle"]["people"]["found"] == 60
@@ -155,7 +158,12 @@ def damaged(tmp_path, change):
         cells = np.empty((1, 1), object)
         points = np.stack([truth(1, 0, 0)[name] for name in NAMES], axis=-1)
         pixels = np.stack([project(camera_of(1), points[:, i]) for i in range(17)], axis=-1)
-        cells[0, 0] = {"annot2": pixels, "annot3": 1000 * points, "isValidFrame": np.ones((1, 1))}
+        cells[0, 0] = {
+            "annot2": pixels,
+            "annot3": 1000 * points,
+            "univ_annot3": 900 * points,
+            "isValidFrame": np.ones((1, 1)),
+        }
         labels = np.empty((1, 1), object)
         labels[0, 0] = np.zeros((1, 17))
         files = {"annotations": cells, "occlusion_labels": labels}

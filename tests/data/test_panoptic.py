@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from loco_jax import evaluate
+from loco_jax import evaluate, experiment
 from loco_jax.data import datasets, panoptic, sequences, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
@@ -23,11 +23,16 @@ NAMES = """
     neck nose mid_hip left_shoulder left_elbow left_wrist left_hip left_knee left_ankle right_shoulder right_elbow
     right_wrist right_hip right_knee right_ankle left_eye left_ear right_eye right_ear
 """.split()
+NAMES15 = """
+    neck head_top mid_hip left_shoulder left_elbow left_wrist left_hip left_knee left_ankle right_shoulder right_elbow
+    right_wrist right_hip right_knee right_ankle
+""".split()
 SIZE = (108, 192)
 K = np.array([[140.0, 0, 95.2], [0, 141.0, 53.1], [0, 0, 1]])
 DISTORTION = [-0.25, 0.12, 0.002, -0.001, 0.01]
 DOT = skeleton.JOINTS.index("right_knee")  # where pictures have a dot
 TEST, TRAIN, VALIDATION = ("160906_pizza1", "160226_haggling1"), "161029_sports1", "160422_mafia2"
+TEST_WITHOUT = "160226_mafia1"  # whose people are not there
 
 
 def pose_of(view: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +44,9 @@ def pose_of(view: int) -> tuple[np.ndarray, np.ndarray]:
 def truth(name: str, frame: int, person: int) -> dict[str, np.ndarray]:
     """Joints in centimetres in world coordinates by name."""
     rng = np.random.default_rng([sum(map(ord, name)), frame, person])
-    return {joint: np.array([-60.0 + 120 * person, -20, 10]) + rng.uniform(-40, 40, 3) for joint in NAMES}
+    return {
+        joint: np.array([-60.0 + 120 * person, -20, 10]) + rng.uniform(-40, 40, 3) for joint in [*NAMES, "head_top"]
+    }
 
 
 def seen(view: int, xyz: np.ndarray) -> np.ndarray:
@@ -65,12 +72,12 @@ def picture(name: str, view: int, frame: int) -> np.ndarray:
     return image
 
 
-def people(name: str, frame: int) -> dict:
-    bodies = []
+def people(name: str, frame: int, field: str = "joints19") -> dict:
+    bodies, names = [], NAMES if field == "joints19" else NAMES15
     for person in range(2):
         joints = truth(name, frame, person)
-        rows = [[*joints[joint], -1.0 if joint == "left_wrist" and person else 0.5] for joint in NAMES]
-        bodies.append({"id": 10 + person, "joints19": np.ravel(rows).tolist()})
+        rows = [[*joints[joint], -1.0 if joint == "left_wrist" and person else 0.5] for joint in names]
+        bodies.append({"id": 10 + person, field: np.ravel(rows).tolist()})
     return {"version": 0.7, "univTime": 1.0, "fpsType": "hd_29_97", "bodies": bodies}
 
 
@@ -95,11 +102,11 @@ def calibration(views=(16, 30)) -> dict:
 
 
 def write(root, name: str, frames, film: bool, poses="hdPose3d_stage1_coco19"):
-    folder = root / name
+    folder, field = root / name, "joints19" if "coco19" in poses else "joints15"
     (folder / poses).mkdir(parents=True)
     (folder / f"calibration_{name}.json").write_text(json.dumps(calibration()))
     for frame in frames:
-        (folder / poses / f"body3DScene_{frame:08d}.json").write_text(json.dumps(people(name, frame)))
+        (folder / poses / f"body3DScene_{frame:08d}.json").write_text(json.dumps(people(name, frame, field)))
     for index, view in enumerate(("00_16", "00_30")):
         if film:
             (folder / "hdVideos").mkdir(exist_ok=True)
@@ -119,7 +126,9 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("panoptic")
     write(root, TEST[0], range(5, 8), film=True)
     write(root, TEST[1], range(2), film=False, poses="hdPose3d_stage1_coco19/hd")
-    write(root, VALIDATION, range(1), film=False)
+    write(root, VALIDATION, range(1), film=False, poses="hdPose3d_stage1")  # that has no 19 joints
+    (root / TEST_WITHOUT).mkdir()
+    (root / TEST_WITHOUT / f"calibration_{TEST_WITHOUT}.json").write_text(json.dumps(calibration()))
     write(root, TRAIN, range(100, 112), film=False)
     return root
 
@@ -152,6 +161,62 @@ def test_values_come_back_by_the_joints_names(folder):
                 if there:
                     np.testing.assert_allclose(xyz, seen(view, truth(name, frame, person)[joint]), rtol=1e-5)
         assert [skeleton.JOINTS[i] for i in np.flatnonzero(~example.annotated)] == ["head_top"]
+
+
+def test_older_sequences_have_head_tops(folder):
+    examples = datasets.of(config_of(folder)).examples("validation")
+    assert len(examples) == 2
+    for view, example in enumerate(examples):
+        assert example.annotated.all() and example.ids.tolist() == [10, 11]
+        for person in range(2):
+            for joint, xyz, there in zip(skeleton.JOINTS, example.joints[person], example.present[person]):
+                assert there == (not (joint == "left_wrist" and person))
+                if there:
+                    np.testing.assert_allclose(xyz, seen(view, truth(VALIDATION, 0, person)[joint]), rtol=1e-5)
+
+
+def test_sequences_without_people_are_told_of_and_left_out(folder, caplog):
+    panoptic._tell_of_skipped.cache_clear()
+    with caplog.at_level("WARNING"):
+        assert datasets.of(config_of(folder)).groups("test") == ["haggling", "pizza"]
+    assert f"{TEST_WITHOUT}: is left out, for it has no hdPose3d_stage1_coco19 or hdPose3d_stage1" in caplog.text
+
+
+def test_training_tells_of_a_missing_validation_split_before_its_first_step(toy, folder, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / TRAIN).symlink_to(folder / TRAIN)
+    write(root, VALIDATION, range(0), film=False)
+    config = config_of(root, steps=3, eval_every=2)
+    with pytest.raises(FileNotFoundError, match=f"{VALIDATION} has no hdPose3d_stage1_coco19 or hdPose3d_stage1 with"):
+        quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        (lambda bodies: bodies[1].update(id=10), r"two people have the same id among \[10, 10\]"),
+        (lambda bodies: bodies[1]["joints19"].__setitem__(5, float("nan")), "numbers that are not finite"),
+    ],
+)
+def test_people_who_cannot_be_are_refused(tmp_path, change, wanted):
+    path = tmp_path / "body3DScene_00000000.json"
+    content = people("160906_pizza1", 0)
+    change(content["bodies"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"body3DScene_00000000.json: .*{wanted}"):
+        panoptic.read_people(path)
+
+
+def test_outliers_are_left_out(tmp_path):
+    path = tmp_path / "body3DScene_00000000.json"
+    content = people("160906_pizza1", 0)
+    content["bodies"][0]["id"] = -1
+    path.write_text(json.dumps(content))
+    ids, joints, _ = panoptic.read_people(path)
+    assert ids.tolist() == [11]
+    np.testing.assert_allclose(joints[0, 1], truth("160906_pizza1", 0, 1)["nose"] / 100)
 
 
 def dot_of(image, grey=128.0):
@@ -209,8 +274,12 @@ def test_a_run_trains_and_is_scored_on_it(toy, folder, tmp_path):
 def test_a_head_top_of_ears_is_for_training_only(folder):
     config = config_of(folder)
     config.task = "loco"
-    with pytest.raises(ValueError, match="has no head top, .* let --config.data.head_of_ears=True take one"):
+    with pytest.raises(ValueError, match="no head_top, .*task=loco needs; let --config.data.head_of_ears=True"):
         streams.training_stream(config, sharding())
+    config.task = "refiner"
+    with pytest.raises(ValueError, match="no head_top, which config.task=refiner needs; take another data set"):
+        next(streams.evaluation_batches(config, "test", 1, 1, sharding()))
+    next(streams.evaluation_batches(config, "validation", 1, 1, sharding()))  # its sequence has head tops
     config.data.head_of_ears, config.data.augment = True, False
     batch = jax.device_get(next(streams.training_stream(config, sharding())))
     assert batch.present[:, :2, 0].all() and batch.origin.annotated.all()
@@ -221,6 +290,33 @@ def test_a_head_top_of_ears_is_for_training_only(folder):
         top = seen(view, ears + 0.75 * (ears - joints["neck"]))
         np.testing.assert_allclose(example.joints[1, 0], top, rtol=1e-5)
     assert not datasets.of(config).examples("test")[0].present[:, 0].any()
+
+
+def test_a_run_with_such_head_tops_is_evaluated_by_the_usual_command(toy, folder, tmp_path):
+    config = config_of(folder, steps=1)
+    config.data.head_of_ears = True
+    quietly(config, tmp_path)
+    summary = evaluate.evaluate(config_of(folder), str(tmp_path), lambda _: None)
+    assert summary["step"] == 1 and len(summary["marks"]) == 10
+
+
+def test_a_refiner_learns_from_people_whom_a_predictor_finds_in_it(folder, monkeypatch):
+    config = config_of(folder)
+    config.data.head_of_ears = True
+    config.spoil = {"predictor": "some.safetensors", "found": 3}
+    theirs, task = config_of("", task="loco"), Oracle(volume=streams.volume_of(config))
+    theirs.data.update(source="crowd", max_people=1)
+    camera = cameras.Camera(110.0, 110, 96, 54)
+    monkeypatch.setattr(experiment, "load", lambda source: (task, {"a": np.zeros(1, np.float32)}, theirs, camera))
+    seen = []
+    monkeypatch.setattr(experiment, "find", lambda _, params, batches, *rest: seen.append(next(batches)) or {})
+    assert experiment.find_people(config) == {}
+    batch = jax.device_get(seen[0])
+    assert batch.present.shape == (4, 4, 14) and batch.present[:, :2, 0].all()
+    np.testing.assert_allclose(batch.camera.fx, 110, rtol=0.02)
+    camera = cameras.Camera(150.0, 150, 96, 54)
+    with pytest.raises(experiment.WeightsError, match=r"spoil.predictor=some.safetensors: .*need \(128, 256\) pixels"):
+        experiment.find_people(config)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])
@@ -275,6 +371,16 @@ def no_poses(folder):
     (folder / "hdPose3d_stage1_coco19").rename(folder / "hdPose3d_stage1")
 
 
+def only_a_copy(folder):
+    place = folder / "hdPose3d_stage1_coco19"
+    (place / "body3DScene_00000000.json").rename(place / "body3DScene_copy.json")
+
+
+def bodies_by_name(folder):
+    path = folder / "hdPose3d_stage1_coco19" / "body3DScene_00000000.json"
+    change_json(path, lambda c: c.update(bodies={"first": c["bodies"][0]}))
+
+
 def no_camera(folder):
     change_json(folder / f"calibration_{TEST[0]}.json", lambda c: c["cameras"].pop())
 
@@ -305,7 +411,9 @@ def no_calibration(folder):
     [
         (older, "body3DScene_00000000.json: .* its people have id, joints15, not joints19; get hdPose3d_stage1_coco19"),
         (other_count, "body3DScene_00000000.json: .* joints19 has 75 numbers, not 76"),
-        (no_poses, r"coco19/body3DScene_00000000.json: no such file.*\(hdPose3d_stage1 has other joints\)"),
+        (no_poses, "its people have id, joints19, not joints15; get hdPose3d_stage1$"),
+        (only_a_copy, "160906_pizza1 has no hdPose3d_stage1_coco19 or hdPose3d_stage1 with body3DScene"),
+        (bodies_by_name, "body3DScene_00000000.json: .* bodies is no list"),
         (no_camera, "calibration_160906_pizza1.json: has no HD camera 00_30"),
         (no_rotation, "calibration_160906_pizza1.json: .* R of camera 00_16 is no rotation"),
         (no_lens, "calibration_160906_pizza1.json: is no calibration of CMU Panoptic .*'K'"),

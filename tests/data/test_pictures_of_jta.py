@@ -14,13 +14,13 @@ from tensorflow_datasets.core import shuffle
 
 from loco_jax.data import augment, jta, pipeline, scratch
 from loco_jax.data import crowd as crowds
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, Origin
 from loco_jax.data.jta import annotations, builder, pictures, writing
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
 from loco_jax.media import videos
-from tests.support.annotations import random_rows, write_jta
+from tests.support.annotations import random_rows, read_jta, write_jta
 from tests.support.films import film, tell_to_turn
 
 
@@ -146,7 +146,7 @@ def test_the_builder_takes_videos_and_extracted_frames(jta_with_pictures):
     records = jta.load(folder / "data", "test", pictures=True)
     extracted = (folder / "jta" / "frames" / "test" / "seq_256" / "10.jpg").read_bytes()
     assert records[0]["frame"] == 10 and records[0]["image"] == extracted  # byte for byte
-    frames = next(pipeline.read_jta(folder / "data", "train", 3, 8, training=False, pictures=True))
+    frames = next(read_jta(folder / "data", "train", 3, 8, training=False, pictures=True))
     assert frames.image.shape == (3, 270, 480, 3) and frames.image.dtype == np.uint8
     for image, number in zip(frames.image, (1, 6, 11)):
         truth = np.asarray(Image.open(folder / "no_train_frames" / "seq_0" / f"{number}.jpg"))
@@ -292,13 +292,13 @@ def test_pictures_and_flags_of_the_miniature_are_the_renderers(jta_with_pictures
 
 
 def test_poses_can_be_read_from_data_with_pictures(jta_with_pictures):
-    frames = next(pipeline.read_jta(jta_with_pictures[0] / "data", "test", 1, 8))
+    frames = next(read_jta(jta_with_pictures[0] / "data", "test", 1, 8))
     assert frames.image is None and frames.present.any()
 
 
 def test_augmentation_resumes_exactly_and_changes_from_epoch_to_epoch(jta_with_pictures):
     data = jta_with_pictures[0] / "data"
-    reader = pipeline.read_jta(data, "train", 1, 8, pictures=True, augment=True)
+    reader = read_jta(data, "train", 1, 8, pictures=True, augment=True)
     first = [next(reader) for _ in range(6)]  # two epochs
     for done in (0, 4):
         reader.set_state({"batches": done})
@@ -306,7 +306,7 @@ def test_augmentation_resumes_exactly_and_changes_from_epoch_to_epoch(jta_with_p
             for x, y in zip(one[:3], other[:3]):
                 np.testing.assert_array_equal(x, y)
             np.testing.assert_array_equal(one.image, other.image)
-    same = pipeline.read_jta(data, "test", 1, 8, pictures=True, augment=True)  # an epoch has one frame
+    same = read_jta(data, "test", 1, 8, pictures=True, augment=True)  # an epoch has one frame
     assert (next(same).image != next(same).image).any()
 
 
@@ -477,6 +477,18 @@ def test_a_mirror_swaps_left_and_right():
     np.testing.assert_array_equal(twice.image, before.image)
     np.testing.assert_allclose(twice.joints, before.joints)
     assert twice.camera == before.camera
+
+
+def test_changed_frames_keep_what_is_known_of_them():
+    annotated, occluded = np.arange(14) != JOINTS.index("left_knee"), np.zeros((1, 14), bool)
+    occluded[0, JOINTS.index("left_wrist")] = True
+    origin = Origin(np.array(3, np.int32), np.array(0.5, np.float32), annotated, occluded)
+    before = _dotted()._replace(origin=origin, ground=np.ones(4, np.float32))
+    mirrored, nearer = augment.flip(before), augment.scale(before, 1.2)
+    assert nearer.origin is origin and nearer.ground is before.ground
+    assert mirrored.origin.group == 3 and mirrored.origin.zoom == 0.5
+    assert [JOINTS[i] for i in np.flatnonzero(~mirrored.origin.annotated)] == ["right_knee"]
+    assert [JOINTS[i] for i in np.flatnonzero(mirrored.origin.occluded[0])] == ["right_wrist"]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.2])

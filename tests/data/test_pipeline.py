@@ -12,7 +12,7 @@ from loco_jax.data.jta import writing
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA
-from tests.support.annotations import write_jta
+from tests.support.annotations import read_jta, write_jta
 
 SEQUENCES = {"train": 2, "validation": 1, "test": 2}
 
@@ -49,7 +49,7 @@ def assert_same(a, b) -> None:
 
 
 def test_frames_have_the_shapes_and_joints(marked):
-    frames = next(pipeline.read_jta(marked, "train", 3, 5, seed=1))
+    frames = next(read_jta(marked, "train", 3, 5, seed=1))
     assert frames.joints.shape == (3, 5, 14, 3) and frames.joints.dtype == np.float32
     assert frames.present.shape == (3, 5, 14) and frames.present.dtype == bool
     assert [(f.shape, f.dtype) for f in frames.camera] == [((3,), np.float32)] * 4
@@ -60,20 +60,20 @@ def test_frames_have_the_shapes_and_joints(marked):
 
 
 def test_each_epoch_has_every_frame_in_another_order(marked):
-    batches = pipeline.read_jta(marked, "train", 40, 1, seed=0)
+    batches = read_jta(marked, "train", 40, 1, seed=0)
     epochs = [sum((marks(next(batches)) for _ in range(9)), []) for _ in range(3)]  # 360 frames
     everything = [(sequence, frame) for sequence in (0, 1) for frame in range(1, 901, 5)]
     for epoch in epochs:
         assert sorted(epoch) == everything and epoch != everything
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    other = pipeline.read_jta(marked, "train", 40, 1, seed=1)
+    other = read_jta(marked, "train", 40, 1, seed=1)
     assert marks(next(other)) != epochs[0][:40]
-    ordered = pipeline.read_jta(marked, "train", 40, 1, training=False)
+    ordered = read_jta(marked, "train", 40, 1, training=False)
     assert marks(next(ordered)) == everything[:40]
 
 
 def test_training_leaves_out_what_fills_no_batch(marked):
-    batches = pipeline.read_jta(marked, "validation", 40, 1)  # 90 frames
+    batches = read_jta(marked, "validation", 40, 1)  # 90 frames
     for _ in range(4):
         epoch = marks(next(batches)) + marks(next(batches))
         assert len(set(epoch)) == 80
@@ -81,11 +81,11 @@ def test_training_leaves_out_what_fills_no_batch(marked):
 
 @pytest.mark.parametrize("before, after", [(0, 0), (0, 2), (2, 0)])
 def test_restored_iterator_goes_on_exactly_with_other_workers_too(marked, before, after):
-    batches = pipeline.read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=before)
+    batches = read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=before)
     for _ in range(7):  # 11 batches an epoch
         next(batches)
     state = json.loads(json.dumps(batches.get_state()))
-    again = pipeline.read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=after)
+    again = read_jta(marked, "train_vha", 16, 2, seed=3, num_workers=after)
     next(again)
     again.set_state(state)
     for _ in range(10):
@@ -96,7 +96,7 @@ def test_restored_iterator_goes_on_exactly_with_other_workers_too(marked, before
 @pytest.mark.parametrize("state", [{"next_index": 3}, {"exhausted": [0, 0]}, {"batches": "3"}, {"batches": -1}])
 def test_positions_that_are_none(marked, state):
     with pytest.raises(ValueError, match="another version.*another --workdir"):
-        pipeline.read_jta(marked, "train", 4, 2).set_state(state)
+        read_jta(marked, "train", 4, 2).set_state(state)
 
 
 def test_reading_ahead_is_bounded_by_memory():
@@ -111,7 +111,7 @@ def test_reading_ahead_is_bounded_by_memory():
 
 
 def test_workers_change_nothing(marked):
-    plain, workers = (pipeline.read_jta(marked, "train", 7, 1, num_workers=n) for n in (0, 2))
+    plain, workers = (read_jta(marked, "train", 7, 1, num_workers=n) for n in (0, 2))
     for _ in range(5):
         assert_same(next(plain), next(workers))
 
@@ -119,8 +119,7 @@ def test_workers_change_nothing(marked):
 @pytest.mark.parametrize("process_count", [2, 3])
 def test_shards_are_disjoint_and_complete(marked, process_count):
     streams = [
-        pipeline.read_jta(marked, "train", 12, 1, process_index=i, process_count=process_count)
-        for i in range(process_count)
+        read_jta(marked, "train", 12, 1, process_index=i, process_count=process_count) for i in range(process_count)
     ]
     for _ in range(2):  # 360 frames an epoch
         parts = [sum((marks(next(s)) for _ in range(360 // 12 // process_count)), []) for s in streams]
@@ -130,9 +129,9 @@ def test_shards_are_disjoint_and_complete(marked, process_count):
 @pytest.mark.parametrize("process_count", [2, 3])
 def test_parts_behind_each_other_are_the_batches_of_one_process(marked, process_count):
     """Of 360 frames, 24 a batch over all: the next epochs, in other orders, too."""
-    one = pipeline.read_jta(marked, "train", 24, 1, seed=5)
+    one = read_jta(marked, "train", 24, 1, seed=5)
     parts = [
-        pipeline.read_jta(marked, "train", 24 // process_count, 1, seed=5, process_index=i, process_count=process_count)
+        read_jta(marked, "train", 24 // process_count, 1, seed=5, process_index=i, process_count=process_count)
         for i in range(process_count)
     ]
     for _ in range(2 * 360 // 24 + 1):
@@ -146,7 +145,7 @@ def test_evaluation_has_every_frame_once(marked, part, count, batch_size, proces
     seen, numbers_of_batches = [], set()
     for i in range(process_count):
         arguments = {"training": False, "process_index": i, "process_count": process_count}
-        batches = list(pipeline.read_jta(marked, part, batch_size, 2, **arguments))
+        batches = list(read_jta(marked, part, batch_size, 2, **arguments))
         numbers_of_batches.add(len(batches))
         for frames in batches:
             assert frames.joints.shape == (batch_size, 2, 14, 3)
@@ -161,18 +160,18 @@ def test_evaluation_has_every_frame_once(marked, part, count, batch_size, proces
 
 def test_errors_say_what_to_do(marked, tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m loco_jax.data.jta --jta_dir=JTA --data_dir=.*nowhere"):
-        pipeline.read_jta(tmp_path / "nowhere", "train", 1, 1)
+        read_jta(tmp_path / "nowhere", "train", 1, 1)
     with pytest.raises(ValueError, match="no split 'val'"):
-        pipeline.read_jta(marked, "val", 1, 1)
+        read_jta(marked, "val", 1, 1)
     with pytest.raises(ValueError, match="90 frames, too few for batch_size=50 on each of 2 processes"):
-        pipeline.read_jta(marked, "validation", 50, 1, process_count=2)
+        read_jta(marked, "validation", 50, 1, process_count=2)
 
 
 def test_too_many_people_are_named(tmp_path):
     folder = write_jta(tmp_path, {0: marked_rows(0, people=3)})
     jta.prepare(folder, folder / "data")
     with pytest.raises(ValueError, match="sequence 0, frame 10 has 3 people, more than max_people=2; raise it to 3"):
-        next(pipeline.read_jta(folder / "data", "train_vha", 1, 2, training=False))
+        next(read_jta(folder / "data", "train_vha", 1, 2, training=False))
 
 
 # ---- The miniature
@@ -208,7 +207,7 @@ def test_miniature_is_laid_out_as_jta(small):
 def test_projected_joints_are_the_annotated_pixels(small, split):
     data_dir, crowd = small.parent / "data", crowds.DEMO
     annotated = list(jta.load(data_dir, split))
-    batches = pipeline.read_jta(data_dir, split, 50, crowd.max_people, training=False)
+    batches = read_jta(data_dir, split, 50, crowd.max_people, training=False)
     checked = 0
     for i, frames in enumerate(batches):
         camera = Camera(*(values[:, None, None] for values in frames.camera))

@@ -9,11 +9,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, pipeline, sequences, streams
+from loco_jax.data import jta, sequences, streams
 from loco_jax.data.jta import writing
 from loco_jax.geometry.skeleton import FROM_JTA
 from tests.support import tiny
-from tests.support.annotations import random_rows, write_jta
+from tests.support.annotations import random_rows, read_jta, write_jta
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -122,7 +122,7 @@ def test_sequences_of_jta_have_pictures(small):
     config.data.update({"source": "jta", "dir": str(folder / "data")})
     ((instant,),) = map(list, sequences.sequences(config, "test", 5, 90, 3.0))  # of ten frames the tenth
     options = {"training": False, "pictures": True}
-    frame = next(pipeline.read_jta(folder / "data", "test", 1, config.data.max_people, **options))
+    frame = next(read_jta(folder / "data", "test", 1, config.data.max_people, **options))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), instant.frame, frame)
     assert instant.ids[: instant.frame.present.any(axis=1).sum()].min() >= 0
 

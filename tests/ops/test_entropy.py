@@ -29,8 +29,11 @@ def test_large_volumes_go_in_parts(level, weight, subvoxel, monkeypatch):
     cells = tuple(-(-size // 2**level) for size in SHAPE)
     x = np.random.default_rng(1).normal(size=(2, cells[2], *cells[:2], 8)).astype(np.float32)
 
+    annotated = np.ones((2, 14), bool)
+    annotated[0, 2:5] = False
+
     def loss(params, x, present):
-        options = {"shape": SHAPE, "subvoxel": subvoxel, "positive_weight": weight}
+        options = {"shape": SHAPE, "subvoxel": subvoxel, "positive_weight": weight, "annotated": annotated}
         return 0.5 * ops.sum_entropy(network, params, x, voxels, present, **options)
 
     found = []

@@ -66,7 +66,7 @@ def test_a_joint_that_is_not_found_is_wrong_and_one_that_is_not_annotated_does_n
         assert scores[kind]["mpjpe_mm"] == pytest.approx(0, abs=1e-9)
     known[0, HIPS[0]] = False  # there is no root
     scores = protocols.summarise([measured(true, true, [0], known, present)])
-    assert scores["relative"]["pck_all"] == scores["bones"]["pck_all"] == 0
+    assert scores["relative"]["pck_all"] == scores["bones"]["pck_all"] == scores["absolute_bones"]["pck_all"] == 0
     assert scores["absolute"]["pck_all"] == pytest.approx(11 / 13)
     present[0, HIPS[0]] = False  # nor is there a true one
     scores = protocols.summarise([measured(true, true, [0], known, present)])
@@ -95,6 +95,27 @@ def test_bones_of_larger_people_get_the_true_lengths():
     kept = protocols.with_bones(other, true, known)
     elbow, wrist = (skeleton.JOINTS.index(f"left_{name}") for name in ("elbow", "wrist"))
     np.testing.assert_allclose(kept[:, wrist] - kept[:, elbow], other[:, wrist] - other[:, elbow])
+
+
+def test_absolute_errors_with_true_bones_keep_the_found_root():
+    true = people(3)
+    middle = true[:, HIPS].mean(axis=1, keepdims=True)
+    larger = middle + 1.4 * (true - middle) + [0.03, 0, 0.04]
+    scores = protocols.summarise([measured(larger, true, range(3))])
+    assert scores["absolute_bones"]["mpjpe_mm"] == pytest.approx(50) and scores["absolute_bones"]["pck_all"] == 1
+    assert scores["absolute"]["mpjpe_mm"] > 60 and scores["bones"]["mpjpe_mm"] == pytest.approx(0, abs=1e-6)
+
+
+def test_relative_errors_refer_to_people_of_the_universal_size():
+    true = people(3)
+    universal = 0.9 * true
+    same = protocols.summarise([measured(universal, true, range(3), universal=universal)])
+    assert [same[kind]["mpjpe_mm"] < 1e-6 for kind in protocols.KINDS] == [True, True, False, False]
+    scores = protocols.summarise([measured(true, true, range(3), universal=universal)])
+    away = np.linalg.norm(true - true[:, HIPS].mean(axis=1, keepdims=True), axis=-1)
+    assert scores["relative"]["mpjpe_mm"] == pytest.approx(100 * away.mean())
+    for kind in ("bones", "absolute", "absolute_bones"):
+        assert scores[kind]["mpjpe_mm"] == pytest.approx(0, abs=1e-6)
 
 
 def test_groups_have_equal_weight_and_hidden_joints_a_score():

@@ -192,7 +192,7 @@ def at_batch(number: int, do):
     """While open, calls `do` when the loop asks for its `number`th batch, from whichever source."""
     with pytest.MonkeyPatch.context() as patch:
         asked = 0
-        for kind in (streams.CrowdStream, streams.JtaStream):
+        for kind in (streams.CrowdStream, streams.ReadStream):
 
             def following(self, original=kind.__next__):
                 nonlocal asked

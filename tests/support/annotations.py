@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta
+from loco_jax.data import jta, pipeline
 from loco_jax.geometry.skeleton import FROM_JTA
 
 GOOD_ROW = [10, 7, 3, 100.5, 200.25, 1.5, -2.5, 30.0, 0, 1]
@@ -40,6 +40,12 @@ def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[li
                 rows.append([frame, person, joint, *numbers, rng.randint(0, 1), rng.randint(0, 1)])
     rng.shuffle(rows)
     return rows
+
+
+def read_jta(data_dir, split, batch_size, max_people, *, pictures=False, **options) -> pipeline.Batches:
+    """Iterates over batches of a prepared JTA, see `pipeline.read`."""
+    examples = pipeline.JtaExamples(jta.load(data_dir, split, pictures), pictures)
+    return pipeline.read(examples, split, batch_size, max_people, pictures=pictures, **options)
 
 
 def prepare_small_jta(folder: pathlib.Path) -> pathlib.Path:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.location_maps import LocationMapsPredictor, Maps
@@ -67,6 +67,24 @@ def test_the_loss_in_closed_form(weight):
     assert float(logged["heatmap_error"]) == pytest.approx(entropy, rel=1e-4)
     assert float(logged["location_error"]) == pytest.approx(location, rel=1e-4)
     assert float(loss) == pytest.approx(entropy + weight * location, rel=1e-4)
+
+
+def test_joints_that_a_data_set_lacks_are_no_targets():
+    present = FRAMES.present.copy()
+    present[..., 0] = False
+    origin = Origin(np.zeros(1, np.int32), np.ones(1, np.float32), np.arange(14)[None] > 0, np.zeros_like(present))
+    frames = FRAMES._replace(present=present, origin=origin)
+    true = jax.device_get(_true())
+    logits = np.random.default_rng(0).normal(-2, 1, true.heatmaps.shape).astype(np.float32)
+
+    @jax.value_and_grad
+    def loss(logits):
+        return _task().loss({"predictor": Maps(logits, true.xyz)}, frames, jax.random.key(0), 0)[0]
+
+    value, gradients = jax.jit(loss)(logits)
+    p, heatmaps = (1 / (1 + np.exp(-logits.astype(np.float64))))[:, 1:], true.heatmaps[:, 1:]
+    assert float(value) == pytest.approx(-np.sum(heatmaps * np.log(p) + (1 - heatmaps) * np.log(1 - p)) / 26, rel=1e-4)
+    assert not gradients[:, 0].any() and all(gradients[0, j].any() for j in range(1, 14))
 
 
 def test_positions_far_from_joints_do_not_matter_and_an_empty_picture_has_no_error_of_them():

@@ -56,6 +56,18 @@ def test_what_is_spoilt_is_what_it_says():
     assert shares[0] == pytest.approx((1 - task.moved) * (shares[0] + shares[1]), abs=0.03)
 
 
+def test_nobody_has_no_error():
+    _, task, frames = _setting()
+    frames = jax.device_get(frames._replace(present=np.zeros_like(frames.present)))
+    zeros = np.zeros_like(frames.joints)
+    found = refiner.Found(zeros, zeros, zeros, np.zeros(frames.present.shape, np.int32))
+    summary = task.summary(task.score(found, frames))
+    assert set(summary["joints"].values()) == {0}
+    nothing = {*summary["before_cm"].values(), *summary["after_cm"].values(), summary["clean_cm"]}
+    assert nothing == {None} and task.headline(summary) == {}
+    assert report.table_of("refiner", summary)
+
+
 def test_normalising_and_back():
     rng = np.random.default_rng(0)
     joints = jnp.asarray(rng.normal(0, 0.3, (5, 14, 3)) + [1, 2, 9], jnp.float32)

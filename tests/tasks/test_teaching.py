@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from loco_jax.data.frames import Origin
 from loco_jax.geometry import skeleton
 from loco_jax.models.compact import POSE_SIZE, CompactPredictor
 from loco_jax.pose import reading
@@ -98,6 +99,24 @@ def test_the_truth_has_no_error_and_its_joints_the_least_entropy():
     assert "view_error" not in teaching.losses(
         _Oracle(frames, logits), None, None, frames._replace(ground=None), VOLUME, jax.random.key(0)
     )
+
+
+def test_joints_that_a_data_set_lacks_are_no_targets():
+    frames = frames_of(person((0, 0, 5)))
+    frames.present[..., 0] = False
+    origin = Origin(
+        np.zeros(1, np.int32), np.ones(1, np.float32), np.arange(14)[None] > 0, np.zeros_like(frames.present)
+    )
+
+    @jax.jit
+    @jax.grad
+    def of(logits):
+        frame = frames._replace(origin=origin)
+        oracle = _Oracle(frame, logits)
+        return teaching.losses(oracle, None, None, frame, VOLUME, jax.random.key(0))["joints_error"]
+
+    gradients = of(jnp.ones((1, 12, 16, 14), jnp.float32))
+    assert not gradients[..., 0].any() and all(gradients[..., j].any() for j in range(1, 14))
 
 
 def test_gradients_reach_the_trunk_and_absent_people_do_not_matter():

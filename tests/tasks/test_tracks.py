@@ -10,7 +10,7 @@ import pytest
 from loco_jax import experiment
 from loco_jax.configs import loco, trunk
 from loco_jax.data import crowd as crowds
-from loco_jax.data.frames import Frames
+from loco_jax.data.frames import Frames, Origin
 from loco_jax.data.sequences import Instant
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose.association import People
@@ -113,6 +113,25 @@ def test_one_frame():
     assert result["frames"] == 1 and result["fps"] is None
     assert all(scores["hota"] == 1 and scores["jitter_mm"] is None for scores in result["systems"].values())
     assert "1 frames in 1 sequence. 2 people" in tables.tracks_table(result)
+
+
+def test_joints_that_the_data_set_lacks_do_not_count():
+    """Head tops that jump about are jolts only where the data set has head tops."""
+    true = walkers()
+    jumping = true[:, :2].copy()
+    jumping[::2, :, 0, 1] -= 0.2
+    annotated = np.arange(14) > 0
+
+    def lacking():
+        for instant in film(true, np.broadcast_to(annotated, true.shape[:3])):
+            origin = Origin(np.int32(0), np.float32(1), annotated, np.zeros(true.shape[1:3], bool))
+            yield instant._replace(frame=instant.frame._replace(origin=origin))
+
+    with_heads, without = (
+        summary([frames], found(jumping), smooth=False)["systems"]["told"] for frames in (film(true), lacking())
+    )
+    assert with_heads["jitter_mm"] > 10 and without["jitter_mm"] == pytest.approx(0, abs=1e-2)
+    assert without["hota"] == 1
 
 
 def test_joints_outside_the_picture_do_not_count():

@@ -115,6 +115,29 @@ def test_patch_loss_is_the_cross_entropy_a_joint_in_view(crowded, subvoxel):
     assert logged["code_std"] == pytest.approx(code.std(axis=(1, 2, 3)).mean(), rel=1e-3)
 
 
+@pytest.mark.parametrize("network", [vha.VHA(1, 16), patch_vha.PatchVHA(1, 16, width=8, blocks=1)])
+def test_heatmaps_of_joints_that_a_data_set_lacks_do_not_count(crowded, network):
+    """Neither in the loss, nor for its gradients; other frames of the batch keep theirs."""
+    params = random_params(network, 16)
+    frames = crowded._replace(present=crowded.present & (np.arange(14) != 3))
+    batch = len(frames.present)
+    annotated = np.ones((batch, 14), bool)
+    annotated[0, 3] = False
+    origin = Origin(np.zeros(batch, np.int32), np.ones(batch, np.float32), annotated, np.zeros_like(frames.present))
+    task = task_of(SMALL, network, positive_weight=10.0)
+    target, count = targets_by_hand(frames, SMALL, CAMERA, 2.0)
+    code, found = (np.asarray(x, np.float64) for x in code_and_heatmaps(network, params, target.astype(np.float32)))
+    weight = (1 + 10 * target) * annotated[..., None, None, None]
+    if isinstance(network, vha.VHA):
+        wanted = np.mean((found - target) ** 2 * weight)
+    else:
+        entropy = -(target * np.log(found) + (1 - target) * np.log1p(-found))
+        wanted = np.sum(entropy * weight) / count + 0.1 * (np.mean(code**2) - 1) ** 2
+    of = jax.jit(lambda frames: task.loss(params, frames, jax.random.key(0), 0)[0])
+    assert float(of(frames._replace(origin=origin))) == pytest.approx(wanted, rel=1e-3)
+    assert abs(float(of(frames)) - wanted) > 1e-2 * wanted
+
+
 class Identity(nn.Module):
     """A network whose code is the heatmaps themselves: `[B, J * H, W, D]`."""
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from loco_jax.data.frames import Origin
 from loco_jax.models.volumetric import VolumetricPredictor
 from loco_jax.tasks import volumetric
 from loco_jax.tasks.people import GROUND_TRUTH, SUBVOXEL
@@ -57,6 +58,26 @@ def test_the_loss_is_a_sum_over_voxels(kind, subvoxel):
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     error = (p - true) ** 2 if kind == "squared" else -true * np.log(p) - (1 - true) * np.log(1 - p)
     assert float(loss) == pytest.approx(error.sum() / 28, rel=1e-4)  # two people with 14 joints
+
+
+def test_joints_that_a_data_set_lacks_are_no_targets():
+    """They have neither loss nor gradients, whatever the network says of them."""
+    present = FRAMES.present.copy()
+    present[..., 0] = False
+    origin = Origin(
+        np.zeros(1, np.int32), np.ones(1, np.float32), np.arange(14)[None] > 0, np.zeros_like(FRAMES.present)
+    )
+    frames = FRAMES._replace(present=present, origin=origin)
+    logits = np.random.default_rng(0).normal(-3, 1, _true(True).shape).astype(np.float32)
+
+    @jax.value_and_grad
+    def loss(logits):
+        return _task(logits).loss(PARAMS, frames, jax.random.key(0), 0)[0]
+
+    value, gradients = jax.jit(loss)(logits)
+    p, true = (1 / (1 + np.exp(-logits.astype(np.float64))))[:, 1:], _true(True)[:, 1:]
+    assert float(value) == pytest.approx(-np.sum(true * np.log(p) + (1 - true) * np.log(1 - p)) / 26, rel=1e-4)
+    assert not gradients[:, 0].any() and all(gradients[0, j].any() for j in range(1, 14))
 
 
 def test_the_true_volume_has_the_least_loss():
