@@ -40,17 +40,17 @@ class Row(NamedTuple):
 class Merged(NamedTuple):
     """The inputs of all shards that have started, and how far each of the shards is: not started, begun, or ended.
 
-    `count` is the number of inputs of all shards. `failures` tell of the command's arguments that gave no inputs.
+    `total` is the number of inputs of all shards. `failures` tell of the command's arguments that gave no inputs.
     """
 
     rows: list[Row]
     shards: list[str]
-    count: int
+    total: int
     failures: list[str]
 
     def are_done(self) -> bool:
         """Whether nothing failed and nothing is missing."""
-        return len(self.rows) == self.count and not self.failures and all(row.state == "done" for row in self.rows)
+        return len(self.rows) == self.total and not self.failures and all(row.state == "done" for row in self.rows)
 
 
 def merge(folder: os.PathLike | str) -> Merged:
@@ -103,7 +103,7 @@ def write(rows: Sequence[Row], path: os.PathLike | str) -> None:
 
 def describe(merged: Merged) -> list[str]:
     """Lines for the user: all inputs, those of each shard that is not done, and the inputs that are not."""
-    total, count = len(merged.shards), merged.count
+    total, count = len(merged.shards), merged.total
     unknown = count - len(merged.rows)  # inputs, of shards that have not started
     lines = [f"{count} inputs in {total} shard{'s' * (total > 1)}: {_states(merged.rows, unknown)}"]
     lines += [f"failed: {failure}" for failure in merged.failures]

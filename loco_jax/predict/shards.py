@@ -75,7 +75,7 @@ class Record:
         self._folder = pathlib.Path(output)
         self._path = self._folder / f"shard_{shard.number}_of_{shard.total}.jsonl"
         names = [[printable(each[0]), _name(each)] for each in ordered]
-        self._first = {
+        self._first: dict[str, Any] = {
             "shard": list(shard),
             "count": len(names),
             "paths": _digest(path for path, _ in names),
@@ -210,7 +210,14 @@ def read(path: os.PathLike | str) -> list[dict[str, Any]]:
 
 _FIRST = {"shard": list, "count": int, "paths": str, "names": str, "inputs": list, "arguments": list}
 _NUMBER = (int, float, type(None))
-_FURTHER = {"name": str, "frames": int, "people": int, "tracks": _NUMBER, "seconds": _NUMBER, "failure": str}
+_FURTHER: dict[str, Any] = {
+    "name": str,
+    "frames": int,
+    "people": int,
+    "tracks": _NUMBER,
+    "seconds": _NUMBER,
+    "failure": str,
+}
 
 
 def _is_first(line: Any) -> bool:
