@@ -89,6 +89,7 @@ class Record:
         except BlockingIOError as error:
             self._locked.close()
             raise ValueError(f"{self._path}: another process works on --shard={shard}") from error
+        self._file: IO[str] = self._locked
         before = self._path.read_bytes()
         try:
             lines = read(self._path)
@@ -112,7 +113,8 @@ class Record:
         """
         lines = {}
         for name in map(_name, done):
-            took = {key: value for key, value in self._old.get(name, {}).items() if key == "seconds"}
+            old = self._old.get(name, {})
+            took = {"seconds": old["seconds"]} if {"frames", "seconds"} <= old.keys() else {}
             lines[name] = {"name": name, **_count(self._folder / f"{name}.json"), **took}
         refusals = [{"name": _name(each), "failure": _line(each[0], message)} for each, message in refused]
         self._file.close()
@@ -177,7 +179,7 @@ class Record:
                 part.write_bytes(before)
         else:
             self._path.unlink(missing_ok=True)
-        self._locked.close()
+        self.__exit__()
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")

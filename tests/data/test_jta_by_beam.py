@@ -125,27 +125,32 @@ def test_a_signal_ends_workers_in_processes(tmp_path):
     write_jta(tmp_path / "jta", {number: random_rows(number, range(1, 400)) for number in range(0, 40, 2)})
     options = f"{DIRECT},direct_running_mode=multi_processing,direct_num_workers=2"
     command = [sys.executable, "-m", "loco_jax.data.jta", f"--jta_dir={tmp_path}/jta", f"--data_dir={tmp_path}/data"]
+    environment = {**os.environ, "LOCO_JAX_MARK": str(tmp_path)}
     with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen([*command, f"--beam_options={options}"], stderr=said, cwd=ROOT)
+        process = subprocess.Popen([*command, f"--beam_options={options}"], env=environment, stderr=said, cwd=ROOT)
 
     def workers() -> list[int]:
-        """Those that Beam started, by the worker's name in their command lines and their group."""
+        """Processes that have this test's mark in their environment."""
         found = []
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if b"sdk_worker_main" in path.read_bytes() and os.getsid(int(path.parent.name)) == os.getsid(0):
+                if f"LOCO_JAX_MARK={tmp_path}".encode() in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
-        return found
+        return [number for number in found if number != process.pid]
 
-    before = set(workers())
-    while process.poll() is None and len(set(workers()) - before) < 2:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
     try:
+        until = time.monotonic() + 60
+        while len(workers()) < 2 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(workers()) >= 2
+        process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 130, (tmp_path / "said").read_text()
-        assert not set(workers()) - before and not os.listdir(tmp_path / "data")
+        assert not workers() and not os.listdir(tmp_path / "data")
     finally:
         process.kill()
+        process.wait()
+        for number in workers():
+            os.kill(number, signal.SIGKILL)
 
 
 def test_a_signal_stops_a_pipeline_in_this_process(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def _ending_workers() -> Iterator[None]:
 
     Processes are found on Linux. What signals do otherwise, they do afterwards.
     """
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    old: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if threading.current_thread() is not threading.main_thread():
         old = {}
     others = _descendants()
@@ -104,7 +104,7 @@ def _ending_workers() -> Iterator[None]:
         for process in _descendants() - others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        old[number](number, frame)  # type: ignore[operator, misc]
+        old[number](number, frame)
 
     old = {number: handler for number, handler in old.items() if callable(handler)}
     for number in old:
