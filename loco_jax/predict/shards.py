@@ -83,20 +83,20 @@ class Record:
             "inputs": names[shard.number :: shard.total],
             "arguments": list(self.failures),
         }
-        self._locked = self._path.open("a", encoding="utf-8")
+        self._file: IO[str] = self._path.open("a", encoding="utf-8")
+        self._locked = [self._file]  # old ones too, which others may have opened
         try:
-            disk.lock(self._locked)
+            disk.lock(self._file)
         except BlockingIOError as error:
-            self._locked.close()
+            self._file.close()
             raise ValueError(f"{self._path}: another process works on --shard={shard}") from error
-        self._file: IO[str] = self._locked
         before = self._path.read_bytes()
         try:
             lines = read(self._path)
             old = lines[1:] if lines and _same(lines[0], self._first) else []
             self._old = {line["name"]: line for line in old if "name" in line}
             # Two shards that begin together see each other, because each writes before it looks.
-            self._file = self._rewrite([self._first, *self._old.values()])
+            self._rewrite([self._first, *self._old.values()])
             self._check_others(names)
         except BaseException:
             self._restore(before)
@@ -117,8 +117,7 @@ class Record:
             took = {"seconds": old["seconds"]} if {"frames", "seconds"} <= old.keys() else {}
             lines[name] = {"name": name, **_count(self._folder / f"{name}.json"), **took}
         refusals = [{"name": _name(each), "failure": _line(each[0], message)} for each, message in refused]
-        self._file.close()
-        self._file = self._rewrite([self._first, *lines.values(), *refusals])
+        self._rewrite([self._first, *lines.values(), *refusals])
         self._old, self._last = lines, time.monotonic()
 
     def fail(self, each: tuple, message: str) -> None:
@@ -151,8 +150,8 @@ class Record:
 
     def __exit__(self, *_: object) -> None:
         """Lets other processes work on the shard."""
-        self._file.close()
-        self._locked.close()
+        for file in self._locked:
+            file.close()
 
     def _check_others(self, names: Sequence[Sequence[str]]) -> None:
         for other in find(self._folder):
@@ -164,14 +163,14 @@ class Record:
                 _check(other, first, self._first, _difference(first["inputs"], mine, self._folder))
             _check(other, first, self._first)
 
-    def _rewrite(self, lines: Iterable[dict[str, Any]]) -> IO[str]:
-        """Replaces the record, and returns the new one, which is locked too. The old one stays locked."""
+    def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Replaces the record by a new one, which is locked too. The old one stays locked."""
         with disk.whole(os.fspath(self._path)) as part:
-            file = part.open("w", encoding="utf-8")
-            disk.lock(file)
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-            file.flush()
-        return file
+            self._file = part.open("w", encoding="utf-8")
+            self._locked.append(self._file)
+            disk.lock(self._file)
+            self._file.writelines(json.dumps(line) + "\n" for line in lines)
+            self._file.flush()
 
     def _restore(self, before: bytes) -> None:
         if before:

@@ -353,7 +353,10 @@ def test_a_record_stays_until_the_results_are_looked_at(inputs):
     )
     done = [each for each in ordered if each[0].name != "bad.png"]
     with shards.Record(shards.Shard(0, 1), ordered, "many") as mine:
-        mine.begin(done)
+        for _ in range(2):  # the records that replace the old one are locked, too
+            with pytest.raises(ValueError, match="another process works on --shard=0/1"):
+                shards.Record(shards.Shard(0, 1), ordered, "many")
+            mine.begin(done)
     after = table_of("many")
     (changed,) = [path for path, row in before.items() if row["name"] == "y"]
     assert after.pop("bad.png")["state"] == "missing" and before.pop("bad.png")["state"] == "failed"
