@@ -238,6 +238,24 @@ def test_slurm_tasks_are_shards(tmp_path, signals, status, restarts, requeued):
     assert not requeued or (tmp_path / "calls").read_text() == "requeue 7_3\n"
 
 
+def test_a_slurm_task_that_does_not_stop_in_time_is_killed_and_requeued(tmp_path):
+    task = start_task(tmp_path, f"trap '' TERM; touch {tmp_path}/ready; sleep 60 >&- 2>&-", PATIENCE=1)
+    until((tmp_path / "ready").exists)
+    task.send_signal(signal.SIGUSR1)
+    end(task)
+    assert task.returncode == 137 and (tmp_path / "calls").read_text() == "requeue 7_3\n"
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 5), (0, 8), (3, 7)])
+def test_slurm_tasks_whose_numbers_are_no_shards_are_refused(tmp_path, least, most):
+    numbers = {"SLURM_ARRAY_TASK_MIN": least, "SLURM_ARRAY_TASK_MAX": most}
+    task = start_task(tmp_path, "exit 0", **numbers)
+    said = end(task)
+    assert task.returncode == 2 and "want --array=0-4 for 5 shards, or SHARDS=" in said and said.count("\n") == 1
+    assert not (tmp_path / "arguments").exists()
+    assert end(start_task(tmp_path, "exit 0", **numbers, SHARDS=9)) == ""
+
+
 def test_some_slurm_tasks_can_be_repeated(tmp_path):
     assert end(start_task(tmp_path, "exit 0", SLURM_ARRAY_TASK_COUNT=2, SHARDS=8)) == ""
     assert "--shard=3/8 " in (tmp_path / "arguments").read_text()

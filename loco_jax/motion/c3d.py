@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def write(tracks: Tracks, path: os.PathLike | str) -> None:
     """Writes everybody's joints as points in millimetres, y up. Unknown joints are invisible: their residual is -1.
 
     Names of more than 255 points continue in the parameters LABELS2, LABELS3 and so on. Raises ValueError for more
-    frames or points than the format holds, and OSError if the file cannot be written.
+    frames or points than the format holds, and OSError if the file cannot be written, which is then removed.
     """
     import ezc3d  # of the extra [files]
 
@@ -39,12 +40,22 @@ def write(tracks: Tracks, path: os.PathLike | str) -> None:
     file["data"]["points"] = np.concatenate([points, np.ones_like(points[:1])])
     file["data"]["meta_points"]["residuals"] = np.where(known, 0.0, -1.0)[None]
     file["data"]["meta_points"]["camera_masks"] = np.zeros((7, *known.shape), bool)
-    made = pathlib.Path(f"{path}.c3d")  # ezc3d gives every file this ending
-    made.touch()  # raises the error that ezc3d leaves out
+    path = pathlib.Path(path)
+    path.touch()  # raises the error that ezc3d leaves out
     try:
-        file.write(str(made))
-        if made.stat().st_size < file["data"]["points"].size * 4:  # ezc3d is silent about a full disk
+        # ezc3d gives every file its ending, and takes no path with bytes that are not UTF-8, so it gets a link.
+        with tempfile.TemporaryDirectory() as folder:
+            link = pathlib.Path(folder, "link.c3d")
+            link.symlink_to(path.absolute())
+            file.write(str(link))
+        if path.stat().st_size < _data_start(path) + file["data"]["points"].size * 4:  # it is silent about a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _data_start(path: pathlib.Path) -> int:
+    """The byte at which a file's points begin. Its header counts blocks of 512 bytes from 1, in its ninth word."""
+    with path.open("rb") as file:
+        return 512 * (int.from_bytes(file.read(18)[16:], "little") - 1)

@@ -8,6 +8,7 @@ Without --fx, --fy and --fov the focal length comes from EXIF; if there is none,
 pictures is assumed. Distances are as accurate as the focal length. The camera options apply to all inputs.
 """
 
+import contextlib
 import math
 import sys
 
@@ -77,11 +78,15 @@ def main(argv: list[str]) -> int:
         cli.start_jax()
         from loco_jax.predict import everything, people, results
 
-        predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
-        print(f"Using {predictor.description}", flush=True)
-        options = results.Options(lens, _SMOOTH.value == "on", _FPS.value)
-        quiet = _QUIET.value
-        failures += everything.process_all(paths, output, predictor, options, _RESUME.value, quiet, formats, shard)
+        inputs, record = everything.inputs_of(paths, output), None
+        if shard:  # before long work
+            record, inputs = everything.record_of(shard, inputs, output, failures)
+        with record or contextlib.nullcontext():
+            predictor = people.load(_WEIGHTS.value, _MIN_SCORE.value).predictor
+            print(f"Using {predictor.description}", flush=True)
+            options = results.Options(lens, _SMOOTH.value == "on", _FPS.value)
+            resume, quiet = _RESUME.value, _QUIET.value
+            failures += everything.process_all(inputs, output, predictor, options, resume, quiet, formats, record)
     return 1 if failures else 0
 
 

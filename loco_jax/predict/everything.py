@@ -51,52 +51,59 @@ class _Looked(NamedTuple):
     people: People
 
 
+def inputs_of(paths: Sequence[pathlib.Path], output: os.PathLike | str) -> list[Input]:
+    """Inputs, with the names of their results in `output`."""
+    return [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
+
+
+def record_of(
+    shard: shards.Shard, inputs: Sequence[Input], output: pathlib.Path, failures: Sequence[str]
+) -> tuple[shards.Record, list[Input]]:
+    """Begins a shard's record, and gives the shard's inputs. Errors are those of `shards.Record`."""
+    ordered = shards.order(inputs)
+    return shards.Record(shard, ordered, output, failures), shard.of(ordered)
+
+
 def process_all(
-    paths: Sequence[pathlib.Path],
+    inputs: Sequence[Input],
     output: pathlib.Path,
     predictor: Predictor,
     options: Options,
     resume: bool = False,
     quiet: bool = False,
     export: Sequence[str] = (),
-    shard: shards.Shard | None = None,
+    record: shards.Record | None = None,
 ) -> list[str]:
     """Processes all inputs and prints the result of each. One that fails does not stop the others. Returns errors.
 
     Args:
-      paths: pictures, videos, and folders whose pictures are a film.
+      inputs: pictures, videos, and folders whose pictures are a film.
       output: an existing folder for the results.
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
       export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
-      shard: process only this part of the inputs, and keep its record in `output`; see `shards`.
-
-    Raises ValueError if the shard does not fit the records of others.
+      record: of the shard that these inputs are.
     """
-    inputs = [Input(p, os.path.join(output, n)) for p, n in zip(paths, files.name_outputs(paths, output))]
-    record = None
-    if shard:
-        ordered = shards.order(inputs)
-        record, inputs = shards.Record(shard, ordered, output), shard.of(ordered)
-        print(f"Shard {shard}: {len(inputs)} of {len(ordered)} inputs", flush=True)
-    old = names.earlier(output, export)  # once, since folders may be large
-    kept, failures = _without_others(inputs, old)
     if record:
-        refused = set(inputs).difference(kept)
-        record.fail(zip((each for each in inputs if each in refused), failures))
-    inputs = kept
-    if resume:
-        done = [results.are_done(*each, predictor, options) for each in inputs]
-        if any(done):
-            print(f"{sum(done)} of {len(inputs)} inputs are done already", flush=True)
-        if record:
-            record.keep(itertools.compress(inputs, done))
-        failures += _export(itertools.compress(inputs, done), export, old)
-        inputs = [each for each, is_done in zip(inputs, done) if not is_done]
+        print(record, flush=True)
+    old = names.earlier(output, export)  # once, since folders may be large
+    kept, refused = _without_others(inputs, old)
+    failures = list(refused.values())
+    done = [resume and results.are_done(*each, predictor, options) for each in kept]
+    if any(done):
+        print(f"{sum(done)} of {len(kept)} inputs are done already", flush=True)
+    if record:
+        record.begin(itertools.compress(kept, done), refused.items())
+    for each in itertools.compress(kept, done):
+        if failure := _export(each, export, old):
+            failures.append(failure)
+            if record:
+                record.fail(each, failure)
+    inputs = [each for each, is_done in zip(kept, done) if not is_done]
     people = 0
     with progress.bar(len(inputs), " files", quiet or len(inputs) < 2, leave=False) as bar:
-        some = outcomes(inputs, predictor, options, quiet)
-        for each, outcome in record.follow(some) if record else some:
+        for each, outcome in outcomes(inputs, predictor, options, quiet):
+            failure = ""
             if isinstance(outcome, Done):
                 people += outcome.people
                 lines = [*outcome.warnings, outcome.failure]
@@ -109,37 +116,42 @@ def process_all(
             if isinstance(outcome, Done):
                 tqdm.write(_summary(each, outcome), file=sys.stdout)
                 sys.stdout.flush()
-                failures += _export([each], export, old)
+                if failure := _export(each, export, old):
+                    failures.append(failure)
+            if record:
+                record.add(each, outcome, failure)
             bar.set_postfix_str(f"{people} people", refresh=False)
             bar.update()
+    if record:
+        record.end()
     return failures
 
 
-def _without_others(inputs: Sequence[Input], old: Mapping[str, Sequence[str]]) -> tuple[list[Input], list[str]]:
-    """The inputs whose exported files do not replace files of others, and errors, which are printed too."""
-    kept, failures = [], []
+def _without_others(inputs: Sequence[Input], old: Mapping[str, Sequence[str]]) -> tuple[list[Input], dict[Input, str]]:
+    """The inputs whose exported files do not replace files of others, and the errors of others, which are printed."""
+    kept, refused = [], {}
     for each in inputs:
         try:
             names.refuse_others(old.get(each.base, ()))
             kept.append(each)
         except ValueError as error:
-            failures.append(in_a_line(each.path, error))
-            print(f"loco_jax: {failures[-1]}", file=sys.stderr)
-    return kept, failures
+            refused[each] = in_a_line(each.path, error)
+            print(f"loco_jax: {refused[each]}", file=sys.stderr)
+    return kept, refused
 
 
-def _export(inputs: Iterable[Input], formats: Sequence[str], old: Mapping[str, Sequence[str]]) -> list[str]:
-    """Writes the people of results in these formats, says which files, and returns errors."""
-    failures = []
-    for each in inputs if formats else ():
-        try:
-            line = exporting.export(f"{each.base}.json", each.base, formats, old.get(each.base, ()))
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-        except ERRORS as error:
-            failures.append(in_a_line(each.path, error))
-            tqdm.write(f"loco_jax: {failures[-1]}", file=sys.stderr)
-    return failures
+def _export(each: Input, formats: Sequence[str], old: Mapping[str, Sequence[str]]) -> str:
+    """Writes the people of a result in these formats, says which files, and returns an error or nothing."""
+    if not formats:
+        return ""
+    try:
+        tqdm.write(exporting.export(f"{each.base}.json", each.base, formats, old.get(each.base, ())), file=sys.stdout)
+        sys.stdout.flush()
+        return ""
+    except ERRORS as error:
+        failure = in_a_line(each.path, error)
+        tqdm.write(f"loco_jax: {failure}", file=sys.stderr)
+        return failure
 
 
 def outcomes(

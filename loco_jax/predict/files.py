@@ -107,7 +107,7 @@ def name_outputs(paths: Sequence[pathlib.Path], output: os.PathLike | str = ".")
     """
     inputs = {os.path.realpath(path).lower() for path in paths}
     folder = os.path.realpath(output)
-    taken: set[str] = set()
+    taken = {"shards"}  # an exported shards.csv would be in the way of `merge`
     names = []
     for path in paths:
         own = path.resolve().name if path.is_dir() else path.stem

@@ -1,8 +1,14 @@
 """The builder as a Beam pipeline, beside the builder that works in this process."""
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +22,7 @@ from loco_jax.data.jta.prepared import Prepared
 from loco_jax.geometry.camera import Camera
 from tests.support.annotations import GOOD_ROW, random_rows, write_jta
 
+ROOT = pathlib.Path(__file__).parents[2]
 DIRECT = "runner=DirectRunner"
 HERE = "runner=FnApiRunner"  # the part of DirectRunner that runs in this process
 CAMERA = {"fx": 60.0, "fy": 60.0, "cx": 32.0, "cy": 24.0}
@@ -87,6 +94,63 @@ def test_a_pipeline_that_fails_is_told_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="^Beam's pipeline failed: .*division by zero") as told:
         jta.prepare(tmp_path / "jta", tmp_path / "beam", beam_options=HERE)
     assert "\n" not in str(told.value) and not os.listdir(tmp_path / "beam")
+
+
+def test_errors_of_workers_are_a_line_and_nothing_is_logged(tmp_path, monkeypatch, capfd, caplog):
+    def fails(*_, **__):
+        raise OSError("this is\n  bad")
+
+    monkeypatch.setattr(sequences, "read_to_file", fails)
+    write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
+    for options in (HERE, DIRECT):
+        with pytest.raises(OSError, match="this is") as told:
+            jta.prepare(tmp_path / "jta", tmp_path / "beam", beam_options=options)
+        assert "\n" not in str(told.value) and "while running" not in str(told.value)
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+def test_the_level_of_logging_stays():
+    logging.disable(logging.ERROR)
+    try:
+        beam.parse(DIRECT)
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
+    beam.parse(DIRECT)
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="finds workers on Linux")
+def test_a_signal_ends_workers_in_processes(tmp_path):
+    write_jta(tmp_path / "jta", {number: random_rows(number, range(1, 400)) for number in range(0, 40, 2)})
+    options = f"{DIRECT},direct_running_mode=multi_processing,direct_num_workers=2"
+    command = [sys.executable, "-m", "loco_jax.data.jta", f"--jta_dir={tmp_path}/jta", f"--data_dir={tmp_path}/data"]
+    environment = {**os.environ, "LOCO_JAX_MARK": str(tmp_path)}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([*command, f"--beam_options={options}"], env=environment, stderr=said, cwd=ROOT)
+
+    def workers() -> list[int]:
+        """Processes that have this test's mark in their environment."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if f"LOCO_JAX_MARK={tmp_path}".encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return [number for number in found if number != process.pid]
+
+    try:
+        until = time.monotonic() + 60
+        while len(workers()) < 2 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(workers()) >= 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130, (tmp_path / "said").read_text()
+        assert not workers() and not os.listdir(tmp_path / "data")
+    finally:
+        process.kill()
+        process.wait()
+        for number in workers():
+            os.kill(number, signal.SIGKILL)
 
 
 def test_a_signal_stops_a_pipeline_in_this_process(tmp_path, monkeypatch):

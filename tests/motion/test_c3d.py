@@ -1,5 +1,7 @@
 """C3D, read by ezc3d and by the package c3d."""
 
+import os
+import shutil
 import warnings
 
 import numpy as np
@@ -108,12 +110,27 @@ def test_names_of_so_many_points_that_their_blocks_are_more_than_a_byte_counts(t
     np.testing.assert_allclose(found["data"]["points"][:3, -14:].transpose(2, 1, 0), 1000 * (joints + 600), atol=0.1)
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("left", [512, -512])
+def test_a_full_disk_is_told(tmp_path, monkeypatch, left):
     """ezc3d does not tell, nor does it tell of a folder that is not there."""
-    monkeypatch.setattr(ezc3d.c3d, "write", lambda self, path: open(path, "wb").write(bytes(512)))
+    write = ezc3d.c3d.write
+
+    def cut(self, path):
+        write(self, path)
+        with open(path, "r+b") as file:
+            file.truncate(left % file.seek(0, 2))
+
+    monkeypatch.setattr(ezc3d.c3d, "write", cut)
     with pytest.raises(OSError, match="No space left"):
         ours.write(alone(np.zeros((40, 14, 3))), tmp_path / "v.c3d")
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError):
         ours.write(alone(np.zeros((1, 14, 3))), tmp_path / "none" / "v.c3d")
+
+
+def test_a_folder_whose_name_is_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    assert motion.write(frames_of({1: walker(1)}), folder / "v", ["c3d"]).written == [folder / "v.c3d"]
+    assert len(ezc3d.c3d(str(shutil.copy(folder / "v.c3d", tmp_path)))["data"]["points"][0]) == 14

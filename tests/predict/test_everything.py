@@ -85,13 +85,18 @@ def test_resuming_does_only_what_is_missing(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
 
-    everything.process_all(paths, out, Discs(), Options(), resume=True, quiet=True)
+    everything.process_all(everything.inputs_of(paths, out), out, Discs(), Options(), resume=True, quiet=True)
     assert all(f"{path}: " in line for path, line in zip(paths, capsys.readouterr().out.splitlines()[::2]))
 
     def done(**arguments):
         capsys.readouterr()
         predictor, resume = arguments.pop("predictor", Discs()), arguments.pop("resume", True)
-        assert everything.process_all(paths, out, predictor, Options(**arguments), resume, quiet=True) == []
+        assert (
+            everything.process_all(
+                everything.inputs_of(paths, out), out, predictor, Options(**arguments), resume, quiet=True
+            )
+            == []
+        )
         said = capsys.readouterr().out
         return [i for i, path in enumerate(paths) if f"{path}: " in said]
 
@@ -176,7 +181,7 @@ def test_videos_with_little_in_them(tmp_path, capsys):
     out.mkdir()
     paths, failures, _ = files.collect([str(where)])
     assert not failures
-    failed = everything.process_all(paths, out, Discs(), Options(), quiet=True)
+    failed = everything.process_all(everything.inputs_of(paths, out), out, Discs(), Options(), quiet=True)
     printed = capsys.readouterr()
     assert [name for line in failed for name in ("a empty.mp4", "b no frames.mp4") if name in line] == [
         "a empty.mp4",
@@ -207,7 +212,7 @@ def test_a_folder_of_results_that_cannot_be_written_to(tmp_path, monkeypatch, ca
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_text", full)
-    failed = everything.process_all(paths, out, Discs(), Options(), quiet=True)
+    failed = everything.process_all(everything.inputs_of(paths, out), out, Discs(), Options(), quiet=True)
     assert len(failed) == 3 and all("No space left" in line for line in failed)
     assert capsys.readouterr().err.count("\n") == 3
     assert {path.suffix for path in out.iterdir()} <= {".json"} and not list(out.glob(".*"))

@@ -50,7 +50,10 @@ def test_inputs_are_never_overwritten(tmp_path):
     """A picture that has the name of another's overlay, in the very folder of the results."""
     first, second = save(tmp_path / "p.png"), save(tmp_path / "p_overlay.jpg", heads=())
     before = second.read_bytes()
-    assert everything.process_all([first, second], tmp_path, Discs(), Options(Lens())) == []
+    assert (
+        everything.process_all(everything.inputs_of([first, second], tmp_path), tmp_path, Discs(), Options(Lens()))
+        == []
+    )
     assert second.read_bytes() == before and (tmp_path / "p_2_overlay.jpg").exists()
     assert read(tmp_path / "p_overlay.json")["people"] == []
 

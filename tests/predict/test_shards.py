@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from loco_jax import cli
 from loco_jax.predict import __main__ as predict
-from loco_jax.predict import merge, people, shards
+from loco_jax.predict import exporting, merge, people, shards
 from tests.support.discs import HEADS, Discs, read, record, save
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -86,6 +86,7 @@ def test_every_input_is_in_exactly_one_shard_and_shares_are_even(count, names):
         ("1.0/4", "must be I/N"),
         ("1/2/4", "must be I/N"),
         ("/4", "must be I/N"),
+        ("1/100001", "--shard=1/100001 is of too many shards; there can be 100,000"),
         ("²/4", "must be I/N"),
         (f"{'9' * 5000}/1", "must be I/N"),
     ],
@@ -167,9 +168,9 @@ def test_merging_while_shards_are_at_work(inputs, capsys, monkeypatch):
     assert run_merge("many", "--output=table.csv") == 1
     said = capsys.readouterr().out
     states = collections.Counter((row["shard"], row["state"]) for row in table("table.csv").values())
-    assert states["0", "missing"] == 0 and states["1", "missing"] >= 2 and states["2", "missing"] == 3
+    assert states["0", "missing"] == 0 and states["1", "missing"] >= 2 and sum(states.values()) == 7
     assert "missing; it is at work, or was stopped" in said and "shard 2/3: 3 missing; it has not started" in said
-    assert said.count("\nmissing: ") == states["1", "missing"] + 3
+    assert said.count("\nmissing: ") == states["1", "missing"]
 
 
 KILLED = """
@@ -250,7 +251,10 @@ def test_shards_with_other_inputs_or_of_another_number_are_refused(inputs, capsy
     written = results("many")
     assert run(*inputs, "--output=many", "--shard=1/2") == 1
     said = capsys.readouterr().err
-    assert "many/shard_0_of_2.jsonl: was made of other inputs (a/new.png)" in said and said.count("\n") == 1
+    assert (
+        "many/shard_0_of_2.jsonl: was made of other inputs (a/x.jpg there, a/new.png here)" in said
+        and said.count("\n") == 1
+    )
     assert run(*inputs, "--output=many", "--shard=1/3") == 1
     said = capsys.readouterr().err
     assert "many/shard_0_of_2.jsonl: is of 2 shards, not of 3" in said and said.count("\n") == 1
@@ -291,13 +295,134 @@ def test_folders_that_cannot_be_merged(inputs, capsys):
     assert run_merge("many") == 0  # what counts is what the records say
     capsys.readouterr()
     assert "no/table.csv: cannot be written (No such file or directory)" in refused("many", "--output=no/table.csv")
-    pathlib.Path("many/shard_0_of_3.jsonl").write_text('{"shard": [0, 3], "inputs": [["v.mp4", "v"]]}\n')
+    lines = [json.loads(line) for line in pathlib.Path("many/shard_0_of_2.jsonl").read_text().splitlines()]
+    pathlib.Path("many/shard_0_of_3.jsonl").write_text(json.dumps(lines[0] | {"shard": [0, 3]}) + "\n")
     assert "many/shard_0_of_3.jsonl: is of 3 shards, not of 2" in refused("many")
-    for text in ("nonsense\n", "[1]\n", '{"shard": 3}\n', '{"shard": [0, 3], "inputs": 5}\n'):
-        pathlib.Path("many/shard_0_of_3.jsonl").write_text(text)
+    changes: list[dict] = [
+        {"shard": [3, 3]},
+        {"shard": [-1, 3]},
+        {"shard": [0, 10**9]},
+        {"shard": 3},
+        {"shard": [0, 1.0]},
+    ]
+    changes += [{"inputs": [["v.mp4"]]}, {"inputs": [[1, "v"]]}, {"inputs": 5}, {"arguments": [5]}, {"other": 1}]
+    firsts = [json.dumps(lines[0] | change) for change in changes]
+    later = ["5", '{"frames": 1}', '{"name": "v", "frames": "x"}', '{"name": "v", "shard": 1}', '{"name": []}']
+    for text in (
+        "nonsense",
+        "[1]",
+        '{"shard": 3}',
+        "[" * 10**5,
+        *firsts,
+        *(f"{json.dumps(lines[0])}\n{x}" for x in later),
+    ):
+        pathlib.Path("many/shard_0_of_3.jsonl").write_text(text + "\n")
         assert "many/shard_0_of_3.jsonl: is damaged, or not a shard's record" in refused("many")
     pathlib.Path("many/shard_0_of_3.jsonl").write_text("")  # one that is just beginning
     assert run_merge("many") == 0
+
+
+def test_shards_that_begin_together_with_other_inputs_see_each_other(inputs):
+    """Each has written its first line when it looks for others, and has taken that back after it refuses to work."""
+    ordered = [(pathlib.Path(name), name) for name in "abc"]
+    os.mkdir("many")
+    seen = []
+
+    def looks(folder, find=shards.find):
+        seen.append([path.name for path in find(folder) if shards.read(path)])
+        return find(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "find", looks)
+        with shards.Record(shards.Shard(0, 2), ordered, "many"):
+            with pytest.raises(ValueError, match="shard_0_of_2.jsonl: was made of other inputs"):
+                shards.Record(shards.Shard(1, 2), ordered[:2], "many")
+    assert seen == [["shard_0_of_2.jsonl"], ["shard_0_of_2.jsonl", "shard_1_of_2.jsonl"]]
+    assert os.listdir("many") == ["shard_0_of_2.jsonl"]
+
+
+def test_a_record_stays_until_the_results_are_looked_at(inputs):
+    run(*inputs, "--output=many", "--shard=0/1")
+    before = table_of("many")
+    ordered = shards.order((pathlib.Path(row["input"]), row["name"]) for row in before.values())
+    with shards.Record(shards.Shard(0, 1), ordered, "many"):
+        pass  # as if it was killed
+    assert table_of("many") == before
+    pathlib.Path("many/y.json").write_text(
+        pathlib.Path("many/y.json").read_text().replace('"people": [', '"people": [], "x": [')
+    )
+    done = [each for each in ordered if each[0].name != "bad.png"]
+    with shards.Record(shards.Shard(0, 1), ordered, "many") as mine:
+        for _ in range(2):  # the records that replace the old one are locked, too
+            with pytest.raises(ValueError, match="another process works on --shard=0/1"):
+                shards.Record(shards.Shard(0, 1), ordered, "many")
+            mine.begin(done)
+    after = table_of("many")
+    (changed,) = [path for path, row in before.items() if row["name"] == "y"]
+    assert after.pop("bad.png")["state"] == "missing" and before.pop("bad.png")["state"] == "failed"
+    assert after == before | {changed: before[changed] | {"people": "0"}}
+
+
+def test_failed_exports_are_in_the_table(inputs, monkeypatch):
+    """Of inputs that are done now, and of those that were done before."""
+
+    def full(*_):
+        raise OSError("No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "export", full)
+        assert run("v.mp4", "--output=many", "--shard=0/1", "--export=csv") == 1
+        first = table_of("many")["v.mp4"]
+        assert run("v.mp4", "--output=many", "--shard=0/1", "--export=csv", "--resume") == 1
+        assert table_of("many")["v.mp4"] == first
+    assert (first["state"], first["failure"], first["frames"]) == ("failed", "No space left", "2") and first["seconds"]
+    assert run("v.mp4", "--output=many", "--shard=0/1", "--export=csv", "--resume") == 0
+    assert table_of("many")["v.mp4"] == first | {"state": "done", "failure": ""}
+
+
+def test_arguments_without_inputs_have_failed(inputs, capsys):
+    os.mkdir("empty")
+    statuses = [run("v.mp4", "empty", "--output=many", f"--shard={shard}/2") for shard in range(2)]
+    (said,) = {line for line in capsys.readouterr().err.splitlines() if "empty" in line}
+    assert statuses == [1, 1] and run_merge("many") == 1
+    assert f"failed: {said.removeprefix('loco_jax: ')}\n" in capsys.readouterr().out
+
+
+def test_a_file_that_changes_the_names_of_results_is_named(inputs, capsys):
+    os.mkdir("many")
+    assert run("v.mp4", "b", "--output=many", "--shard=1/2") == 0
+    for path in [*pathlib.Path("many").glob("[xyv]*")]:
+        path.unlink()
+    for name in ("x", "x_2", "x_3", "y"):
+        pathlib.Path(f"many/{name}_3d.html").write_text("mine")
+    capsys.readouterr()
+    assert run("v.mp4", "b", "--output=many", "--shard=0/2") == 1
+    said = capsys.readouterr().err
+    assert "was made when results had other names (those of b/" in said and "because of many/" in said
+    assert said.count("\n") == 1
+
+
+def test_a_shard_that_is_refused_loads_no_weights(inputs, capsys, monkeypatch):
+    run("v.mp4", "--output=many", "--shard=0/2")
+    monkeypatch.setattr(people, "load_predictor", lambda *_: pytest.fail("weights are loaded"))
+    assert run("v.mp4", "--output=many", "--shard=0/3") == 1
+
+
+def test_the_table_replaces_no_other_file(inputs, capsys):
+    os.mkdir("many")
+    pathlib.Path("many/shards.csv").write_text("mine\n")
+    save(pathlib.Path("shards.png"))
+    assert run("shards.png", "--output=many", "--shard=0/1", "--export=csv") == 0
+    exported = pathlib.Path("many/shards_2.csv").read_bytes()
+    capsys.readouterr()
+    for arguments in (["many"], ["many", "--output=many/shards_2.csv"]):
+        assert run_merge(*arguments) == 1
+        said = capsys.readouterr().err
+        assert "is not a table of this command; move it, or name another --output" in said and said.count("\n") == 1
+    assert pathlib.Path("many/shards.csv").read_text() == "mine\n"
+    assert pathlib.Path("many/shards_2.csv").read_bytes() == exported
+    os.unlink("many/shards.csv")
+    assert run_merge("many") == 0 == run_merge("many")
 
 
 def test_merging_wants_one_folder(capsys):

@@ -8,9 +8,13 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import pathlib
 import pickle
+import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +24,7 @@ from apache_beam import runners
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
-from loco_jax.data.jta import builder, sequences
+from loco_jax.data.jta import builder, prepared, sequences
 from loco_jax.data.jta.annotations import SPLITS, AnnotationError
 from loco_jax.data.jta.sequences import Read, Source
 from loco_jax.geometry.camera import Camera
@@ -39,21 +43,19 @@ def parse(text: str) -> PipelineOptions:
         if not part.partition("=")[0].isidentifier():
             raise ValueError(f"{_FLAG}={text}: {part!r} is not NAME=VALUE, such as runner=DirectRunner,job_name=jta")
     said = io.StringIO()
-    logging.disable(logging.WARNING)  # what is wrong is told below
     try:
-        with contextlib.redirect_stderr(said):
-            options = PipelineOptions([f"--{part}" for part in parts])
-            known = options.get_all_options()
-            unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
-        name = options.view_as(StandardOptions).runner or "DirectRunner"
-        problems = PipelineOptionsValidator(options, runners.create_runner(name)).validate()
+        with prepared.without_warnings():  # what is wrong is told below
+            with contextlib.redirect_stderr(said):
+                options = PipelineOptions([f"--{part}" for part in parts])
+                known = options.get_all_options()
+                unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+            name = options.view_as(StandardOptions).runner or "DirectRunner"
+            problems = PipelineOptionsValidator(options, runners.create_runner(name)).validate()
     except SystemExit as error:  # argparse's way
         problem = said.getvalue().strip().rpartition("error: ")[2]
         raise ValueError(f"{_FLAG}={text}: {problem}") from error
     except (ValueError, ImportError, AttributeError) as error:
         raise ValueError(f"{_FLAG}={text}: {_line(error)}") from error
-    finally:
-        logging.disable(logging.NOTSET)
     if unknown and "." not in name and not name.lower().startswith(_ASKING):
         problems.append(f"Beam has no option {', '.join(sorted(unknown))}")
     if problems:
@@ -70,8 +72,61 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def _line(error: BaseException | str) -> str:
     """What a message says, in one line. Of a worker's traceback that is the error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = re.sub(r" \[while running .*?\]", "", str(error))  # names of Beam's steps
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if "Error: " in line), " ".join(lines))
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """While entered, Beam logs nothing: it logs tracebacks of errors that it raises too."""
+    log = logging.getLogger("apache_beam")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _ending_workers() -> Iterator[None]:
+    """While entered, signals end the processes that were started meanwhile, because Beam waits for them for ever.
+
+    Processes are found on Linux. What signals do otherwise, they do afterwards.
+    """
+    old: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if threading.current_thread() is not threading.main_thread():
+        old = {}
+    others = _descendants()
+
+    def end(number: int, frame: Any) -> None:
+        for process in _descendants() - others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        old[number](number, frame)
+
+    old = {number: handler for number, handler in old.items() if callable(handler)}
+    for number in old:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _descendants() -> set[int]:
+    """The processes that this one started, and those that they started."""
+    parents = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended
+            parents[int(path.parent.name)] = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+    found, new = set(), {os.getpid()}
+    while new:
+        new = {process for process, parent in parents.items() if parent in new}
+        found |= new
+    return found
 
 
 class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -90,9 +145,12 @@ class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registr
         Raises AnnotationError as `sequences.gather`, and OSError, in one line, if an engine gives up.
         """
         try:
-            self.download_and_prepare(download_config=tfds.download.DownloadConfig(beam_options=self._options))
-        except (AnnotationError, OSError):
+            with _in_silence(), _ending_workers():
+                self.download_and_prepare(download_config=tfds.download.DownloadConfig(beam_options=self._options))
+        except AnnotationError:
             raise
+        except OSError as error:
+            raise OSError(_line(error)) from error
         except Exception as error:  # engines raise anything, with the worker's traceback as text
             if _is_interrupt(error):
                 raise KeyboardInterrupt from error

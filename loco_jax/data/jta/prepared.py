@@ -104,14 +104,23 @@ def prepare(
 
 def _beam() -> types.ModuleType:
     """The builder for Beam, which most users do not have. Raises ModuleNotFoundError with the remedy."""
-    standard_logging.disable(standard_logging.WARNING)  # Beam tells which of its parts are not installed
     try:
-        from loco_jax.data.jta import beam
+        with without_warnings():  # Beam tells which of its parts are not installed
+            from loco_jax.data.jta import beam
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"--beam_options needs Beam: pip install 'apache-beam>=2.72,<3' ({error})") from error
-    finally:
-        standard_logging.disable(standard_logging.NOTSET)
     return beam
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """While entered, nothing logs warnings."""
+    before = standard_logging.root.manager.disable
+    standard_logging.disable(max(before, standard_logging.WARNING))
+    try:
+        yield
+    finally:
+        standard_logging.disable(before)
 
 
 def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence:
