@@ -567,11 +567,11 @@ def test_a_trained_trunk_goes_into_the_published_predictor(tmp_path):
             1,
             "no.safetensors",
         ),
-        (["--output=x.safetensors"], 1, "want either --workdir, or --config and --code_predictor"),
+        (["--output=x.safetensors"], 1, "want either --weights or --workdir, or --config and --code_predictor"),
         (
             ["--workdir=run", "--config=configs/loco2.py", "--config.refiner=x", "--output=x.safetensors"],
             1,
-            "want either --workdir, or --config and --code_predictor",
+            "want either --weights or --workdir, or --config and --code_predictor",
         ),
     ],
 )
