@@ -15,8 +15,8 @@
 #
 # The tasks need the same inputs, and the same --output on a disk that they share. Two minutes before the time limit a
 # task stops and goes back into the queue, to go on with the inputs that are not done. What a video has so far is
-# written if that takes less than a minute. The task goes back ten times at most,
-# because a video that takes longer than the limit is never done. SLURM requeues preempted tasks itself. This repeats
+# written if that takes less than a minute. The task goes back ten times at most, because a video that takes longer than
+# the limit is never done. SLURM requeues preempted tasks itself. This repeats
 # two of eight tasks, after which the results are the same:
 #   SHARDS=8 sbatch --array=3,5 launch/predict_slurm.sh ...
 # This makes one table of what is done so far:
