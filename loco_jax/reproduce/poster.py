@@ -26,7 +26,7 @@ _MIDDLE = "0.8 m"
 _GT = ("GT Location Maps", "GT volumetric heatmaps", "GT volumetric heatmaps, sub-voxel")
 _POSTER = {name.lower().replace(" + refine", "+"): scores for name, scores in tables.POSTER_LOCO.items()}
 _CODES, _OTHERS = "loco2", ("volumetric", "volumetric_squared", "location_maps", "top_down")  # compared in words
-_CURVES = ("loco1", "loco2", "loco3", "volumetric")
+_CURVES = ("loco1", "loco2", "loco3", "volumetric", "location_maps")
 
 
 @dataclasses.dataclass(frozen=True)
