@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
 from loco_jax import step as training
-from loco_jax.data import sequences, streams
+from loco_jax.data import sources, streams
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, lock
 from loco_jax.runs.ending import Stopped
@@ -138,7 +138,7 @@ def score_tracks() -> dict:
     config = config_of().unlock()
     config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0, "smooth": True}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "sequences", lambda *_: iter(films))
+        patch.setattr(sources.CrowdData, "sequences", lambda *_: iter(films))
         params = test_tracks.found(true[:, :2])
         return evaluate._score_tracks(test_tracks.Told(), params, config, "test")
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import weights
 from loco_jax.cli import progress
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.experiment import checks
 from loco_jax.experiment.checks import check as check
 from loco_jax.geometry.camera import Camera
@@ -165,14 +165,14 @@ def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
         config = weights.run_config(path)
         task = people_task_of(path, config)
         params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
-        return task, task.for_evaluation(params), config, streams.camera_of(config)
+        return task, task.for_evaluation(params), config, datasets.of(config).camera
     params, about = weights.load(path)
     if about.get("kind") not in checks.FINDERS:
         kind = weights.brief(repr(about.get("kind")))
         raise WeightsError(f"{path}: holds weights of kind {kind}, not a whole loco")
     config = weights.as_config(path, about.get("config", {}))
     task = people_task_of(path, config)
-    camera = _camera_of(path, about["camera"], config) if "camera" in about else streams.camera_of(config)
+    camera = _camera_of(path, about["camera"], config) if "camera" in about else datasets.of(config).camera
     like = jax.eval_shape(task.init, jax.random.key(0))
     if "refiner" in params:
         like["refiner"] = jax.eval_shape(pretrained.init_refiner, jax.random.key(0))
@@ -187,7 +187,7 @@ def trained_camera(source: str) -> Camera | None:
     """
     path = weights.path_of(source)
     if path.is_dir():
-        return streams.camera_of(weights.run_config(path))
+        return datasets.of(weights.run_config(path)).camera
     _, about = weights.load(path)
     if "camera" not in about:
         return None
@@ -320,7 +320,7 @@ def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
             )
     sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
     params = jax.device_put(params, sharding.mesh.devices.item())
-    batches = itertools.islice(streams.training_stream(theirs, sharding), -(-number // _SCENES_AT_ONCE))
+    batches = itertools.islice(datasets.of(theirs).training_stream(sharding), -(-number // _SCENES_AT_ONCE))
     with progress.bar(number, " people", config.quiet, desc="finding", leave=False) as bar:
         found = find(task, params, batches, number, bar.update)
     if found is None:

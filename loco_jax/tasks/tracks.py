@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from loco_jax.data.frames import Frames
-from loco_jax.data.sequences import Instant
+from loco_jax.data.frames import Frames, Instant
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import smoothing, track_metrics, tracking

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from loco_jax import experiment
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.geometry.volume import Volume
 from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, people
@@ -67,7 +67,7 @@ def networks(config):
 def frames(config):
     """The frames that are measured, as one batch."""
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
-    ((batch, _),) = streams.evaluation_batches(config, "test", FRAMES, FRAMES, sharding)
+    ((batch, _),) = datasets.of(config).evaluation_batches("test", FRAMES, FRAMES, sharding)
     return jax.device_get(batch)
 
 

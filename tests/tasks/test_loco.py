@@ -15,7 +15,7 @@ from loco_jax import experiment, export, report, train, weights
 from loco_jax import step as training
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import JTA, project
 from loco_jax.models import patch_vha
@@ -295,7 +295,7 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     config.predictor.update({"width": 8, "blocks": 1})
     task, optimizer = experiment.create_task(config), training.make_optimizer(config)
     mesh = distributed.make_mesh(1)
-    batch = next(streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch"))))
+    batch = next(datasets.of(config).training_stream(NamedSharding(mesh, PartitionSpec("batch"))))
     assert batch.present.any()
     # Placed as a step leaves it, so that the second step is not compiled anew.
     state = jax.device_put(training.init_state(task, optimizer, config), NamedSharding(mesh, PartitionSpec()))
@@ -326,7 +326,7 @@ def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
     config.volume.image_size = (240, 480)
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     with pytest.raises(ValueError, match="270 x 480 .* config.volume.image_size"):
-        streams.training_stream(config, sharding)
+        datasets.of(config).training_stream(sharding)
 
 
 @pytest.mark.parametrize(

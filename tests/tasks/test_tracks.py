@@ -10,8 +10,7 @@ import pytest
 from loco_jax import experiment
 from loco_jax.configs import loco, trunk
 from loco_jax.data import crowd as crowds
-from loco_jax.data.frames import Frames, Origin
-from loco_jax.data.sequences import Instant
+from loco_jax.data.frames import Frames, Instant, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose.association import People
 from loco_jax.report import tables
