@@ -172,7 +172,7 @@ def evaluate(
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
-        params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        params = like = task.shapes()
         step = 0
         if source:
             experiment.check_weights(task, source, "--weights")

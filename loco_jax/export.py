@@ -62,15 +62,13 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
     `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
     `export` for the others. Raises WeightsError if a part is missing or of another network.
     """
-    import jax
 
     from loco_jax import experiment, weights
     from loco_jax.tasks import pretrained
 
     task = experiment.create_task(config)
     experiment.check_sources(config, task)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    predictor = weights.read("code_predictor", code_predictor, pretrained.join_variables(shapes))
+    predictor = weights.read("code_predictor", code_predictor, pretrained.join_variables(task.shapes()))
     params = task.pretrained(pretrained.split_variables(predictor))
     _save_loco(path, task.for_evaluation(params), config, dtype, tune)
 

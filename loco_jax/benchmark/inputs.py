@@ -109,7 +109,7 @@ def system(setting: Setting, kind: str) -> tuple[Any, Any]:
     """
     options = {"variant": "patch", "trunk": "compact"} if kind == "compact" else {"variant": "published"}
     task: Any = experiment.create_task(config_of(setting, "loco", **options))
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = task.shapes()
     source = "released" if kind == "compact" else setting.weights
     autoencoder = weights.read("vha", source, shapes["vha"]) if source else passing_on(setting.volume.depth_bins)
     return task, {**_random(shapes), "vha": autoencoder}

@@ -174,8 +174,8 @@ class _Frames(Sequence[Example]):
 def map_joints(
     joints: Float[np.ndarray, "N M 3"],
     present: Bool[np.ndarray, "N M"],
-    names: Sequence[str] = JOINTS,
-    guess_head: bool = False,
+    names: Sequence[str],
+    guess_head: bool,
 ) -> tuple[Float[np.ndarray, "N 14 3"], np.ndarray]:
     """LoCO's joints, by the `names` of the given ones, and which of them are there.
 

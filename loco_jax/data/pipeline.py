@@ -172,7 +172,7 @@ class _Padded:
         return frames._replace(joints=joints, present=present, camera=camera)
 
 
-def to_frames(example: Example, max_people: int, pictures: bool = False) -> Frames:
+def to_frames(example: Example, max_people: int, pictures: bool) -> Frames:
     """An example padded to `max_people`, without batch axis.
 
     Raises ValueError with the frame's name for more people, and for a picture that is not there.

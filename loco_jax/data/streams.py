@@ -26,7 +26,7 @@ from loco_jax.ops import distributed
 _PICTURES_AT_ONCE = 4  # for each batch of the crowd, except on a CPU
 
 
-def crowd_frame(key: PRNGKeyArray, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
+def crowd_frame(key: PRNGKeyArray, crowd: crowds.Crowd, pictures: bool) -> Frames:
     """One frame of the crowd, without batch axis: LoCO's 14 joints, and on request the picture."""
     scene = crowds.sample_scene(key, crowd)
     joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]

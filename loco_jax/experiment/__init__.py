@@ -164,7 +164,7 @@ def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
     if path.is_dir():
         config = weights.run_config(path)
         task = people_task_of(path, config)
-        params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
+        params = weights.read_run(path, config, task.shapes())
         return task, task.for_evaluation(params), config, datasets.of(config).camera
     params, about = weights.load(path)
     if about.get("kind") not in checks.FINDERS:
@@ -173,7 +173,7 @@ def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
     config = weights.as_config(path, about.get("config", {}))
     task = people_task_of(path, config)
     camera = _camera_of(path, about["camera"], config) if "camera" in about else datasets.of(config).camera
-    like = jax.eval_shape(task.init, jax.random.key(0))
+    like = task.shapes()
     if "refiner" in params:
         like["refiner"] = jax.eval_shape(pretrained.init_refiner, jax.random.key(0))
     weights.check_fit(params, like, str(path))
@@ -234,7 +234,7 @@ def check_sources(config: ConfigDict, task: Task) -> None:
                 raise WeightsError("no weights given")
             check_weights(task, task.vha_weights, "config.vha")
         if task.trunk_weights:
-            pretrained.with_trunk(jax.eval_shape(task.init, jax.random.key(0)), task.trunk_weights)
+            pretrained.with_trunk(task.shapes(), task.trunk_weights)
     if task.needs_refiner:
         with pretrained.naming("refiner", task.refiner_weights):
             weights.config_of(task.refiner_weights)

@@ -68,9 +68,9 @@ def render_cells(
     present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     cell: int,
-    sigma: float = 2.0,
-    subvoxel: bool = False,
-    dtype: DTypeLike = jnp.float32,
+    sigma: float,
+    subvoxel: bool,
+    dtype: DTypeLike,
 ) -> Float[jax.Array, "d h w V"]:
     """The heatmaps of `render` in cells of `cell` voxels a side, V = J * cell^3.
 
@@ -136,8 +136,8 @@ def find_cubes(
     voxels: Float[Array, "P J 3"],
     present: Bool[Array, "P J"],
     shape: tuple[int, int, int],
-    sigma: float = 2.0,
-    subvoxel: bool = False,
+    sigma: float,
+    subvoxel: bool,
 ) -> Cubes:
     """The cubes of `render` with these arguments, with a leading axis J."""
     _check(voxels, present, sigma)

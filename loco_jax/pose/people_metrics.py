@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.pose import metrics, postures
 
 FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints have at most this error
@@ -84,7 +84,7 @@ def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
     joints, known = np.asarray(joints, np.float64), np.asarray(known, bool)
     there = known.any(axis=-1)
     joints, known = joints[there], known[there]
-    uv = project(camera, joints)
+    uv = project_on_host(camera, joints)
     middle = joints.sum(axis=1, where=known[..., None]) / known.sum(axis=1)[:, None]
     return Seen(
         joints=joints,
@@ -115,7 +115,7 @@ def measure(
     exist = known.any(axis=-1)
     predicted, known = predicted[exist], known[exist]
     p, t = metrics.people_pairs(predicted, known, seen.joints, seen.known, FOUND_WITHIN).T
-    away = picture_distances(project(camera, predicted), known, seen.uv, seen.known)
+    away = picture_distances(project_on_host(camera, predicted), known, seen.uv, seen.known)
     whose = np.where(np.isfinite(away).any(axis=1), away.argmin(axis=1), -1) if away.size else np.full(len(away), -1)
     twice = named_twice(away, seen.height)
     whose[p] = t
@@ -205,14 +205,6 @@ def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:
         "widths": {name: _of_known(np.median, w) for name, w in zip(WIDTHS, of.widths[some].T)},
         **{name: {"median": _of_known(np.median, e), "mean": _of_known(np.mean, e)} for name, e in errors.items()},
     }
-
-
-def project(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
-    """`camera.project` in NumPy, because scoring must not use a device."""
-    in_front = xyz[..., 2:] > 0
-    uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
-    uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
-    return np.where(in_front, uv, np.nan)
 
 
 def boxes(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Float[np.ndarray, "M 2 2"]:

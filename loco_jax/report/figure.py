@@ -69,9 +69,9 @@ def _colour(index: int) -> str:
     return CYCLE[index % len(CYCLE)]
 
 
-def _short(text: str, most: int = 40) -> str:
-    """A shortened name of a run. Matplotlib does not read it as a formula."""
-    text = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+def _short(text: str) -> str:
+    """The name of a run in at most 40 letters. Matplotlib does not read it as a formula."""
+    text = text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"
     return text.replace("$", r"\$")
 
 

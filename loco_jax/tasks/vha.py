@@ -18,7 +18,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import metrics, peaks
-from loco_jax.tasks import Task, count, finite
+from loco_jax.tasks import Task, count, each_joint, finite
 from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets, timed
 
 THRESHOLDS = (0, 1, 2)  # voxels
@@ -98,11 +98,10 @@ class VhaTask(Task):
         return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
         code = vha.code_shape(self.volume.shape, self.network.level)
         ratio = skeleton.NUM_JOINTS * np.prod(self.volume.shape) / np.prod(code)
         return (
-            f"{self.name}: {count(shapes):,} parameters; heatmaps "
+            f"{self.name}: {count(self.shapes()):,} parameters; heatmaps "
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
@@ -158,9 +157,7 @@ class VhaTask(Task):
         """
         options = {**self._options(stage), "positive_weight": self.positive_weight, "annotated": annotated}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
-        # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
-        number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
-        return entropy / jnp.maximum(number, skeleton.NUM_JOINTS)
+        return each_joint(entropy, present_BxPxJ)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:

@@ -202,11 +202,11 @@ def test_predict_names_whom_the_scores_are_of(scored):
     _, _, frames, predicted = scored
     joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
     camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
-    named, scores = load_predictor()(frames.image[0], camera)
+    ((named, scores),) = load_predictor().find(frames.image[:1], [camera])
     np.testing.assert_allclose(named, joints[known[:, 0]], atol=1e-3)
     means = scores.mean(axis=1)
     assert len(named) > 1 and means.min() >= _config().people.min_score
-    surer, _ = load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
+    ((surer, _),) = load_predictor(min_score=float(means.min()) + 1e-4).find(frames.image[:1], [camera])
     np.testing.assert_allclose(surer, named[means > means.min()], atol=1e-3)
     with pytest.raises(ValueError, match="min_score"):
         load_predictor(min_score=1.5)
