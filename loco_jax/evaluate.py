@@ -228,7 +228,7 @@ def _score_tracks(task: PeopleTask, params: Any, config: ConfigDict, split: str)
         distributed.together(),
         progress.bar(total, "frame", quiet, desc=f"{split}, tracks", leave=False) as bar,
     ):
-        found = tracks.measure(task, params, streams.volume_of(config), mine, c.smooth, bar.update)
+        found = tracks.measure(task, params, streams.volume_of(config), mine, bar.update)
     # In the order of the sequences, so that sums are the same with any number of processes.
     numbered = distributed.gather([(part + i * parts, record) for i, record in enumerate(found)])
     return tracks.summarise([record for _, record in sorted(numbered, key=lambda pair: pair[0])])

@@ -136,7 +136,7 @@ def score_tracks() -> dict:
     shifts = np.float32([0.1, 0.3, 0.7])[:, None, None, None, None] * np.float32([1, 0, 0])
     films = [test_tracks.film(true + shift) for shift in shifts]
     config = config_of().unlock()
-    config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0, "smooth": True}
+    config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources.CrowdData, "sequences", lambda *_: iter(films))
         params = test_tracks.found(true[:, :2])

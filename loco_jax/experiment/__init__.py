@@ -89,22 +89,14 @@ def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
         published if m.variant == "published" else patch,
         tuple(config.sigmas),
         config.subvoxel,
-        m.positive_weight,
         m.code_noise,
         config.max_peaks,
     )
 
 
 def _create_cells(config: ConfigDict, volume: Volume) -> LocationMapsTask | VolumetricTask:
-    c = config.predictor
+    c, options = config.predictor, _finder_options(config, volume)
     network = {"width": c.width, "blocks": c.blocks, "coarsest": c.coarsest, "dtype": jnp.dtype(config.model.dtype)}
-    options = {
-        "volume": volume,
-        "sigma": config.sigmas[-1],
-        "max_peaks": config.max_peaks,
-        "refiner_weights": config.refiner,
-        **_rules(config),
-    }
     if config.task == "location_maps":
         maps = location_maps.LocationMapsPredictor(**network)
         return LocationMapsTask(network=maps, location_weight=c.location_weight, **options)
@@ -114,20 +106,20 @@ def _create_cells(config: ConfigDict, volume: Volume) -> LocationMapsTask | Volu
 
 def _create_top_down(config: ConfigDict, volume: Volume) -> TopDownTask:
     c = config.predictor
-    return TopDownTask(
-        network=top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype)),
-        volume=volume,
-        sigma=config.sigmas[-1],
-        max_peaks=config.max_peaks,
-        refiner_weights=config.refiner,
-        **_rules(config),
-    )
+    network = top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype))
+    return TopDownTask(network=network, **_finder_options(config, volume))
+
+
+def _finder_options(config: ConfigDict, volume: Volume) -> dict[str, Any]:
+    """The attributes that the baselines of LoCO have in common."""
+    heatmaps = {"volume": volume, "sigma": config.sigmas[-1], "max_peaks": config.max_peaks}
+    return {**heatmaps, "refiner_weights": config.refiner, **_rules(config)}
 
 
 def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
     c, m = config.predictor, config.model
     dtype = jnp.dtype(m.dtype)
-    return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
+    return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, c.coarsest, dtype)
 
 
 def _rules(config: ConfigDict) -> dict[str, Any]:

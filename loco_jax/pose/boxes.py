@@ -13,11 +13,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
-from loco_jax.pose import peaks
+from loco_jax.pose import heatmaps, peaks
 
 MARGIN = 0.06  # of a box's longer side: bodies are thicker than their joints
 LEAST_SIDE = 4.0  # pixels; a single joint has a box too
-SIGMA = 1.0  # cells, of the Gaussians at the boxes' middles
 WIDER = 1.25  # than its longer side is the square about a box
 JITTER = 0.1  # of a box's sides, the deviation in training
 LEAST_OVERLAP = 0.5  # intersection over union with a true box that is found
@@ -76,13 +75,8 @@ def jittered(boxes: Float[Array, "*N 4"], noise: Float[Array, "*N 4"]) -> Float[
 def targets(boxes: Float[Array, "P 4"], there: Bool[Array, "P"], shape: tuple[int, int], stride: int) -> Targets:
     """The targets of a detector with `shape` cells of `stride` pixels, for the boxes that are `there`."""
     middle, _ = middle_and_sides(boxes)
-
-    def gaussian(coordinate_P, count):
-        middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * stride
-        away = jnp.where(there, coordinate_P, -1e4)[:, None] - middles
-        return jnp.exp(-jnp.square(away / stride / SIGMA))
-
-    heat_PxHxW = gaussian(middle[:, 1], shape[0])[:, :, None] * gaussian(middle[:, 0], shape[1])[:, None]
+    down, across = (heatmaps.along(middle[:, 1 - axis], there, n, stride) for axis, n in enumerate(shape))
+    heat_PxHxW = down[:, :, None] * across[:, None]
     return Targets(heat_PxHxW.max(axis=0), heat_PxHxW.argmax(axis=0).astype(jnp.int32))
 
 

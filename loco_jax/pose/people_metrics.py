@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.pose import metrics, postures
+from loco_jax.pose.boxes import overlap
 
 FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints have at most this error
 TWICE_WITHIN = 0.25  # of a person's height in the picture
@@ -223,12 +224,8 @@ def heights(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> F
 
 def overlaps(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Int[np.ndarray, "M"]:
     """The number of other boxes that each person's box overlaps by more than `OVERLAP`."""
-    low, high = np.moveaxis(boxes(uv, known), 1, 0)
-    sides = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
-    shared = np.maximum(sides, 0).prod(axis=-1)
-    area = (high - low).prod(axis=-1)
-    others = ~np.eye(len(uv), dtype=bool)
-    return ((shared > OVERLAP * (area[:, None] + area[None] - shared)) & others).sum(axis=1)
+    around = boxes(uv, known).reshape(-1, 4)
+    return ((overlap(around, around) > OVERLAP) & ~np.eye(len(uv), dtype=bool)).sum(axis=1)
 
 
 def picture_distances(

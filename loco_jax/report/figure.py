@@ -27,7 +27,6 @@ _GREY = "0.35"
 _ROW = 4.6  # inches
 _WIDE = 30.0  # ratio of values from which the axis is logarithmic
 _LONGER = 8.0  # ratio of two runs' steps from which the axis is logarithmic
-_UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
@@ -57,12 +56,6 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     columns = max(1, min(len(runs), int(drawings.WIDTH / (0.105 * max(map(len, labels)) + 0.6))))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=12, frameon=False)
     return figure
-
-
-def duration(seconds: float) -> str:
-    """A time as text, with three digits, in h, min, s or ms."""
-    size, unit = next((u for u in _UNIT_STEPS if seconds >= u[0]), _UNIT_STEPS[-1])
-    return f"{seconds / size:.3g} {unit}"
 
 
 def _colour(index: int) -> str:

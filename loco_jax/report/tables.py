@@ -60,6 +60,7 @@ PROTOCOL_NOTE = (
     "Bones: that, with the true lengths of bones. Abs.: in camera coordinates, without and with those lengths. The "
     "mean is over the groups."
 )
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))  # of time
 REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
 
@@ -77,6 +78,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def number(value: float | None, digits: int = 1, times: float = 1.0) -> str:
     """The text of `times * value` in a cell; "" for None."""
     return "" if value is None else f"{times * value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as text, with three digits, in h, min, s, ms or us."""
+    size, unit = next((unit for unit in _UNITS if seconds >= unit[0]), _UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:

@@ -26,7 +26,7 @@ OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "budget_clock", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init",
-    "init_missing", "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights",
+    "init_missing", "spoil", "model.code_noise", "predictor.trunk_weights",
     "predictor.code_weight", "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight",
     "predictor.location_weight", "model.loss", "data.train_split", "data.validation_split", "data.augment",
     "data.render_batch", "data.crowd", "data.head_of_ears",
@@ -43,6 +43,7 @@ LATEST_FIELDS: dict[str, Any] = {"data.camera": [], "data.head_of_ears": False}
 # Fields that older runs have beside today's, with the values that mean what the code does now.
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
+    "model.positive_weight": 0.0,
 }  # fmt: skip
 OLD_TASKS = ("loco", "vha", "refiner", "trunk")
 
@@ -111,12 +112,11 @@ def claim(workdir: str, config: ConfigDict) -> None:
 def completed(content: dict[str, Any]) -> dict[str, Any]:
     """A config as JSON, with the LATEST_FIELDS and LATER_FIELDS that its sections lack, without the EARLIER_FIELDS.
 
-    Other tasks than OLD_TASKS lack none but the LATEST_FIELDS.
+    Other tasks than OLD_TASKS do not get the LATER_FIELDS.
     """
     _add(content, LATEST_FIELDS)
-    if content.get("task", OLD_TASKS[0]) not in OLD_TASKS:
-        return content
-    _add(content, LATER_FIELDS)
+    if content.get("task", OLD_TASKS[0]) in OLD_TASKS:
+        _add(content, LATER_FIELDS)
     for field, value in EARLIER_FIELDS.items():
         section, name = section_of(content, field)
         if section.get(name) == value:

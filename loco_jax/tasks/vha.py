@@ -69,7 +69,6 @@ class VhaTask(Task):
       network: `VHA` or `PatchVHA`.
       sigmas: of the target's Gaussians in voxels, one for each stage of training.
       subvoxel: whether Gaussians are centred on the joints, or on the nearest voxels as published.
-      positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
       code_noise: in training, each frame's code gets Gaussian noise. Its deviation is a random share of the code's, up
         to this one.
       max_peaks: K.
@@ -79,7 +78,6 @@ class VhaTask(Task):
     network: Any
     sigmas: tuple[float, ...]
     subvoxel: bool
-    positive_weight: float
     code_noise: float
     max_peaks: int
 
@@ -125,8 +123,6 @@ class VhaTask(Task):
         target = ops.render(self.network, voxels_BxPxJx3, present_BxPxJ, **self._options(stage)).astype(jnp.float32)
         found = ops.apply(self.network, params, noisy, target.shape[2:4], method="decode")
         error = only_annotated(jnp.square(found.astype(jnp.float32) - target), frames)
-        if self.positive_weight:
-            error = error * (1 + self.positive_weight * target)
         return jnp.mean(error), _code_statistics(code)
 
     def encode_targets(
@@ -155,7 +151,7 @@ class VhaTask(Task):
 
         Heatmaps of joint types that are not `annotated` do not count.
         """
-        options = {**self._options(stage), "positive_weight": self.positive_weight, "annotated": annotated}
+        options = {**self._options(stage), "annotated": annotated}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
         return each_joint(entropy, present_BxPxJ)
 

@@ -72,7 +72,7 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
         that is too large for it keeps its type.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
-    tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
+    tensors = {name: np.ascontiguousarray(cast(value, dtype)) for name, value in flat.items()}
     content = safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))})
     files.write_bytes(epath.Path(path).expanduser(), content)
 
@@ -111,7 +111,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with _on_disk(where) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
-            tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
+            tensors = {name: cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
         raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
@@ -301,7 +301,8 @@ def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
-def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+def cast(value: Any, dtype: Any) -> np.ndarray:
+    """An array of floats in another type, or as it is if a finite number is too large for that. None keeps the type."""
     value = np.asarray(value)
     if dtype is None or not _is_float(value):
         return value

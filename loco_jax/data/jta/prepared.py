@@ -1,18 +1,16 @@
 """Prepares JTA with the builder, and loads prepared data."""
 
 import contextlib
-import io
-import logging as standard_logging
+import logging
 import os
 import pathlib
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from absl import logging
 from etils import epath
 
-from loco_jax.cli import accounts, disk
+from loco_jax.cli import accounts, disk, silence
 from loco_jax.data import scratch
 from loco_jax.data.jta import annotations
 from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS
@@ -105,22 +103,11 @@ def prepare(
 def _beam() -> types.ModuleType:
     """The builder for Beam, which most users do not have. Raises ModuleNotFoundError with the remedy."""
     try:
-        with without_warnings():  # Beam tells which of its parts are not installed
+        with silence.quiet(logging.WARNING):  # Beam tells which of its parts are not installed
             from loco_jax.data.jta import beam
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"--beam_options needs Beam: pip install 'apache-beam>=2.72,<3' ({error})") from error
     return beam
-
-
-@contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """While entered, nothing logs warnings."""
-    before = standard_logging.root.manager.disable
-    standard_logging.disable(max(before, standard_logging.WARNING))
-    try:
-        yield
-    finally:
-        standard_logging.disable(before)
 
 
 def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence:
@@ -223,11 +210,6 @@ def _quiet_tfds() -> Iterator[None]:
     """While entered, TFDS prints and logs nothing, draws no bars, and accepts users without a name."""
     import tensorflow_datasets as tfds
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
     tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with silence.quiet(logging.INFO), accounts.stand_ins():
+        yield
