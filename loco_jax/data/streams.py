@@ -148,9 +148,8 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 
     Raises ValueError for numbers that contradict each other.
     """
-    crowd, c = crowd_of(config), config.data.get("crowd")
-    people = {f"{name}_people": c[f"{name}_people"] for name in ("min", "mean", "most")} if c else {}
-    people = {name: value for name, value in people.items() if value}
+    crowd, c = crowd_of(config), config.data.crowd
+    people = {name: c[name] for name in ("min_people", "mean_people", "most_people") if c[name]}
     if "most_people" in people:
         people["max_people"] = people["most_people"]
     try:

@@ -25,7 +25,8 @@ from ml_collections import ConfigDict
 
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints, files
-from loco_jax.runs.config import CONFIG_FILE, completed, section_of
+from loco_jax.runs import config as configs
+from loco_jax.runs.config import completed, section_of
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
 _FOLDER = epath.Path(__file__).parent / "pretrained"
@@ -246,11 +247,10 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
 
 def run_config(folder: os.PathLike | str) -> ConfigDict:
     """The config of a run's folder. Raises WeightsError as `as_config` does, or if there is none."""
-    path = epath.Path(folder) / CONFIG_FILE
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{folder}: not the folder of a run ({CONFIG_FILE}: {error})") from error
+        content = configs.read(folder)
+    except (OSError, checkpoints.CheckpointError) as error:
+        raise WeightsError(f"{folder}: not the folder of a run ({error})") from error
     return as_config(folder, content)
 
 

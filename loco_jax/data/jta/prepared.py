@@ -1,6 +1,7 @@
 """Prepares JTA with the builder, and loads prepared data."""
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -15,6 +16,7 @@ from loco_jax.data import scratch
 from loco_jax.data.jta import annotations
 from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS
 from loco_jax.data.jta.sequences import Source
+from loco_jax.data.lazy import Lazy
 from loco_jax.geometry.camera import Camera
 
 
@@ -132,7 +134,8 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
         if not builder.info.splits[split].num_examples:
             raise ValueError(f"split {split!r} of {target} has no frame; name a larger part of it")
         decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
-        return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
+        source = builder.as_data_source(split, decoders=decoders)
+        return Lazy(len(source), functools.partial(_read, source, f"{target}, split {split!r}"))
 
 
 def frames_a_sequence(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> int:
@@ -149,29 +152,18 @@ def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
     return _metadata(_find(data_dir, pictures)).get("name", "JTA")
 
 
-class _Examples(Sequence):
-    """A data source whose errors name the data and the remedy."""
-
-    def __init__(self, source: Any, where: str):
-        self._source, self._where = source, where
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index):
-        try:
-            example = self._source[index]
-            if example["frame"] is None:  # ArrayRecord gives this for a file that was cut off after it was opened
-                raise OSError("it is empty")
-            return example
-        except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
-            raise ValueError(
-                f"{self._where}: example {index} cannot be read ({error}), because a file is damaged or missing; put "
-                "it back, or prepare the data again with --overwrite"
-            ) from error
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
+def _read(source: Any, where: str, index: int) -> dict[str, Any]:
+    """An example of a data source. Errors name the data and the remedy."""
+    try:
+        example = source[index]
+        if example["frame"] is None:  # ArrayRecord gives this for a file that was cut off after it was opened
+            raise OSError("it is empty")
+        return example
+    except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
+        raise ValueError(
+            f"{where}: example {index} cannot be read ({error}), because a file is damaged or missing; put it back, or "
+            "prepare the data again with --overwrite"
+        ) from error
 
 
 def _folder(data_dir: Any, config: str) -> Any:
