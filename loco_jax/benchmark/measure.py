@@ -183,13 +183,8 @@ def machine() -> dict[str, Any]:
         found = re.search(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else None
         name = found[1] if found else platform.processor() or platform.machine()
     torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
-    return {
-        "device": name,
-        "platform": device.platform,
-        "cores": observation.cores(),
-        "jax": jax.__version__,
-        "torch": torch,
-    }
+    cores = observation.cores()
+    return {"device": name, "platform": device.platform, "cores": cores, "jax": jax.__version__, "torch": torch}
 
 
 # ---- The table
