@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 from etils import epath
@@ -53,9 +55,7 @@ class Log(contextlib.AbstractContextManager):
                 files.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
                 here = (name for record in kept if record["step"] == step for name in record)
                 self.has_scores = any(name.startswith("validation/") for name in here)
-            import tensorboardX  # here, because reading a log does not need it
-
-            self._curves = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._curves = _tensorboard().SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __exit__(self, kind: type | None, *_) -> None:
         try:
@@ -91,3 +91,18 @@ class Log(contextlib.AbstractContextManager):
                 f"{self._path.parent}: the log cannot be written ({error.strerror or error}). If the disk is full, "
                 "make room: the same command goes on from the newest checkpoint."
             ) from error
+
+
+def _tensorboard() -> ModuleType:
+    """The module tensorboardX, imported here because reading a log does not need it.
+
+    Where PyTorch is installed tensorboardX imports it, which takes seconds and 200 MB and is not needed. So it does not
+    find it.
+    """
+    hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return tensorboardX

@@ -12,7 +12,7 @@ from loco_jax import ops
 from loco_jax.geometry.camera import Camera
 from loco_jax.models import compact, patch_vha
 from loco_jax.ops.cpu import blocks
-from tests.support import python
+from tests.support import devices, python
 
 
 def _block(dims, channels):
@@ -137,10 +137,8 @@ def test_networks_are_the_same_with_it(kind, monkeypatch):
 
 
 def test_a_batch_over_eight_devices():
-    # The program runs only once, so a quick compilation is faster.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     command = "from tests.ops import test_blocks; test_blocks.check_devices()"
-    process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    process = python("-c", command, **devices(8))
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said
 

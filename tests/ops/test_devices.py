@@ -20,7 +20,7 @@ from loco_jax.ops.cpu import encoding
 from loco_jax.pose import peaks
 from loco_jax.step import TrainState, train_step
 from loco_jax.tasks.vha import VhaTask
-from tests.support import noise, python
+from tests.support import devices, noise, python
 from tests.support.autoencoders import random_crowd, random_params
 
 VOLUME = Volume(image_size=(512, 480), stride=32, depth_bins=18, max_distance=25.0)  # 16 x 15 x 18
@@ -30,10 +30,8 @@ RATE = 1e6
 
 
 def test_two_devices_are_as_one():
-    # The programs run only once, so a quick compilation is faster.
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     command = "from tests.ops import test_devices; test_devices.check()"
-    process = python("-c", command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    process = python("-c", command, **devices(2))
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said
 

@@ -288,7 +288,7 @@ def _jta(folder):
 
 
 def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
-    """A step on the crowd, then one on JTA, of a small predictor on the released autoencoder."""
+    """Two steps on JTA of a small predictor on the released autoencoder."""
     config = _jta(jta_with_pictures[0])
     config.ema = 0.5
     config.optimizer.name = "adam"
@@ -302,7 +302,7 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, stage=0, seed=0, ema=config.ema))
     released, _ = weights.load(weights.path_of("released"))
     before = jax.device_get(state.params)
-    state, _ = step(step(state, _batch())[0], batch)  # the first one's rate is zero
+    state, _ = step(step(state, batch)[0], batch)  # the first one's rate is zero
     after = jax.device_get(state.params)
     for name in before:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), before[name], after[name])
