@@ -202,10 +202,10 @@ def read(path: os.PathLike | str) -> list[dict[str, Any]]:
     text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         lines = [json.loads(line) for line in text.split("\n")[:-1]]
-        if lines and not _are_ours(lines[0], lines[1:]):
+        if lines and not _are_ours(lines):
             raise ValueError("it has other lines")
         return lines
-    except (ValueError, AttributeError, RecursionError) as error:  # AttributeError of lines that are no objects
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is damaged, or not a shard's record; remove it and repeat the shard") from error
 
 
@@ -213,10 +213,12 @@ _FIRST = {"shard", "count", "paths", "names", "inputs", "arguments"}
 _FURTHER = {"name", "frames", "people", "tracks", "seconds", "failure"}
 
 
-def _are_ours(first: dict[str, Any], further: Sequence[dict[str, Any]]) -> bool:
+def _are_ours(lines: Sequence[Any]) -> bool:
     """Whether the lines have the keys of a record's."""
-    known = all(line == {"ended": True} or {"name"} <= line.keys() <= _FURTHER for line in further)
-    return first.keys() == _FIRST and known
+    if not all(isinstance(line, dict) for line in lines):
+        return False
+    further = all(line == {"ended": True} or {"name"} <= line.keys() <= _FURTHER for line in lines[1:])
+    return lines[0].keys() == _FIRST and further
 
 
 def check_same(paths: Sequence[pathlib.Path], firsts: Sequence[dict[str, Any]]) -> None:
