@@ -41,7 +41,6 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.tracks.sequences = 0  # number of sequences; 0 for none
     c.tracks.frames = 30  # frames of each; of JTA at most the 90 that are prepared
     c.tracks.fps = 3.0  # frames a second, of the crowd; JTA's are 3
-    c.tracks.smooth = True  # whether to score smoothed tracks too
 
     c.predictor = ConfigDict()
     c.predictor.trunk = options["trunk"]

@@ -47,7 +47,6 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.model.width = 32 if level == 1 else 64
     c.model.blocks = 2  # patch only: blocks in the encoder, and as many in the decoder
     c.model.dtype = "float32"  # type of the arithmetic; or bfloat16, for GPUs
-    c.model.positive_weight = 0.0  # weight of a voxel in the loss is 1 + this * target
     c.model.code_noise = 0.2 if patch else 0.0  # noise in training, up to this share of the code's standard deviation
 
     # Widths of the Gaussians in voxels, one a stage. The next stage begins when the loss no longer falls.

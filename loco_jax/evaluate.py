@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import experiment, report, tasks, weights
 from loco_jax.cli import progress
-from loco_jax.data import sequences, streams
+from loco_jax.data import datasets, streams
 from loco_jax.data.frames import Frames
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, files
@@ -86,7 +86,7 @@ class Evaluator:
 
     def _batches(self, num_frames: int):
         config, split = self._config, self._split_name
-        return streams.evaluation_batches(config, split, self._batch_size, num_frames, self._sharding)
+        return datasets.of(config).evaluation_batches(split, self._batch_size, num_frames, self._sharding)
 
     def _numbers(self, number: int, real: Bool[np.ndarray, " B"]) -> list[int]:
         """The numbers of this process's frames in a batch."""
@@ -172,7 +172,7 @@ def evaluate(
         # One process uses as many devices as in training. Several processes use all devices, whatever the batch.
         most = config.data.batch_size if jax.process_count() == 1 else jax.device_count()
         mesh, task = distributed.make_mesh(most), experiment.create_task(config)
-        params = like = jax.eval_shape(task.init, jax.random.key(config.seed))
+        params = like = task.shapes()
         step = 0
         if source:
             experiment.check_weights(task, source, "--weights")
@@ -192,8 +192,8 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(task, config, mesh, split, thorough=True)
     summary = evaluator.run(params, config.test_frames, out) or {}  # nothing stops it
-    summary = {"data": f"{streams.name_of(config)}, {split} split", name: value, **summary}
-    _name_groups(summary, streams.groups_of(config, split))
+    summary = {"data": f"{datasets.of(config).name}, {split} split", name: value, **summary}
+    _name_groups(summary, datasets.of(config).groups(split))
     if isinstance(task, PeopleTask) and "tracks" in config and config.tracks.sequences:
         summary["tracks"] = _score_tracks(task, params, config, split)
     if not distributed.is_first():
@@ -219,7 +219,7 @@ def _name_groups(summary: dict[str, Any], names: Sequence[str]) -> None:
 def _score_tracks(task: PeopleTask, params: Any, config: ConfigDict, split: str) -> dict[str, Any]:
     """The summary of `tracks` over the sequences of `config.tracks`. Each process takes its share of them."""
     c, part, parts = config.tracks, jax.process_index(), jax.process_count()
-    films = sequences.sequences(config, split, c.sequences, c.frames, c.fps)
+    films = datasets.of(config).sequences(split, c.sequences, c.frames, c.fps)
     mine = itertools.islice(films, part, None, parts)
     params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
     quiet, total = config.quiet or not distributed.is_first(), -(-c.sequences // parts) * c.frames
@@ -228,7 +228,7 @@ def _score_tracks(task: PeopleTask, params: Any, config: ConfigDict, split: str)
         distributed.together(),
         progress.bar(total, "frame", quiet, desc=f"{split}, tracks", leave=False) as bar,
     ):
-        found = tracks.measure(task, params, streams.volume_of(config), mine, c.smooth, bar.update)
+        found = tracks.measure(task, params, streams.volume_of(config), mine, bar.update)
     # In the order of the sequences, so that sums are the same with any number of processes.
     numbered = distributed.gather([(part + i * parts, record) for i, record in enumerate(found)])
     return tracks.summarise([record for _, record in sorted(numbered, key=lambda pair: pair[0])])

@@ -62,27 +62,25 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
     `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
     `export` for the others. Raises WeightsError if a part is missing or of another network.
     """
-    import jax
 
     from loco_jax import experiment, weights
     from loco_jax.tasks import pretrained
 
     task = experiment.create_task(config)
     experiment.check_sources(config, task)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    predictor = weights.read("code_predictor", code_predictor, pretrained.join_variables(shapes))
+    predictor = weights.read("code_predictor", code_predictor, pretrained.join_variables(task.shapes()))
     params = task.pretrained(pretrained.split_variables(predictor))
     _save_loco(path, task.for_evaluation(params), config, dtype, tune)
 
 
 def _save_loco(path: str, params: Any, config: ConfigDict, dtype: Any, tune: int) -> None:
     from loco_jax import weights
-    from loco_jax.data import streams
+    from loco_jax.data import datasets
     from loco_jax.tasks.loco import PICTURE
 
     if tune:
         config = tuned(config, params, tune)
-    camera = streams.camera_of(config)  # the data need not be there where the file is used
+    camera = datasets.of(config).camera  # the data need not be there where the file is used
     plain = weights.portable(config) | ({"refiner": PICTURE} if config.refiner == PICTURE else {})
     weights.save(path, params, {"kind": "loco", "config": plain, "camera": camera}, dtype)
 
@@ -93,7 +91,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
     from jax.sharding import NamedSharding, PartitionSpec
 
     from loco_jax import experiment
-    from loco_jax.data import streams
+    from loco_jax.data import datasets
     from loco_jax.ops import distributed
     from loco_jax.pose import people, people_metrics, refinement, tuning
     from loco_jax.tasks.people import METRES
@@ -110,7 +108,7 @@ def tuned(config: ConfigDict, params: Any, num_frames: int) -> ConfigDict:
 
     find_all = jax.jit(lambda params, frames: jax.lax.map(functools.partial(find, params), frames))
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
-    batches = streams.evaluation_batches(config, config.data.validation_split, 1, num_frames, sharding)
+    batches = datasets.of(config).evaluation_batches(config.data.validation_split, 1, num_frames, sharding)
     params = jax.device_put(params)
     seen = [jax.device_get(find_all(params, frames)) for frames, _ in batches]
     points, found, better, cameras, true, present = jax.tree.map(lambda *x: np.concatenate(x), *seen)

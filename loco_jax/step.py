@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from loco_jax import experiment, muon, tasks, weights
-from loco_jax.data import datasets, streams
+from loco_jax.data import datasets
 from loco_jax.ops import distributed
 from loco_jax.runs.watch import Watch
 from loco_jax.tasks import Task, pretrained
@@ -90,7 +90,7 @@ class Setup:
     @functools.cached_property
     def source(self) -> datasets.Stream:
         """The batches of training."""
-        return streams.training_stream(self._config, NamedSharding(self.mesh, PartitionSpec("batch")))
+        return datasets.of(self._config).training_stream(NamedSharding(self.mesh, PartitionSpec("batch")))
 
     @property
     def position(self) -> dict[str, Any]:

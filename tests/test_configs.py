@@ -81,7 +81,7 @@ def test_config_is_the_published_recipe_where_it_says_so(level, scale, variant):
         c = config.optimizer
         assert (c.name, c.learning_rate, c.schedule, c.warmup) == ("adam", 1e-4, "constant", 0)
         assert config.data.batch_size == 1 and tuple(config.sigmas) == (8, 4, 2) and not config.subvoxel
-        assert config.model.positive_weight == config.model.code_noise == config.ema == 0
+        assert config.model.code_noise == config.ema == 0
     assert tuple(config.sigmas)[-1] == 2  # docs/method.md, section 2: "Final sigma is 2"
 
 

@@ -106,7 +106,7 @@ class Blind(Mean, PeopleTask):
 def test_tracks_of_sequences(toy_frames, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "create_task", lambda config: Blind())
     small = {"volume": {"image_size": (54, 96)}, "data": {"pictures": True}, "steps": 1}
-    asked = {"sequences": 2, "frames": 4, "fps": 3.0, "smooth": True}
+    asked = {"sequences": 2, "frames": 4, "fps": 3.0}
     quietly(tiny(**small), tmp_path)
     assert "tracks" not in evaluate.evaluate(tiny(**small), str(tmp_path), lambda _: None)
     off = tiny(**small, tracks=asked | {"sequences": 0})

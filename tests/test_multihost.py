@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from loco_jax import cli, evaluate, experiment, train
 from loco_jax import main as command
 from loco_jax import step as training
-from loco_jax.data import sequences, streams
+from loco_jax.data import sources, streams
 from loco_jax.ops import distributed
 from loco_jax.runs import checkpoints, lock
 from loco_jax.runs.ending import Stopped
@@ -136,9 +136,9 @@ def score_tracks() -> dict:
     shifts = np.float32([0.1, 0.3, 0.7])[:, None, None, None, None] * np.float32([1, 0, 0])
     films = [test_tracks.film(true + shift) for shift in shifts]
     config = config_of().unlock()
-    config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0, "smooth": True}
+    config.tracks = {"sequences": 3, "frames": test_tracks.LENGTH, "fps": 3.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "sequences", lambda *_: iter(films))
+        patch.setattr(sources.CrowdData, "sequences", lambda *_: iter(films))
         params = test_tracks.found(true[:, :2])
         return evaluate._score_tracks(test_tracks.Told(), params, config, "test")
 

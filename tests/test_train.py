@@ -20,7 +20,7 @@ from loco_jax import evaluate, train
 from loco_jax import step as steps
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import trunk as trunk_config
-from loco_jax.data import streams
+from loco_jax.data import sources, streams
 from loco_jax.runs.ending import Stopped, TrainingError
 from tests.support import (
     TIMINGS,
@@ -193,7 +193,7 @@ def test_the_time_of_a_long_step_is_told_once(toy, tmp_path, monkeypatch):
 def test_an_evaluation_that_was_cut_off_is_made_by_the_next_start(toy, tmp_path, interrupt, evaluation, step):
     config = tiny(steps=6, log_every=2, checkpoint_every=2, eval_every=4, ema=0.9)
     wanted, _ = quietly(config, tmp_path / "straight")
-    calls, original = [], streams.evaluation_batches
+    calls, original = [], sources.CrowdData.evaluation_batches
 
     def batches(*arguments):
         calls.append(arguments)
@@ -202,7 +202,7 @@ def test_an_evaluation_that_was_cut_off_is_made_by_the_next_start(toy, tmp_path,
         return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Crash):
-        patch.setattr(streams, "evaluation_batches", batches)
+        patch.setattr(sources.CrowdData, "evaluation_batches", batches)
         quietly(config, tmp_path / "parts")
     assert len(calls) == evaluation and saved_steps(tmp_path / "parts")[-1] == step
     got, said = quietly(config, tmp_path / "parts")
@@ -350,7 +350,7 @@ import jax, numpy as np
 from jax.sharding import Mesh
 from loco_jax import experiment, tasks, train
 from loco_jax.ops import distributed
-from loco_jax.data import streams
+from loco_jax.data import sources, streams
 from tests import support
 from tests.support import Mean, saved_state
 from tests.test_train import several_devices

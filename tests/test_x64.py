@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from loco_jax import experiment
 from loco_jax.configs import refiner as refiner_config
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.ops import distributed
 from loco_jax.step import compile_step, init_state, make_optimizer, step_of
 from tests.support import ROOT, python
@@ -36,7 +36,7 @@ def steps() -> dict[str, np.ndarray]:
     config.optimizer.update({"name": "muon", "warmup": 0})
     mesh = distributed.make_mesh(1)
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
-    source = streams.training_stream(config, split)
+    source = datasets.of(config).training_stream(split)
     task, optimizer = experiment.create_task(config), make_optimizer(config)
     state = jax.device_put(init_state(task, optimizer, config), replicated)
     step = functools.partial(step_of(config, task, optimizer), stage=0)

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"no function {', '.join(unknown)}; there are {', '.join(known)}")
     dtype = values.dtype or ("bfloat16" if values.steps and jax.default_backend() != "cpu" else "float32")
     batch = values.batch or (4 if values.steps else 1)
-    setting = Setting(values.scale, values.people, batch, 1.0, dtype, values.weights, values.kernels)
+    setting = Setting(values.scale, values.people, batch, dtype, values.weights, values.kernels)
     rounds = values.repeats or (20 if values.steps else 5), values.seconds or (10.0 if values.scale == "full" else 2.0)
     machine = measure.machine()
     shown = "pictures of the crowd" if values.runtimes else f"{values.scale} scale, {values.people} people"

@@ -20,7 +20,7 @@ from loco_jax import step as training
 from loco_jax.benchmark import inputs
 from loco_jax.benchmark.inputs import LEVEL, SIGMA, Setting, config_of
 from loco_jax.benchmark.measure import Implementation, of_jax
-from loco_jax.data import streams
+from loco_jax.data import datasets
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import code_predictor
@@ -293,7 +293,7 @@ def render_pictures(setting: Setting) -> Ways:
         config = config_of(setting, "loco", **_COMPACT)
         config.data.render_batch = render_batch
         mesh = distributed.make_mesh(config.data.batch_size, 1)
-        stream = streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch")))
+        stream = datasets.of(config).training_stream(NamedSharding(mesh, PartitionSpec("batch")))
 
         def run():
             return jax.block_until_ready([next(stream) for _ in range(_RENDER_BATCH)])
@@ -314,7 +314,7 @@ def runtimes(setting: Setting) -> Ways:
     whole, half = (graph.load(setting.weights or weights.RELEASED, half) for half in (False, True))
     config = weights.config_of(setting.weights or weights.RELEASED)
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
-    batches = streams.evaluation_batches(config, "test", 1, setting.batch, sharding)
+    batches = datasets.of(config).evaluation_batches("test", 1, setting.batch, sharding)
     shown = [jax.device_get((frames.image, jnp.stack(frames.camera, axis=-1))) for frames, _ in batches]
     inputs = tuple(np.concatenate(x) for x in zip(*shown))
 

@@ -31,7 +31,6 @@ class Setting:
     scale: str = "full"  # or "demo"
     people: int = 20  # in the frame
     batch: int = 1  # pictures at once, for Code Predictors and training steps
-    grid: float = 1.0  # rows, columns and bins of the volume, relative to the scale's
     dtype: str = "float32"  # of the networks' arithmetic, or "bfloat16"
     weights: str = ""  # a run's folder or a file with a published VHA(2); "" for the weights of `passing_on`
     plain: bool = False  # whether the other implementation is the plain network in place of PyTorch
@@ -42,10 +41,7 @@ class Setting:
 
     @property
     def volume(self) -> Volume:
-        whole = self.crowd.volume
-        height, width = (max(round(n * self.grid), 75) for n in whole.image_size)
-        bins = max(round(whole.depth_bins * self.grid), 8)
-        return dataclasses.replace(whole, image_size=(height, width), depth_bins=bins)
+        return self.crowd.volume
 
     @property
     def tolerance(self) -> float:
@@ -109,7 +105,7 @@ def system(setting: Setting, kind: str) -> tuple[Any, Any]:
     """
     options = {"variant": "patch", "trunk": "compact"} if kind == "compact" else {"variant": "published"}
     task: Any = experiment.create_task(config_of(setting, "loco", **options))
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = task.shapes()
     source = "released" if kind == "compact" else setting.weights
     autoencoder = weights.read("vha", source, shapes["vha"]) if source else passing_on(setting.volume.depth_bins)
     return task, {**_random(shapes), "vha": autoencoder}

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import importlib.metadata
 import importlib.util
-import os
 import pathlib
 import platform
 import re
@@ -16,6 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from loco_jax.report.tables import duration
+from loco_jax.runs import observation
 
 _WIDTHS = {
     "function": 28, "implementation": 35, "median": 8, "least to most": 20, "runs": 4, "frames/s": 8, "ratio": 6,
@@ -181,7 +183,7 @@ def machine() -> dict[str, Any]:
         found = re.search(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else None
         name = found[1] if found else platform.processor() or platform.machine()
     torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = observation.cores()
     return {"device": name, "platform": device.platform, "cores": cores, "jax": jax.__version__, "torch": torch}
 
 
@@ -201,8 +203,8 @@ def line(row: Row) -> str:
     cells = [
         row.function,
         row.implementation,
-        in_units(row.median),
-        f"{in_units(min(row.seconds))} to {in_units(max(row.seconds))}",
+        duration(row.median),
+        f"{duration(min(row.seconds))} to {duration(max(row.seconds))}",
         str(len(row.seconds)),
         f"{row.frames / row.median:.3g}",
         "1" if row.ratio is None else f"{row.ratio:.3g}",
@@ -216,9 +218,3 @@ def _in_columns(cells: Sequence[str]) -> str:
     widths = _WIDTHS.values()
     padded = [f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(cells, widths))]
     return f"| {' | '.join(padded)} |"
-
-
-def in_units(value: float) -> str:
-    """A time with three digits and a unit."""
-    unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("us", 1e-6)
-    return f"{value / size:.3g} {unit}"

@@ -21,13 +21,13 @@ def check_writable(folder: Any) -> None:
         raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
 
 
-def lock(file: IO | int, wait: bool = False) -> bool:
+def lock(file: IO | int) -> bool:
     """Locks an open file, or a folder's descriptor, until it is closed; returns False if the disk has no locks.
 
-    If another process holds the lock, it waits, or raises BlockingIOError unless `wait`.
+    Raises BlockingIOError if another process holds the lock.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:  # which error it is differs between network disks

@@ -5,6 +5,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from loco_jax.data.frames import Frames
+from loco_jax.geometry.camera import project_on_host
 from loco_jax.geometry.skeleton import MIRROR
 
 SCALES = (0.8, 1.25)
@@ -79,10 +80,7 @@ def scale(frames: Frames, factor: float) -> Frames:
     )
     moved = Image.new("RGB", (width, height), (_GREY,) * 3)
     moved.paste(part, tuple(first.astype(int).tolist()))
-    x, y, z = np.moveaxis(np.asarray(frames.joints), -1, 0)
-    in_front = z > 0
-    z = np.where(in_front, z, 1)
-    u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
-    seen = in_front & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
+    pixels = project_on_host(camera, np.asarray(frames.joints))
+    seen = ((pixels >= 0) & (pixels <= size)).all(axis=-1)  # NaN compares false
     joints = frames.joints * np.array([1, 1, inverse], np.float32)
     return frames._replace(joints=joints, present=frames.present & seen, image=np.asarray(moved))

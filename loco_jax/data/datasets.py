@@ -89,11 +89,20 @@ class DataSet(abc.ABC):
     def evaluation_batches(
         self, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
     ) -> Iterator[tuple[Frames, Bool[np.ndarray, " b"]]]:
-        """See `streams.evaluation_batches`."""
+        """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or else evenly spread.
+
+        There are fewer if the split has fewer. Yields batches and, for this process's share of a batch, which frames
+        count (bool): the last batch may have more than needed.
+        """
 
     @abc.abstractmethod
     def sequences(self, split: str, number: int, frames: int, fps: float) -> Iterator[Iterator[Instant]]:
-        """See `sequences.sequences`."""
+        """`number` sequences of a split ("validation" or "test"), each with its first `frames` frames in order.
+
+        They are the crowd's first ones, with `fps` frames a second. Of other data sets they are evenly spread over the
+        split, with all frames that there are; a prepared JTA has three a second. There are fewer, or shorter ones, if
+        the data set has no more. Each frame is made when it is asked for.
+        """
 
 
 def of(config: ConfigDict) -> DataSet:

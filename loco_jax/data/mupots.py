@@ -9,14 +9,15 @@ They follow from the joints in the picture and in space, by least squares.
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.io
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from loco_jax.data.frames import Example
+from loco_jax.data.lazy import Lazy, in_a_row
 from loco_jax.data.stored import Stored
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
@@ -65,11 +66,12 @@ class Mupots(Stored):
         return "MuPoTS-3D"
 
     def examples(self, split: str) -> Sequence[Example]:
-        return _Frames(self._read(split))
+        clips = self._read(split)
+        places = [(number, t) for number, clip in enumerate(clips) for t in range(len(clip.valid))]
+        return Lazy(len(places), functools.partial(_example, clips, places))
 
     def films(self, split: str) -> Sequence[range]:
-        ends = np.cumsum([0, *(len(s.valid) for s in self._read(split))]).tolist()
-        return [range(first, end) for first, end in zip(ends, ends[1:])]
+        return in_a_row(len(clip.valid) for clip in self._read(split))
 
     def groups(self, split: str) -> Sequence[str]:
         return SEQUENCES
@@ -80,32 +82,28 @@ class Mupots(Stored):
         return [read_sequence(str(pathlib.Path(self.config.data.dir).expanduser() / name)) for name in SEQUENCES]
 
 
-class _Frames(Sequence[Example]):
-    def __init__(self, sequences: list[Clip]):
-        self._sequences = sequences
-        self._places = [(s, t) for s, sequence in enumerate(sequences) for t in range(len(sequence.valid))]
+def _example(clips: list[Clip], places: list[tuple[int, int]], index: int) -> Example:
+    number, t = places[index]
+    clip = clips[number]
+    valid, path = clip.valid[t], clip.folder / f"img_{t:06d}.jpg"
+    joints = clip.joints[t, valid][:, _OURS].astype(np.float32)
+    return Example(
+        joints,
+        np.ones(joints.shape[:2], bool),
+        np.flatnonzero(valid),
+        clip.camera,
+        clip.size,
+        str(path),
+        time=t / (30.0 if number < 5 else 60.0),  # those in rooms come first, and have 30 frames a second
+        picture=functools.partial(_read_picture, path),
+        group=number,
+        occluded=clip.occluded[t, valid][:, _OURS],
+        universal=clip.universal[t, valid][:, _OURS].astype(np.float32),
+    )
 
-    def __len__(self) -> int:
-        return len(self._places)
 
-    def __getitem__(self, index):
-        number, t = self._places[index]
-        s = self._sequences[number]
-        valid, path = s.valid[t], s.folder / f"img_{t:06d}.jpg"
-        joints = s.joints[t, valid][:, _OURS].astype(np.float32)
-        return Example(
-            joints,
-            np.ones(joints.shape[:2], bool),
-            np.flatnonzero(valid),
-            s.camera,
-            s.size,
-            str(path),
-            time=t / (30.0 if number < 5 else 60.0),  # those in rooms come first, and have 30 frames a second
-            picture=functools.partial(read_picture, path),
-            group=number,
-            occluded=s.occluded[t, valid][:, _OURS],
-            universal=s.universal[t, valid][:, _OURS].astype(np.float32),
-        )
+def _read_picture(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
+    return pictures.read(path).image
 
 
 @functools.lru_cache(maxsize=64)
@@ -154,13 +152,6 @@ def fit_camera(path: pathlib.Path, uv: Float[np.ndarray, "N 2"], xyz: Float[np.n
             "version or damaged"
         )
     return Camera(float(fx), float(fy), float(cx), float(cy))
-
-
-def read_picture(path: pathlib.Path) -> Any:
-    """A picture. Raises FileNotFoundError or ValueError that names the file."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such picture")
-    return pictures.read(path).image
 
 
 def _load(path: pathlib.Path, name: str) -> np.ndarray:

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from loco_jax.data.frames import Example
+from loco_jax.data.lazy import Lazy, in_a_row
 from loco_jax.data.stored import Stored
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import Camera
@@ -95,11 +96,12 @@ class Panoptic(Stored):
     def examples(self, split: str) -> Sequence[Example]:
         films = self._films(split)
         training = split not in ("validation", "test")
-        return _Frames(films, self.groups(split), training and bool(self.config.data.get("head_of_ears")))
+        guess_head = training and self.config.data.head_of_ears
+        frames = [(film, *frame) for film in films for frame in film.frames]
+        return Lazy(len(frames), functools.partial(_example, frames, self.groups(split), guess_head))
 
     def films(self, split: str) -> Sequence[range]:
-        ends = np.cumsum([0, *(len(film.frames) for film in self._films(split))]).tolist()
-        return [range(first, end) for first, end in zip(ends, ends[1:])]
+        return in_a_row(len(film.frames) for film in self._films(split))
 
     def groups(self, split: str) -> Sequence[str]:
         return sorted({activity(name) for name in self._sequences(split)})
@@ -139,43 +141,35 @@ def activity(sequence: str) -> str:
     return re.sub(r"^\d+_|(_\w)?\d*$", "", sequence)
 
 
-class _Frames(Sequence[Example]):
-    def __init__(self, films: list[Film], activities: Sequence[str], head: bool):
-        self._films, self._activities, self._head = films, list(activities), head
-        self._ends = np.cumsum([len(film.frames) for film in films])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index):
-        which = int(np.searchsorted(self._ends, index, side="right"))
-        film = self._films[which]
-        number, path = film.frames[index - int(self._ends[which])]
-        field, names = _POSES[film.poses]
-        guess_head = self._head and "head_top" not in names
-        ids, world, confidence = read_people(path, field)
-        joints = world @ film.lens.rotation.T + film.lens.translation
-        present = confidence > LEAST_CONFIDENCE
-        mapped, there = map_joints(joints, present, names, guess_head)
-        return Example(
-            mapped.astype(np.float32),
-            there,
-            ids,
-            film.lens.camera,
-            film.lens.size,
-            f"{path}, camera {film.view}",
-            time=number / FPS,
-            picture=functools.partial(read_picture, film.folder, film.view, number, film.lens),
-            group=self._activities.index(activity(film.folder.name)),
-            annotated=np.array([name in names or (guess_head and name == "head_top") for name in skeleton.JOINTS]),
-        )
+def _example(
+    frames: Sequence[tuple[Film, int, pathlib.Path]], activities: Sequence[str], guess_head: bool, index: int
+) -> Example:
+    film, number, path = frames[index]
+    field, names = _POSES[film.poses]
+    guess_head = guess_head and "head_top" not in names
+    ids, world, confidence = read_people(path, field)
+    joints = world @ film.lens.rotation.T + film.lens.translation
+    present = confidence > LEAST_CONFIDENCE
+    mapped, there = map_joints(joints, present, names, guess_head)
+    return Example(
+        mapped.astype(np.float32),
+        there,
+        ids,
+        film.lens.camera,
+        film.lens.size,
+        f"{path}, camera {film.view}",
+        time=number / FPS,
+        picture=functools.partial(read_picture, film.folder, film.view, number, film.lens),
+        group=activities.index(activity(film.folder.name)),
+        annotated=np.array([name in names or (guess_head and name == "head_top") for name in skeleton.JOINTS]),
+    )
 
 
 def map_joints(
     joints: Float[np.ndarray, "N M 3"],
     present: Bool[np.ndarray, "N M"],
-    names: Sequence[str] = JOINTS,
-    guess_head: bool = False,
+    names: Sequence[str],
+    guess_head: bool,
 ) -> tuple[Float[np.ndarray, "N 14 3"], np.ndarray]:
     """LoCO's joints, by the `names` of the given ones, and which of them are there.
 

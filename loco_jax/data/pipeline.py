@@ -14,6 +14,7 @@ from PIL import Image
 
 from loco_jax.data import augment as augmentation
 from loco_jax.data.frames import Example, Frames, Origin
+from loco_jax.data.lazy import Lazy
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import FROM_JTA, NUM_JOINTS
 
@@ -71,7 +72,8 @@ def read(
             f"{process_count} processes; take a smaller batch_size, or prepare more sequences"
         )
     padded_length = -(-count // global_batch) * global_batch
-    source = _Padded(examples, count, max_people, count if training else padded_length, pictures)
+    padded = functools.partial(_padded, examples, count, max_people, pictures)
+    source = Lazy(count if training else padded_length, padded)
     dataset = grain.MapDataset.source(source).seed(seed)
     if training:
         dataset = dataset.shuffle()
@@ -83,7 +85,7 @@ def read(
     dataset = dataset[process_index : len(dataset) - len(dataset) % process_count : process_count]
     if training:
         dataset = dataset.repeat()  # with another seed for each epoch
-    picture = source[0].image.nbytes if pictures else 0  # type: ignore[union-attr]
+    picture = source[0].image.nbytes if pictures else 0
     return Batches(dataset, read_ahead(batch_size * picture, num_workers, os.cpu_count() or 2), num_workers)
 
 
@@ -152,27 +154,18 @@ def is_real(frames: Frames) -> Any:
     return frames.camera.fx > 0
 
 
-class _Padded:
-    """A random access source of `Frames` without batch axis: `count` of the examples, then frames of padding."""
-
-    def __init__(self, examples: Sequence[Example], count: int, max_people: int, length: int, pictures: bool):
-        self._examples, self._count, self._length = examples, count, length
-        self._max_people, self._pictures = max_people, pictures
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Frames:
-        place = min(int(index), self._count - 1)
-        frames = to_frames(self._examples[place * len(self._examples) // self._count], self._max_people, self._pictures)
-        if index < self._count:
-            return frames
-        camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
-        joints, present = np.zeros_like(frames.joints), np.zeros_like(frames.present)
-        return frames._replace(joints=joints, present=present, camera=camera)
+def _padded(examples: Sequence[Example], count: int, max_people: int, pictures: bool, index: int) -> Frames:
+    """One of `count` of the examples, evenly spread, without batch axis; behind them a frame of padding."""
+    place = min(index, count - 1)
+    frames = to_frames(examples[place * len(examples) // count], max_people, pictures)
+    if index < count:
+        return frames
+    camera = frames.camera._replace(fx=-frames.camera.fx, fy=-frames.camera.fy)
+    joints, present = np.zeros_like(frames.joints), np.zeros_like(frames.present)
+    return frames._replace(joints=joints, present=present, camera=camera)
 
 
-def to_frames(example: Example, max_people: int, pictures: bool = False) -> Frames:
+def to_frames(example: Example, max_people: int, pictures: bool) -> Frames:
     """An example padded to `max_people`, without batch axis.
 
     Raises ValueError with the frame's name for more people, and for a picture that is not there.
@@ -203,23 +196,19 @@ def to_frames(example: Example, max_people: int, pictures: bool = False) -> Fram
     return Frames(padded(example.joints, np.float32), padded(example.present, bool), camera, image, origin=origin)
 
 
-class JtaExamples(Sequence[Example]):
+def jta_examples(records: Sequence[dict[str, Any]], pictures: bool) -> Sequence[Example]:
     """The records of a prepared JTA as examples: their people by ascending id, with LoCO's joints."""
+    return Lazy(len(records), functools.partial(_example, records, pictures))
 
-    def __init__(self, records: Sequence[dict[str, Any]], pictures: bool):
-        self._records, self._pictures = records, pictures
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index):
-        record = self._records[index]
-        people, where = record["people"], _name(record)
-        picture = functools.partial(decode, record) if self._pictures else None
-        camera = Camera(*(record["camera"][field] for field in Camera._fields))
-        joints, present = people["joints"][:, FROM_JTA], people["present"][:, FROM_JTA]
-        time = int(record["frame"]) / JTA_FPS
-        return Example(joints, present, people["id"], camera, (0, 0), where, time, picture, group=-1)
+def _example(records: Sequence[dict[str, Any]], pictures: bool, index: int) -> Example:
+    record = records[index]
+    people, where = record["people"], _name(record)
+    picture = functools.partial(decode, record) if pictures else None
+    camera = Camera(*(record["camera"][field] for field in Camera._fields))
+    joints, present = people["joints"][:, FROM_JTA], people["present"][:, FROM_JTA]
+    time = int(record["frame"]) / JTA_FPS
+    return Example(joints, present, people["id"], camera, (0, 0), where, time, picture, group=-1)
 
 
 def decode(record: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:

@@ -39,8 +39,7 @@ class CrowdData(DataSet):
         c = self.config.data
         # Each seed begins a million scenes after the one before.
         crowd, first = streams.training_crowd(self.config), self.config.seed * 2**20
-        together = c.get("render_batch", 1)
-        return streams.CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, together)
+        return streams.CrowdStream(crowd, "train", c.batch_size, sharding, first, c.pictures, c.render_batch)
 
     def evaluation_batches(
         self, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
@@ -88,7 +87,7 @@ class JtaData(Stored):
         return cameras.JTA.scaled(self.config.volume.image_size[1] / 1920)
 
     def examples(self, split: str) -> Sequence[Example]:
-        return pipeline.JtaExamples(self._records(split), self.config.data.pictures)
+        return pipeline.jta_examples(self._records(split), self.config.data.pictures)
 
     def films(self, split: str) -> Sequence[range]:
         c = self.config.data

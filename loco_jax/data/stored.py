@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from loco_jax.data import pipeline, streams
 from loco_jax.data.datasets import DataSet
 from loco_jax.data.frames import Example, Frames, Instant
+from loco_jax.data.lazy import Lazy
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.skeleton import JOINTS
@@ -35,7 +36,7 @@ class Stored(DataSet):
 
     def check(self) -> None:
         super().check()
-        given = tuple(self.config.data.get("camera", ()))
+        given = tuple(self.config.data.camera)
         if given and not (len(given) == 4 and min(given[:2]) > 0):
             raise ValueError(f"config.data.camera={given} must be (fx, fy, cx, cy) in pixels, or () for JTA's")
 
@@ -50,7 +51,7 @@ class Stored(DataSet):
     @property
     def camera(self) -> Camera:
         """That of `config.data.camera`, or one with the angle of view of JTA's."""
-        given = self.config.data.get("camera", ())
+        given = self.config.data.camera
         return Camera(*given) if given else cameras.JTA.scaled(self.config.volume.image_size[1] / 1920)
 
     def image_size(self, split: str) -> tuple[int, int]:
@@ -73,7 +74,7 @@ class Stored(DataSet):
             raise ValueError(f"{self.config.data.dir}: split {split!r} has no frame")
         if size != tuple(self.config.volume.image_size):
             raise ValueError(f"{examples[0].where}: its pictures need config.volume.image_size={size}; set that field")
-        return _Shown(examples, self.camera, size)
+        return Lazy(len(examples), functools.partial(_shown, examples, self.camera, size))
 
     def read(self, split: str, batch_size: int, sharding: NamedSharding, **options: Any) -> pipeline.Batches:
         """This process's share of the batches. `options` are those of `pipeline.read`."""
@@ -135,23 +136,15 @@ def _lacks(example: Example) -> set[str]:
     return set() if example.annotated is None else {name for name, there in zip(JOINTS, example.annotated) if not there}
 
 
-class _Shown(Sequence[Example]):
-    """Examples whose pictures are resampled for a camera, and padded to one size."""
-
-    def __init__(self, examples: Sequence[Example], trained: Camera, size: tuple[int, int]):
-        self._examples, self._trained, self._size = examples, trained, size
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index):
-        example = self._examples[index]
-        plan = _plan(example.size, tuple(map(float, example.camera)), self._trained, self._size)
-        if plan.size != self._size:
-            raise ValueError(f"{example.where}: its picture or camera differs from the first of its sequence")
-        picture = functools.partial(_show, plan, example) if example.picture else None
-        zoom = plan.picture_size[1] / example.size[1]
-        return example._replace(camera=plan.camera, picture=picture, zoom=zoom, size=plan.size)
+def _shown(examples: Sequence[Example], trained: Camera, size: tuple[int, int], index: int) -> Example:
+    """An example whose picture is resampled for a camera, and padded to a size."""
+    example = examples[index]
+    plan = _plan(example.size, tuple(map(float, example.camera)), trained, size)
+    if plan.size != size:
+        raise ValueError(f"{example.where}: its picture or camera differs from the first of its sequence")
+    picture = functools.partial(_show, plan, example) if example.picture else None
+    zoom = plan.picture_size[1] / example.size[1]
+    return example._replace(camera=plan.camera, picture=picture, zoom=zoom, size=plan.size)
 
 
 @functools.lru_cache

@@ -5,14 +5,13 @@ A stream is an endless iterator with a position that JSON can hold. Batches are 
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Bool, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from loco_jax.data import crowd as crowds
@@ -27,7 +26,7 @@ from loco_jax.ops import distributed
 _PICTURES_AT_ONCE = 4  # for each batch of the crowd, except on a CPU
 
 
-def crowd_frame(key: PRNGKeyArray, crowd: crowds.Crowd, pictures: bool = False) -> Frames:
+def crowd_frame(key: PRNGKeyArray, crowd: crowds.Crowd, pictures: bool) -> Frames:
     """One frame of the crowd, without batch axis: LoCO's 14 joints, and on request the picture."""
     scene = crowds.sample_scene(key, crowd)
     joints_PxJx3 = scene.joints[:, skeleton.FROM_JTA, :]
@@ -129,22 +128,6 @@ class ReadStream(datasets.Stream):
         return distributed.put(next(self._reader), self._sharding)
 
 
-def training_stream(config: ConfigDict, sharding: NamedSharding) -> datasets.Stream:
-    """The stream that `config.data` names. Raises FileNotFoundError without data."""
-    return datasets.of(config).training_stream(sharding)
-
-
-def evaluation_batches(
-    config: ConfigDict, split: str, batch_size: int, num_frames: int, sharding: NamedSharding
-) -> Iterator[tuple[Frames, Bool[np.ndarray, " b"]]]:
-    """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or else evenly spread.
-
-    There are fewer if the split has fewer. Yields batches and, for this process's share of a batch, which frames count
-    (bool): the last batch may have more than needed.
-    """
-    yield from datasets.of(config).evaluation_batches(split, batch_size, num_frames, sharding)
-
-
 def crowd_of(config: ConfigDict) -> crowds.Crowd:
     """The crowd of a config's scale, seen through its volume by a camera with JTA's angle of view.
 
@@ -165,9 +148,8 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 
     Raises ValueError for numbers that contradict each other.
     """
-    crowd, c = crowd_of(config), config.data.get("crowd")
-    people = {f"{name}_people": c[f"{name}_people"] for name in ("min", "mean", "most")} if c else {}
-    people = {name: value for name, value in people.items() if value}
+    crowd, c = crowd_of(config), config.data.crowd
+    people = {name: c[name] for name in ("min_people", "mean_people", "most_people") if c[name]}
     if "most_people" in people:
         people["max_people"] = people["most_people"]
     try:
@@ -182,21 +164,6 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 def is_made_for(config: ConfigDict) -> bool:
     """Whether the data's pictures come as networks see them, as those of the crowd and of a prepared JTA do."""
     return config.data.source in ("crowd", "jta")
-
-
-def name_of(config: ConfigDict) -> str:
-    """The name of a config's data in tables: "JTA" only for the real one."""
-    return datasets.of(config).name
-
-
-def groups_of(config: ConfigDict, split: str) -> Sequence[str]:
-    """The names of the sequences or activities of a split that are scored apart; () for none."""
-    return datasets.of(config).groups(split)
-
-
-def camera_of(config: ConfigDict) -> Camera:
-    """The camera of the config's pictures: the crowd's, the prepared JTA's, or the real JTA's if none is prepared."""
-    return datasets.of(config).camera
 
 
 def fitted(config: ConfigDict, split: str) -> ConfigDict:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import weights
 from loco_jax.cli import progress
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.experiment import checks
 from loco_jax.experiment.checks import check as check
 from loco_jax.geometry.camera import Camera
@@ -89,22 +89,14 @@ def _create_vha(config: ConfigDict, volume: Volume) -> VhaTask:
         published if m.variant == "published" else patch,
         tuple(config.sigmas),
         config.subvoxel,
-        m.positive_weight,
         m.code_noise,
         config.max_peaks,
     )
 
 
 def _create_cells(config: ConfigDict, volume: Volume) -> LocationMapsTask | VolumetricTask:
-    c = config.predictor
+    c, options = config.predictor, _finder_options(config, volume)
     network = {"width": c.width, "blocks": c.blocks, "coarsest": c.coarsest, "dtype": jnp.dtype(config.model.dtype)}
-    options = {
-        "volume": volume,
-        "sigma": config.sigmas[-1],
-        "max_peaks": config.max_peaks,
-        "refiner_weights": config.refiner,
-        **_rules(config),
-    }
     if config.task == "location_maps":
         maps = location_maps.LocationMapsPredictor(**network)
         return LocationMapsTask(network=maps, location_weight=c.location_weight, **options)
@@ -114,20 +106,20 @@ def _create_cells(config: ConfigDict, volume: Volume) -> LocationMapsTask | Volu
 
 def _create_top_down(config: ConfigDict, volume: Volume) -> TopDownTask:
     c = config.predictor
-    return TopDownTask(
-        network=top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype)),
-        volume=volume,
-        sigma=config.sigmas[-1],
-        max_peaks=config.max_peaks,
-        refiner_weights=config.refiner,
-        **_rules(config),
-    )
+    network = top_down.TopDown(c.width, c.blocks, c.coarsest, c.lifting, jnp.dtype(config.model.dtype))
+    return TopDownTask(network=network, **_finder_options(config, volume))
+
+
+def _finder_options(config: ConfigDict, volume: Volume) -> dict[str, Any]:
+    """The attributes that the baselines of LoCO have in common."""
+    heatmaps = {"volume": volume, "sigma": config.sigmas[-1], "max_peaks": config.max_peaks}
+    return {**heatmaps, "refiner_weights": config.refiner, **_rules(config)}
 
 
 def _compact(config: ConfigDict, volume: Volume) -> compact.CompactPredictor:
     c, m = config.predictor, config.model
     dtype = jnp.dtype(m.dtype)
-    return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, volume.stride, c.coarsest, dtype)
+    return compact.CompactPredictor(m.level, volume.depth_bins, c.width, c.blocks, c.coarsest, dtype)
 
 
 def _rules(config: ConfigDict) -> dict[str, Any]:
@@ -164,16 +156,16 @@ def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
     if path.is_dir():
         config = weights.run_config(path)
         task = people_task_of(path, config)
-        params = weights.read_run(path, config, jax.eval_shape(task.init, jax.random.key(0)))
-        return task, task.for_evaluation(params), config, streams.camera_of(config)
+        params = weights.read_run(path, config, task.shapes())
+        return task, task.for_evaluation(params), config, datasets.of(config).camera
     params, about = weights.load(path)
     if about.get("kind") not in checks.FINDERS:
         kind = weights.brief(repr(about.get("kind")))
         raise WeightsError(f"{path}: holds weights of kind {kind}, not a whole loco")
     config = weights.as_config(path, about.get("config", {}))
     task = people_task_of(path, config)
-    camera = _camera_of(path, about["camera"], config) if "camera" in about else streams.camera_of(config)
-    like = jax.eval_shape(task.init, jax.random.key(0))
+    camera = _camera_of(path, about["camera"], config) if "camera" in about else datasets.of(config).camera
+    like = task.shapes()
     if "refiner" in params:
         like["refiner"] = jax.eval_shape(pretrained.init_refiner, jax.random.key(0))
     weights.check_fit(params, like, str(path))
@@ -187,7 +179,7 @@ def trained_camera(source: str) -> Camera | None:
     """
     path = weights.path_of(source)
     if path.is_dir():
-        return streams.camera_of(weights.run_config(path))
+        return datasets.of(weights.run_config(path)).camera
     _, about = weights.load(path)
     if "camera" not in about:
         return None
@@ -234,7 +226,7 @@ def check_sources(config: ConfigDict, task: Task) -> None:
                 raise WeightsError("no weights given")
             check_weights(task, task.vha_weights, "config.vha")
         if task.trunk_weights:
-            pretrained.with_trunk(jax.eval_shape(task.init, jax.random.key(0)), task.trunk_weights)
+            pretrained.with_trunk(task.shapes(), task.trunk_weights)
     if task.needs_refiner:
         with pretrained.naming("refiner", task.refiner_weights):
             weights.config_of(task.refiner_weights)
@@ -320,7 +312,7 @@ def find_people(config: ConfigDict) -> dict[str, Float[np.ndarray, "N 14 3"]]:
             )
     sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), ("batch",)), PartitionSpec("batch"))
     params = jax.device_put(params, sharding.mesh.devices.item())
-    batches = itertools.islice(streams.training_stream(theirs, sharding), -(-number // _SCENES_AT_ONCE))
+    batches = itertools.islice(datasets.of(theirs).training_stream(sharding), -(-number // _SCENES_AT_ONCE))
     with progress.bar(number, " people", config.quiet, desc="finding", leave=False) as bar:
         found = find(task, params, batches, number, bar.update)
     if found is None:

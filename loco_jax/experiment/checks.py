@@ -136,6 +136,7 @@ def _check_predictor(config: ConfigDict) -> None:
     if config.task == "trunk":
         if c.trunk != "compact":
             raise ValueError(f"config.predictor.trunk={c.trunk!r} must be compact for config.task=trunk")
+        _check_stride(config)
         return
     weight = c.code_weight, c.heatmap_weight, c.side_weight, c.teaching_weight
     if not (min(weight) >= 0 and c.code_weight + c.heatmap_weight > 0):

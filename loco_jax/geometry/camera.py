@@ -26,6 +26,14 @@ class Camera(NamedTuple):
         """The camera of the picture after resizing by `factor`."""
         return Camera(*(factor * f for f in self))
 
+    def expanded(self, axes: int = 1) -> "Camera":
+        """A batch's cameras with fields `[B, 1, ...]`, which broadcast over so many further `axes` of points."""
+        return Camera(*(jnp.expand_dims(jnp.asarray(f), tuple(range(-axes, 0))) for f in self))
+
+    def as_batch(self) -> "Camera":
+        """A batch of this one camera, in float32."""
+        return Camera(*(jnp.asarray(f, jnp.float32)[None] for f in self))
+
 
 JTA = Camera(fx=1158.0, fy=1158.0, cx=960.0, cy=540.0)
 
@@ -38,6 +46,14 @@ def project(camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "...
     u = camera.fx * x / z + camera.cx
     v = camera.fy * y / z + camera.cy
     return jnp.where(in_front[..., None], jnp.stack([u, v], axis=-1), jnp.nan)
+
+
+def project_on_host(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
+    """`project` in NumPy: for what must not use a device, or for more digits, if `xyz` has more."""
+    in_front = xyz[..., 2:] > 0
+    uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
+    uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
+    return np.where(in_front, uv, np.nan)
 
 
 def back_project(

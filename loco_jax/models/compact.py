@@ -46,7 +46,6 @@ class CompactPredictor(nn.Module):
       depth_bins: D of the volume; the code has D // 2^level channels.
       width: channels of the first stage.
       blocks: in every stage except the first, which has one.
-      stride: height and width of a voxel in pixels.
       coarsest: height and width of the last stage's cells in pixels.
       dtype: of the arithmetic; parameters stay float32.
     """
@@ -55,7 +54,6 @@ class CompactPredictor(nn.Module):
     depth_bins: int
     width: int = 32
     blocks: int = 2
-    stride: int = 8
     coarsest: int = 64
     dtype: DTypeLike = jnp.float32
 
@@ -68,7 +66,7 @@ class CompactPredictor(nn.Module):
 
     @property
     def _cell(self) -> int:
-        return self.stride * 2**self.level
+        return _FINE * 2**self.level
 
     def __call__(self, image: UInt8[Array, "B height width 3"], camera: Camera) -> Float[jax.Array, "B h w d"]:
         """The code of pictures by cameras with fields `[B]`."""
@@ -85,7 +83,7 @@ class CompactPredictor(nn.Module):
 
     def code(self, features: Features, image_size: tuple[int, int]) -> Float[jax.Array, "B h w d"]:
         """The code from the features of pictures of `image_size`."""
-        rows, columns, _ = code_shape(Volume(image_size, self.stride, self.depth_bins).shape, self.level)
+        rows, columns, _ = code_shape(Volume(image_size, depth_bins=self.depth_bins).shape, self.level)
         return self.head(features)[:, :rows, :columns]
 
     def read_joints(self, features: Features) -> Float[jax.Array, "B h w J"]:

@@ -88,8 +88,8 @@ def check_formats(formats: Sequence[str]) -> None:
             raise ModuleNotFoundError(f"{library} is not installed: pip install 'loco-jax[files]'") from error
 
 
-def tracks_of(frames: Sequence[Tracked], place: Ground | None = None) -> Tracks:
-    """The people of frames in a world with y up. `place` is the ground; by default it is estimated from all people.
+def tracks_of(frames: Sequence[Tracked]) -> Tracks:
+    """The people of frames in a world with y up, whose ground is estimated from all people.
 
     Raises ValueError if the frames' times do not rise.
     """
@@ -104,7 +104,7 @@ def tracks_of(frames: Sequence[Tracked], place: Ground | None = None) -> Tracks:
             if known.any():
                 found.setdefault(number, {})[t] = np.where(known, joints, np.nan)
     seen = [joints for rows in found.values() for joints in rows.values()]
-    place = place or ground(np.array(seen, float).reshape(-1, skeleton.NUM_JOINTS, 3))
+    place = ground(np.array(seen, float).reshape(-1, skeleton.NUM_JOINTS, 3))
     people = []
     for number, rows in sorted(found.items()):
         whole = np.full((max(rows) - min(rows) + 1, skeleton.NUM_JOINTS, 3), np.nan)

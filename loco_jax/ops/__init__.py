@@ -94,12 +94,9 @@ def sum_entropy(
     shape: tuple[int, int, int],
     sigma: float = 2.0,
     subvoxel: bool = False,
-    positive_weight: float = 0.0,
     annotated: Bool[Array, "B J"] | None = None,
 ) -> Float[jax.Array, ""]:
-    """The sum of a batch's cross-entropy over voxels, each with the weight 1 + positive_weight * target.
-
-    Voxels of joint types that are not `annotated` have the weight 0.
+    """The sum of a batch's cross-entropy over voxels. Those of joint types that are not `annotated` do not count.
 
     `features` are those of `PatchVHA.decode_features`; the rest is as for `heatmaps.render`. There are gradients of
     `params` and `features`. Large volumes of logits are not written on CPUs.
@@ -111,7 +108,6 @@ def sum_entropy(
         target = target.astype(jnp.float32)
         logits = network.head.apply({"params": params}, x).astype(jnp.float32)
         losses = nn.softplus(logits) - logits * target
-        losses = losses * (1 + positive_weight * target) if positive_weight else losses
         return jnp.sum(losses if annotated is None else jnp.where(target < 0, 0, losses))
 
     def of_frames(params, x, voxels, present, *counted):

@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
-from loco_jax.pose import peaks
+from loco_jax.pose import heatmaps, peaks
 
 MARGIN = 0.06  # of a box's longer side: bodies are thicker than their joints
 LEAST_SIDE = 4.0  # pixels; a single joint has a box too
-SIGMA = 1.0  # cells, of the Gaussians at the boxes' middles
+WIDER = 1.25  # than its longer side is the square about a box
+JITTER = 0.1  # of a box's sides, the deviation in training
+LEAST_OVERLAP = 0.5  # intersection over union with a true box that is found
 NUMBERS = 4  # of a box: see `encode`
 TORSO = (skeleton.JOINTS.index("left_shoulder"), skeleton.JOINTS.index("right_hip"))
 
@@ -58,28 +60,23 @@ def middle_and_sides(boxes: Float[Array, "*N 4"]) -> tuple[Float[Array, "*N 2"],
     return (low + high) / 2, high - low
 
 
-def squares(boxes: Float[Array, "*N 4"], factor: float = 1.25) -> Float[jax.Array, "*N 4"]:
-    """Squares about the boxes' middles, `factor` times as wide as the longer side."""
+def squares(boxes: Float[Array, "*N 4"]) -> Float[jax.Array, "*N 4"]:
+    """Squares about the boxes' middles, `WIDER` times as wide as the longer side."""
     middle, sides = middle_and_sides(boxes)
-    return _of_middle(middle, jnp.broadcast_to(factor * sides.max(axis=-1, keepdims=True), sides.shape))
+    return _of_middle(middle, jnp.broadcast_to(WIDER * sides.max(axis=-1, keepdims=True), sides.shape))
 
 
-def jittered(boxes: Float[Array, "*N 4"], noise: Float[Array, "*N 4"], share: float = 0.1) -> Float[jax.Array, "*N 4"]:
-    """Boxes moved by `noise[..., :2]` and scaled by exp of `noise[..., 2:]`, both times `share` of the sides."""
+def jittered(boxes: Float[Array, "*N 4"], noise: Float[Array, "*N 4"]) -> Float[jax.Array, "*N 4"]:
+    """Boxes moved by `noise[..., :2]` and scaled by exp of `noise[..., 2:]`, both times `JITTER` of the sides."""
     middle, sides = middle_and_sides(boxes)
-    return _of_middle(middle + share * noise[..., :2] * sides, sides * jnp.exp(share * noise[..., 2:]))
+    return _of_middle(middle + JITTER * noise[..., :2] * sides, sides * jnp.exp(JITTER * noise[..., 2:]))
 
 
 def targets(boxes: Float[Array, "P 4"], there: Bool[Array, "P"], shape: tuple[int, int], stride: int) -> Targets:
     """The targets of a detector with `shape` cells of `stride` pixels, for the boxes that are `there`."""
     middle, _ = middle_and_sides(boxes)
-
-    def gaussian(coordinate_P, count):
-        middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * stride
-        away = jnp.where(there, coordinate_P, -1e4)[:, None] - middles
-        return jnp.exp(-jnp.square(away / stride / SIGMA))
-
-    heat_PxHxW = gaussian(middle[:, 1], shape[0])[:, :, None] * gaussian(middle[:, 0], shape[1])[:, None]
+    down, across = (heatmaps.along(middle[:, 1 - axis], there, n, stride) for axis, n in enumerate(shape))
+    heat_PxHxW = down[:, :, None] * across[:, None]
     return Targets(heat_PxHxW.max(axis=0), heat_PxHxW.argmax(axis=0).astype(jnp.int32))
 
 
@@ -172,17 +169,17 @@ def overlap(boxes: Float[np.ndarray, "N 4"], others: Float[np.ndarray, "M 4"]) -
 
 
 def hits(
-    boxes: Float[np.ndarray, "N 4"], scores: Float[np.ndarray, "N"], true: Float[np.ndarray, "M 4"], least: float = 0.5
+    boxes: Float[np.ndarray, "N 4"], scores: Float[np.ndarray, "N"], true: Float[np.ndarray, "M 4"]
 ) -> Bool[np.ndarray, "N"]:
     """Which boxes of a picture find a true one.
 
-    The better score chooses first. A box finds the true one that it overlaps most, if that is `least` or more, and
-    nobody has found it before.
+    The better score chooses first. A box finds the true one that it overlaps most, if that is `LEAST_OVERLAP` or more,
+    and nobody has found it before.
     """
     overlaps, found, free = overlap(boxes, true), np.zeros(len(boxes), bool), np.ones(len(true), bool)
     for i in np.argsort(-scores, kind="stable") if len(true) else ():
         best = overlaps[i].argmax()
-        found[i] = free[best] and overlaps[i, best] >= least
+        found[i] = free[best] and overlaps[i, best] >= LEAST_OVERLAP
         free[best] &= ~found[i]
     return found
 

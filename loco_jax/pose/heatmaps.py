@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
 
+_FAR = -1e4  # pixels: the place of what is absent, whose Gaussian is 0 in any picture
+
 
 def cube_side(sigma: float) -> int:
     """The side in voxels of the cube to which a joint's Gaussian is cut: 5 sigma, rounded up to an odd number."""
@@ -63,14 +65,26 @@ def render(
     )
 
 
+def along(
+    places: Float[Array, "*N"], present: Bool[Array, "*N"], cells: int, stride: int
+) -> Float[jax.Array, "*N {cells}"]:
+    """A Gaussian exp(-r^2) at each place, in a row of cells from 0 on; r in cells, from their middles.
+
+    Places, and the `stride` of the cells, are in pixels. Those that are not `present` have none.
+    """
+    middles = (jnp.arange(cells, dtype=jnp.float32) + 0.5) * stride
+    away = jnp.where(present, places, _FAR)[..., None] - middles
+    return jnp.exp(-jnp.square(away / stride))
+
+
 def render_cells(
     voxels: Float[Array, "*P J 3"],
     present: Bool[Array, "*P J"],
     shape: tuple[int, int, int],
     cell: int,
-    sigma: float = 2.0,
-    subvoxel: bool = False,
-    dtype: DTypeLike = jnp.float32,
+    sigma: float,
+    subvoxel: bool,
+    dtype: DTypeLike,
 ) -> Float[jax.Array, "d h w V"]:
     """The heatmaps of `render` in cells of `cell` voxels a side, V = J * cell^3.
 
@@ -136,8 +150,8 @@ def find_cubes(
     voxels: Float[Array, "P J 3"],
     present: Bool[Array, "P J"],
     shape: tuple[int, int, int],
-    sigma: float = 2.0,
-    subvoxel: bool = False,
+    sigma: float,
+    subvoxel: bool,
 ) -> Cubes:
     """The cubes of `render` with these arguments, with a leading axis J."""
     _check(voxels, present, sigma)

@@ -15,11 +15,9 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.models.location_maps import Maps
-from loco_jax.pose import peaks
+from loco_jax.pose import heatmaps, peaks
 from loco_jax.pose.people import Points
 
-_SIGMA = 1.0  # cells
-_FAR = -1e4  # pixels: the place of an absent joint, whose Gaussian is 0 in any picture
 _MOST = np.iinfo(np.int32).max
 
 
@@ -35,18 +33,13 @@ def render(
       stride: pixels a cell is high and wide.
     """
 
-    def along(coordinate_PxJ, count):
-        middles = (jnp.arange(count, dtype=jnp.float32) + 0.5) * stride
-        away = jnp.where(present, coordinate_PxJ, _FAR)[..., None] - middles
-        return jnp.exp(-jnp.square(away / stride / _SIGMA))
-
-    def add(heatmaps, person):
+    def add(maps, person):
         down, across = person
-        return jnp.maximum(heatmaps, down[:, :, None] * across[:, None, :]), None
+        return jnp.maximum(maps, down[:, :, None] * across[:, None, :]), None
 
-    rows, columns = grid
+    down, across = (heatmaps.along(places[..., 1 - axis], present, n, stride) for axis, n in enumerate(grid))
     start = jnp.zeros((places.shape[1], *grid), jnp.float32)
-    return lax.scan(add, start, (along(places[..., 1], rows), along(places[..., 0], columns)))[0]
+    return lax.scan(add, start, (down, across))[0]
 
 
 def true_maps(joints: Float[Array, "P J 3"], present: Bool[Array, "P J"], camera: Camera, volume: Volume) -> Maps:
@@ -63,7 +56,7 @@ def true_maps(joints: Float[Array, "P J 3"], present: Bool[Array, "P J"], camera
     """
     rows, columns, _ = volume.shape
     places = cameras.project(camera, joints)
-    heatmaps = render(places, present, (rows, columns), volume.stride)
+    maps = render(places, present, (rows, columns), volume.stride)
     # The nearest to the camera come first, type by type, and keep their cells from those who are no nearer.
     order_PxJ = jnp.argsort(jnp.where(present, jnp.linalg.norm(joints, axis=-1), jnp.inf), axis=0).astype(jnp.int32)
     joints, places = (jnp.take_along_axis(x, order_PxJ[..., None], axis=0) for x in (joints, places))
@@ -81,9 +74,9 @@ def true_maps(joints: Float[Array, "P J 3"], present: Bool[Array, "P J"], camera
         xyz = jnp.where(nearer[..., None], joint_Jx3[:, None, None], xyz_JxHxWx3)
         return (jnp.where(nearer, away, away_JxHxW), xyz), None
 
-    nobody = jnp.full(heatmaps.shape, _MOST, jnp.int32), jnp.zeros((*heatmaps.shape, 3), jnp.float32)
+    nobody = jnp.full(maps.shape, _MOST, jnp.int32), jnp.zeros((*maps.shape, 3), jnp.float32)
     (_, xyz), _ = lax.scan(claim, nobody, (cells_PxJx2, joints.astype(jnp.float32), present))
-    return Maps(heatmaps, xyz)
+    return Maps(maps, xyz)
 
 
 def read(maps: Maps, max_peaks: int) -> Points:

@@ -88,7 +88,7 @@ def matched_errors(predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray,
 
 
 def bands(
-    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float] = BAND_EDGES
+    predicted: ArrayLike, true: ArrayLike, pairs: Int[np.ndarray, "K 2"], edges: Sequence[float]
 ) -> Float[np.ndarray, "3 bands"]:
     """One frame's numbers of true and of found joints, and sums of errors, by the true joint's distance in metres.
 

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.pose import metrics, postures
+from loco_jax.pose.boxes import overlap
 
 FOUND_WITHIN = 0.8  # metres; a person is found if half of its joints have at most this error
 TWICE_WITHIN = 0.25  # of a person's height in the picture
@@ -84,7 +85,7 @@ def see(joints: ArrayLike, known: ArrayLike, camera: Camera) -> Seen:
     joints, known = np.asarray(joints, np.float64), np.asarray(known, bool)
     there = known.any(axis=-1)
     joints, known = joints[there], known[there]
-    uv = project(camera, joints)
+    uv = project_on_host(camera, joints)
     middle = joints.sum(axis=1, where=known[..., None]) / known.sum(axis=1)[:, None]
     return Seen(
         joints=joints,
@@ -115,7 +116,7 @@ def measure(
     exist = known.any(axis=-1)
     predicted, known = predicted[exist], known[exist]
     p, t = metrics.people_pairs(predicted, known, seen.joints, seen.known, FOUND_WITHIN).T
-    away = picture_distances(project(camera, predicted), known, seen.uv, seen.known)
+    away = picture_distances(project_on_host(camera, predicted), known, seen.uv, seen.known)
     whose = np.where(np.isfinite(away).any(axis=1), away.argmin(axis=1), -1) if away.size else np.full(len(away), -1)
     twice = named_twice(away, seen.height)
     whose[p] = t
@@ -207,14 +208,6 @@ def _measures(of: Found, some: np.ndarray, predicted: int) -> dict[str, Any]:
     }
 
 
-def project(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
-    """`camera.project` in NumPy, because scoring must not use a device."""
-    in_front = xyz[..., 2:] > 0
-    uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
-    uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)
-    return np.where(in_front, uv, np.nan)
-
-
 def boxes(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Float[np.ndarray, "M 2 2"]:
     """Boxes around the known joints, each a least and a greatest pixel."""
     there = known[..., None] & np.isfinite(uv)
@@ -231,12 +224,8 @@ def heights(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> F
 
 def overlaps(uv: Float[np.ndarray, "M J 2"], known: Bool[np.ndarray, "M J"]) -> Int[np.ndarray, "M"]:
     """The number of other boxes that each person's box overlaps by more than `OVERLAP`."""
-    low, high = np.moveaxis(boxes(uv, known), 1, 0)
-    sides = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
-    shared = np.maximum(sides, 0).prod(axis=-1)
-    area = (high - low).prod(axis=-1)
-    others = ~np.eye(len(uv), dtype=bool)
-    return ((shared > OVERLAP * (area[:, None] + area[None] - shared)) & others).sum(axis=1)
+    around = boxes(uv, known).reshape(-1, 4)
+    return ((overlap(around, around) > OVERLAP) & ~np.eye(len(uv), dtype=bool)).sum(axis=1)
 
 
 def picture_distances(

@@ -1,7 +1,6 @@
 """Smooth tracks: each person's place and pose by a smoother over the whole track, with limbs of constant length."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -10,27 +9,15 @@ from loco_jax.geometry import skeleton
 from loco_jax.pose import kalman
 from loco_jax.pose.tracking import Tracked, noise_at, place_of
 
-
-class Smoothing(NamedTuple):
-    """Numbers of the smoother. The defaults are chosen on the crowd's validation split.
-
-    The place is a point that moves with the person, the pose are the joints relative to it. Each has a density of the
-    acceleration's noise in m²/s³, and standard errors across the ray in metres and along it as a share of the distance.
-    """
-
-    place_density: float = 0.5
-    place_across: float = 0.2
-    place_along: float = 0.05
-    pose_density: float = 20.0
-    pose_across: float = 0.05
-    pose_along: float = 0.005
-    speed: float = 1.5  # standard deviation of velocities at the beginning of a track, m/s
+# Chosen on the crowd's validation split. The place is a point that moves with the person, the pose are the joints
+# relative to it. Each has a density of the acceleration's noise in m²/s³, and standard errors across the ray in metres
+# and along it as a share of the distance.
+_PLACE_DENSITY, _PLACE_ACROSS, _PLACE_ALONG = 0.5, 0.2, 0.05
+_POSE_DENSITY, _POSE_ACROSS, _POSE_ALONG = 20.0, 0.05, 0.005
+_SPEED = 1.5  # standard deviation of velocities at the beginning of a track, m/s
 
 
-DEFAULT = Smoothing()
-
-
-def smooth(frames: Sequence[Tracked], settings: Smoothing = DEFAULT) -> list[Tracked]:
+def smooth(frames: Sequence[Tracked]) -> list[Tracked]:
     """The same tracks with smooth joints, limbs of constant length, and without gaps.
 
     The smoother sees the whole track, so a frame's joints follow from earlier and from later frames. Between a track's
@@ -49,15 +36,13 @@ def smooth(frames: Sequence[Tracked], settings: Smoothing = DEFAULT) -> list[Tra
         scores = np.zeros(joints.shape[:2])
         for t, row in rows.items():
             joints[t - first], scores[t - first] = frames[t].joints[row], frames[t].scores[row]
-        joints = smooth_person(np.array([frame.time for frame in part]), joints, settings)
+        joints = smooth_person(np.array([frame.time for frame in part]), joints)
         for t, person in enumerate(zip(joints, scores), first):
             added[t].append((number, *person))
     return [_with(frame, people) for frame, people in zip(frames, added)]
 
 
-def smooth_person(
-    times: Float[np.ndarray, " T"], joints: Float[np.ndarray, "T J 3"], settings: Smoothing = DEFAULT
-) -> Float[np.ndarray, "T J 3"]:
+def smooth_person(times: Float[np.ndarray, " T"], joints: Float[np.ndarray, "T J 3"]) -> Float[np.ndarray, "T J 3"]:
     """One person's joints in metres at rising times in seconds, NaN if unknown.
 
     The first frame has a known joint. Joints that are never known stay NaN. The joints of a single frame stay as they
@@ -65,18 +50,17 @@ def smooth_person(
     """
     if len(times) == 1:
         return joints
-    s = settings
     known = np.isfinite(joints).all(axis=-1)
     places, poses = _split(joints)
     # The place is one more point, which the smoother treats in the same way.
     seen = np.concatenate([known, known.any(axis=1, keepdims=True)], axis=1)
     points = np.concatenate([np.where(known[..., None], poses, 0.0), places[:, None]], axis=1)
-    density = np.append(np.full(joints.shape[1], s.pose_density), s.place_density)
-    of_poses = np.repeat(noise_at(places, s.pose_across, s.pose_along)[:, None], joints.shape[1], axis=1)
-    noise = np.concatenate([of_poses, noise_at(places, s.place_across, s.place_along)[:, None]], axis=1)
+    density = np.append(np.full(joints.shape[1], _POSE_DENSITY), _PLACE_DENSITY)
+    of_poses = np.repeat(noise_at(places, _POSE_ACROSS, _POSE_ALONG)[:, None], joints.shape[1], axis=1)
+    noise = np.concatenate([of_poses, noise_at(places, _PLACE_ACROSS, _PLACE_ALONG)[:, None]], axis=1)
     first, each = seen.argmax(axis=0), np.arange(seen.shape[1])
     # Before a joint is first seen its state has no meaning of its own: the smoother derives it from later frames.
-    state = kalman.start(points[first, each], noise[first, each], s.speed)
+    state = kalman.start(points[first, each], noise[first, each], _SPEED)
     filtered, predicted, gains = [state.mean], [], []
     for t, step in enumerate(np.diff(times), 1):
         expected = kalman.predict(state, float(step), density)

@@ -132,9 +132,9 @@ class Tracker:
         return np.where(squares <= s.reach**2, squares + np.log(np.linalg.det(spread))[:, None], _NEVER)
 
 
-def follow(frames: Iterable[Sighting], settings: Settings = DEFAULT) -> list[Tracked]:
+def follow(frames: Iterable[Sighting]) -> list[Tracked]:
     """The same frames, which are in order of time, with identities."""
-    tracker = Tracker(settings)
+    tracker = Tracker()
     return [Tracked(*frame, tracker.update(frame)) for frame in frames]
 
 

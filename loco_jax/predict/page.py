@@ -48,8 +48,8 @@ class _Thinned:
 class Pictures(_Thinned):
     """Small JPEGs of a video's frames: `add(number, image)`."""
 
-    def __init__(self, width: int = 384):
-        super().__init__(MOST_PICTURES, functools.partial(jpeg, width=width))
+    def __init__(self):
+        super().__init__(MOST_PICTURES, functools.partial(jpeg, width=384))
 
 
 class Frames(_Thinned):

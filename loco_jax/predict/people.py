@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from loco_jax import weights
-from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.media import canvas as canvases
 from loco_jax.media import overlays, pictures
 from loco_jax.media.canvas import Canvas
@@ -103,7 +103,8 @@ def look(picture: Picture, lens: Lens, predictor: Predictor) -> People:
     """Finds the people in a picture. Raises ValueError for an impossible camera."""
     view = view_of(picture.size, lens, picture.focal, predictor)
     view = view._replace(warnings=picture.warnings + view.warnings)
-    return People(to_people(*find(picture.image, view, predictor), view.camera), picture.image, view)
+    (found,) = find_all([canvases.fill(view.canvas, picture.image)], [view], predictor)
+    return People(to_people(*found, view.camera), picture.image, view)
 
 
 def view_of(
@@ -127,21 +128,14 @@ def view_of(
     return View(size, camera, source, canvas, tuple(warnings))
 
 
-def find(
-    image: UInt8[np.ndarray, "H W 3"], view: View, predictor: Predictor
-) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
-    """The people in a picture: joints in metres (NaN if unknown) and their scores.
-
-    The picture is resampled so that a pixel covers the same angle as in training, see `canvas.plan`. People whose
-    heads lie in the padding around the picture are left out. `image` may have fewer pixels than `view.size`.
-    """
-    return to_view(predictor(canvases.fill(view.canvas, image), view.canvas.camera), view)
-
-
 def find_all(
     filled: Sequence[UInt8[np.ndarray, "h w 3"]], views: Sequence[View], predictor: Predictor
 ) -> list[tuple[Float[np.ndarray, "_ J 3"], Float[np.ndarray, "_ J"]]]:
-    """`find` for several pictures at once, which fill canvases of one size."""
+    """The people in several pictures of one size: joints in metres (NaN if unknown) and their scores.
+
+    Pictures are `filled` into their views' canvases, so that a pixel covers the same angle as in training. People whose
+    heads lie in the padding around the picture are left out.
+    """
     found = predictor.find(np.stack(filled), [view.canvas.camera for view in views])
     return [to_view(each, view) for each, view in zip(found, views)]
 
@@ -149,22 +143,16 @@ def find_all(
 def to_view(
     found: tuple[Float[np.ndarray, "N J 3"], Float[np.ndarray, "N J"]], view: View
 ) -> tuple[Float[np.ndarray, "P J 3"], Float[np.ndarray, "P J"]]:
-    """What a predictor finds in a canvas, for the user's camera; see `find`."""
+    """What a predictor finds in a canvas, for the user's camera; see `find_all`."""
     joints, scores = (np.asarray(array, np.float64) for array in found)
     known = np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
     joints = canvases.to_user(view.canvas, np.where(known[..., None], joints, 0.0), known)
     joints = np.where(known[..., None], joints, np.nan)
     size = np.array(view.size[::-1])
     edge = _EDGE * size / view.canvas.picture_size[::-1]
-    heads = project(view.camera, joints[:, 0])
+    heads = project_on_host(view.camera, joints[:, 0])
     inside = ((heads >= -edge) & (heads <= size + edge)).all(axis=-1)  # NaN compares false
     return joints[inside], scores[inside]
-
-
-def project(camera: Camera, joints: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 2"]:
-    """The pixels of joints in float64, NaN for joints that are not in front of the camera."""
-    z = np.where(joints[..., 2] > 0, joints[..., 2], np.nan)
-    return joints[..., :2] / z[..., None] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
 
 
 def to_people(
@@ -175,7 +163,7 @@ def to_people(
 ) -> list[Person]:
     """Joints (metres) and their scores as people. Ids count from 1 if None. A person's score is the mean of 14."""
     ids = range(1, len(joints) + 1) if ids is None else ids
-    rows = zip(ids, joints, project(camera, joints), scores)
+    rows = zip(ids, joints, project_on_host(camera, joints), scores)
     return [Person(int(i), float(s.mean()), person, uv, s) for i, person, uv, s in rows]
 
 

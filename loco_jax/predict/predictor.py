@@ -40,20 +40,14 @@ class Predictor:
         self._task, self._params = task, jax.device_put(params)
         self._find = functools.lru_cache(self._compile)
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "height width 3"], camera: Camera
-    ) -> tuple[Float[np.ndarray, "N 14 3"], Float[np.ndarray, "N 14"]]:
-        """The people in a picture, the best first: joints in metres in coordinates of `camera`, and their scores.
-
-        The focal lengths of `camera` should be those of the training. A joint with score 0 was not found. Refinement
-        has added it, or it lies at 0.
-        """
-        return self.find(image[None], [camera])[0]
-
     def find(
         self, images: UInt8[np.ndarray, "B height width 3"], cameras: Sequence[Camera]
     ) -> list[tuple[Float[np.ndarray, "_ 14 3"], Float[np.ndarray, "_ 14"]]]:
-        """The people in several pictures of one size, see `__call__`."""
+        """The people in several pictures of one size, the best first: joints in metres, and their scores.
+
+        Joints are in coordinates of the pictures' `cameras`, whose focal lengths should be those of the training. A
+        joint with score 0 was not found. Refinement has added it, or it lies at 0.
+        """
         # Each number of pictures is compiled, so there are only one and a whole batch.
         missing = -len(images) % self.batch if len(images) > 1 else 0
         images = np.concatenate([images, *[images[-1:]] * missing])

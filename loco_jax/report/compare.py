@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 from matplotlib.figure import Figure
 
-from loco_jax.report import figure, tables
+from loco_jax.report import tables
 from loco_jax.report.runs import Run
 from loco_jax.runs import observation
 
@@ -117,8 +117,8 @@ def _facts(run: Run) -> dict[str, str | None]:
         "parameters": f"{run.parameters:,}" if run.parameters else None,
         "steps": f"{run.step:,}" + f" of {wanted:,}" * (run.step < wanted) if run.records or wanted else None,
         "loss at the end": f"{losses[-1]:.4g}" if len(losses) else None,
-        "time of training": figure.duration(training) if training else None,
-        "time in all": figure.duration(sum(run.seconds.values())) if run.seconds else None,
+        "time of training": tables.duration(training) if training else None,
+        "time in all": tables.duration(sum(run.seconds.values())) if run.seconds else None,
         "frames/s, median": f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" if len(rates) else None,
         "most memory": f"{max(peaks) / 2**30:.2f} GiB" if peaks else None,
     }
@@ -173,7 +173,7 @@ def _validation(run: Run) -> dict[str, str | None]:
 
 def _time(run: Run) -> dict[str, str | None]:
     total, waits = sum(run.seconds.values()), run.series("input_wait")[:, 1]
-    parts = {part: f"{figure.duration(s)} ({100 * s / total:.1f} %)" for part, s in run.seconds.items()}
+    parts = {part: f"{tables.duration(s)} ({100 * s / total:.1f} %)" for part, s in run.seconds.items()}
     return {
         **{part: parts.get(part) for part in observation.PARTS},
         "input_wait, mean": f"{100 * waits.mean():.1f} %" if len(waits) else None,

@@ -24,6 +24,7 @@ _BLUE, _VERMILLION, _BLACK = "#0072B2", "#D55E00", "#000000"  # of Okabe and Ito
 WIDTH = 16.0  # inches, at 100 dots an inch
 _ROW, _COLUMN, _BIN = range(3)  # of voxels
 _DOWN, _AHEAD = 1, 2  # of metres
+_NEAR = 2.0  # voxels, the greatest distance of a pair
 
 
 def new_figure(height: float, w_pad: float) -> Figure:
@@ -31,13 +32,11 @@ def new_figure(height: float, w_pad: float) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=100, layout=ConstrainedLayoutEngine(w_pad=w_pad, h_pad=0.1))
 
 
-def projections(
-    volume: Volume, true: ArrayLike, predicted: ArrayLike, code: ArrayLike, title: str = "", threshold: float = 2.0
-) -> Figure:
+def projections(volume: Volume, true: ArrayLike, predicted: ArrayLike, code: ArrayLike, title: str = "") -> Figure:
     """The true and the predicted peaks of one scene from three sides, and the code.
 
     A found joint is a blue dot in or near a blue ring, its true place. A missed one is an empty vermillion diamond, and
-    a spurious one a black cross. The pairs are those of the "hungarian" matching.
+    a spurious one a black cross. The pairs are those of the "hungarian" matching within 2 voxels.
 
     Args:
       volume: the grid, for the axes.
@@ -45,11 +44,10 @@ def projections(
       predicted: `[N, 4]`, as `true`.
       code: `[h, w, d]`, drawn as its maxima along each axis.
       title: the heading.
-      threshold: the greatest distance of a pair in voxels.
 
-    Raises ValueError if `metrics.match` refuses the points or the threshold.
+    Raises ValueError if `metrics.match` refuses the points.
     """
-    marks = _marks(predicted, true, threshold)
+    marks = _marks(predicted, true)
     rows, columns, _ = volume.shape
     # Half of the width is for the columns, half for the bins. A row is as high as a column is wide.
     picture_height = float(np.clip(0.42 * WIDTH * rows / columns, 2.5, 7.0))
@@ -161,13 +159,13 @@ class _Marks(NamedTuple):
     label: str
 
 
-def _marks(predicted: ArrayLike, true: ArrayLike, threshold: float) -> list[_Marks]:
+def _marks(predicted: ArrayLike, true: ArrayLike) -> list[_Marks]:
     """True places of found joints (rings), found joints (dots), missed (diamonds) and spurious ones (crosses)."""
-    pairs = metrics.match(predicted, true, threshold)
+    pairs = metrics.match(predicted, true, _NEAR)
     predicted, true = (np.asarray(points, float).reshape(-1, 4)[:, 1:] for points in (predicted, true))
     missed, spurious = np.delete(true, pairs[:, 1], axis=0), np.delete(predicted, pairs[:, 0], axis=0)
     size = 6.0
-    found = f"found within {threshold:g} voxel{'s' * (threshold != 1)}: {len(pairs)}"
+    found = f"found within {_NEAR:g} voxels: {len(pairs)}"
     dot = _hollow("o", _BLUE, 0.45 * size, width=0) | {"markerfacecolor": _BLUE}
     return [
         _Marks(true[pairs[:, 1]], _hollow("o", _BLUE, size, width=0.8), ""),

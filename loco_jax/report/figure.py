@@ -27,7 +27,6 @@ _GREY = "0.35"
 _ROW = 4.6  # inches
 _WIDE = 30.0  # ratio of values from which the axis is logarithmic
 _LONGER = 8.0  # ratio of two runs' steps from which the axis is logarithmic
-_UNIT_STEPS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
@@ -59,19 +58,13 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def duration(seconds: float) -> str:
-    """A time as text, with three digits, in h, min, s or ms."""
-    size, unit = next((u for u in _UNIT_STEPS if seconds >= u[0]), _UNIT_STEPS[-1])
-    return f"{seconds / size:.3g} {unit}"
-
-
 def _colour(index: int) -> str:
     return CYCLE[index % len(CYCLE)]
 
 
-def _short(text: str, most: int = 40) -> str:
-    """A shortened name of a run. Matplotlib does not read it as a formula."""
-    text = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+def _short(text: str) -> str:
+    """The name of a run in at most 40 letters. Matplotlib does not read it as a formula."""
+    text = text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"
     return text.replace("$", r"\$")
 
 

@@ -60,6 +60,7 @@ PROTOCOL_NOTE = (
     "Bones: that, with the true lengths of bones. Abs.: in camera coordinates, without and with those lengths. The "
     "mean is over the groups."
 )
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))  # of time
 REFINER_HEADER = ["joints", "number", "error before (cm)", "error after (cm)"]
 
 
@@ -77,6 +78,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def number(value: float | None, digits: int = 1, times: float = 1.0) -> str:
     """The text of `times * value` in a cell; "" for None."""
     return "" if value is None else f"{times * value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as text, with three digits, in h, min, s, ms or us."""
+    size, unit = next((unit for unit in _UNITS if seconds >= unit[0]), _UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def vha_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -170,27 +177,26 @@ def people_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """The first system's people, by each of `PEOPLE_GROUPINGS`: the part's name, and `PEOPLE_MEASURES`."""
     found = next(iter(summary["systems"].values()))["people"]
-    parts = [part for grouping in PEOPLE_GROUPINGS for part in found.get(grouping, [])]  # older results lack some
-    return [[_part_name(part), *_people_cells(part)] for part in parts if part["true"]]
+    parts = [part for grouping in PEOPLE_GROUPINGS for part in found[grouping] if part["true"]]
+    return [[_part_name(part), *_people_cells(part)] for part in parts]
 
 
 def protocol_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows under `PROTOCOL_HEADER`: each system's mean over groups. If there are several, the network's of each."""
     rows, first = [], next(iter(summary["systems"]))
     for system, entry in summary["systems"].items():
-        if found := entry.get("protocols"):  # which results of earlier versions lack
-            several = system in (first, f"{first}+") and len(found["by_group"]) > 1
-            groups = [("mean", found), *((g["name"], g) for g in found["by_group"] if several)]
-            rows += [[system, name, *_protocol_cells(scores)] for name, scores in groups]
+        found = entry["protocols"]
+        several = system in (first, f"{first}+") and len(found["by_group"]) > 1
+        groups = [("mean", found), *((g["name"], g) for g in found["by_group"] if several)]
+        rows += [[system, name, *_protocol_cells(scores)] for name, scores in groups]
     return rows
 
 
 def _protocol_cells(scores: Mapping[str, Any]) -> list[str]:
     cells = [f"{scores[name]:,}" for name in ("people", "matched")]
     for kind in ("relative", "bones", "absolute", "absolute_bones"):
-        of_kind = scores.get(kind, {})  # results of earlier versions lack the last one
-        cells += [number(of_kind.get(name), 1, 100) for name in ("pck_all", "pck_matched", "auc_all")]
-        cells.append(number(of_kind.get("mpjpe_mm")))
+        cells += [number(scores[kind][name], 1, 100) for name in ("pck_all", "pck_matched", "auc_all")]
+        cells.append(number(scores[kind]["mpjpe_mm"]))
     return cells
 
 
@@ -217,39 +223,30 @@ def _people_cells(found: Mapping[str, Any]) -> list[str]:
 
 def loco_table(summary: Mapping[str, Any]) -> str:
     """Scores of a LoCO or of a system like it, the poster's, how well it finds people, and its times."""
-    first = next(iter(summary["systems"]))
+    first, about, made = next(iter(summary["systems"])), PEOPLE_NOTE, summary["made_of"]
+    if sides := summary["systems"][first].get("own_side"):
+        joints = " / ".join(f"{side['joints']:,}" for side in sides.values())
+        about += f" Joints that count are at least 1.5 voxels apart: {joints}."
     lines = [
         table(LOCO_HEADER, [*loco_rows(summary), *map(_by_poster, loco_poster_rows())]),
         "",
         f"{_about_scores(summary)} Error: mean distance of joints matched within 1.2 m.",
+        *("", table(PEOPLE_HEADER, people_rows(summary)), "", about, ""),
+        *(table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary)), ""),
+        "By the true person's distance, height in the picture and pose, and by how many other people's boxes "
+        "overlap its own.",
+        *("", table(PROTOCOL_HEADER, protocol_rows(summary)), "", PROTOCOL_NOTE, ""),
     ]
-    if found := people_rows(summary):
-        about = PEOPLE_NOTE
-        if "own_side" in summary["systems"][first]:
-            sides = summary["systems"][first]["own_side"].values()
-            joints = " / ".join(f"{side['joints']:,}" for side in sides)
-            about += f" Joints that count are at least 1.5 voxels apart: {joints}."
-        parts = table([f"people of {first}", *PEOPLE_MEASURES], people_parts_rows(summary))
-        lines += [
-            *("", table(PEOPLE_HEADER, found), "", about, "", parts, ""),
-            "By the true person's distance, height in the picture and pose, and by how many other people's boxes "
-            "overlap its own.",
-        ]
-    if published := protocol_rows(summary):
-        lines += ["", table(PROTOCOL_HEADER, published), "", PROTOCOL_NOTE, ""]
     if "tracks" in summary:
         lines += ["", tracks_table(summary["tracks"]), ""]
-    if "made_of" in summary:
-        m = summary["made_of"]
-        source = "poses read from the picture" if m["refiner"] == "picture" else f"refiner {m['refiner']}"
-        refiner = f"; +: {source}, least_joints {m['least_joints']}, least_stray {m['least_stray']:g}"
-        autoencoder = f" with {m['autoencoder']}" if "autoencoder" in m else ""
-        lines.append(f"{first} is {m['predictor']}{autoencoder}{refiner if m['refiner'] else ''}.")
-    if "joints_that_touch" in summary:
-        lines.append(
-            f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
-            " the same type. No heatmap of this grid tells those apart, which limits the GT rows."
-        )
+    source = "poses read from the picture" if made["refiner"] == "picture" else f"refiner {made['refiner']}"
+    refiner = f"; +: {source}, least_joints {made['least_joints']}, least_stray {made['least_stray']:g}"
+    autoencoder = f" with {made['autoencoder']}" if "autoencoder" in made else ""
+    lines += [
+        f"{first} is {made['predictor']}{autoencoder}{refiner if made['refiner'] else ''}.",
+        f"{summary['joints_that_touch']:,} of {summary['joints']:,} true joints are at most a voxel from another of"
+        " the same type. No heatmap of this grid tells those apart, which limits the GT rows.",
+    ]
     if "seconds_a_frame" in summary:
         seconds = summary["seconds_a_frame"]
         stages = ", ".join(f"{stage} {1000 * s:.3g} ms" for stage, s in seconds.items())

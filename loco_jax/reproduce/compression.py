@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import ops
 from loco_jax.cli import progress
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
@@ -147,7 +147,7 @@ def measure(
                 kept.add(records[-1])
             bar.update()
     return {
-        "data": f"{streams.name_of(config)}, {split} split",
+        "data": f"{datasets.of(config).name}, {split} split",
         "device": jax.devices()[0].device_kind,
         "frames": len(records),
         "heatmaps": [skeleton.NUM_JOINTS, *volume.shape],
@@ -250,7 +250,7 @@ def _frames(config: ConfigDict, split: str, number: int) -> Iterator[Frames]:
     config = config.copy_and_resolve_references()
     config.data.pictures = False
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
-    for frames, real in streams.evaluation_batches(config, split, min(number, _SCENES_AT_ONCE), number, sharding):
+    for frames, real in datasets.of(config).evaluation_batches(split, min(number, _SCENES_AT_ONCE), number, sharding):
         frames = frames._replace(image=None)
         for i in np.flatnonzero(real):
             yield jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), frames)

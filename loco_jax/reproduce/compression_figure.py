@@ -22,6 +22,7 @@ _NOTE = (
 _SHAPES = dict(zip((*codecs.LOSSLESS, PEAKS), "hp<>*"))  # markers of the ways without a network
 _GREY = "0.55"
 _SIZE = 10  # points
+_THRESHOLD = "0.4 m"  # of the drawn F1
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -42,14 +43,14 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([tables.table(header, rows), "", note])
 
 
-def figure(found: Mapping[str, Any], threshold: str = "0.4 m") -> Figure:
-    """Bytes a frame against F1 at one threshold: a marker for each way, a line for each network through its bits."""
+def figure(found: Mapping[str, Any]) -> Figure:
+    """Bytes a frame against F1 at `_THRESHOLD`: a marker for each way, a line for each network through its bits."""
     drawing = drawings.new_figure(height=8.0, w_pad=0.12)
     axes = drawing.subplots()
     handles = [_head("Heatmaps of joints")]
 
     def draw(ways, **look):
-        axes.plot([way["bytes"] for way in ways], [100 * way["f1"][threshold] for way in ways], **look)
+        axes.plot([way["bytes"] for way in ways], [100 * way["f1"][_THRESHOLD] for way in ways], **look)
 
     for way in found["ways"]:
         if "network" not in way:
@@ -74,7 +75,7 @@ def figure(found: Mapping[str, Any], threshold: str = "0.4 m") -> Figure:
     axes.set_title(f"{found['data']}, {found['frames']:,} frames", fontsize=14)
     axes.set(xscale="log", ylim=(-2, 102))
     axes.set_xlabel("bytes a frame (logarithmic)", fontsize=13)
-    axes.set_ylabel(f"F1 at {threshold} (%)", fontsize=13)
+    axes.set_ylabel(f"F1 at {_THRESHOLD} (%)", fontsize=13)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
     axes.tick_params(labelsize=12)
     axes.grid(color="0.9", linewidth=0.6)

@@ -19,14 +19,14 @@ from loco_jax.tasks.top_down import TopDownTask
 PEOPLE = (1, 5, 20, 60)
 
 
-def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence[int] = PEOPLE) -> list[float]:
-    """Seconds from a picture of the crowd to people, for each number of people in the scene; medians of five.
+def seconds(task: PeopleTask, params: Any, config: ConfigDict) -> list[float]:
+    """Seconds from a picture of the crowd to people, for each of `PEOPLE` in the scene; medians of five.
 
     A top-down system looks at as many boxes as there are people, whether its detector finds them or not. Tasks should
     look for as many people as the scenes have.
     """
     times = []
-    for number in numbers:
+    for number in PEOPLE:
         people: dict[str, Any] = {f"{name}_people": number for name in ("min", "most", "max")}
         people["mean_people"] = float(number)
         crowd = dataclasses.replace(streams.crowd_of(config), **people)
@@ -39,22 +39,22 @@ def seconds(task: PeopleTask, params: Any, config: ConfigDict, numbers: Sequence
     return times
 
 
-def table(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> str:
+def table(found: Mapping[str, Sequence[float]]) -> str:
     """Milliseconds a picture by system, as Markdown."""
     rows = [[system, *(tables.number(value, 0, 1000) for value in times)] for system, times in found.items()]
     note = (
         "A top-down system looks at a crop for each person. LoCO reads the same number of peaks from any picture, "
-        f"{max(numbers)} of each joint type, so its time hardly depends on how many people there are."
+        f"{max(PEOPLE)} of each joint type, so its time hardly depends on how many people there are."
     )
-    return "\n".join([tables.table(["system, ms a picture", *(f"{n} people" for n in numbers)], rows), "", note])
+    return "\n".join([tables.table(["system, ms a picture", *(f"{n} people" for n in PEOPLE)], rows), "", note])
 
 
-def figure(found: Mapping[str, Sequence[float]], numbers: Sequence[int] = PEOPLE) -> Figure:
+def figure(found: Mapping[str, Sequence[float]]) -> Figure:
     """Seconds a picture over the number of people, a line for each system."""
     drawn = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
     axes = drawn.add_subplot()
     for index, (system, times) in enumerate(found.items()):
-        axes.plot(numbers, times, color=CYCLE[index], marker=MARKERS[index], label=system)
+        axes.plot(PEOPLE, times, color=CYCLE[index], marker=MARKERS[index], label=system)
     axes.set(xlabel="people in the scene", ylabel="seconds a picture", xlim=(0, None), ylim=(0, None))
     axes.grid(color="0.9")
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -1,6 +1,8 @@
 """The config of a run, `config.json` in its folder. A folder belongs to one config; FREE_FIELDS may change."""
 
+import copy
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ OWN_FIELDS = ("data.dir", "data.workers", "quiet")
 # Fields that evaluation takes from the run: those that only training reads, and the mistakes in a refiner's test poses.
 TRAINING_FIELDS = (
     "steps", "budget_minutes", "budget_clock", "seed", "ema", "optimizer", "plateau", "log_every", "vha", "init",
-    "init_missing", "spoil", "model.positive_weight", "model.code_noise", "predictor.trunk_weights",
+    "init_missing", "spoil", "model.code_noise", "predictor.trunk_weights",
     "predictor.code_weight", "predictor.heatmap_weight", "predictor.side_weight", "predictor.teaching_weight",
     "predictor.location_weight", "model.loss", "data.train_split", "data.validation_split", "data.augment",
     "data.render_batch", "data.crowd", "data.head_of_ears",
@@ -34,15 +36,17 @@ TRAINING_FIELDS = (
 # Fields in which an evaluation may differ from the run, if the user gives them: a network may see other data.
 OTHER_DATA = ("data.source", "data.max_people", "data.camera")
 # Fields that older runs and weights of OLD_TASKS lack, with the values that reproduce the code of that time.
-LATER_FIELDS = {
+LATER_FIELDS: dict[str, Any] = {
     "init": "", "init_missing": False, "budget_minutes": 0.0, "budget_clock": "wall", "spoil.predictor": "",
-    "spoil.found": 2000, "spoil.share": 0.5, "predictor.side_weight": 0.0,
+    "spoil.found": 2000, "spoil.share": 0.5, "predictor.side_weight": 0.0, "data.render_batch": 1,
+    "data.crowd": {"min_people": 0, "mean_people": 0.0, "most_people": 0},
 }  # fmt: skip
 # Fields that older runs and weights of any task lack.
 LATEST_FIELDS: dict[str, Any] = {"data.camera": [], "data.head_of_ears": False}
 # Fields that older runs have beside today's, with the values that mean what the code does now.
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
+    "model.positive_weight": 0.0,
 }  # fmt: skip
 OLD_TASKS = ("loco", "vha", "refiner", "trunk")
 
@@ -61,7 +65,7 @@ def check(workdir: str, config: ConfigDict, free: Sequence[str] = FREE_FIELDS, o
             f"{path.parent}: has checkpoints but no {CONFIG_FILE}, to which they belong; put it back, or give "
             "another --workdir"
         )
-    theirs, ours = _read(path), _plain(config)
+    theirs, ours = read(workdir), _plain(config)
     differences = _differences(theirs, ours, (*free, *_free_lengths(theirs, ours)))
     differences = [(name, old, new) for name, old, new in differences if not (older and old is None)]
     if differences:
@@ -94,7 +98,7 @@ def as_trained(workdir: str, config: ConfigDict, given: Collection[str] = ()) ->
     path = _path(workdir)
     if not path.exists():
         raise CheckpointError(f"{path.parent}: no run here; train first, or give the right --workdir")
-    theirs, config = _flat(_read(path)), config.copy_and_resolve_references()
+    theirs, config = _flat(read(workdir)), config.copy_and_resolve_references()
     ours = [name for name in _flat(_plain(config)) if _is_of(name, TRAINING_FIELDS)]
     config.update_from_flattened_dict({name: theirs[name] for name in ours if name in theirs})  # older runs lack some
     others = [field for field in OTHER_DATA if field in given]
@@ -111,12 +115,11 @@ def claim(workdir: str, config: ConfigDict) -> None:
 def completed(content: dict[str, Any]) -> dict[str, Any]:
     """A config as JSON, with the LATEST_FIELDS and LATER_FIELDS that its sections lack, without the EARLIER_FIELDS.
 
-    Other tasks than OLD_TASKS lack none but the LATEST_FIELDS.
+    Other tasks than OLD_TASKS do not get the LATER_FIELDS.
     """
     _add(content, LATEST_FIELDS)
-    if content.get("task", OLD_TASKS[0]) not in OLD_TASKS:
-        return content
-    _add(content, LATER_FIELDS)
+    if content.get("task", OLD_TASKS[0]) in OLD_TASKS:
+        _add(content, LATER_FIELDS)
     for field, value in EARLIER_FIELDS.items():
         section, name = section_of(content, field)
         if section.get(name) == value:
@@ -127,7 +130,7 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
 def _add(content: dict[str, Any], fields: Mapping[str, Any]) -> None:
     for field, value in fields.items():
         section, name = section_of(content, field)
-        section.setdefault(name, value)
+        section.setdefault(name, copy.deepcopy(value))
 
 
 def section_of(config: Any, field: str) -> tuple[Any, str]:
@@ -138,11 +141,13 @@ def section_of(config: Any, field: str) -> tuple[Any, str]:
     return (config if isinstance(config, dict | ConfigDict) else {}), name
 
 
-def _path(workdir: str) -> epath.Path:
+def _path(workdir: os.PathLike | str) -> epath.Path:
     return epath.Path(workdir).expanduser() / CONFIG_FILE
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
+def read(folder: os.PathLike | str) -> dict[str, Any]:
+    """The config of a run's folder, `completed`. Raises OSError without one, CheckpointError if it is no config."""
+    path = _path(folder)
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):

@@ -33,10 +33,14 @@ STEPS = ("data", "device", "other")  # the parts that a budget of time counts
 now = time.monotonic
 
 
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor() -> float:
-    """Seconds of work of all threads of this process, divided by the number of cores that it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return time.process_time() / cores
+    """Seconds of work of all threads of this process, divided by the number of `cores`."""
+    return time.process_time() / cores()
 
 
 CLOCKS = {"wall": lambda: now(), "processor": lambda: processor()}  # looked up late, because tests replace them

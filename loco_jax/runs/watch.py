@@ -20,7 +20,7 @@ class Watch:
         stage; a loss above the limit counts as the limit. `sums`, `count` and `odd` are since the last `take`.
     """
 
-    def __init__(self, spike: float = 0.0, most_skipped: int = 0):
+    def __init__(self, spike: float, most_skipped: int):
         self._spike, self._most_skipped, self.bad_step = spike, most_skipped, 0
         self.state: dict[str, Any] = {"skipped": 0, "in_a_row": 0, "seen": 0, "usual": 0.0, "stage": 0}
         self.state |= {"sums": {}, "count": 0, "odd": []}

@@ -1,12 +1,9 @@
 """Graphs as files: ONNX by jax2onnx, and StableHLO by `jax.export`. What a user has to know is in or beside them."""
 
-import contextlib
 import importlib
 import json
 import logging
 import os
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +11,7 @@ import jax.export
 import numpy as np
 from etils import epath
 
+from loco_jax.cli import silence
 from loco_jax.runs import files
 from loco_jax.runtimes import lowering
 from loco_jax.runtimes.graph import INPUTS, OUTPUTS, Graph, halved
@@ -59,7 +57,8 @@ def _beside(path: os.PathLike | str) -> epath.Path:
 
 def to_onnx(graph: Graph, batch: int | str = 1) -> Any:
     """The graph as an `onnx.ModelProto`. Raises ModuleNotFoundError, naming the extra, if a library is missing."""
-    with jax.enable_x64(False), _quietly():
+    # jax2onnx reports parts of its own that do not fit this JAX, and that are not used here.
+    with jax.enable_x64(False), silence.quiet(logging.WARNING):
         jax2onnx, onnx = need("jax2onnx"), need("onnx")
         inputs = graph.inputs(batch)
         function = lowering.rewrite(graph.rounded().find, inputs)
@@ -134,16 +133,3 @@ def _prune(graph: Any, used: set[str]) -> None:
 
 def _inner(node: Any) -> list[Any]:
     return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without jax2onnx's reports of parts of its own that do not fit this JAX, and that are not used here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -89,8 +89,7 @@ class Graph:
 
 def halved(x: Float[Array, "..."]) -> Float[np.ndarray, "..."]:
     """An array in half precision, or as it is if a number is too large for that."""
-    x = np.asarray(x)
-    return x.astype(np.float16) if np.abs(x).max(initial=0) <= np.finfo(np.float16).max else x
+    return weights.cast(x, np.float16)
 
 
 def load(source: str, half: bool = False) -> Graph:

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, Shaped
+from jaxtyping import Bool, Float, PRNGKeyArray, Shaped
 
 from loco_jax.data.frames import Frames
+from loco_jax.geometry import skeleton
+from loco_jax.geometry.arrays import Array
 
 
 class Task(abc.ABC):
@@ -26,6 +29,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray) -> Any:
         """New parameters."""
+
+    def shapes(self) -> Any:
+        """Shapes and types of the parameters."""
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     def pretrained(self, params: Any, initialised: bool = False) -> Any:
         """The parameters that a new run starts from: `params`, with those that come from files in place.
@@ -45,7 +52,7 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
-    ) -> tuple[Shaped[Array, ""], Mapping[str, Shaped[Array, ""]]]:
+    ) -> tuple[Shaped[jax.Array, ""], Mapping[str, Shaped[jax.Array, ""]]]:
         """The scalar to minimise and further scalars to log, over a batch.
 
         In training, `jax.set_mesh` is in force with the mesh of the devices that share the batch.
@@ -86,6 +93,14 @@ def count(params: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
+def each_joint(total: Float[jax.Array, ""], present: Bool[Array, "B P J"]) -> Float[jax.Array, ""]:
+    """A sum over a batch, divided by the number of its true joints.
+
+    An empty batch counts as one person, so that its loss is not divided by nearly nothing.
+    """
+    return total / jnp.maximum(present.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)
+
+
 def finite(value: Any) -> float | None:
     """A number for JSON: None if it is not finite."""
     return float(value) if np.isfinite(value) else None
@@ -93,5 +108,4 @@ def finite(value: Any) -> float | None:
 
 def network_shapes(task: Task) -> Any:
     """Shapes and types of the parameters that files of weights hold: of all but the `frozen_data`."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    return {name: value for name, value in shapes.items() if name not in task.frozen_data}
+    return {name: value for name, value in task.shapes().items() if name not in task.frozen_data}

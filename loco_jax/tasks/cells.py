@@ -5,19 +5,17 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import PRNGKeyArray, UInt8
 
 from loco_jax import ops
 from loco_jax.data.frames import Frames
-from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose.association import People
 from loco_jax.pose.people import Points, find_people
-from loco_jax.tasks import trunk
+from loco_jax.tasks import count, trunk
 from loco_jax.tasks.people import Found, PeopleTask, targets, timed, touching, true_heatmaps
 
 
@@ -48,12 +46,10 @@ class CellsTask(PeopleTask):
         return {"predictor": trunk.init(self.network, self.volume, key)}
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        parameters = sum(x.size for x in jax.tree.leaves(shapes))
         (height, width), grid = self.volume.image_size, " x ".join(map(str, self.volume.shape))
         return (
-            f"{self.name}, {type(self.network).__name__}: {parameters:,} parameters; pictures of {height} x {width}, a "
-            f"volume of {grid}"
+            f"{self.name}, {type(self.network).__name__}: {count(self.shapes()):,} parameters; pictures of {height} x "
+            f"{width}, a volume of {grid}"
         )
 
     def look(self, params: Any, image: UInt8[Array, "B height width 3"], camera: Camera) -> Any:
@@ -62,7 +58,7 @@ class CellsTask(PeopleTask):
 
     def look_at(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> Any:
         """What the network makes of one picture."""
-        made = self.look(params, image[None], jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera))
+        made = self.look(params, image[None], camera.as_batch())
         return jax.tree.map(lambda x: x[0], made)
 
     def people_of_picture(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
@@ -96,11 +92,3 @@ class CellsTask(PeopleTask):
         if "refiner" in params:
             _, stages["refinement"] = timed(jax.jit(self.refine), params, found, None, frame.camera)
         return stages
-
-
-def each_joint(total: Float[jax.Array, ""], present: Bool[Array, "B P J"]) -> Float[jax.Array, ""]:
-    """A sum over a batch, divided by the number of its true joints.
-
-    An empty batch counts as one person, so that its loss is not divided by nearly nothing.
-    """
-    return total / jnp.maximum(present.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)

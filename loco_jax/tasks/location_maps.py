@@ -13,7 +13,8 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.models.location_maps import LocationMapsPredictor, Maps
 from loco_jax.pose import location_maps
 from loco_jax.pose.people import Points
-from loco_jax.tasks.cells import CellsTask, each_joint
+from loco_jax.tasks import each_joint
+from loco_jax.tasks.cells import CellsTask
 from loco_jax.tasks.people import targets
 
 TRUE_MAPS = "GT Location Maps"

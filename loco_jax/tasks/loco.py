@@ -74,12 +74,11 @@ class LocoTask(PeopleTask):
         return self.refiner_weights not in ("", PICTURE)
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
         height, width = self.vha.volume.image_size
         code = vha.code_shape(self.vha.volume.shape, self.vha.network.level)
         return (
-            f"{type(self.network).__name__}({self.network.level}): {count(shapes['predictor']):,} parameters; pictures "
-            f"of {height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
+            f"{type(self.network).__name__}({self.network.level}): {count(self.shapes()['predictor']):,} parameters; "
+            f"pictures of {height} x {width} to a code of {' x '.join(map(str, code))}. {self.vha.describe()}"
         )
 
     def loss(
@@ -121,8 +120,7 @@ class LocoTask(PeopleTask):
         self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera
     ) -> tuple[Float[jax.Array, "h w d"], compact.Features | None]:
         """The code of one picture, and its features as a batch of one."""
-        cameras = jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera)
-        code, features = self.look(params, image[None], cameras)
+        code, features = self.look(params, image[None], camera.as_batch())
         return code[0], features
 
     def refine(self, params: Any, found: People, features: compact.Features | None, camera: Camera) -> People | None:

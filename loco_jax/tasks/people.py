@@ -254,7 +254,7 @@ def _published(joints: Array, known: Array, in_view: Array, frame: Frames) -> pr
     true, present = (np.asarray(x)[there] for x in (frame.joints, frame.present))
     exist = np.asarray(known).any(axis=-1)
     predicted, known = np.asarray(joints)[exist], np.asarray(known)[exist]
-    uv = [people_metrics.project(frame.camera, np.asarray(xyz, np.float64)) for xyz in (predicted, true)]
+    uv = [cameras.project_on_host(frame.camera, np.asarray(xyz, np.float64)) for xyz in (predicted, true)]
     if frame.origin is None:  # pixels count as those of JTA's files, whatever the scale
         pixels, occluded, group, universal = float(frame.camera.fx) / float(cameras.JTA.fx), None, 0, None
     else:

@@ -96,8 +96,7 @@ class RefinerTask(Task):
         return {**params, "found": self.find_people()} if self.find_people else params
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return f"Refiner: {count(shapes['params']):,} parameters, 13 joints relative to the head"
+        return f"Refiner: {count(self.shapes()['params']):,} parameters, 13 joints relative to the head"
 
     def spoil(self, frames: Frames, key: PRNGKeyArray) -> Spoilt:
         """A batch's people with random mistakes. No head is missing or swapped: without a head there is no person."""

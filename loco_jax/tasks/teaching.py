@@ -21,7 +21,7 @@ from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import location_maps, reading
-from loco_jax.tasks import sides
+from loco_jax.tasks import each_joint, sides
 
 _HIPS = skeleton.PAIRS["hips"]
 _NECK = skeleton.JOINTS.index("neck")
@@ -69,7 +69,7 @@ def losses(
     frames = frames._replace(joints=_repeat(frames.joints), present=_repeat(frames.present))
     up_key, shift_key = jax.random.split(key)
     people, true = frames.joints.shape[:2], true_poses(frames.joints)
-    camera = jax.tree.map(lambda f: f[:, None], frames.camera)
+    camera = frames.camera.expanded()
     place = places(frames.joints, camera, jax.random.uniform(up_key, people, jnp.float32))
     there = _readable(frames, place, volume)
     noise = jax.random.normal(shift_key, (*people, 2), jnp.float32)
@@ -104,7 +104,7 @@ def pose_error(found: reading.Pose, true: reading.Pose) -> Float[jax.Array, "*ba
 
 def readable(frames: Frames, volume: Volume) -> Bool[jax.Array, "B P"]:
     """Which people's poses can be read: people with all joints, whose middle is in the picture and near enough."""
-    camera = jax.tree.map(lambda f: f[:, None], frames.camera)
+    camera = frames.camera.expanded()
     return _readable(frames, places(frames.joints, camera), volume)
 
 
@@ -117,7 +117,7 @@ def _readable(frames, place_BxPx2, volume):
 
 def _joints_error(logits_BxHxWxJ, frames, volume):
     """Cross-entropy a joint with Gaussians at the joints' places in the picture; the maximum where people overlap."""
-    camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
+    camera = frames.camera.expanded(2)
     present_BxPxJ = frames.present & volume.in_view(camera, frames.joints)
     places = cameras.project(camera, frames.joints)
     render = functools.partial(location_maps.render, grid=logits_BxHxWxJ.shape[1:3], stride=volume.stride)
@@ -125,7 +125,7 @@ def _joints_error(logits_BxHxWxJ, frames, volume):
     entropy = optax.sigmoid_binary_cross_entropy(logits_BxHxWxJ, jnp.moveaxis(lax.stop_gradient(target), 1, -1))
     if frames.origin is not None:
         entropy = jnp.moveaxis(only_annotated(jnp.moveaxis(entropy, -1, 1), frames), 1, -1)
-    return jnp.sum(entropy) / jnp.maximum(present_BxPxJ.sum(dtype=jnp.int32), skeleton.NUM_JOINTS)
+    return each_joint(jnp.sum(entropy), present_BxPxJ)
 
 
 def _repeat(people_BxP):

@@ -30,7 +30,7 @@ from loco_jax.pose import boxes, lifting, reading
 from loco_jax.pose.association import People
 from loco_jax.pose.boxes import Boxes
 from loco_jax.pose.people import Points
-from loco_jax.tasks import people, pretrained, teaching, trunk
+from loco_jax.tasks import count, people, pretrained, teaching, trunk
 from loco_jax.tasks.people import PeopleTask
 
 _HIPS = np.array(skeleton.PAIRS["hips"], np.int32)
@@ -140,10 +140,8 @@ class TopDownTask(PeopleTask):
         return pretrained.split_variables(trunk.init(self.network, self.volume, key))
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        parameters = sum(x.size for x in jax.tree.leaves(shapes))
         height, width = self.volume.image_size
-        return f"TopDown: {parameters:,} parameters; pictures of {height} x {width}, crops of {CROP} x {CROP}"
+        return f"TopDown: {count(self.shapes()):,} parameters; pictures of {height} x {width}, crops of {CROP} x {CROP}"
 
     # ---- Stages
 
@@ -151,8 +149,7 @@ class TopDownTask(PeopleTask):
         self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera, number: int
     ) -> Boxes:
         """The best boxes in a picture, at most `number`."""
-        camera = jax.tree.map(lambda f: jnp.asarray(f, jnp.float32)[None], camera)
-        numbers_HxWx5 = self._detect(params, image[None], camera)[0]
+        numbers_HxWx5 = self._detect(params, image[None], camera.as_batch())[0]
         heat = nn.sigmoid(numbers_HxWx5[..., 0])
         return boxes.find(heat, numbers_HxWx5[..., 1:], STRIDE, number)
 
@@ -235,11 +232,12 @@ class TopDownTask(PeopleTask):
         about = boxes.jittered(of_chosen(true.boxes), noise)
         squares = boxes.squares(about)
         crops = jax.vmap(functools.partial(boxes.crops, size=CROP))(frames.image, squares)
-        seen = lifting.seen_from(about, jax.tree.map(lambda f: f[:, None], frames.camera))
+        camera = frames.camera.expanded()
+        seen = lifting.seen_from(about, camera)
         flat = [x.reshape(-1, *x.shape[2:]) for x in (crops, seen, squares)]
         poses = self.poses_in_boxes(params, *flat)
         joints, present = of_chosen(frames.joints), of_chosen(frames.present)
-        root = cameras.project(jax.tree.map(lambda f: f[:, None], frames.camera), joints[:, :, _HIPS].mean(axis=2))
+        root = cameras.project(camera, joints[:, :, _HIPS].mean(axis=2))
         joints, present, root, pixels, known = (
             x.reshape(-1, *x.shape[2:]) for x in (joints, present, root, of_chosen(true.pixels), of_chosen(true.known))
         )
@@ -320,7 +318,7 @@ def with_box_scores(people: People, found: Boxes) -> People:
 
 def see(frames: Frames, volume: Volume) -> Seen:
     """The true people in a batch of pictures."""
-    camera = jax.tree.map(lambda f: f[:, None, None], frames.camera)
+    camera = frames.camera.expanded(2)
     known = frames.present & volume.in_view(camera, frames.joints)
     pixels = jnp.where(known[..., None], cameras.project(camera, frames.joints), 0.0)
     return Seen(pixels, known, boxes.around(pixels, known), jnp.any(known, axis=-1))

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from loco_jax.data.frames import Frames
-from loco_jax.data.sequences import Instant
+from loco_jax.data.frames import Frames, Instant
 from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.pose import smoothing, track_metrics, tracking
@@ -42,17 +41,16 @@ def measure(
     params: Any,
     volume: Volume,
     sequences: Iterable[Iterable[Instant]],
-    smooth: bool = True,
     done: Callable[[], Any] = lambda: None,
 ) -> list[Record]:
     """A record for each sequence, whose frames have pictures. `done` is called after each frame.
 
     Only people in view of the volume count as true, with their joints in view. The people found are those whom
-    `predict` names. With `smooth`, their tracks are scored once more after smoothing.
+    `predict` names. Their tracks are scored once more after smoothing.
     """
     look = functools.partial(jax.jit(functools.partial(_look, task, volume)), params)
     name = f"{task.name}{'+' * bool(task.refiner_weights)}"
-    return [_measure(look, name, instants, smooth, done) for instants in sequences]
+    return [_measure(look, name, instants, done) for instants in sequences]
 
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
@@ -79,7 +77,6 @@ def _measure(
     look: Callable[[Frames], Any],
     name: str,
     instants: Iterable[Instant],
-    smooth: bool,
     done: Callable[[], Any],
 ) -> Record:
     times, true, found, known, annotated = [], [], [], [], []
@@ -92,10 +89,8 @@ def _measure(
         origin = instant.frame.origin
         annotated.append(np.ones(joints.shape[1], bool) if origin is None else np.asarray(origin.annotated))
         done()
-    tracks = {name: tracking.follow(found)}
-    if smooth:
-        tracks[f"{name}, smoothed"] = smoothing.smooth(tracks[name])
-    tracks[TRUE_POSES] = tracking.follow(known)
+    followed = tracking.follow(found)
+    tracks = {name: followed, f"{name}, smoothed": smoothing.smooth(followed), TRUE_POSES: tracking.follow(known)}
     counts = {
         system: track_metrics.compare(true, _identified(tracked, annotated)) for system, tracked in tracks.items()
     }

@@ -65,8 +65,7 @@ class TrunkTask(Task):
         return pretrained.without_head(init(self.network, self.volume, key))
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return f"Trunk of CompactPredictor({self.network.level}): {count(shapes):,} parameters"
+        return f"Trunk of CompactPredictor({self.network.level}): {count(self.shapes()):,} parameters"
 
     def loss(
         self, params: Any, frames: Frames, key: PRNGKeyArray, stage: int
@@ -81,7 +80,7 @@ class TrunkTask(Task):
         del key, thorough
         features = ops.apply(self.network, params, frames.image, frames.camera, method="features")
         there = teaching.readable(frames, self.volume)
-        camera = jax.tree.map(lambda f: f[:, None], frames.camera)
+        camera = frames.camera.expanded()
         places = jnp.where(there[..., None], teaching.places(frames.joints, camera), 0)
         numbers: Any = ops.apply(self.network, params, features, places, method="read_poses")
         view: Any = ops.apply(self.network, params, features, method="read_view")

@@ -18,7 +18,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.volume import Volume
 from loco_jax.models import patch_vha, vha
 from loco_jax.pose import metrics, peaks
-from loco_jax.tasks import Task, count, finite
+from loco_jax.tasks import Task, count, each_joint, finite
 from loco_jax.tasks.people import MATCHINGS, METRES, mean_scores, targets, timed
 
 THRESHOLDS = (0, 1, 2)  # voxels
@@ -69,7 +69,6 @@ class VhaTask(Task):
       network: `VHA` or `PatchVHA`.
       sigmas: of the target's Gaussians in voxels, one for each stage of training.
       subvoxel: whether Gaussians are centred on the joints, or on the nearest voxels as published.
-      positive_weight: the loss of a voxel counts 1 + positive_weight * target times.
       code_noise: in training, each frame's code gets Gaussian noise. Its deviation is a random share of the code's, up
         to this one.
       max_peaks: K.
@@ -79,7 +78,6 @@ class VhaTask(Task):
     network: Any
     sigmas: tuple[float, ...]
     subvoxel: bool
-    positive_weight: float
     code_noise: float
     max_peaks: int
 
@@ -98,11 +96,10 @@ class VhaTask(Task):
         return jax.jit(self.network.init)(key, heatmaps_1xJxHxWxD)
 
     def describe(self) -> str:
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
         code = vha.code_shape(self.volume.shape, self.network.level)
         ratio = skeleton.NUM_JOINTS * np.prod(self.volume.shape) / np.prod(code)
         return (
-            f"{self.name}: {count(shapes):,} parameters; heatmaps "
+            f"{self.name}: {count(self.shapes()):,} parameters; heatmaps "
             f"{skeleton.NUM_JOINTS} x {_by(self.volume.shape)} to a code of {_by(code)}, {ratio:,.0f} times smaller"
         )
 
@@ -126,8 +123,6 @@ class VhaTask(Task):
         target = ops.render(self.network, voxels_BxPxJx3, present_BxPxJ, **self._options(stage)).astype(jnp.float32)
         found = ops.apply(self.network, params, noisy, target.shape[2:4], method="decode")
         error = only_annotated(jnp.square(found.astype(jnp.float32) - target), frames)
-        if self.positive_weight:
-            error = error * (1 + self.positive_weight * target)
         return jnp.mean(error), _code_statistics(code)
 
     def encode_targets(
@@ -156,11 +151,9 @@ class VhaTask(Task):
 
         Heatmaps of joint types that are not `annotated` do not count.
         """
-        options = {**self._options(stage), "positive_weight": self.positive_weight, "annotated": annotated}
+        options = {**self._options(stage), "annotated": annotated}
         entropy = ops.sum_entropy(self.network, params, x, voxels_BxPxJx3, present_BxPxJ, **options)
-        # An empty batch counts as one person, so that its loss is not divided by nearly nothing.
-        number = jnp.sum(present_BxPxJ, dtype=jnp.int32)
-        return entropy / jnp.maximum(number, skeleton.NUM_JOINTS)
+        return each_joint(entropy, present_BxPxJ)
 
     def _add_noise(self, code_Bxhxwxd, key):
         if not self.code_noise:

@@ -15,7 +15,8 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.models.volumetric import VolumetricPredictor
 from loco_jax.pose import heatmaps
 from loco_jax.pose.people import Points, find_points
-from loco_jax.tasks.cells import CellsTask, each_joint
+from loco_jax.tasks import each_joint
+from loco_jax.tasks.cells import CellsTask
 from loco_jax.tasks.people import targets
 
 LOSSES = ("entropy", "squared")

@@ -25,7 +25,8 @@ from ml_collections import ConfigDict
 
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints, files
-from loco_jax.runs.config import CONFIG_FILE, completed, section_of
+from loco_jax.runs import config as configs
+from loco_jax.runs.config import completed, section_of
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
 _FOLDER = epath.Path(__file__).parent / "pretrained"
@@ -72,7 +73,7 @@ def save(path: os.PathLike | str, params: Any, about: Mapping[str, Any], dtype: 
         that is too large for it keeps its type.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
-    tensors = {name: np.ascontiguousarray(_cast(value, dtype)) for name, value in flat.items()}
+    tensors = {name: np.ascontiguousarray(cast(value, dtype)) for name, value in flat.items()}
     content = safetensors.numpy.save(tensors, metadata={_ABOUT: json.dumps(dict(about))})
     files.write_bytes(epath.Path(path).expanduser(), content)
 
@@ -111,7 +112,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with _on_disk(where) as local, safetensors.safe_open(local, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
-            tensors = {name: _cast(file.get_tensor(name), np.float32) for name in file.keys()}
+            tensors = {name: cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
         raise WeightsError(f"{where}: no such file of weights") from error
     # AttributeError of types that NumPy does not have.
@@ -246,11 +247,10 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
 
 def run_config(folder: os.PathLike | str) -> ConfigDict:
     """The config of a run's folder. Raises WeightsError as `as_config` does, or if there is none."""
-    path = epath.Path(folder) / CONFIG_FILE
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{folder}: not the folder of a run ({CONFIG_FILE}: {error})") from error
+        content = configs.read(folder)
+    except (OSError, checkpoints.CheckpointError) as error:
+        raise WeightsError(f"{folder}: not the folder of a run ({error})") from error
     return as_config(folder, content)
 
 
@@ -301,7 +301,8 @@ def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
-def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+def cast(value: Any, dtype: Any) -> np.ndarray:
+    """An array of floats in another type, or as it is if a finite number is too large for that. None keeps the type."""
     value = np.asarray(value)
     if dtype is None or not _is_float(value):
         return value

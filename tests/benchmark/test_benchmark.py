@@ -21,7 +21,13 @@ from loco_jax.models import vha
 from loco_jax.pose import heatmaps, peaks
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = Setting("demo", people=3, grid=0.3)  # 81 x 144 pixels, 24 bins
+
+
+class Smaller(Setting):
+    volume = dataclasses.replace(Setting("demo").volume, image_size=(81, 144), depth_bins=24)
+
+
+TINY = Smaller("demo", people=3)
 
 
 # ---- Measuring

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from loco_jax import evaluate, experiment, weights
-from loco_jax.data import datasets, sequences, stored, streams
+from loco_jax.data import datasets, stored, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.runs.checkpoints import CheckpointError
@@ -66,9 +66,9 @@ def sharding():
 def test_the_data_set_of_the_documentation_works(module, folder):
     config = config_of(module, folder)
     datasets.of(config).check()
-    assert streams.name_of(config) == "my data"
+    assert datasets.of(config).name == "my data"
     trained = cameras.JTA.scaled(96 / 1920)
-    batches = list(streams.evaluation_batches(config, "test", 2, 100, sharding()))
+    batches = list(datasets.of(config).evaluation_batches("test", 2, 100, sharding()))
     assert [real.tolist() for _, real in batches] == [[True, True], [True, True], [True, False]]
     frames = [jax.tree.map(lambda x, i=i: np.asarray(x[i]), batch) for batch, _ in batches for i in range(2)][:5]
     for number, frame in enumerate(frames):
@@ -84,16 +84,16 @@ def test_the_data_set_of_the_documentation_works(module, folder):
         assert [skeleton.JOINTS[i] for i in np.flatnonzero(frame.origin.annotated)] == [
             name for name in skeleton.JOINTS if name in NAMES
         ]
-    (film,) = sequences.sequences(config, "test", 4, 3, 30.0)
+    (film,) = datasets.of(config).sequences("test", 4, 3, 30.0)
     assert [instant.time for instant in film] == pytest.approx([0, 1 / 30, 2 / 30])
     with pytest.raises(FileNotFoundError, match="validation.json: no such file"):
-        next(streams.evaluation_batches(config, "validation", 2, 3, sharding()))
+        next(datasets.of(config).evaluation_batches("validation", 2, 3, sharding()))
 
 
 def test_training_on_it_goes_on_exactly(module, folder):
-    stream = streams.training_stream(config_of(module, folder), sharding())
+    stream = datasets.of(config_of(module, folder)).training_stream(sharding())
     seen = [jax.device_get(next(stream)) for _ in range(5)]
-    again = streams.training_stream(config_of(module, folder), sharding())
+    again = datasets.of(config_of(module, folder)).training_stream(sharding())
     again.set_state({"batches": 3})
     for batch in seen[3:]:
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(next(again)), batch)
@@ -149,7 +149,7 @@ def test_a_class_without_a_name_is_refused(monkeypatch):
 def test_bad_files_of_the_documentations_data_set_are_named(module, folder, tmp_path, change, wanted):
     (tmp_path / "test.json").write_text(change((folder / "test.json").read_text()))
     with pytest.raises(ValueError, match=f"test.json: {wanted}") as error:
-        next(streams.evaluation_batches(config_of(module, tmp_path), "test", 2, 3, sharding()))
+        next(datasets.of(config_of(module, tmp_path)).evaluation_batches("test", 2, 3, sharding()))
     assert "\n" not in str(error.value)
 
 
@@ -162,12 +162,12 @@ def test_tasks_that_need_joints_tell_those_that_are_not_there(module, folder, ta
     config.task = task
     wanted = f"train0.jpg: its data have no {lacks}, which config.task={task} needs; take another data set or task"
     with pytest.raises(ValueError, match=wanted):
-        streams.training_stream(config, sharding())
+        datasets.of(config).training_stream(sharding())
     if task == "location_maps":
-        next(streams.evaluation_batches(config, "test", 2, 3, sharding()))
+        next(datasets.of(config).evaluation_batches("test", 2, 3, sharding()))
         return
     with pytest.raises(ValueError, match="test0.jpg: its data have no head_top"):
-        next(streams.evaluation_batches(config, "test", 2, 3, sharding()))
+        next(datasets.of(config).evaluation_batches("test", 2, 3, sharding()))
 
 
 def test_weights_bring_the_camera_that_they_were_trained_with(toy, module, folder, tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_cameras_that_cannot_be_are_refused(module, folder):
             datasets.of(config).check()
     config.data.camera = (60.0, 60.0, 48.0, 27.0)
     datasets.of(config).check()
-    assert tuple(streams.camera_of(config)) == (60, 60, 48, 27)
+    assert tuple(datasets.of(config).camera) == (60, 60, 48, 27)
 
 
 def test_pictures_that_do_not_fit_are_named(unchecked, module, folder, tmp_path):
@@ -207,11 +207,11 @@ def test_pictures_that_do_not_fit_are_named(unchecked, module, folder, tmp_path)
     with pytest.raises(ValueError, match="test2.jpg: its picture or camera differs from the first of its sequence"):
         config = config_of(module, tmp_path)
         config.data.pictures = False
-        list(next(sequences.sequences(config, "test", 1, 9, 30.0)))
+        list(next(datasets.of(config).sequences("test", 1, 9, 30.0)))
     wide = [frame | {"camera": [5.0, 5, 50, 30]} for frame in frames]
     (tmp_path / "test.json").write_text(json.dumps(wide))
     with pytest.raises(ValueError, match="test0.jpg: its camera sees so much"):
         streams.fitted(config_of(module, tmp_path), "test")
     (tmp_path / "test.json").write_text("[]")
     with pytest.raises(ValueError, match="split 'test' has no frame"):
-        next(streams.evaluation_batches(config_of(module, tmp_path), "test", 2, 3, sharding()))
+        next(datasets.of(config_of(module, tmp_path)).evaluation_batches("test", 2, 3, sharding()))

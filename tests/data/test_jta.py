@@ -13,7 +13,7 @@ import pytest
 
 from loco_jax import cli
 from loco_jax.configs import vha as vha_config
-from loco_jax.data import jta, streams
+from loco_jax.data import datasets, jta
 from loco_jax.data.jta import annotations, sequences
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
@@ -400,11 +400,11 @@ assert "tensorflow" not in sys.modules
 def test_the_data_says_whose_it_is(tmp_path):
     """A miniature in JTA's format is not called JTA, in tables and elsewhere."""
     config = vha_config.get_config(2, "variant=patch,scale=demo")
-    assert streams.name_of(config) == "crowd, demo scale"
+    assert datasets.of(config).name == "crowd, demo scale"
     config.data.source = "jta"
     write_jta(tmp_path / "jta", {0: [GOOD_ROW]})
     for name in ("JTA", "miniature of the crowd in JTA's format"):
         config.data.dir = str(tmp_path / f"data of {name}")
         jta.prepare(tmp_path / "jta", config.data.dir)
-        assert streams.name_of(config) == name
+        assert datasets.of(config).name == name
         (tmp_path / "jta" / "miniature.json").write_text("{}")  # as the miniature leaves it

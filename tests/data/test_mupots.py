@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from loco_jax import evaluate
-from loco_jax.data import datasets, mupots, sequences, streams
+from loco_jax.data import datasets, mupots, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.ops import distributed
@@ -110,7 +110,7 @@ def test_pictures_have_the_angle_a_pixel_of_training(folder):
     trained = cameras.JTA.scaled(96 / 1920)
     np.testing.assert_allclose(fitted.data.camera, trained)
     assert streams.fitted(fitted, "test") is fitted
-    frames = [jax.device_get(batch) for batch, _ in streams.evaluation_batches(fitted, "test", 1, 40, sharding())]
+    frames = [jax.device_get(batch) for batch, _ in datasets.of(fitted).evaluation_batches("test", 1, 40, sharding())]
     assert len(frames) == 40
     for number in (3, 12):
         frame = jax.tree.map(lambda x: x[0], frames[2 * (number - 1)])
@@ -125,12 +125,12 @@ def test_pictures_have_the_angle_a_pixel_of_training(folder):
         middle = (bright.sum(axis=0) @ columns, bright.sum(axis=1) @ rows) / bright.sum()
         np.testing.assert_allclose(middle, (u, v), atol=1)
     with pytest.raises(ValueError, match=r"TS1/img_000000.jpg: its pictures need config.volume.image_size=\(128, 96\)"):
-        next(streams.evaluation_batches(config, "test", 1, 40, sharding()))
+        next(datasets.of(config).evaluation_batches("test", 1, 40, sharding()))
 
 
 def test_tracks_have_sequences(folder):
     config = streams.fitted(config_of(folder), "test")
-    films = [list(film) for film in sequences.sequences(config, "test", 2, 9, 3.0)]
+    films = [list(film) for film in datasets.of(config).sequences("test", 2, 9, 3.0)]
     assert [[instant.time for instant in film] for film in films] == [[0, 1 / 30], [0, 1 / 60]]  # TS1 and TS11
     assert films[1][1].ids[:2].tolist() == [0, -1]
 
@@ -237,6 +237,6 @@ def test_bad_files_are_named_in_a_line(tmp_path, change, wanted):
 
 def test_it_is_for_tests_only(folder):
     with pytest.raises(ValueError, match="MuPoTS-3D has no split 'train_vha'"):
-        streams.training_stream(config_of(folder), sharding())
+        datasets.of(config_of(folder)).training_stream(sharding())
     with pytest.raises(ValueError, match="config.data.source=mupots needs --config.data.dir, the folder that has TS1"):
         datasets.of(config_of("")).check()

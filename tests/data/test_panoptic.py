@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from loco_jax import evaluate, experiment
-from loco_jax.data import datasets, panoptic, sequences, streams
+from loco_jax.data import datasets, panoptic, streams
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry import skeleton
 from loco_jax.media import videos
@@ -252,14 +252,14 @@ def test_undistorting_undoes_the_lens():
 def test_batches_of_training_have_pictures_and_go_on_exactly(folder):
     config = config_of(folder)
     config.data.batch_size = 3
-    stream = streams.training_stream(config, sharding())
+    stream = datasets.of(config).training_stream(sharding())
     batches = [jax.device_get(next(stream)) for _ in range(3)]
     state = stream.get_state()
     wanted = jax.device_get(next(stream))
     for batch in batches:
         assert batch.image.shape == (3, 108, 192, 3) and batch.image.std() > 0
         assert batch.present[:, :2, 1:].any() and not batch.present[:, :, 0].any() and not batch.present[:, 2:].any()
-    again = streams.training_stream(config, sharding())
+    again = datasets.of(config).training_stream(sharding())
     again.set_state(state)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(next(again)), wanted)
 
@@ -275,13 +275,13 @@ def test_a_head_top_of_ears_is_for_training_only(folder):
     config = config_of(folder)
     config.task = "loco"
     with pytest.raises(ValueError, match="no head_top, .*task=loco needs; let --config.data.head_of_ears=True"):
-        streams.training_stream(config, sharding())
+        datasets.of(config).training_stream(sharding())
     config.task = "refiner"
     with pytest.raises(ValueError, match="no head_top, which config.task=refiner needs; take another data set"):
-        next(streams.evaluation_batches(config, "test", 1, 1, sharding()))
-    next(streams.evaluation_batches(config, "validation", 1, 1, sharding()))  # its sequence has head tops
+        next(datasets.of(config).evaluation_batches("test", 1, 1, sharding()))
+    next(datasets.of(config).evaluation_batches("validation", 1, 1, sharding()))  # its sequence has head tops
     config.data.head_of_ears, config.data.augment = True, False
-    batch = jax.device_get(next(streams.training_stream(config, sharding())))
+    batch = jax.device_get(next(datasets.of(config).training_stream(sharding())))
     assert batch.present[:, :2, 0].all() and batch.origin.annotated.all()
     examples = datasets.of(config).examples("train")
     for view, example in enumerate((examples[0], examples[4])):
@@ -325,7 +325,7 @@ def test_scores_of_known_people(folder, offset):
     config = streams.fitted(config_of(folder), "test")
     task = Oracle(volume=streams.volume_of(config), offset=offset)
     summary = evaluate.Evaluator(task, config, distributed.make_mesh(1), "test").run({}, 100)
-    evaluate._name_groups(summary, streams.groups_of(config, "test"))
+    evaluate._name_groups(summary, datasets.of(config).groups("test"))
     found = summary["systems"]["oracle"]
     scores = found["protocols"]
     assert [(g["name"], g["people"]) for g in scores["by_group"]] == [("haggling", 8), ("pizza", 12)]
@@ -336,7 +336,7 @@ def test_scores_of_known_people(folder, offset):
 
 
 def test_sequences_have_identities(folder):
-    films = [list(film) for film in sequences.sequences(config_of(folder), "test", 9, 9, 30.0)]
+    films = [list(film) for film in datasets.of(config_of(folder)).sequences("test", 9, 9, 30.0)]
     assert [len(film) for film in films] == [2, 2, 3, 3]
     assert all(instant.ids.tolist() == [10, 11, -1, -1] for film in films for instant in film)
     assert np.diff([instant.time for instant in films[2]]) == pytest.approx(1 / 29.97)

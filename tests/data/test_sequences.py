@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from loco_jax.data import crowd as crowds
-from loco_jax.data import jta, sequences, streams
+from loco_jax.data import datasets, jta, streams
 from loco_jax.data.jta import writing
 from loco_jax.geometry.skeleton import FROM_JTA
 from tests.support import tiny
@@ -24,13 +24,13 @@ def no_toys():
 
 def first_frames(config, split, number):
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), "batch"), PartitionSpec("batch"))
-    return [jax.device_get(frames) for frames, _ in streams.evaluation_batches(config, split, 1, number, sharding)]
+    return [jax.device_get(frames) for frames, _ in datasets.of(config).evaluation_batches(split, 1, number, sharding)]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_sequences_of_the_crowd_begin_with_the_frames_of_evaluation(split):
     config = tiny()
-    found = [next(film) for film in sequences.sequences(config, split, 2, 4, 3.0)]
+    found = [next(film) for film in datasets.of(config).sequences(split, 2, 4, 3.0)]
     for instant, batch in zip(found, first_frames(config, split, 2), strict=True):
         assert instant.time == 0 and instant.frame.image is None
         np.testing.assert_allclose(instant.frame.joints, batch.joints[0], atol=1e-4)
@@ -40,7 +40,7 @@ def test_sequences_of_the_crowd_begin_with_the_frames_of_evaluation(split):
 
 def test_a_rate_takes_every_tenth_frame_of_a_faster_one():
     slow, fast = (
-        [list(film) for film in sequences.sequences(tiny(), "test", 4, frames, fps)]
+        [list(film) for film in datasets.of(tiny()).sequences("test", 4, frames, fps)]
         for frames, fps in ((4, 3.0), (31, 30.0))
     )
     moves = []
@@ -72,7 +72,7 @@ def test_pictures_of_the_crowd_are_those_of_the_miniature(small, monkeypatch):
     config, folder = small
     shoot, made = writing.shoot, []
     monkeypatch.setattr(writing, "shoot", lambda *args: made.append(args[-1]) or shoot(*args))
-    (film,) = sequences.sequences(config, "test", 1, 10, 30.0)
+    (film,) = datasets.of(config).sequences("test", 1, 10, 30.0)
     assert not made
     images = []
     for number, instant in enumerate(film, start=1):
@@ -101,7 +101,7 @@ def test_sequences_of_jta_are_its_rows(three, number, frames, wanted, length):
     rows, folder = three
     config = tiny(data={"source": "jta", "dir": str(folder), "max_people": 5})
     # All at once, so that none depends on the others' progress.
-    films = list(sequences.sequences(config, "test", number, frames, 25.0))
+    films = list(datasets.of(config).sequences("test", number, frames, 25.0))
     found = [list(film) for film in films]
     assert len(found) == number and all(len(film) == length for film in found)
     for name, film in zip(wanted, found):
@@ -120,7 +120,7 @@ def test_sequences_of_jta_have_pictures(small):
     config, folder = small
     config = config.copy_and_resolve_references()
     config.data.update({"source": "jta", "dir": str(folder / "data")})
-    ((instant,),) = map(list, sequences.sequences(config, "test", 5, 90, 3.0))  # of ten frames the tenth
+    ((instant,),) = map(list, datasets.of(config).sequences("test", 5, 90, 3.0))  # of ten frames the tenth
     options = {"training": False, "pictures": True}
     frame = next(read_jta(folder / "data", "test", 1, config.data.max_people, **options))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), instant.frame, frame)
@@ -130,8 +130,8 @@ def test_sequences_of_jta_have_pictures(small):
 def test_what_does_not_fit_is_told(three):
     data = {"source": "jta", "dir": str(three[1]), "max_people": 5}
     with pytest.raises(ValueError, match="far from the middle of pictures"):
-        next(sequences.sequences(tiny(data=data, volume={"image_size": (1080, 1920)}), "test", 1, 1, 3.0))
+        next(datasets.of(tiny(data=data, volume={"image_size": (1080, 1920)})).sequences("test", 1, 1, 3.0))
     with pytest.raises(ValueError, match="more than max_people=1"):
-        list(next(sequences.sequences(tiny(data=data | {"max_people": 1}), "test", 1, 9, 3.0)))
+        list(next(datasets.of(tiny(data=data | {"max_people": 1})).sequences("test", 1, 9, 3.0)))
     with pytest.raises(FileNotFoundError, match="no prepared JTA"):
-        next(sequences.sequences(tiny(data=data | {"pictures": True}), "test", 1, 1, 3.0))
+        next(datasets.of(tiny(data=data | {"pictures": True})).sequences("test", 1, 1, 3.0))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import JTA, Camera, back_project, project
+from loco_jax.geometry.camera import JTA, Camera, back_project, project, project_on_host
 from loco_jax.geometry.volume import Volume
 
 DEMO = Volume((270, 480), 8, 80, 25.0)
@@ -73,6 +73,15 @@ def test_jta_camera():
 )
 def test_project_by_hand(xyz, uv):
     np.testing.assert_allclose(project(JTA, jnp.array(xyz, float)), uv, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1))
+def test_the_host_projects_as_the_device(seed):
+    xyz = np.random.default_rng(seed).normal(0, 5, (4, 7, 3))
+    camera = Camera(1100.0, 1000.0, 400.0, 300.0)
+    found, expected = project_on_host(camera, xyz), project(camera, xyz)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3)  # pixels near 0 are differences of large numbers
 
 
 @given(_near)

@@ -201,7 +201,7 @@ def test_cells_are_the_heatmaps_in_another_order(shape, cell, subvoxel):
     rng = np.random.default_rng(0)
     voxels = jnp.asarray(rng.uniform(-0.2, 1.2, (5, 3, 3)) * np.array(shape), jnp.float32)
     present = jnp.asarray(rng.uniform(size=(5, 3)) < 0.7)
-    cells = np.asarray(heatmaps.render_cells(voxels, present, shape, cell, 2.0, subvoxel))
+    cells = np.asarray(heatmaps.render_cells(voxels, present, shape, cell, 2.0, subvoxel, jnp.float32))
     volumes = np.asarray(heatmaps.render(voxels, present, shape, 2.0, subvoxel))
     h, w, d = (-(-size // cell) for size in shape)
     assert cells.shape == (d, h, w, 3 * cell**3)

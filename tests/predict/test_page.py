@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, ImageColor
 
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.media import overlays
 from loco_jax.predict import page
-from loco_jax.predict.people import project, to_people
+from loco_jax.predict.people import to_people
 from tests.predict.chromium import BROWSER, OPTIONS, Chromium, in_browser
 from tests.support.upright import BODY, bodies, tilted
 
@@ -92,7 +92,7 @@ def test_long_videos_are_thinned(monkeypatch):
     assert data["numbers"] == list(range(0, 25, 4)) and len(data["frames"]) == len(frames.kept) == 7
     assert data["times"] == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4])
     monkeypatch.setattr(page, "MOST_PICTURES", 6)
-    photos = page.Pictures(width=16)
+    photos = page.Pictures()
     for i in range(40):
         photos.add(i, np.zeros((20, 30, 3), np.uint8))
         assert len(photos.kept) <= 6 and 0 in photos.kept
@@ -239,7 +239,7 @@ def test_the_cameras_view_and_the_worlds_axes(tmp_path):
     world, view, pixels, mode, later = out
     for person, points, seen in zip(people, np.array(world), np.array(pixels)):
         np.testing.assert_allclose(points[:, 1], BODY[:, 1], atol=0.08)
-        expected = project(camera, person.joints)
+        expected = project_on_host(camera, person.joints)
         np.testing.assert_allclose(seen[:, 0], view["left"] + view["scale"] * expected[:, 0], atol=0.5)
         np.testing.assert_allclose(seen[:, 1], view["top"] + view["scale"] * expected[:, 1], atol=0.5)
     assert view["mode"] == mode == "camera" and later == "orbit"

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 import loco_jax
 from loco_jax import cli
 from loco_jax.geometry import skeleton
-from loco_jax.geometry.camera import Camera
+from loco_jax.geometry.camera import Camera, project_on_host
 from loco_jax.media import overlays
 from loco_jax.predict import __main__ as predict
 from loco_jax.predict import people
@@ -139,7 +139,7 @@ def test_people_are_where_they_are_whatever_the_camera(size, camera):
     assert len(heads) >= 1 and scores.shape == (len(heads), 14)
     np.testing.assert_allclose(joints[:, 0], heads, rtol=0.015, atol=0.01)
     np.testing.assert_allclose(joints - joints[:, :1], np.broadcast_to(BODY, joints.shape), atol=1e-5)
-    for found, (x, y, z) in zip(people.project(camera, joints[:, 0]), heads):
+    for found, (x, y, z) in zip(project_on_host(camera, joints[:, 0]), heads):
         assert found == pytest.approx([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], abs=0.6)
 
 

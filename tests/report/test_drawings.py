@@ -29,13 +29,13 @@ def _legend(figure) -> list[str]:
 @pytest.mark.parametrize(
     "true, predicted, counts",
     [
-        (TRUE, FOUND, ["found within 1 voxel: 1", "missed: 2", "spurious: 1"]),
-        (TRUE, [], ["found within 1 voxel: 0", "missed: 3", "spurious: 0"]),
-        ([], [], ["found within 1 voxel: 0", "missed: 0", "spurious: 0"]),
+        (TRUE, FOUND, ["found within 2 voxels: 1", "missed: 2", "spurious: 1"]),
+        (TRUE, [], ["found within 2 voxels: 0", "missed: 3", "spurious: 0"]),
+        ([], [], ["found within 2 voxels: 0", "missed: 0", "spurious: 0"]),
     ],
 )
 def test_projections(true, predicted, counts):
-    figure = draw.projections(DEMO, true, predicted, np.zeros((10, 15, 20)), title="Scene 1", threshold=1)
+    figure = draw.projections(DEMO, true, predicted, np.zeros((10, 15, 20)), title="Scene 1")
     assert _legend(figure) == counts
     assert _png(figure)[0] == 1600
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from loco_jax.report import tables
-from tests.support.summaries import POSTER, POSTER_LOCO, SUMMARY, metres, people, people_cells, read
+from tests.support.summaries import POSTER, POSTER_LOCO, SUMMARY, people, people_cells, read, summary_of, system
 
 
 def test_people_have_a_table_and_their_parts_another():
@@ -25,12 +25,11 @@ def test_people_have_a_table_and_their_parts_another():
     }
     sides = {name: {"share": x, "joints": 7} for name, x in zip("abcd", (0.47, 0.5, None, 1.0))}
     systems = {
-        name: {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": {**some, **parts}}
-        for name, some in (("LoCO(2)", people(10)), ("none", nobody))
+        name: system(0.5, 12.34, {**some, **parts}) for name, some in (("LoCO(2)", people(10)), ("none", nobody))
     }
     systems["LoCO(2)"]["own_side"] = sides
-    text = tables.loco_table({"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 0})
-    _, rows, by = read(text)
+    text = tables.loco_table(summary_of(systems))
+    _, rows, by, _ = read(text)
     assert rows[0][0] == "system" and rows[0][1:4] == ["there", "named", "found"] and rows[0][-1] == "own side"
     assert rows[1] == ["LoCO(2)", *people_cells(10), "47 / 50 / – / 100"]
     assert rows[2] == ["none", "0", "1", "0", *[""] * 14]
@@ -41,24 +40,12 @@ def test_people_have_a_table_and_their_parts_another():
     want = {**firsts, **later, **firsts_of_crowding}
     assert by[1:] == [[name, *people_cells(first)] for name, first in want.items()]
     assert "7 / 7 / 7 / 7" in text
-    # Results of earlier versions have fewer parts.
-    for entry in systems.values():
-        del entry["people"]["by_height"], entry["people"]["by_pose"]
-    older = read(tables.loco_table({"level": 2, "frames": 8, "systems": systems}))[2]
-    assert [row[0] for row in older[1:]] == [*firsts, *firsts_of_crowding]
 
 
 def test_locos_rows_and_the_posters():
-    people = {"found": 3, "true": 5, "predicted": 1234}  # as older versions wrote it
-    systems = {
-        "LoCO(2)": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34, "people": people},
-        "other": {"hungarian": metres(0.3), "nearest": metres(0.2), "error_cm": None},
-    }
-    made = {"predictor": "A", "autoencoder": "B(2)", "refiner": "some.file", "least_joints": 7, "least_stray": 0.3}
-    summary = {"level": 2, "frames": 8, "systems": systems, "frames_with_too_many_peaks": 2, "made_of": made}
-    summary |= {"data": "crowd", "joints": 1000, "joints_that_touch": 17}
+    summary = summary_of({"LoCO(2)": system(0.5, 12.34, people(10)), "other": system(0.3, None, people(20))})
     text = tables.loco_table({**summary, "seconds_a_frame": {"one": 0.5, "two": 0.25}, "device": "cpu"})
-    (rows,) = read(text)
+    rows, *_ = read(text)
     assert rows[1] == ["LoCO(2)", "`hungarian`", *(f"{50 + i}.00" for i in range(9)), "12.3"]
     assert rows[2][2:] == [*(f"{40 + i}.00" for i in range(9)), ""]
     assert rows[3] == ["other", "`hungarian`", *(f"{30 + i}.00" for i in range(9)), ""]
@@ -71,7 +58,7 @@ def test_locos_rows_and_the_posters():
         "17 of 1,000",
     ):
         assert part in text
-    made["refiner"] = "picture"
+    summary["made_of"]["refiner"] = "picture"
     assert "; +: poses read from the picture, least_joints 7" in tables.loco_table(summary)
     for part in ("one 500 ms, two 250 ms; in all 0.75 s", "2 frames had more peaks", "8 frames"):
         assert part in text
@@ -83,10 +70,9 @@ def test_tracks_have_a_table():
     one = {**shares, "switches": 1234, "jitter_mm": 12.34, "error_cm": 5.67, "true_jitter_mm": 1.23, "true": 4321}
     other = {**one, "mota": -0.5, "jitter_mm": None, "error_cm": None}
     tracks = {"sequences": 2, "frames": 60, "fps": 3.0, "systems": {"LoCO(2)+": one, "true poses": other}}
-    systems = {"LoCO(2)+": {"hungarian": metres(0.5), "nearest": metres(0.4), "error_cm": 12.34}}
-    summary = {"level": 2, "frames": 8, "systems": systems}
+    summary = summary_of({"LoCO(2)+": system(0.5, 12.34, people(10))})
     text = tables.loco_table({**summary, "tracks": tracks})
-    _, rows = read(text)
+    rows = read(text)[-1]
     assert rows[0] == ["tracks", *"HOTA DetA AssA LocA IDF1 MOTA switches".split(), "jitter (mm)", "error (cm)"]
     assert rows[1] == ["LoCO(2)+", *(f"{50 + i}.0" for i in range(6)), "1,234", "12.3", "5.7"]
     assert rows[2] == ["true poses", *(f"{50 + i}.0" for i in range(5)), "-50.0", "1,234", "", ""]

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from loco_jax import experiment
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.geometry.volume import Volume
 from loco_jax.ops import distributed
 from loco_jax.pose import heatmaps, metrics, people
@@ -67,7 +67,7 @@ def networks(config):
 def frames(config):
     """The frames that are measured, as one batch."""
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
-    ((batch, _),) = streams.evaluation_batches(config, "test", FRAMES, FRAMES, sharding)
+    ((batch, _),) = datasets.of(config).evaluation_batches("test", FRAMES, FRAMES, sharding)
     return jax.device_get(batch)
 
 
@@ -225,11 +225,11 @@ def test_table(found):
 
 
 def test_figure(found):
-    drawing = compression_figure.figure(found, "0.8 m")
+    drawing = compression_figure.figure(found)
     (axes,) = drawing.axes
-    assert axes.get_xscale() == "log" and "bytes" in axes.get_xlabel() and axes.get_ylabel() == "F1 at 0.8 m (%)"
+    assert axes.get_xscale() == "log" and "bytes" in axes.get_xlabel() and axes.get_ylabel() == "F1 at 0.4 m (%)"
     markers = [tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1]
-    wanted = [(way["bytes"], 100 * way["f1"]["0.8 m"]) for way in found["ways"]]
+    wanted = [(way["bytes"], 100 * way["f1"]["0.4 m"]) for way in found["ways"]]
     np.testing.assert_allclose(sorted(markers), sorted(wanted))
     lines = [line for line in axes.lines if len(line.get_xdata()) > 1]
     assert len(lines) == 2 and len({line.get_color() for line in lines}) == 2

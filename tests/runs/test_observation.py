@@ -13,7 +13,7 @@ import pytest
 
 from loco_jax import evaluate, experiment, train
 from loco_jax import step as training
-from loco_jax.data import streams
+from loco_jax.data import sources, streams
 from loco_jax.runs import checkpoints, log, observation
 from tests.support import Mean, logged, tiny, toy_frame
 
@@ -143,7 +143,7 @@ def test_a_runs_log_says_where_every_second_went(clock, tmp_path, monkeypatch):
     def score_slowly(self, params, *arguments, **options):
         clock.spend(3)
         with pytest.MonkeyPatch.context() as patch:  # its batches are no training data
-            patch.setattr(streams, "evaluation_batches", lambda *_: [])
+            patch.setattr(sources.CrowdData, "evaluation_batches", lambda *_: [])
             patch.setattr(Mean, "summary", lambda self, records: {"w": [0.0]})
             return scored(self, params, *arguments, **options)
 

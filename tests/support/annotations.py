@@ -44,7 +44,7 @@ def random_rows(seed: int, frames=range(1, 81), most_people: int = 4) -> list[li
 
 def read_jta(data_dir, split, batch_size, max_people, *, pictures=False, **options) -> pipeline.Batches:
     """Iterates over batches of a prepared JTA, see `pipeline.read`."""
-    examples = pipeline.JtaExamples(jta.load(data_dir, split, pictures), pictures)
+    examples = pipeline.jta_examples(jta.load(data_dir, split, pictures), pictures)
     return pipeline.read(examples, split, batch_size, max_people, pictures=pictures, **options)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from loco_jax.geometry.camera import Camera
+from loco_jax.media import canvas
 from loco_jax.predict import everything, people
 from loco_jax.predict.camera import Lens
 from loco_jax.predict.predictor import Predictor
@@ -36,7 +37,7 @@ class Discs(Predictor):
     def __init__(self, others=()):
         self.sizes, self.others = set(), others
 
-    def __call__(self, image, camera):
+    def measure(self, image, camera):
         assert image.dtype == np.uint8 and image.ndim == 3
         assert all(n == t or (n > t and n % 32 == 0) for n, t in zip(image.shape, self.image_size))
         assert camera.fx == pytest.approx(200, rel=0.02) and camera.fy == pytest.approx(200, rel=0.02)
@@ -56,11 +57,11 @@ class Discs(Predictor):
 
     def find(self, images, cameras):
         assert len(images) <= self.batch
-        return [self(image, camera) for image, camera in zip(images, cameras)]
+        return [self.measure(image, camera) for image, camera in zip(images, cameras)]
 
 
 class Nobody(Discs):
-    def __call__(self, image, camera):
+    def measure(self, image, camera):
         return np.zeros((0, 14, 3)), np.zeros((0, 14))
 
 
@@ -115,4 +116,5 @@ def head(person):
 def find(image, camera, predictor):
     """Joints and scores of the people in a picture by a known camera."""
     view = people.view_of(image.shape[:2], Lens(*camera), None, predictor)
-    return people.find(image, view, predictor)
+    (found,) = people.find_all([canvas.fill(view.canvas, image)], [view], predictor)
+    return found

@@ -66,6 +66,9 @@ def metres(first: float) -> dict:
     return result
 
 
+NO_PARTS: dict = {name: [] for name in ("by_distance", "by_height", "by_pose", "by_crowding")}
+
+
 def people(first: int) -> dict:
     """Measures that are all different: first, first + 1, and so on, in their columns' order and units."""
     numbers = iter(range(first, first + 16))
@@ -75,6 +78,30 @@ def people(first: int) -> dict:
     part |= {name: next(numbers) for name in ("mpjpe_cm", "pa_mpjpe_cm")}
     part["widths"] = {name: next(numbers) for name in ("shoulders", "hips", "wrists")}
     return part | {name: {k: next(numbers) for k in ("median", "mean")} for name in ("along_cm", "across_cm")}
+
+
+PROTOCOLS = {
+    "people": 5,
+    "matched": 4,
+    **{
+        kind: dict.fromkeys(("pck_all", "pck_matched", "pck_hidden", "auc_all", "auc_matched", "mpjpe_mm"))
+        for kind in ("relative", "bones", "absolute", "absolute_bones")
+    },
+    "by_group": [],
+}
+
+
+def system(first: float, error_cm: float | None, found: dict) -> dict:
+    """The entry of a system that finds people, with `metres(first)` in the best matching."""
+    scores = {"hungarian": metres(first), "nearest": metres(first - 0.1), "error_cm": error_cm}
+    return {**scores, "people": {**NO_PARTS, **found}, "protocols": PROTOCOLS}
+
+
+def summary_of(systems: dict) -> dict:
+    """The summary of an evaluation of a LoCO."""
+    made = {"predictor": "A", "autoencoder": "B(2)", "refiner": "some.file", "least_joints": 7, "least_stray": 0.3}
+    counts = {"level": 2, "frames": 8, "joints": 1000, "joints_that_touch": 17, "frames_with_too_many_peaks": 2}
+    return {"data": "crowd", **counts, "systems": systems, "made_of": made}
 
 
 def people_cells(first: int) -> list[str]:

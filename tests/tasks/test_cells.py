@@ -14,7 +14,7 @@ import pytest
 from loco_jax import evaluate, experiment, train, weights
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.data import crowd as crowds
-from loco_jax.data import streams
+from loco_jax.data import sources, streams
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import camera as cameras
 from loco_jax.geometry.camera import Camera
@@ -173,7 +173,7 @@ def test_a_refiner_may_learn_from_any_finder(monkeypatch):
     theirs = _config("location_maps")
     task, heard = experiment.create_task(theirs), []
     monkeypatch.setattr(experiment, "load", lambda source: (task, {"predictor": {}, "refiner": 1}, theirs, None))
-    monkeypatch.setattr(streams, "training_stream", lambda config, sharding: [])
+    monkeypatch.setattr(sources.CrowdData, "training_stream", lambda self, sharding: [])
     monkeypatch.setattr(experiment, "find", lambda task, params, *rest: heard.append((task, params)) or {})
     assert experiment.find_people(config) == {}
     assert heard == [(dataclasses.replace(task, refiner_weights=""), {"predictor": {}})]

@@ -15,7 +15,7 @@ from loco_jax import experiment, export, report, train, weights
 from loco_jax import step as training
 from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
-from loco_jax.data import streams
+from loco_jax.data import datasets, streams
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.camera import JTA, project
 from loco_jax.models import patch_vha
@@ -202,11 +202,11 @@ def test_predict_names_whom_the_scores_are_of(scored):
     _, _, frames, predicted = scored
     joints, known = (np.asarray(x[0]) for x in predicted.people["LoCO(2)+"])
     camera = jax.tree.map(lambda x: float(x[0]), frames.camera)
-    named, scores = load_predictor()(frames.image[0], camera)
+    ((named, scores),) = load_predictor().find(frames.image[:1], [camera])
     np.testing.assert_allclose(named, joints[known[:, 0]], atol=1e-3)
     means = scores.mean(axis=1)
     assert len(named) > 1 and means.min() >= _config().people.min_score
-    surer, _ = load_predictor(min_score=float(means.min()) + 1e-4)(frames.image[0], camera)
+    ((surer, _),) = load_predictor(min_score=float(means.min()) + 1e-4).find(frames.image[:1], [camera])
     np.testing.assert_allclose(surer, named[means > means.min()], atol=1e-3)
     with pytest.raises(ValueError, match="min_score"):
         load_predictor(min_score=1.5)
@@ -295,7 +295,7 @@ def test_training_changes_the_predictor_and_nothing_else(jta_with_pictures):
     config.predictor.update({"width": 8, "blocks": 1})
     task, optimizer = experiment.create_task(config), training.make_optimizer(config)
     mesh = distributed.make_mesh(1)
-    batch = next(streams.training_stream(config, NamedSharding(mesh, PartitionSpec("batch"))))
+    batch = next(datasets.of(config).training_stream(NamedSharding(mesh, PartitionSpec("batch"))))
     assert batch.present.any()
     # Placed as a step leaves it, so that the second step is not compiled anew.
     state = jax.device_put(training.init_state(task, optimizer, config), NamedSharding(mesh, PartitionSpec()))
@@ -326,7 +326,7 @@ def test_pictures_of_another_size_than_the_volumes_are_told(jta_with_pictures):
     config.volume.image_size = (240, 480)
     sharding = NamedSharding(distributed.make_mesh(1), PartitionSpec("batch"))
     with pytest.raises(ValueError, match="270 x 480 .* config.volume.image_size"):
-        streams.training_stream(config, sharding)
+        datasets.of(config).training_stream(sharding)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import pytest
 from loco_jax import experiment
 from loco_jax.configs import loco, trunk
 from loco_jax.data import crowd as crowds
-from loco_jax.data.frames import Frames, Origin
-from loco_jax.data.sequences import Instant
+from loco_jax.data.frames import Frames, Instant, Origin
 from loco_jax.geometry.camera import Camera
 from loco_jax.pose.association import People
 from loco_jax.report import tables
@@ -88,10 +87,10 @@ def test_scores_of_people_who_are_found_with_known_errors():
     assert "told, smoothed" in table and "12 frames in 2 sequences at 3 frames/s" in table
 
 
-def test_the_corrected_system_is_named_and_smoothing_may_be_left_out():
+def test_the_corrected_system_is_named():
     true = walkers()
-    result = summary([film(true)], found(true[:, :2]), Told(refiner_weights="x"), smooth=False)
-    assert list(result["systems"]) == ["told+", "true poses"]
+    result = summary([film(true)], found(true[:, :2]), Told(refiner_weights="x"))
+    assert list(result["systems"]) == ["told+", "told+, smoothed", "true poses"]
     assert result["systems"]["told+"]["hota"] == 1
 
 
@@ -127,9 +126,7 @@ def test_joints_that_the_data_set_lacks_do_not_count():
             origin = Origin(np.int32(0), np.float32(1), annotated, np.zeros(true.shape[1:3], bool))
             yield instant._replace(frame=instant.frame._replace(origin=origin))
 
-    with_heads, without = (
-        summary([frames], found(jumping), smooth=False)["systems"]["told"] for frames in (film(true), lacking())
-    )
+    with_heads, without = (summary([frames], found(jumping))["systems"]["told"] for frames in (film(true), lacking()))
     assert with_heads["jitter_mm"] > 10 and without["jitter_mm"] == pytest.approx(0, abs=1e-2)
     assert without["hota"] == 1
 

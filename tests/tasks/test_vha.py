@@ -53,7 +53,7 @@ def crowded() -> Frames:
 
 
 def task_of(volume: Volume, network: nn.Module, **changes) -> VhaTask:
-    arguments = {"sigmas": (2.0,), "subvoxel": False, "positive_weight": 0.0, "code_noise": 0.0, "max_peaks": 4}
+    arguments = {"sigmas": (2.0,), "subvoxel": False, "code_noise": 0.0, "max_peaks": 4}
     return VhaTask(volume, network, **{**arguments, **changes})
 
 
@@ -83,15 +83,14 @@ def targets_by_hand(
     return heatmaps, count
 
 
-@pytest.mark.parametrize("weight", [0.0, 20.0])
-def test_published_loss_is_the_mean_squared_error(crowded, weight):
+def test_published_loss_is_the_mean_squared_error(crowded):
     network = vha.VHA(1, 16)
     params = random_params(network, 16)
-    task = task_of(SMALL, network, sigmas=(3.0, 2.0), positive_weight=weight)
+    task = task_of(SMALL, network, sigmas=(3.0, 2.0))
     for stage, sigma in enumerate((3.0, 2.0)):
         target, _ = targets_by_hand(crowded, SMALL, CAMERA, sigma)
         found = np.asarray(code_and_heatmaps(network, params, target.astype(np.float32))[1], np.float64)
-        wanted = np.mean((found - target) ** 2 * (1 + weight * target))
+        wanted = np.mean((found - target) ** 2)
         loss, logged = jax.jit(functools.partial(task.loss, stage=stage))(params, crowded, jax.random.key(0))
         assert loss == pytest.approx(wanted, rel=1e-4)
         assert all(np.isfinite(value) for value in logged.values())
@@ -102,13 +101,12 @@ def test_patch_loss_is_the_cross_entropy_a_joint_in_view(crowded, subvoxel):
     """Of as many joints as the formula counts; and a tenth of how far the code's mean square is from one, squared."""
     network = patch_vha.PatchVHA(1, 16, width=8, blocks=1)
     params = random_params(network, 16)
-    weight = 10.0
-    task = task_of(SMALL, network, positive_weight=weight, subvoxel=subvoxel)
+    task = task_of(SMALL, network, subvoxel=subvoxel)
     target, count = targets_by_hand(crowded, SMALL, CAMERA, 2.0, subvoxel)
     assert 30 < count < crowded.present.sum() - 4
     code, found = (np.asarray(x, np.float64) for x in code_and_heatmaps(network, params, target.astype(np.float32)))
     entropy = -(target * np.log(found) + (1 - target) * np.log1p(-found))
-    wanted = np.sum(entropy * (1 + weight * target)) / count + 0.1 * (np.mean(code**2) - 1) ** 2
+    wanted = np.sum(entropy) / count + 0.1 * (np.mean(code**2) - 1) ** 2
     loss, logged = jax.jit(functools.partial(task.loss, stage=0))(params, crowded, jax.random.key(0))
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert logged["code_mean"] == pytest.approx(code.mean(), rel=1e-3)
@@ -124,15 +122,15 @@ def test_heatmaps_of_joints_that_a_data_set_lacks_do_not_count(crowded, network)
     annotated = np.ones((batch, 14), bool)
     annotated[0, 3] = False
     origin = Origin(np.zeros(batch, np.int32), np.ones(batch, np.float32), annotated, np.zeros_like(frames.present))
-    task = task_of(SMALL, network, positive_weight=10.0)
+    task = task_of(SMALL, network)
     target, count = targets_by_hand(frames, SMALL, CAMERA, 2.0)
     code, found = (np.asarray(x, np.float64) for x in code_and_heatmaps(network, params, target.astype(np.float32)))
-    weight = (1 + 10 * target) * annotated[..., None, None, None]
+    counts = annotated[..., None, None, None]
     if isinstance(network, vha.VHA):
-        wanted = np.mean((found - target) ** 2 * weight)
+        wanted = np.mean((found - target) ** 2 * counts)
     else:
         entropy = -(target * np.log(found) + (1 - target) * np.log1p(-found))
-        wanted = np.sum(entropy * weight) / count + 0.1 * (np.mean(code**2) - 1) ** 2
+        wanted = np.sum(entropy * counts) / count + 0.1 * (np.mean(code**2) - 1) ** 2
     of = jax.jit(lambda frames: task.loss(params, frames, jax.random.key(0), 0)[0])
     assert float(of(frames._replace(origin=origin))) == pytest.approx(wanted, rel=1e-3)
     assert abs(float(of(frames)) - wanted) > 1e-2 * wanted

@@ -23,11 +23,14 @@ import tensorflow_datasets as tfds
 from apache_beam import runners
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from etils import epath
 
-from loco_jax.data.jta import builder, prepared, sequences
+from loco_jax.cli import silence
+from loco_jax.data.jta import builder, sequences
 from loco_jax.data.jta.annotations import SPLITS, AnnotationError
 from loco_jax.data.jta.sequences import Read, Source
 from loco_jax.geometry.camera import Camera
+from loco_jax.runs import files
 
 _FLAG = "--beam_options"
 _ASKING = ("flink", "spark", "portable", "prism")  # these runners know more options, which their servers tell
@@ -44,7 +47,7 @@ def parse(text: str) -> PipelineOptions:
             raise ValueError(f"{_FLAG}={text}: {part!r} is not NAME=VALUE, such as runner=DirectRunner,job_name=jta")
     said = io.StringIO()
     try:
-        with prepared.without_warnings():  # what is wrong is told below
+        with silence.quiet(logging.WARNING):  # what is wrong is told below
             with contextlib.redirect_stderr(said):
                 options = PipelineOptions([f"--{part}" for part in parts])
                 known = options.get_all_options()
@@ -174,11 +177,12 @@ class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registr
 
 def _check_all(source: Source, options: PipelineOptions, folder: pathlib.Path) -> list[Read | str]:
     """Checks all sequences by a pipeline that leaves the results in `folder`. They come as `gather` takes them."""
-    path = folder / "results.pickle"
+    path = epath.Path(folder) / "results.pickle"
     with beam.Pipeline(options=options) as pipeline:
         numbered = pipeline | beam.Create(list(enumerate(sequences.names_of(source)))) | beam.Reshuffle()
         results = numbered | "Check" >> beam.MapTuple(functools.partial(_checked, source=source))
-        _ = results | beam.combiners.ToList() | "Keep" >> beam.Map(functools.partial(_keep, path=path))
+        packed = results | beam.combiners.ToList() | "Pack" >> beam.Map(pickle.dumps)
+        _ = packed | "Keep" >> beam.Map(functools.partial(files.write_bytes, path))
     if not path.exists():
         raise OSError(f"{path}: the workers wrote no results there; they need --data_dir under the same name as here")
     return [result for _, result in sorted(pickle.loads(path.read_bytes()), key=lambda each: each[0])]
@@ -189,12 +193,6 @@ def _checked(place: int, name: tuple[str, int], source: Source) -> tuple[int, Re
     with tempfile.TemporaryDirectory() as work:
         read = sequences.read_to_file(name, work=pathlib.Path(work), source=source)
     return place, read if isinstance(read, str) else read._replace(pictures={})
-
-
-def _keep(results: list, path: pathlib.Path) -> None:
-    part = path.with_suffix(".part")
-    part.write_bytes(pickle.dumps(results))
-    part.replace(path)
 
 
 def _examples(number: int, split: str, source: Source, factor: float) -> Iterator[tuple[int, dict[str, Any]]]:

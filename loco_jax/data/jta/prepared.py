@@ -1,22 +1,22 @@
 """Prepares JTA with the builder, and loads prepared data."""
 
 import contextlib
-import io
-import logging as standard_logging
+import functools
+import logging
 import os
 import pathlib
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from absl import logging
 from etils import epath
 
-from loco_jax.cli import accounts, disk
+from loco_jax.cli import accounts, disk, silence
 from loco_jax.data import scratch
 from loco_jax.data.jta import annotations
 from loco_jax.data.jta.annotations import MAX_PEOPLE, SPLITS
 from loco_jax.data.jta.sequences import Source
+from loco_jax.data.lazy import Lazy
 from loco_jax.geometry.camera import Camera
 
 
@@ -105,22 +105,11 @@ def prepare(
 def _beam() -> types.ModuleType:
     """The builder for Beam, which most users do not have. Raises ModuleNotFoundError with the remedy."""
     try:
-        with without_warnings():  # Beam tells which of its parts are not installed
+        with silence.quiet(logging.WARNING):  # Beam tells which of its parts are not installed
             from loco_jax.data.jta import beam
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"--beam_options needs Beam: pip install 'apache-beam>=2.72,<3' ({error})") from error
     return beam
-
-
-@contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """While entered, nothing logs warnings."""
-    before = standard_logging.root.manager.disable
-    standard_logging.disable(max(before, standard_logging.WARNING))
-    try:
-        yield
-    finally:
-        standard_logging.disable(before)
 
 
 def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Sequence:
@@ -145,7 +134,8 @@ def load(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> Seq
         if not builder.info.splits[split].num_examples:
             raise ValueError(f"split {split!r} of {target} has no frame; name a larger part of it")
         decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
-        return _Examples(builder.as_data_source(split, decoders=decoders), f"{target}, split {split!r}")
+        source = builder.as_data_source(split, decoders=decoders)
+        return Lazy(len(source), functools.partial(_read, source, f"{target}, split {split!r}"))
 
 
 def frames_a_sequence(data_dir: os.PathLike | str, split: str, pictures: bool = False) -> int:
@@ -162,29 +152,18 @@ def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
     return _metadata(_find(data_dir, pictures)).get("name", "JTA")
 
 
-class _Examples(Sequence):
-    """A data source whose errors name the data and the remedy."""
-
-    def __init__(self, source: Any, where: str):
-        self._source, self._where = source, where
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index):
-        try:
-            example = self._source[index]
-            if example["frame"] is None:  # ArrayRecord gives this for a file that was cut off after it was opened
-                raise OSError("it is empty")
-            return example
-        except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
-            raise ValueError(
-                f"{self._where}: example {index} cannot be read ({error}), because a file is damaged or missing; put "
-                "it back, or prepare the data again with --overwrite"
-            ) from error
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
+def _read(source: Any, where: str, index: int) -> dict[str, Any]:
+    """An example of a data source. Errors name the data and the remedy."""
+    try:
+        example = source[index]
+        if example["frame"] is None:  # ArrayRecord gives this for a file that was cut off after it was opened
+            raise OSError("it is empty")
+        return example
+    except (RuntimeError, OSError) as error:  # ArrayRecord raises the former for all damage that it finds
+        raise ValueError(
+            f"{where}: example {index} cannot be read ({error}), because a file is damaged or missing; put it back, or "
+            "prepare the data again with --overwrite"
+        ) from error
 
 
 def _folder(data_dir: Any, config: str) -> Any:
@@ -223,11 +202,6 @@ def _quiet_tfds() -> Iterator[None]:
     """While entered, TFDS prints and logs nothing, draws no bars, and accepts users without a name."""
     import tensorflow_datasets as tfds
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
     tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), accounts.stand_ins():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with silence.quiet(logging.INFO), accounts.stand_ins():
+        yield

@@ -19,6 +19,7 @@ from loco_jax.data import scratch
 from loco_jax.data.crowd import Crowd, Scene
 from loco_jax.data.jta.annotations import CAMERA_FILE, MINIATURE_FILE, NUM_FRAMES
 from loco_jax.data.jta.pictures import JPEG_QUALITY
+from loco_jax.geometry.camera import project_on_host
 from loco_jax.media.videos import Writer
 
 # Of each split, as in JTA: the folder, the first sequence's number, the step to the next, and how many there can be.
@@ -127,8 +128,7 @@ def sequence_text(scene: Scene, crowd: Crowd, flags: Bool[np.ndarray, "2 T P 22"
     camera = crowd.camera
     joints = np.asarray(scene.joints, np.float64).round(4)  # as written, so that the pixels fit
     in_front = joints[..., 2] > 0
-    rays = joints[..., :2] / np.where(in_front, joints[..., 2], 1)[..., None]
-    pixels = rays * [camera.fx, camera.fy] + [camera.cx, camera.cy]  # `camera.project` has too few digits
+    pixels = project_on_host(camera, joints)
     in_view = np.asarray(crowd.volume.in_view(camera, joints.astype(np.float32)))
     written = (np.asarray(scene.present) & in_view.any(axis=-1))[..., None] & in_front
     frame, person, joint = np.nonzero(written)

@@ -1,0 +1,20 @@
+"""Silence while other software works that says more than users want to read."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet(level: int) -> Iterator[None]:
+    """While entered, nothing logs at `level` of `logging` or below, nothing warns, and nothing is printed."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, level))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
