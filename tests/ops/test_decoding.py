@@ -483,7 +483,7 @@ def test_the_task_finds_the_same_by_it(monkeypatch):
     joints = np.stack([jax.jit(volume.to_camera)(here, voxels.astype(np.float32))] * 2)
     present = np.stack([np.ones((6, 14), bool), np.zeros((6, 14), bool)])
     frames = Frames(joints, present, camera.Camera(*(np.full(2, f, np.float32) for f in here)))
-    task, params = VhaTask(volume, vha.VHA(2, 80), (2.0,), True, 0.0, 0.0, MOST), _trained(vha.VHA)
+    task, params = VhaTask(volume, vha.VHA(2, 80), (2.0,), True, 0.0, MOST), _trained(vha.VHA)
 
     def predict():
         return jax.device_get(jax.jit(lambda *args: task.predict(*args, True))(params, frames, jax.random.key(0)))

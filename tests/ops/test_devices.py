@@ -43,7 +43,7 @@ def check():
     ops._LEAST_TO_SUM = ops._LEAST_TO_SEARCH = 0
     peaks.CAPACITIES = ((512, 4),)  # sooner compiled
     for network in NETWORKS:
-        task = VhaTask(VOLUME, network, (1.0,), True, 3.0, 0.1, 8)
+        task = VhaTask(VOLUME, network, (1.0,), True, 0.1, 8)
         params = jax.device_get(random_params(network, network.depth_bins))
         grids = [(1,), (2,)]
         if network is NETWORKS[1]:  # tests/test_multihost.py shares the rows of the other

@@ -186,7 +186,7 @@ def test_what_was_done_of_a_video_is_kept_whatever_stops_it(
             raise raised
         return np.zeros((0, 14, 3)), np.zeros((0, 14))
 
-    monkeypatch.setattr(Discs, "__call__", stops)
+    monkeypatch.setattr(Discs, "measure", stops)
     record(tmp_path / "v.mp4", [[]] * 12)
     failed = isinstance(raised, RuntimeError)
     assert main("v.mp4", "--output=out", "--quiet") == (1 if failed else 130)
@@ -256,7 +256,7 @@ def test_a_failing_device_is_told_for_its_file(command, monkeypatch, tmp_path, c
     def fails(self, image, camera):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand much more")
 
-    monkeypatch.setattr(Discs, "__call__", fails)
+    monkeypatch.setattr(Discs, "measure", fails)
     assert main(save(tmp_path / "p.png")) == 1
     assert capsys.readouterr().err == f"loco_jax: {tmp_path / 'p.png'}: RESOURCE_EXHAUSTED: out of memory\n"
 

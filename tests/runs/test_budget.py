@@ -10,7 +10,7 @@ import pytest
 
 from loco_jax import evaluate, replay
 from loco_jax import step as training
-from loco_jax.data import streams
+from loco_jax.data import sources, streams
 from loco_jax.runs import budget, checkpoints, observation
 from loco_jax.step import make_optimizer
 from tests.support import (
@@ -57,7 +57,7 @@ def seconds_a_batch(monkeypatch):
     slow(checkpoints.Checkpoints, "save", 20)
     slow(evaluate.Evaluator, "run", 30 - 2)  # two batches
     slow(streams.CrowdStream, "__next__", 1)
-    monkeypatch.setattr(streams, "evaluation_batches", lambda *_: [])
+    monkeypatch.setattr(sources.CrowdData, "evaluation_batches", lambda *_: [])
     monkeypatch.setattr(Mean, "summary", lambda self, records: {"w": [0.0]})
 
 
