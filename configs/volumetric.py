@@ -6,8 +6,10 @@
 Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
 row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
 
-At demo scale 1,177 steps of 4 pictures take 20 minutes on two cores of an AMD EPYC. Then F1 is 30.9 / 56.0 / 66.2 % at
-0.4 / 0.8 / 1.2 m on 256 test frames of the crowd (docs/results/poster.md). Full scale was not measured.
+`loco_jax.reproduce` trains it at demo scale with a learning rate of 0.018. 1,177 steps of 4 pictures take 20 minutes of
+processor time on two cores of an AMD EPYC. Then F1 is 30.9 / 56.0 / 66.2 % at 0.4 / 0.8 / 1.2 m on 256 test frames of
+the crowd (`nearest` matching, docs/results/poster.md). The 15,000 steps of this config would take 4.2 hours, and their
+score was not measured. Nor was full scale.
 """
 
 from ml_collections import ConfigDict

@@ -62,7 +62,6 @@ def join(config: ConfigDict, code_predictor: str, path: str, dtype: Any = None, 
     `config.vha` and `config.refiner` say where those parts come from, `code_predictor` is a file of that kind. See
     `export` for the others. Raises WeightsError if a part is missing or of another network.
     """
-
     from loco_jax import experiment, weights
     from loco_jax.tasks import pretrained
 

@@ -350,7 +350,7 @@ import jax, numpy as np
 from jax.sharding import Mesh
 from loco_jax import experiment, tasks, train
 from loco_jax.ops import distributed
-from loco_jax.data import sources, streams
+from loco_jax.data import streams
 from tests import support
 from tests.support import Mean, saved_state
 from tests.test_train import several_devices

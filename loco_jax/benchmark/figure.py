@@ -27,7 +27,9 @@ def plot(path: pathlib.Path, title: str, rows: Sequence[Row]) -> None:
     axes.margins(x=0.15)  # room for the last label
     axes.xaxis.set_major_formatter(lambda value, _: duration(value))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlabel("median time of a run, and all runs (s: seconds, ms: milliseconds, us: microseconds)", fontsize=8)
+    axes.set_xlabel(
+        "median time of a run, and all runs (min: minutes, s: seconds, ms: milliseconds, us: microseconds)", fontsize=8
+    )
     axes.set_title(title, fontsize=9)
     legend = [patches.Patch(color="C0", label="loco_jax"), patches.Patch(color="0.7", label="other implementations")]
     figure.legend(handles=legend, loc="outside lower center", ncols=2, fontsize=8, frameon=False)

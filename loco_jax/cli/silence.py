@@ -1,8 +1,8 @@
 """Silence while other software works that says more than users want to read."""
 
 import contextlib
-import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ def quiet(level: int) -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(max(before, level))
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -92,7 +92,7 @@ class DataSet(abc.ABC):
         """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or else evenly spread.
 
         There are fewer if the split has fewer. Yields batches and, for this process's share of a batch, which frames
-        count (bool): the last batch may have more than needed.
+        count (bool): the last batch may have more than needed. Errors come when the first batch is asked for.
         """
 
     @abc.abstractmethod
@@ -101,7 +101,7 @@ class DataSet(abc.ABC):
 
         They are the crowd's first ones, with `fps` frames a second. Of other data sets they are evenly spread over the
         split, with all frames that there are; a prepared JTA has three a second. There are fewer, or shorter ones, if
-        the data set has no more. Each frame is made when it is asked for.
+        the data set has no more. Each frame is made when it is asked for. Errors come when the first sequence is.
         """
 
 

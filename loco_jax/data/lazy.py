@@ -1,6 +1,6 @@
 """Sequences whose items are made when they are asked for."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +19,9 @@ class Lazy(Sequence[Item], Generic[Item]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._make(self._places[index])
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self._make, self._places)  # that of `Sequence` takes an IndexError of `make` for the end
 
 
 def in_a_row(lengths: Iterable[int]) -> list[range]:

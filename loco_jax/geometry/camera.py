@@ -49,7 +49,10 @@ def project(camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "...
 
 
 def project_on_host(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
-    """`project` in NumPy: for what must not use a device, or for more digits, if `xyz` has more."""
+    """The pixels (float64) of points in metres, NaN for those that are not in front of the camera.
+
+    `project` in NumPy, for what must not use a device, or needs more digits.
+    """
     in_front = xyz[..., 2:] > 0
     uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)
     uv = uv * np.array([camera.fx, camera.fy], np.float64) + np.array([camera.cx, camera.cy], np.float64)

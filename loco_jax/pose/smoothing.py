@@ -9,7 +9,7 @@ from loco_jax.geometry import skeleton
 from loco_jax.pose import kalman
 from loco_jax.pose.tracking import Tracked, noise_at, place_of
 
-# Chosen on the crowd's validation split. The place is a point that moves with the person, the pose are the joints
+# Chosen on the crowd's validation split. The place is a point that moves with the person, the pose is the joints
 # relative to it. Each has a density of the acceleration's noise in m²/s³, and standard errors across the ray in metres
 # and along it as a share of the distance.
 _PLACE_DENSITY, _PLACE_ACROSS, _PLACE_ALONG = 0.5, 0.2, 0.05

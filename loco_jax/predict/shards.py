@@ -202,23 +202,47 @@ def read(path: os.PathLike | str) -> list[dict[str, Any]]:
     text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         lines = [json.loads(line) for line in text.split("\n")[:-1]]
-        if lines and not _are_ours(lines):
+        if lines and not (_is_first(lines[0]) and all(map(_is_further, lines[1:]))):
             raise ValueError("it has other lines")
         return lines
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is damaged, or not a shard's record; remove it and repeat the shard") from error
 
 
-_FIRST = {"shard", "count", "paths", "names", "inputs", "arguments"}
-_FURTHER = {"name", "frames", "people", "tracks", "seconds", "failure"}
+_FIRST = {"shard": list, "count": int, "paths": str, "names": str, "inputs": list, "arguments": list}
+_NUMBER = (int, float, type(None))
+_FURTHER: dict[str, Any] = {
+    "name": str,
+    "frames": int,
+    "people": int,
+    "tracks": _NUMBER,
+    "seconds": _NUMBER,
+    "failure": str,
+}
 
 
-def _are_ours(lines: Sequence[Any]) -> bool:
-    """Whether the lines have the keys of a record's."""
-    if not all(isinstance(line, dict) for line in lines):
+def _is_first(line: Any) -> bool:
+    if not (isinstance(line, dict) and line.keys() == _FIRST.keys()):
         return False
-    further = all(line == {"ended": True} or {"name"} <= line.keys() <= _FURTHER for line in lines[1:])
-    return lines[0].keys() == _FIRST and further
+    if not all(isinstance(line[key], kind) for key, kind in _FIRST.items()):
+        return False
+    if not all(map(_is_pair, [line["shard"], *line["inputs"]])):
+        return False
+    number, total = line["shard"]
+    if not (type(number) is type(total) is int and 0 <= number < total <= _MOST):
+        return False
+    return all(isinstance(text, str) for text in [*itertools.chain(*line["inputs"]), *line["arguments"]])
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _is_further(line: Any) -> bool:
+    if line == {"ended": True}:
+        return True
+    known = isinstance(line, dict) and "name" in line and line.keys() <= _FURTHER.keys()
+    return known and all(isinstance(value, _FURTHER[key]) for key, value in line.items())
 
 
 def check_same(paths: Sequence[pathlib.Path], firsts: Sequence[dict[str, Any]]) -> None:

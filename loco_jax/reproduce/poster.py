@@ -192,10 +192,10 @@ def _systems(done: Mapping[str, Done]) -> list[str]:
     text = [
         tables.table(header, system_rows(done)),
         "",
-        f"In percent, `{_MATCHING}` matching as published; the tenth column is F1 with `hungarian` matching. The "
-        "poster's figures are on JTA, and its systems were trained for longer. Minutes are measured, of all networks "
-        "of a system without the search for the learning rate and without the refiner. The frames of a LoCO are those "
-        "of its autoencoder, which learns from joints, and those of its predictor. Parameters are those that are "
+        f"In percent, `{_MATCHING}` matching as published; optimal F1 is with `hungarian` matching. The poster's "
+        "figures are on JTA, and its systems were trained for longer. Minutes are measured, of all networks of a "
+        "system without the search for the learning rate and without the refiner. The frames of a LoCO are those of "
+        "its autoencoder, which learns from joints, and those of its predictor. Parameters are those that are "
         "trained, the autoencoder's among them.",
         *_answers(done),
         *_detector(done),
@@ -268,8 +268,8 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
     return [
         tables.table(header, rows),
         "",
-        "The first column is lost by compression, the rest of the second by prediction. The error of the code is its "
-        "mean square, where the code's own mean square is about 1 for PatchVHA.",
+        "In percent, but for the error. The first column is lost by compression, the rest of the second by prediction. "
+        "The error of the code is its mean square, where the code's own mean square is about 1 for PatchVHA.",
     ]
 
 

@@ -102,7 +102,8 @@ def as_trained(workdir: str, config: ConfigDict, given: Collection[str] = ()) ->
     ours = [name for name in _flat(_plain(config)) if _is_of(name, TRAINING_FIELDS)]
     config.update_from_flattened_dict({name: theirs[name] for name in ours if name in theirs})  # older runs lack some
     others = [field for field in OTHER_DATA if field in given]
-    check(workdir, config, (*FREE_FIELDS, "data.batch_size", *others), older=True)
+    free = (*FREE_FIELDS, *EARLIER_FIELDS, "data.batch_size", *others)  # those of before matter to training only
+    check(workdir, config, free, older=True)
     return config
 
 
@@ -153,7 +154,7 @@ def read(folder: os.PathLike | str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds {type(content).__name__}")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no config as JSON ({error}); use another --workdir") from error
+        raise CheckpointError(f"{path}: is no config as JSON ({error}); put it back, or name another folder") from error
     return completed(content)
 
 

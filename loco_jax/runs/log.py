@@ -96,13 +96,15 @@ class Log(contextlib.AbstractContextManager):
 def _tensorboard() -> ModuleType:
     """The module tensorboardX, imported here because reading a log does not need it.
 
-    Where PyTorch is installed tensorboardX imports it, which takes seconds and 200 MB and is not needed. So it does not
-    find it.
+    tensorboardX imports PyTorch if it is installed, which takes seconds and 200 MB and is not needed. So PyTorch is
+    hidden during the import, also from other threads.
     """
-    hidden = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         import tensorboardX
     finally:
         if hidden:
-            del sys.modules["torch"]
+            sys.modules.pop("torch", None)
     return tensorboardX

@@ -18,6 +18,15 @@ def test_items_are_made_when_they_are_asked_for():
         tens[3]
 
 
+def test_an_error_of_an_item_is_not_the_end():
+    with pytest.raises(IndexError, match="of an item"):
+        list(Lazy(3, lambda place: [0, 1][place] if place < 2 else _fail()))
+
+
+def _fail():
+    raise IndexError("of an item")
+
+
 def test_workers_get_a_copy():
     assert list(pickle.loads(pickle.dumps(Lazy(4, functools.partial(pow, 2))))) == [1, 2, 4, 8]
 

@@ -298,13 +298,22 @@ def test_folders_that_cannot_be_merged(inputs, capsys):
     lines = [json.loads(line) for line in pathlib.Path("many/shard_0_of_2.jsonl").read_text().splitlines()]
     pathlib.Path("many/shard_0_of_3.jsonl").write_text(json.dumps(lines[0] | {"shard": [0, 3]}) + "\n")
     assert "many/shard_0_of_3.jsonl: is of 3 shards, not of 2" in refused("many")
-    later = ["5", '{"frames": 1}', '{"name": "v", "shard": 1}']
+    changes: list[dict] = [
+        {"shard": [3, 3]},
+        {"shard": [-1, 3]},
+        {"shard": [0, 10**9]},
+        {"shard": 3},
+        {"shard": [0, 1.0]},
+    ]
+    changes += [{"inputs": [["v.mp4"]]}, {"inputs": [[1, "v"]]}, {"inputs": 5}, {"arguments": [5]}, {"other": 1}]
+    firsts = [json.dumps(lines[0] | change) for change in changes]
+    later = ["5", '{"frames": 1}', '{"name": "v", "frames": "x"}', '{"name": "v", "shard": 1}', '{"name": []}']
     for text in (
         "nonsense",
         "[1]",
         '{"shard": 3}',
         "[" * 10**5,
-        json.dumps(lines[0] | {"other": 1}),
+        *firsts,
         *(f"{json.dumps(lines[0])}\n{x}" for x in later),
     ):
         pathlib.Path("many/shard_0_of_3.jsonl").write_text(text + "\n")

@@ -40,6 +40,12 @@ def test_projections(true, predicted, counts):
     assert _png(figure)[0] == 1600
 
 
+def test_pairs_are_within_two_voxels():
+    predicted = [[0, 5, 7, 5], [1, 5, 8, 5]]  # 1.4 and 2.2 voxels away
+    figure = draw.projections(DEMO, [[0, 4, 6, 5], [1, 4, 6, 5]], predicted, np.zeros((10, 15, 20)))
+    assert _legend(figure) == ["found within 2 voxels: 1", "missed: 1", "spurious: 1"]
+
+
 def test_projections_show_each_peak_in_all_three_views():
     figure = draw.projections(DEMO, TRUE, FOUND, np.ones((1, 2, 3)))
     views = {axes.get_title(): axes for axes in figure.axes[:3]}

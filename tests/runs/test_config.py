@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from loco_jax import evaluate
+from loco_jax.configs import loco as loco_config
 from loco_jax.configs import refiner as refiner_config
 from loco_jax.configs import vha as vha_config
 from loco_jax.runs import checkpoints
@@ -81,9 +81,9 @@ def test_what_changes_no_number_is_free(toy, tmp_path):
 
 def test_whom_a_run_names_is_free(toy, tmp_path):
     """Of a section that is free, each field."""
-    quietly(tiny(steps=1, people={"min_score": 0.2, "overlap": 0.1}), tmp_path)
-    tracks = {"sequences": 0, "frames": 30, "fps": 3.0, "smooth": True}  # which earlier runs lack
-    other = tiny(steps=1, people={"min_score": 0.4, "overlap": 0.0}, tracks=tracks)
+    tracks = {"sequences": 0, "frames": 30, "fps": 3.0}
+    quietly(tiny(steps=1, people={"min_score": 0.2, "overlap": 0.1}, tracks={**tracks, "smooth": True}), tmp_path)
+    other = tiny(steps=1, people={"min_score": 0.4, "overlap": 0.0}, tracks=tracks)  # "smooth" is a field of before
     configs.check(str(tmp_path), other)
     assert evaluate.evaluate(other, str(tmp_path), lambda _: None)["step"] == 1
 
@@ -104,11 +104,36 @@ def test_runs_of_before_a_field_go_on_and_are_scored(toy, tmp_path):
     configs.check(str(tmp_path), tiny(steps=1))
 
 
+@pytest.mark.parametrize("task", ["vha", "volumetric"])
+def test_fields_of_before_with_the_values_of_today_are_left_out(task):
+    content = {"task": task, "model": {"positive_weight": 0.0}, "optimizer": {"orthogonalise_every": 1}}
+    assert configs.completed(content)["model"] == content["optimizer"] == {}
+    content = {"task": task, "model": {"positive_weight": 3.0}}
+    assert configs.completed(content)["model"] == {"positive_weight": 3.0}
+
+
+def test_what_only_training_did_does_not_matter_to_scores(toy, tmp_path):
+    """A run with a field of before that changed its training is scored, but does not go on."""
+    quietly(tiny(steps=1), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["positive_weight"] = 3.0
+    path.write_text(json.dumps(config))
+    assert evaluate.evaluate(tiny(steps=1), str(tmp_path), lambda _: None)["step"] == 1
+    with pytest.raises(checkpoints.CheckpointError, match="model.positive_weight: 3.0 there"):
+        configs.check(str(tmp_path), tiny(steps=1))
+
+
 def test_later_fields_change_nothing_by_default():
-    for config in (vha_config.get_config(2), refiner_config.get_config()):
-        flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for config in (vha_config.get_config(2), refiner_config.get_config(), loco_config.get_config(2)):
+        fields = config.to_dict()
         for name, value in configs.LATER_FIELDS.items():
-            assert flat.get(name, value) == value, name
+            section, last = configs.section_of(fields, name)
+            if last in section and name != "data.crowd":
+                assert section[last] == value, name
+        # The default of the crowd's numbers is that of the scale, at full scale.
+        crowd = configs.section_of(fields, "data.crowd")[0].get("crowd", configs.LATER_FIELDS["data.crowd"])
+        assert crowd == configs.LATER_FIELDS["data.crowd"]
 
 
 def test_workdir_without_checkpoints_takes_any_config(tmp_path):
