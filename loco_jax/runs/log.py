@@ -96,7 +96,7 @@ class Log(contextlib.AbstractContextManager):
 def _tensorboard() -> ModuleType:
     """The module tensorboardX, imported here because reading a log does not need it.
 
-    tensorboardX imports PyTorch if it is installed, which takes seconds and 200 MB and is not needed. So PyTorch is
+    tensorboardX imports PyTorch if it is installed, which takes time and memory and is not needed. So PyTorch is
     hidden during the import, also from other threads.
     """
     hidden = "torch" not in sys.modules

@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 from loco_jax.cli import disk
 from loco_jax.runs import checkpoints, files
 from loco_jax.runs import config as configs
-from loco_jax.runs.config import completed, section_of
 
 RELEASED = "released"  # the weights that come with the package; "released-NAME" are further ones
 _FOLDER = epath.Path(__file__).parent / "pretrained"
@@ -95,7 +94,7 @@ def portable(config: ConfigDict) -> dict[str, Any]:
     """A config as JSON for a file of weights, without names of files of this machine."""
     plain = json.loads(config.to_json_best_effort())
     for field, value in _FILES.items():
-        section, name = section_of(plain, field)
+        section, name = configs.section_of(plain, field)
         if name in section:
             section[name] = value
     return plain
@@ -222,7 +221,7 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
         raise WeightsError(f"{whose}: its config is of type {type(content).__name__}; get or make the weights again")
 
     def look_up(field: str) -> Any:
-        section, name = section_of(content, field)
+        section, name = configs.section_of(content, field)
         return section.get(name, ...)  # which JSON does not have
 
     for field, (least, most) in _INTEGERS.items():
@@ -240,7 +239,7 @@ def as_config(whose: Any, content: Any) -> ConfigDict:
             f"{whose}: its config has subvoxel={brief(content['subvoxel'])}, which must be true or false"
         )
     try:
-        return ConfigDict(completed(content))
+        return ConfigDict(configs.completed(content))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{whose}: its config cannot be read ({brief(error)})") from error
 
