@@ -34,7 +34,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("only", [], "Names of rows, see --list; default all.")
     flags.DEFINE_bool("list", False, "Print the names of the rows, and stop.")
     flags.DEFINE_string("workdir", "runs/reproduce", "Folder for all runs.")
-    flags.DEFINE_string("output", None, "Folder for poster.md and its figures (default: the workdir).")
+    flags.DEFINE_string("output", None, "Folder for poster.md, its figures and poster.json (default: the workdir).")
     config_flags.DEFINE_config_dict(
         "config", ConfigDict(_SHARED), "Fields that all rows share, e.g. --config.data.source=jta."
     )

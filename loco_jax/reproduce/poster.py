@@ -1,8 +1,6 @@
 """The page that `loco_jax.reproduce` writes: the poster's tables with our rows, and the figures that belong to them."""
 
-import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +14,10 @@ from loco_jax.geometry import skeleton
 from loco_jax.models import vha
 from loco_jax.report import tables
 from loco_jax.report.figure import CYCLE, MARKERS
-from loco_jax.reproduce import compression_figure, crowding, experiments, running
-from loco_jax.reproduce.experiments import Row, Settings
+from loco_jax.reproduce import compression_figure, crowding, experiments, records
+from loco_jax.reproduce.experiments import Settings
+from loco_jax.reproduce.records import Done
 from loco_jax.runs import files
-from loco_jax.runs import log as logs
 
 _MATCHING = "nearest"  # the published protocol
 _MIDDLE = "0.8 m"
@@ -29,63 +27,15 @@ _CODES, _OTHERS = "loco2", ("volumetric", "volumetric_squared", "location_maps",
 _CURVES = ("loco1", "loco2", "loco3", "volumetric", "location_maps")
 
 
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """What is known of a row.
-
-    Attributes:
-      row: its definition.
-      results: of its evaluation.
-      trainings: facts of the trainings that belong to the system, in order, see `running`: without the search and the
-        refiner.
-      log: of the last one.
-    """
-
-    row: Row
-    results: dict[str, Any]
-    trainings: list[dict[str, Any]]
-    log: list[dict[str, Any]]
-
-    @property
-    def minutes(self) -> float:
-        """Measured minutes of training."""
-        return sum(training["minutes"] for training in self.trainings)
-
-    @property
-    def label(self) -> str:
-        """The row's label, and whether an autoencoder did not come to its last stage."""
-        left = [training["unfinished"] for training in self.trainings if training["unfinished"]]
-        return self.row.label + (f", unfinished ({left[0]})" if left else "")
-
-    @property
-    def cells(self) -> list[str]:
-        """Minutes, frames and parameters for tables. Frames are those of each training."""
-        frames = " + ".join(f"{training['frames']:,}" for training in self.trainings)
-        return [f"{self.minutes:.3g}", frames, f"{self.trainings[-1]['parameters']:,}"]
-
-
-def read(settings: Settings) -> dict[str, Done]:
-    """The rows whose scores are there, by name."""
-    found = {}
-    for row in experiments.ROWS:
-        folder = settings.folder / row.name
-        if not running.facts(folder / "scores"):
-            continue
-        results = json.loads((folder / "run" / "eval" / "results.json").read_text())
-        trainings = [facts for name in ("autoencoder", "run") if (facts := running.facts(folder / name))]
-        found[row.name] = Done(row, results, trainings, logs.read(folder / "run" / logs.FILE))
-    return found
-
-
 def write(settings: Settings, output: epath.Path) -> epath.Path:
-    """Writes poster.md and its figures into the folder `output`; returns the page's path.
+    """Writes poster.md, its figures and `records.FILE` into the folder `output`; returns the page's path.
 
-    What is not there yet is named as missing.
+    The page has the rows of the workdir, and those of the file that was there before. What is not there yet is named as
+    missing. Raises ValueError if the file there is damaged or has results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    done = read(settings)
-    studies = {row.name for row in experiments.ROWS if running.facts(settings.folder / row.name / "result")}
-    missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies]
+    done, studies = records.update(settings, output / records.FILE)
+    missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies.keys()]
     lines = ["# The poster's tables", "", *_about(settings, done), ""]
     if missing:
         lines += [f"Not done yet: {', '.join(missing)}.", ""]
@@ -100,7 +50,7 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
             "",
             *_errors(done),
         ]
-    lines += _studies(settings, output)
+    lines += _studies(studies, output)
     path = output / "poster.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
@@ -207,10 +157,8 @@ def _detector(done: Mapping[str, Done]) -> list[str]:
     """What the parts of the top-down system are worth, and whether that makes a baseline."""
     if "top_down" not in done:
         return []
-    found: dict[str, Any] = {}
-    for record in done["top_down"].log:
-        found |= record
-    ap, pck = (found.get(f"validation/{name}") for name in ("ap50", "pck"))
+    found = done["top_down"].detector
+    ap, pck = (found.get(name) for name in ("ap50", "pck"))
     poor = min(ap or 0.0, pck or 0.0) < 0.5
     values = f"AP50 {tables.number(ap, 1, 100)} %, PCK@0.2 of its crops {tables.number(pck, 1, 100)} %"
     note = "; below 50 %: not a baseline yet" if poor else ""
@@ -281,7 +229,7 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(known):
-        points = np.array(curve(entry))
+        points = np.array(entry.curve).reshape(-1, 2)  # also without an evaluation
         look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.label}
         axes.plot(points[:, 0], 100 * points[:, 1], **look)
     axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
@@ -291,25 +239,14 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     return figure
 
 
-def curve(entry: Done) -> list[tuple[float, float]]:
-    """Minutes of training and F1 at 0.8 m on validation frames, from the log of a row."""
-    last, used, points = entry.trainings[-1]["minutes"], 0.0, []
-    for record in entry.log:
-        used = record.get("budget_used", used)
-        if "validation/f1_0.8m" in record:
-            points.append((entry.minutes - last + used * last, record["validation/f1_0.8m"]))
-    return points
-
-
-def _studies(settings: Settings, output: epath.Path) -> list[str]:
+def _studies(studies: Mapping[str, Any], output: epath.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
     lines = []
     for name, title, draw, tabulate in (
         ("compression", "What compression gains", compression_figure.figure, compression_figure.table),
         ("crowding", "Time over the number of people", crowding.figure, crowding.table),
     ):
-        if result := running.facts(settings.folder / name / "result"):
-            found = result["found"]
+        if found := studies.get(name):
             _save(draw(found), output / f"{name}.png")
             lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", tabulate(found)]
     return lines

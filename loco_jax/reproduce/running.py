@@ -91,19 +91,28 @@ def claim(settings: Settings) -> None:
 
     Raises ValueError that names the settings in which the results there differ.
     """
-    path = settings.folder / SETTINGS
+    path, ours = settings.folder / SETTINGS, as_json(settings)
+    if path.exists():
+        check_same(settings.folder, json.loads(path.read_text()), ours, "--workdir")
+    files.write_text(path, json.dumps(ours, indent=2) + "\n")
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """The settings that results depend on, as they are read back from JSON."""
     shared = {f"config.{name}": value for name, value in settings.shared.items() if name not in _OWN_FIELDS}
     ours = {"scale": settings.scale, "budget": settings.budget, "factors": settings.factors, **shared}
-    ours = json.loads(json.dumps(ours, default=str))
-    theirs = json.loads(path.read_text()) if path.exists() else ours
+    return json.loads(json.dumps(ours, default=str))
+
+
+def check_same(path: epath.Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], flag: str) -> None:
+    """Raises ValueError that names the settings in which the results in `path`, given by `flag`, differ from ours."""
     different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if different:
         listed = "; ".join(f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in different)
         raise ValueError(
-            f"{settings.folder}: holds results of other settings: {listed}. Give the same settings to go on with them, "
-            "or another --workdir to start anew."
+            f"{path}: holds results of other settings: {listed}. Give the same settings to go on with them, or another "
+            f"{flag} to start anew."
         )
-    files.write_text(path, json.dumps(ours, indent=2) + "\n")
 
 
 def parts(row: Row, settings: Settings) -> Iterator[Part]:

@@ -18,7 +18,7 @@ from etils import epath
 from loco_jax import experiment, tasks, train
 from loco_jax import step as steps
 from loco_jax.report import tables
-from loco_jax.reproduce import crowding, experiments, poster, running
+from loco_jax.reproduce import crowding, experiments, poster, records, running
 from loco_jax.reproduce.experiments import ROWS, Settings
 from loco_jax.runs import log as logs
 from loco_jax.runs import observation
@@ -59,6 +59,10 @@ def whole(tmp_path_factory):
     start(math.inf)
     start(math.inf)
     return settings, starts, poster.write(settings, settings.folder / "page").read_text()
+
+
+def _rows(settings):
+    return records.update(settings, settings.folder / records.FILE)[0]
 
 
 def test_what_is_done_is_not_done_again(whole):
@@ -102,7 +106,7 @@ def test_truth_is_the_upper_bound(whole):
     systems = _table(whole[2], "Systems")
     best = max(float(values[8]) for name, values in systems.items() if name[0] not in "G*" and values[8] != "–")
     assert float(systems["GT volumetric heatmaps"][8]) > best and float(systems["GT Location Maps"][8]) >= best
-    for done in poster.read(settings).values():
+    for done in _rows(settings).values():
         if done.row.config.startswith("loco"):
             found = done.results["systems"]
             true = next(system for name, system in found.items() if "true code" in name)
@@ -112,7 +116,7 @@ def test_truth_is_the_upper_bound(whole):
 def test_budgets(whole):
     """Minutes are measured by the log's clock: at least the budget, and at most a few slow steps more."""
     settings, *_ = whole
-    for name, entry in poster.read(settings).items():
+    for name, entry in _rows(settings).items():
         budget = settings.budget * (1.5 if name in ("vha1", "vha2", "vha3", "loco2_published") else 1.0)
         seconds, longest = [], 0.0
         for part in ("autoencoder", "run")[2 - len(entry.trainings) :]:
@@ -125,7 +129,7 @@ def test_budgets(whole):
 
 def test_a_locos_autoencoder_gets_a_third(whole):
     settings, *_, page = whole
-    shares = [training["minutes"] / settings.budget for training in poster.read(settings)["loco2"].trainings]
+    shares = [training["minutes"] / settings.budget for training in _rows(settings)["loco2"].trainings]
     assert shares == pytest.approx([1 / 3, 2 / 3])
     trained = running.facts(settings.folder / "loco2" / "run")
     (frames,) = [values[11] for name, values in _table(page, "Systems").items() if name == "LoCO(2)"]
@@ -220,20 +224,57 @@ def test_the_plan_names_each_part(tmp_path):
     assert "compressed heatmaps: about 35 minutes (result 35)" in plan
 
 
-def test_the_validation_scores_of_parts_say_whether_top_down_is_a_baseline():
+def _finish(folder, f1, log=(), trainings=("run",)):
+    """Leaves the files of a row that is trained and scored, as far as the page reads them."""
+    facts = {"minutes": 10.0, "frames": 100, "parameters": 7, "unfinished": "", "finished": "2026-01-02T03:04:05"}
+    facts["machine"] = {"cores": 2, "device": "a CPU", "jax": "0.10"}
+    for part in (*trainings, "scores"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / running.DONE).write_text(json.dumps(facts))
+    scores = {t: dict.fromkeys(("precision", "recall", "f1"), f1) for t in tables.LOCO_THRESHOLDS}
+    people = {"true": 3, "predicted": 2, "found": 1, "by_distance": []}
+    system = {"nearest": scores, "hungarian": scores, "people": people, "protocols": {}}
+    (folder / "run" / "eval").mkdir()
+    (folder / "run" / "eval" / "results.json").write_text(json.dumps({"systems": {"a system": system}, "joints": 5}))
+    (folder / "run" / logs.FILE).write_text("".join(json.dumps(record) + "\n" for record in log))
+
+
+def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
+    output = epath.Path(tmp_path) / "page"
+    first, second = (_settings(tmp_path / name) for name in ("first", "second"))
+    _finish(first.folder / "location_maps", 0.25)
+    _finish(first.folder / "volumetric", 0.5)
+    poster.write(first, output)
+    _finish(second.folder / "volumetric", 0.75)
+    page = poster.write(second, output).read_text()
+    systems = _table(page, "Systems")
+    assert systems["Location Maps"][2] == "25.0" and systems["uncompressed volumetric heatmaps"][2] == "75.0"
+    assert "2 cores, a CPU, JAX 0.10; 2026-01-02." in page and "LoCO(1), LoCO(2)" in page.split("## Systems")[0]
+    before = (output / records.FILE).read_text()
+    with pytest.raises(ValueError, match=r"poster.json: holds results of other settings: budget: .* another --output"):
+        poster.write(dataclasses.replace(second, budget=60.0), output)
+    assert (output / records.FILE).read_text() == before
+    (output / records.FILE).write_text(before[:100])
+    with pytest.raises(ValueError, match=r"poster.json: is damaged .*remove it, or give another --output"):
+        poster.write(second, output)
+
+
+def test_the_validation_scores_of_parts_say_whether_top_down_is_a_baseline(tmp_path):
     log = [{"step": 50, "validation/ap50": 0.2, "validation/pck": 0.3}, {"step": 100, "validation/ap50": 0.71}]
-    done = poster.Done(experiments.BY_NAME["top_down"], {"ap50": 0.9, "pck": 0.9}, [], log)
-    assert "AP50 71.0 %, PCK@0.2 of its crops 30.0 %; below 50 %" in poster._detector({"top_down": done})[-1]
-    log.append({"step": 150, "validation/pck": 0.5})
-    assert "50.0 %." in poster._detector({"top_down": done})[-1]
+    for name, said in (("poor", "AP50 71.0 %, PCK@0.2 of its crops 30.0 %; below 50 %"), ("good", "50.0 %.")):
+        settings = _settings(tmp_path / name)
+        _finish(settings.folder / "top_down", 0.5, log)
+        page = poster.write(settings, settings.folder).read_text()
+        (line,) = [line for line in page.splitlines() if line.startswith("The detector of the top-down")]
+        assert said in line
+        log.append({"step": 150, "validation/pck": 0.5})
 
 
 def test_an_unfinished_autoencoder_is_told():
     trainings = [{"unfinished": "sigma 8"}, {"unfinished": ""}]
-    assert poster.Done(experiments.BY_NAME["loco2_published"], {}, trainings, []).label.endswith(
-        ", unfinished (sigma 8)"
-    )
-    assert poster.Done(experiments.BY_NAME["vha2"], {}, trainings[1:], []).label == "VHA(2)"
+    published, vha = (experiments.BY_NAME[name] for name in ("loco2_published", "vha2"))
+    assert records.Done(published, {}, trainings, [], {}).label.endswith(", unfinished (sigma 8)")
+    assert records.Done(vha, {}, trainings[1:], [], {}).label == "VHA(2)"
 
 
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path):
@@ -261,14 +302,10 @@ def test_needs_come_first():
 
 
 def test_curves_count_the_autoencoders_minutes():
-    records = [
-        {"step": 10, "budget_used": 0.5},
-        {"step": 10, "validation/f1_0.8m": 0.2},
-        {"step": 20, "budget_used": 1.0},
-    ]
-    records += [{"step": 20, "validation/f1_0.8m": 0.3}]
-    done = poster.Done(experiments.BY_NAME["loco2"], {}, [{"minutes": 6.0}, {"minutes": 12.0}], records)
-    assert poster.curve(done) == [(12.0, 0.2), (18.0, 0.3)]
+    log = [{"step": 10, "budget_used": 0.5}, {"step": 10, "validation/f1_0.8m": 0.2}]
+    log += [{"step": 20, "budget_used": 1.0}, {"step": 20, "validation/f1_0.8m": 0.3}]
+    trainings = [{"minutes": 6.0}, {"minutes": 12.0}]
+    assert records.curve(trainings, log) == [(12.0, 0.2), (18.0, 0.3)]
 
 
 @pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
@@ -305,7 +342,7 @@ def test_a_row_on_jta(jta_with_pictures, tmp_path, monkeypatch):
     settings = _settings(tmp_path, **{"data.source": "jta", "data.dir": str(jta_with_pictures[0] / "data"), **sizes})
     settings = dataclasses.replace(settings, factors=(1.0,))
     running.run([experiments.BY_NAME["location_maps"]], settings, print, lambda: None)
-    (done,) = poster.read(settings).values()
+    (done,) = _rows(settings).values()
     assert "JTA" in done.results["data"] and done.trainings[0]["frames"] > 0
 
 
