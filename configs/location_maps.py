@@ -3,8 +3,9 @@
     python -m loco_jax.main --config=configs/location_maps.py:scale=demo
     python -m loco_jax.main --config=configs/location_maps.py --config.data.source=jta --config.data.dir=DATA
 
-Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
-row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
+Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). By
+default the "+" row uses released-refiner, which learned from a LoCO's people; configs/refiner.py with
+--config.spoil.predictor trains one for this network.
 
 `loco_jax.reproduce` trains it at demo scale with a learning rate of 0.018. 1,403 steps of 4 pictures take 20 minutes of
 processor time on two cores of an AMD EPYC. Then F1 is 31.5 / 57.7 / 68.6 % at 0.4 / 0.8 / 1.2 m on 256 test frames of

@@ -34,7 +34,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     # Rules by which people are named: each person once, and nobody with a low score. Not in the paper; docs/predict.md.
     c.people = ConfigDict()
     c.people.min_score = 0.2  # least mean score of a person's 14 joints; a joint that is not found counts as 0
-    c.people.overlap = 0.1  # least mean distance to a better person in the picture, in that person's heights
+    c.people.overlap = 0.1  # least mean distance to a better person in the picture, in diagonals of that person's box
 
     # With --mode=eval: scores of tracks, docs/method.md, section 12.
     c.tracks = ConfigDict()

@@ -14,8 +14,8 @@ AMD EPYC. The released weights come from a shorter training (3 hours in stages, 
 Compact Code Predictor at full scale: 89 frames/s on an H100 (batch 4, `--config.model.dtype=bfloat16`), so 1.2 hours
 for 100,000 steps. The score was not measured here.
 
-The published network (trunk=inception, 400,000 steps) was not trained here: neither time nor score was measured. JTA,
-which it was published on, needs a licence.
+The published network (trunk=inception, 400,000 steps) was not trained here: neither time nor score was measured. It
+was published on JTA; docs/data.md has the terms of that data set.
 """
 
 from ml_collections import ConfigDict

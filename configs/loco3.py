@@ -7,8 +7,8 @@
 Train the autoencoder first (vha3.py), and for trunk=compact also the trunk (trunk.py). Arguments: scale=full|demo,
 variant=published|patch, trunk=inception|compact.
 
-Not measured here: neither the time nor the score, at either scale. See loco2.py for what to expect of LoCO(2). JTA,
-which it was published on, needs a licence.
+Not measured here: neither the time nor the score, at either scale. See loco2.py for what to expect of LoCO(2). It
+was published on JTA; docs/data.md has the terms of that data set.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,9 @@
 
     python -m loco_jax.main --config=configs/top_down.py:scale=demo
 
-Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). The "+"
-row needs a refiner that was trained on what this network finds: configs/refiner.py with --config.spoil.predictor.
+Arguments: scale=full|demo. The trunk, the optimiser and the scenes are those of the compact LoCO (loco2.py). By
+default the "+" row uses released-refiner, which learned from a LoCO's people; configs/refiner.py with
+--config.spoil.predictor trains one for this network.
 
 A step has 4 pictures with 12 crops each. `loco_jax.reproduce` trains it at demo scale with a learning rate of 0.018.
 1,311 steps take 20 minutes of processor time on two cores of an AMD EPYC. Then F1 is 31.3 / 56.1 / 66.0 % at 0.4 / 0.8

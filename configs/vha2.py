@@ -5,14 +5,14 @@
 
 Arguments: scale=full|demo, variant=published|patch. The code at full scale is 34 × 60 × 79.
 
-PatchVHA at demo scale: 1,400 steps, most of the 11 minutes that `make demo` takes on two cores of an AMD EPYC. F1 on
-64 test frames of the crowd: 38 / 73 / 87 % at 0 / 1 / 2 voxels.
+PatchVHA at demo scale: 1,400 steps, about 5 minutes on two idle cores of an AMD EPYC (`make demo`). F1 on 64 test
+frames of the crowd: 38 / 73 / 87 % at 0 / 1 / 2 voxels.
 
 PatchVHA at full scale: 110 steps/s on an H100 (batch 1, `--config.model.dtype=bfloat16`), so about half an hour for
 200,000 steps. The score was not measured here.
 
 VHA, the published network, at full scale: 34 steps/s on an H100 (bfloat16), so about 1.6 hours. The score was not
-measured here: the poster has 92.5 / 97.0 / 97.1 % on JTA, which needs a licence. At demo scale it found nothing after
+measured here: the poster has 92.5 / 97.0 / 97.1 % on JTA. At demo scale it found nothing after
 595 steps at 2 frames/s on two cores.
 """
 

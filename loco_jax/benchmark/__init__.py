@@ -1,1 +1,1 @@
-"""The benchmark: the speed of the hot functions, of other implementations and of the machine."""
+"""The benchmark: the speed of the hot functions, beside other implementations."""

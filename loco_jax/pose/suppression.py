@@ -15,11 +15,12 @@ from loco_jax.pose.association import People
 
 
 class Options(NamedTuple):
-    """Options of `suppress`. The defaults suit the released weights, see docs/predict.md.
+    """Options of `suppress`, see docs/predict.md. The defaults are for weights without options of their own.
 
     Attributes:
       min_score: the least score of a person, from 0 to 1. It is the mean confidence of 14 joints, 0 for holes.
-      overlap: the least distance to a better person, divided by that person's height in the picture; 0 keeps all.
+      overlap: the least mean distance to a better person in the picture, divided by the diagonal of that person's box;
+        0 keeps all.
     """
 
     min_score: float = 0.2

@@ -38,7 +38,7 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies.keys()]
     lines = ["# The poster's tables", "", *_about(settings, done), ""]
     if missing:
-        lines += [f"Not done yet: {', '.join(missing)}.", ""]
+        lines += [f"Not done yet: {'; '.join(missing)}.", ""]
     lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]
     if figure := _curves(done):
         _save(figure, output / "code.png")
@@ -86,11 +86,11 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         f"{extra} on the people that the system finds in training scenes. On CPUs minutes are processor time: the work "
         "of all threads, divided by the number of cores.",
         "",
-        "All systems learn from the same labels, with a new trunk of the compact network. So LoCO has neither the "
-        "losses that teach its features nor that of sides, but it keeps the entropy of the heatmaps that its code "
-        "decodes to, with weight 0.01 (not on the published VHA). Its autoencoder is trained at the default learning "
-        'rate; every other rate is searched. The rows with "+" follow the published rules in all systems: a person of '
-        "one joint is refined, and a joint of nobody counts from a score of 0.6.",
+        "All systems learn from the same labels, with a new trunk of the compact network. So LoCO is trained without "
+        "the losses that teach its features and without that of left and right. It keeps the cross-entropy of the "
+        "heatmaps that its code decodes to, with weight 0.01 (not on the published VHA). Its autoencoder is trained at "
+        'the default learning rate; every other rate is searched. The rows with "+" follow the published rules in all '
+        "systems: a person of one joint is refined, and a joint of nobody counts from a score of 0.6.",
     ]
 
 

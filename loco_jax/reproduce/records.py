@@ -5,7 +5,6 @@ The file lies beside the page. So one page can have rows of several machines, an
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -16,10 +15,8 @@ from loco_jax.runs import files
 from loco_jax.runs import log as logs
 
 FILE = "poster.json"
-CURVE = "f1_0.8m"  # the validation score over the time of training
 _RESULTS = ("data", "frames", "level", "scores", "code_error", "seconds_a_frame")  # kept of an evaluation
 _MATCHINGS = ("nearest", "hungarian")
-_PEOPLE = ("true", "predicted", "found")
 _DETECTOR = ("ap50", "pck")
 
 
@@ -29,17 +26,18 @@ class Done:
 
     Attributes:
       row: its definition.
-      results: of its evaluation, what the page shows.
+      results: of its evaluation, as far as the page needs them.
       trainings: facts of the trainings that belong to the system, in order, see `running`: without the search and the
         refiner.
-      curve: minutes of training, and F1 at 0.8 m on validation frames. A LoCO's begin when its autoencoder is trained.
+      curve: minutes of training, and F1 at 0.8 m on validation frames. A LoCO's curve begins when its autoencoder is
+        trained.
       detector: the last validation scores of a detector and of the poses in its crops, if the row has them.
     """
 
     row: Row
     results: dict[str, Any]
     trainings: list[dict[str, Any]]
-    curve: list[tuple[float, float]]
+    curve: list[list[float]]
     detector: dict[str, float]
 
     @property
@@ -65,24 +63,25 @@ def update(settings: Settings, path: epath.Path) -> tuple[dict[str, Done], dict[
 
     Raises ValueError if the file is damaged or has results of other settings.
     """
+    rows, studies = {}, {}
+    for row in experiments.ROWS:
+        *_, last = running.parts(row, settings)
+        if last.is_done and row.needs:
+            studies[row.name] = running.facts(last.folder)["found"]
+        elif last.is_done:
+            rows[row.name] = _of_run(settings.folder / row.name)
     ours = running.as_json(settings)
     known: dict[str, Any] = {"settings": ours, "rows": {}, "studies": {}}
-    if path.exists():
-        try:
+    try:
+        if path.exists():
             known = json.loads(path.read_text())
-            theirs, _, _ = (known[name] for name in ("settings", "rows", "studies"))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: is damaged ({error}); remove it, or give another --output") from error
-        running.check_same(path, theirs, ours, "--output")
-    for row in experiments.ROWS:
-        folder = settings.folder / row.name
-        if result := running.facts(folder / "result"):
-            known["studies"][row.name] = result["found"]
-        elif running.facts(folder / "scores"):
-            known["rows"][row.name] = _of_run(folder)
-    files.write_text(path, json.dumps(known, indent=1) + "\n")
-    rows = {row.name: Done(row, **known["rows"][row.name]) for row in experiments.ROWS if row.name in known["rows"]}
-    return rows, known["studies"]
+            running.check_same(path, dict(known["settings"]), ours, "--output")
+        known |= {"rows": {**known["rows"], **rows}, "studies": {**known["studies"], **studies}}
+        done = {row.name: Done(row, **known["rows"][row.name]) for row in experiments.ROWS if row.name in known["rows"]}
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); remove it, or give another --output") from error
+    files.write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
+    return done, known["studies"]
 
 
 def _of_run(folder: epath.Path) -> dict[str, Any]:
@@ -91,25 +90,23 @@ def _of_run(folder: epath.Path) -> dict[str, Any]:
     trainings = [facts for name in ("autoencoder", "run") if (facts := running.facts(folder / name))]
     kept = {name: results[name] for name in _RESULTS if name in results}
     if "systems" in results:
-        kept["systems"] = {name: _of_system(system) for name, system in results["systems"].items()}
-    log, last = logs.read(folder / "run" / logs.FILE), dict[str, Any]()
+        kept["systems"] = {
+            name: {matching: system[matching] for matching in _MATCHINGS} for name, system in results["systems"].items()
+        }
+    log = logs.read(folder / "run" / logs.FILE)
+    last: dict[str, Any] = {}
     for record in log:
         last |= record
     detector = {name: last[f"validation/{name}"] for name in _DETECTOR if f"validation/{name}" in last}
     return {"results": kept, "trainings": trainings, "curve": curve(trainings, log), "detector": detector}
 
 
-def _of_system(system: Mapping[str, Any]) -> dict[str, Any]:
-    people = {name: system["people"][name] for name in _PEOPLE}
-    return {**{name: system[name] for name in _MATCHINGS}, "people": people}
-
-
-def curve(trainings: list[dict[str, Any]], log: list[dict[str, Any]]) -> list[tuple[float, float]]:
+def curve(trainings: list[dict[str, Any]], log: list[dict[str, Any]]) -> list[list[float]]:
     """Minutes of training and F1 at 0.8 m on validation frames, from the trainings of a row and the last one's log."""
-    minutes = [training["minutes"] for training in trainings]
+    *before, last = (training["minutes"] for training in trainings)
     used, points = 0.0, []
     for record in log:
         used = record.get("budget_used", used)
-        if f"validation/{CURVE}" in record:
-            points.append((sum(minutes[:-1]) + used * minutes[-1], record[f"validation/{CURVE}"]))
+        if "validation/f1_0.8m" in record:
+            points.append([sum(before) + used * last, record["validation/f1_0.8m"]])
     return points

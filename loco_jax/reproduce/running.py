@@ -169,7 +169,7 @@ def best_rate(folder: epath.Path, rates: Mapping[str, float]) -> float:
 
 
 def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], object]) -> None:
-    """Does what is missing of the rows, in order. Calls `after` after each part.
+    """Does what is missing of the rows, in order. Calls `after` after each row.
 
     An error of a row ends it, is said, and raised as a ValueError after the other rows are done. A signal ends all:
     then it raises Stopped.
@@ -181,7 +181,6 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
                 if not part.is_done:
                     say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
                     _do(part, say)
-                    after()
         except (ValueError, RuntimeError) as error:
             say(f"{row.label}: {error}")
             failed.append(row.label)
@@ -189,6 +188,7 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
             raise Stopped(
                 f"{settings.folder}: stopped; the same command goes on after the parts that are done"
             ) from error
+        after()
         jax.clear_caches()  # compiled programs of finished rows would fill the memory
     if failed:
         raise ValueError(f"{', '.join(failed)}: failed, see above; the same command tries again")

@@ -1,6 +1,6 @@
 """Small files, written completely or not at all."""
 
-import os
+import uuid
 
 from etils import epath
 
@@ -14,7 +14,7 @@ def write_text(path: epath.Path, text: str) -> None:
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a file and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"  # several processes may write it at once
+    part = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"  # several machines may write it at once
     try:
         part.write_bytes(content)
         part.replace(path)

@@ -1,7 +1,7 @@
 """Pretraining of the compact predictor's trunk on joints in the picture, poses of people and the camera's pose.
 
-It replaces the paper's ImageNet weights. A step has no codes and costs a third of LoCO's, so a network sees three times
-as many people in the same time. It teaches the network to tell left from right, see docs/experiments.md.
+It replaces the paper's ImageNet weights. A step has no codes and costs less than half of LoCO's, so a network sees more
+than twice as many people in the same time. It teaches the network to tell left from right, see docs/experiments.md.
 """
 
 import dataclasses

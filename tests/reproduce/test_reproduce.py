@@ -224,46 +224,86 @@ def test_the_plan_names_each_part(tmp_path):
     assert "compressed heatmaps: about 35 minutes (result 35)" in plan
 
 
-def _finish(folder, f1, log=(), trainings=("run",)):
+def _finish(settings, name, f1, log=(), **results):
     """Leaves the files of a row that is trained and scored, as far as the page reads them."""
-    facts = {"minutes": 10.0, "frames": 100, "parameters": 7, "unfinished": "", "finished": "2026-01-02T03:04:05"}
-    facts["machine"] = {"cores": 2, "device": "a CPU", "jax": "0.10"}
-    for part in (*trainings, "scores"):
-        (folder / part).mkdir(parents=True)
-        (folder / part / running.DONE).write_text(json.dumps(facts))
+    for part in running.parts(experiments.BY_NAME[name], settings):
+        facts = {"minutes": 3 * part.minutes, "frames": 100 if part.name == "run" else 50, "parameters": 7}
+        facts |= {"unfinished": "", "finished": "2026-01-02T03:04:05", "made_of": part.made_of}
+        facts["machine"] = {"cores": 2, "device": "a CPU", "jax": "0.10"}
+        part.folder.mkdir(parents=True, exist_ok=True)
+        (part.folder / running.DONE).write_text(json.dumps(facts))
+    run = settings.folder / name / "run"
     scores = {t: dict.fromkeys(("precision", "recall", "f1"), f1) for t in tables.LOCO_THRESHOLDS}
-    people = {"true": 3, "predicted": 2, "found": 1, "by_distance": []}
-    system = {"nearest": scores, "hungarian": scores, "people": people, "protocols": {}}
-    (folder / "run" / "eval").mkdir()
-    (folder / "run" / "eval" / "results.json").write_text(json.dumps({"systems": {"a system": system}, "joints": 5}))
-    (folder / "run" / logs.FILE).write_text("".join(json.dumps(record) + "\n" for record in log))
+    system = {"nearest": scores, "hungarian": scores, "people": {"true": 3}}
+    whole = {"systems": {"a system": system, "a true code": system}, "joints": 5, **results}
+    (run / "eval").mkdir(exist_ok=True)
+    (run / "eval" / "results.json").write_text(json.dumps(whole))
+    (run / logs.FILE).write_text("".join(json.dumps(record) + "\n" for record in log))
 
 
 def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
-    output = epath.Path(tmp_path) / "page"
+    output, log = (
+        epath.Path(tmp_path) / "page",
+        [{"step": 1, "budget_used": 0.5}, {"step": 1, "validation/f1_0.8m": 0.1}],
+    )
     first, second = (_settings(tmp_path / name) for name in ("first", "second"))
-    _finish(first.folder / "location_maps", 0.25)
-    _finish(first.folder / "volumetric", 0.5)
+    _finish(first, "loco2", 0.25, log, code_error=0.75)
+    _finish(first, "volumetric", 0.5)
+    noise = {"noise 0": {t: {"f1": 0.625} for t in tables.VHA_THRESHOLDS}}
+    _finish(first, "patch_vha2", 0.0, scores={"nearest": noise}, level=2, seconds_a_frame={"encode": 0.5, "decode": 2})
+    _finish(first, "top_down", 0.5)
+    study = first.folder / "crowding" / "result" / running.DONE
+    (part,) = running.parts(experiments.BY_NAME["crowding"], first)
+    study.parent.mkdir(parents=True)
+    study.write_text(json.dumps({"found": {"a system": [0.125, 0.25, 0.5, 1]}, "made_of": part.made_of}))
     poster.write(first, output)
-    _finish(second.folder / "volumetric", 0.75)
+    _finish(second, "volumetric", 0.75)
     page = poster.write(second, output).read_text()
-    systems = _table(page, "Systems")
-    assert systems["Location Maps"][2] == "25.0" and systems["uncompressed volumetric heatmaps"][2] == "75.0"
-    assert "2 cores, a CPU, JAX 0.10; 2026-01-02." in page and "LoCO(1), LoCO(2)" in page.split("## Systems")[0]
-    before = (output / records.FILE).read_text()
+
+    head, systems = page.split("## Systems")[0], _table(page, "Systems")
+    assert "2 cores, a CPU, JAX 0.10; 2026-01-02." in head
+    assert systems["LoCO(2)"][2] == "25.0" and systems["uncompressed volumetric heatmaps"][2] == "75.0"
+    assert systems["LoCO(2)"][10:] == ["0.015", "50 + 100", "7"]
+    assert _table(page, "Compression levels")["PatchVHA(2)"][:1] == ["62.5"]
+    assert _table(page, "Compression levels")["PatchVHA(2)"][5:7] == ["500", "2000"]
+    assert _table(page, "What predicting a code gains")["LoCO(2)"] == ["75.0", "75.0", "0.750"]
+    assert _table(page, "Time over the number of people")["a system"] == ["125", "250", "500", "1000"]
+    missing = head.split("Not done yet: ")[1].split(".")[0].split("; ")
+    assert {"LoCO(1)", "Location Maps"} <= set(missing) and not {"LoCO(2)", "PatchVHA(2)", "top-down"} & set(missing)
+    ((minutes, f1),) = _rows(first)["loco2"].curve
+    assert (minutes, f1) == (pytest.approx(0.005 + 0.005), 0.1)
+    assert records.update(second, output / records.FILE)[0]["loco2"].curve == [[minutes, f1]]
+
+
+def test_scores_of_an_earlier_training_are_not_taken(tmp_path):
+    settings = _settings(tmp_path)
+    _finish(settings, "location_maps", 0.5)
+    assert list(_rows(settings)) == ["location_maps"]
+    (settings.folder / records.FILE).unlink()
+    (settings.folder / "location_maps" / "run" / running.DONE).write_text('{"finished": "2027"}')
+    assert _rows(settings) == {}
+
+
+def test_a_page_of_other_settings_or_a_damaged_one_stays(tmp_path):
+    settings = _settings(tmp_path / "rows")
+    file = poster.write(settings, epath.Path(tmp_path) / "page").parent / records.FILE
+    other = dataclasses.replace(settings, budget=60.0)
     with pytest.raises(ValueError, match=r"poster.json: holds results of other settings: budget: .* another --output"):
-        poster.write(dataclasses.replace(second, budget=60.0), output)
-    assert (output / records.FILE).read_text() == before
-    (output / records.FILE).write_text(before[:100])
-    with pytest.raises(ValueError, match=r"poster.json: is damaged .*remove it, or give another --output"):
-        poster.write(second, output)
+        poster.write(other, file.parent)
+    good = json.loads(file.read_text())
+    for text in (file.read_text()[:20], "[]", "{}", *(json.dumps({**good, name: None}) for name in good),
+                 json.dumps({**good, "rows": {"loco1": {}}})):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"poster.json: is damaged .*remove it, or give another --output"):
+            poster.write(settings, file.parent)
+        assert file.read_text() == text
 
 
 def test_the_validation_scores_of_parts_say_whether_top_down_is_a_baseline(tmp_path):
     log = [{"step": 50, "validation/ap50": 0.2, "validation/pck": 0.3}, {"step": 100, "validation/ap50": 0.71}]
     for name, said in (("poor", "AP50 71.0 %, PCK@0.2 of its crops 30.0 %; below 50 %"), ("good", "50.0 %.")):
         settings = _settings(tmp_path / name)
-        _finish(settings.folder / "top_down", 0.5, log)
+        _finish(settings, "top_down", 0.5, log)
         page = poster.write(settings, settings.folder).read_text()
         (line,) = [line for line in page.splitlines() if line.startswith("The detector of the top-down")]
         assert said in line
@@ -305,7 +345,7 @@ def test_curves_count_the_autoencoders_minutes():
     log = [{"step": 10, "budget_used": 0.5}, {"step": 10, "validation/f1_0.8m": 0.2}]
     log += [{"step": 20, "budget_used": 1.0}, {"step": 20, "validation/f1_0.8m": 0.3}]
     trainings = [{"minutes": 6.0}, {"minutes": 12.0}]
-    assert records.curve(trainings, log) == [(12.0, 0.2), (18.0, 0.3)]
+    assert records.curve(trainings, log) == [[12.0, 0.2], [18.0, 0.3]]
 
 
 @pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
