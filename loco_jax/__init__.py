@@ -1,6 +1,6 @@
 """LoCO in JAX: 3D poses of every person in one picture, from a compressed code of a volumetric heatmap."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 
 def load(source: str = "released", min_score: float | None = None):
