@@ -8,8 +8,8 @@ Train the autoencoder first (vha2.py), and for trunk=compact also the trunk (tru
 variant=published|patch, trunk=inception|compact.
 
 Compact Code Predictor at demo scale: 15,000 steps of 4 pictures at 2.8 pictures/s, so about 6 hours on two cores of an
-AMD EPYC. The released weights come from a shorter training (3 hours in stages, see docs/results.md). F1 of LoCO(2)+ on
-64 test frames of the crowd: 42.5 / 68.6 / 76.5 % at 0.4 / 0.8 / 1.2 m.
+AMD EPYC. The released weights come from a shorter training (5 hours in stages, see docs/results.md). F1 of LoCO(2)+ on
+256 test frames of the crowd: 48.3 / 74.1 / 80.7 % at 0.4 / 0.8 / 1.2 m.
 
 Compact Code Predictor at full scale: 89 frames/s on an H100 (batch 4, `--config.model.dtype=bfloat16`), so 1.2 hours
 for 100,000 steps. The score was not measured here.
