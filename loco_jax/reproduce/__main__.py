@@ -64,8 +64,9 @@ def main(argv: list[str]) -> None:
             folder, values.scale, budget, config_flags.get_override_values(values["config"])
         )
         output = epath.Path(values.output or folder).expanduser()
-        running.claim(settings)
+        running.check(settings)
         page = poster.write(settings, output)  # so that what cannot be written is known before the long work
+        running.claim(settings)
         print(running.plan(rows, settings), flush=True)
         running.run(rows, settings, print, lambda: poster.write(settings, output))
         print(f"Tables and figures: {page}")

@@ -34,9 +34,11 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     missing. Raises ValueError if the file there is damaged or has results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    done, studies = records.update(settings, output / records.FILE)
+    done, studies, note = records.update(settings, output / records.FILE)
     missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies.keys()]
     lines = ["# The poster's tables", "", *_about(settings, done), ""]
+    if note:
+        lines += [note, ""]
     if missing:
         lines += [f"Not done yet: {'; '.join(missing)}.", ""]
     lines += ["## Systems", "", *_systems(done), "", "## Compression levels", "", *_autoencoders(done, settings)]

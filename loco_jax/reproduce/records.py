@@ -5,7 +5,7 @@ The file lies beside the page. So one page can have rows of several machines, an
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -58,8 +58,22 @@ class Done:
         return [f"{self.minutes:.3g}", frames, f"{self.trainings[-1]['parameters']:,}"]
 
 
-def update(settings: Settings, path: epath.Path) -> tuple[dict[str, Done], dict[str, Any]]:
-    """Adds what is done in the workdir to the file; returns all trained rows, and what the studies found, by name.
+class Known(NamedTuple):
+    """What the page is made of.
+
+    Attributes:
+      rows: all trained rows, by name.
+      studies: what the studies found, by name.
+      note: a remark on the numbers, which the file's `note` has; "" for none.
+    """
+
+    rows: dict[str, Done]
+    studies: dict[str, Any]
+    note: str
+
+
+def update(settings: Settings, path: epath.Path) -> Known:
+    """Adds what is done in the workdir to the file; returns all that is known.
 
     Raises ValueError if the file is damaged or has results of other settings.
     """
@@ -73,15 +87,15 @@ def update(settings: Settings, path: epath.Path) -> tuple[dict[str, Done], dict[
     ours = running.as_json(settings)
     known: dict[str, Any] = {"settings": ours, "rows": {}, "studies": {}}
     try:
-        if path.exists():
-            known = json.loads(path.read_text())
-            running.check_same(path, dict(known["settings"]), ours, "--output")
+        known = json.loads(path.read_text()) if path.exists() else known
+        theirs = dict(known["settings"])
         known |= {"rows": {**known["rows"], **rows}, "studies": {**known["studies"], **studies}}
         done = {row.name: Done(row, **known["rows"][row.name]) for row in experiments.ROWS if row.name in known["rows"]}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is damaged ({error}); remove it, or give another --output") from error
+    running.check_same(path, theirs, ours, "--output")
     files.write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
-    return done, known["studies"]
+    return Known(done, known["studies"], str(known.get("note", "")))
 
 
 def _of_run(folder: epath.Path) -> dict[str, Any]:

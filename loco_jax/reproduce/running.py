@@ -91,10 +91,15 @@ def claim(settings: Settings) -> None:
 
     Raises ValueError that names the settings in which the results there differ.
     """
-    path, ours = settings.folder / SETTINGS, as_json(settings)
+    check(settings)
+    files.write_text(settings.folder / SETTINGS, json.dumps(as_json(settings), indent=2) + "\n")
+
+
+def check(settings: Settings) -> None:
+    """Raises ValueError if the folder of all rows has results of other settings, see `claim`."""
+    path = settings.folder / SETTINGS
     if path.exists():
-        check_same(settings.folder, json.loads(path.read_text()), ours, "--workdir")
-    files.write_text(path, json.dumps(ours, indent=2) + "\n")
+        check_same(settings.folder, json.loads(path.read_text()), as_json(settings), "--workdir")
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -181,6 +186,7 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
                 if not part.is_done:
                     say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
                     _do(part, say)
+            after()
         except (ValueError, RuntimeError) as error:
             say(f"{row.label}: {error}")
             failed.append(row.label)
@@ -188,7 +194,6 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
             raise Stopped(
                 f"{settings.folder}: stopped; the same command goes on after the parts that are done"
             ) from error
-        after()
         jax.clear_caches()  # compiled programs of finished rows would fill the memory
     if failed:
         raise ValueError(f"{', '.join(failed)}: failed, see above; the same command tries again")

@@ -62,7 +62,7 @@ def whole(tmp_path_factory):
 
 
 def _rows(settings):
-    return records.update(settings, settings.folder / records.FILE)[0]
+    return records.update(settings, settings.folder / records.FILE).rows
 
 
 def test_what_is_done_is_not_done_again(whole):
@@ -191,7 +191,7 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
         r"budget: 0.005 there, 60.0 now; config.eval_frames: 3 there, None now; config.data.source: None there, 'jta'"
     )
     with pytest.raises(ValueError, match=f"holds results of other settings: {wanted} now.*or another --workdir"):
-        running.claim(other)
+        running.check(other)
 
 
 def test_a_study_is_done_again_after_its_networks(tmp_path):
@@ -257,11 +257,14 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     study.parent.mkdir(parents=True)
     study.write_text(json.dumps({"found": {"a system": [0.125, 0.25, 0.5, 1]}, "made_of": part.made_of}))
     poster.write(first, output)
+    (output / records.FILE).write_text(
+        json.dumps({**json.loads((output / records.FILE).read_text()), "note": "Rounded."})
+    )
     _finish(second, "volumetric", 0.75)
     page = poster.write(second, output).read_text()
 
     head, systems = page.split("## Systems")[0], _table(page, "Systems")
-    assert "2 cores, a CPU, JAX 0.10; 2026-01-02." in head
+    assert "2 cores, a CPU, JAX 0.10; 2026-01-02." in head and "\n\nRounded.\n\n" in head
     assert systems["LoCO(2)"][2] == "25.0" and systems["uncompressed volumetric heatmaps"][2] == "75.0"
     assert systems["LoCO(2)"][10:] == ["0.015", "50 + 100", "7"]
     assert _table(page, "Compression levels")["PatchVHA(2)"][:1] == ["62.5"]
@@ -272,7 +275,7 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     assert {"LoCO(1)", "Location Maps"} <= set(missing) and not {"LoCO(2)", "PatchVHA(2)", "top-down"} & set(missing)
     ((minutes, f1),) = _rows(first)["loco2"].curve
     assert (minutes, f1) == (pytest.approx(0.005 + 0.005), 0.1)
-    assert records.update(second, output / records.FILE)[0]["loco2"].curve == [[minutes, f1]]
+    assert records.update(second, output / records.FILE).rows["loco2"].curve == [[minutes, f1]]
 
 
 def test_scores_of_an_earlier_training_are_not_taken(tmp_path):
