@@ -98,15 +98,17 @@ def _above(plain, share):
 def _assert_same(fast, plain, slack=0):
     """The same but for rounding, in which the order of scores may change that are all but equal.
 
+    Rounding errors of logits are some 1e-5, and a small score has the same relative error.
+
     In noise, where two neighbours or a voxel and the threshold may be all but equal, counts may differ by `slack`.
     """
     fast, plain = jax.device_get((fast, plain))
     np.testing.assert_allclose(fast.count, plain.count, rtol=0, atol=slack)
-    np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(fast.scores, plain.scores, rtol=5e-5, atol=1e-7)
     for place in np.argwhere(np.abs(fast.voxels - plain.voxels).max(axis=-1) > 1e-3):
         *joint, k = place
         joint = tuple(joint)
-        alike = np.isclose(plain.scores[joint], fast.scores[joint][k], rtol=1e-5, atol=1e-7)
+        alike = np.isclose(plain.scores[joint], fast.scores[joint][k], rtol=5e-5, atol=1e-7)
         assert (np.abs(plain.voxels[joint][alike] - fast.voxels[joint][k]).max(axis=-1) < 1e-3).any()
 
 
