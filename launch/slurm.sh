@@ -19,9 +19,8 @@
 # the job step: 0 if all is done, 75 if stopped after a checkpoint; after a failure nothing is requeued. --dry-run
 # prints what would be started.
 #
-# The poster's tables: each task of an array trains one row, and the same command without an array then does the studies
-# and writes the page.
-#   MODULE=loco_jax.reproduce sbatch --array=0-14 --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh \
+# The poster's tables: each task of an array does one row, and the same command without an array then writes the page.
+#   MODULE=loco_jax.reproduce sbatch --array=0-15 --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh \
 #     --scale=full
 #
 # Environment: PYTHON, the interpreter (python); MODULE, the command (loco_jax.main).

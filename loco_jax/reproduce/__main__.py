@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if values.list:
         print(*experiments.BY_NAME, sep="\n")
         return
-    rows = experiments.with_needs(values.only or list(experiments.BY_NAME))
+    rows = experiments.named(values.only or list(experiments.BY_NAME))
     # Here, because --help is quick without JAX.
     from loco_jax.cli import compilation
     from loco_jax.reproduce import poster, running

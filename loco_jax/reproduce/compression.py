@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from loco_jax import ops
 from loco_jax.cli import progress
-from loco_jax.data import datasets, streams
+from loco_jax.data import datasets
 from loco_jax.data.frames import Frames
 from loco_jax.geometry import skeleton
 from loco_jax.geometry.arrays import Array
@@ -76,13 +76,13 @@ class Record(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The file `path` with the records of each frame, a line a frame, of networks that `made_of` identifies."""
+    """The file `path` with the records of each frame, a line a frame, of the network that `made_of` identifies."""
 
     path: epath.Path
     made_of: Mapping[str, Any]
 
     def read(self) -> list[list[Record]]:
-        """The records of the first frames. Lines of other networks and incomplete ones are removed from the file."""
+        """The records of the first frames. Lines of another network and incomplete ones are removed from the file."""
         lines = []
         for text in self.path.read_text().splitlines() if self.path.exists() else ():
             with contextlib.suppress(ValueError):
@@ -98,21 +98,19 @@ class Kept(NamedTuple):
 
 
 def measure(
-    networks: Sequence[tuple[VhaTask, Any]],
+    origins: Sequence[Origin],
+    task: VhaTask,
     config: ConfigDict,
     num_frames: int = 256,
     split: str = "test",
     kept: Kept | None = None,
 ) -> dict[str, Any]:
-    """Measures all ways on the first frames of a split of the config's data.
-
-    Heatmaps are those of the last sigma of the networks' tasks. If some tasks centre Gaussians on the joints and some
-    on the nearest voxels, the ways without a network are measured for both.
+    """Measures all ways of the origins on the first frames of a split of the config's data.
 
     Args:
-      networks: tasks of different names, one at least, and their parameters. They share the config's volume and the
-        last sigma.
-      config: of the networks, or of a LoCO; says what the data are.
+      origins: of heatmaps or codes of the same volume.
+      task: an autoencoder's for that volume, which says where the joints are.
+      config: says what the data are.
       num_frames: how many; fewer if a split of JTA has fewer.
       split: "validation" or "test".
       kept: where the records of frames are, which are then not measured again; None to keep none.
@@ -121,28 +119,15 @@ def measure(
       A dict for JSON. `ways` has for each way its name, its `network` and `bits` if any, whether it is `subvoxel`, the
       mean `bytes` a frame, `f1` by threshold (mean over frames, hungarian matching), and the median seconds a frame to
       `compress` joints to bytes and to `restore` peaks from bytes. Compilation is not counted.
-
-    Raises:
-      ValueError: for networks of different volumes or sigmas, or of the same name.
     """
-    first, volume = networks[0][0], streams.volume_of(config)
-    for task, _ in networks:
-        if (task.volume, task.sigmas[-1]) != (volume, first.sigmas[-1]):
-            have = f"{task.name} has {task.volume} and at last sigma {task.sigmas[-1]:g}"
-            raise ValueError(f"{have}, not {volume} and {first.sigmas[-1]:g} as the others")
-    if len({task.name for task, _ in networks}) < len(networks):
-        raise ValueError(f"networks of the same name: {', '.join(task.name for task, _ in networks)}")
-    kinds = {task.subvoxel: task for task, _ in networks}
-    origins = [of_heatmaps(kinds[subvoxel]) for subvoxel in sorted(kinds, reverse=True)]
-    origins += [of_network(task, params) for task, params in networks]
     ways = [way for origin in origins for way in origin.ways]
     records = kept.read() if kept else []
     before = len(records)
     with progress.bar(num_frames, "frame", config.quiet, initial=before, desc="compression", leave=False) as bar:
         for frame in itertools.islice(_frames(config, split, num_frames), before, None):
             if len(records) == before:
-                measure_frame(origins, first, frame)  # compiles
-            records.append(measure_frame(origins, first, frame))
+                measure_frame(origins, task, frame)  # compiles
+            records.append(measure_frame(origins, task, frame))
             if kept:
                 kept.add(records[-1])
             bar.update()
@@ -150,9 +135,15 @@ def measure(
         "data": f"{datasets.of(config).name}, {split} split",
         "device": jax.devices()[0].device_kind,
         "frames": len(records),
-        "heatmaps": [skeleton.NUM_JOINTS, *volume.shape],
+        "heatmaps": [skeleton.NUM_JOINTS, *task.volume.shape],
         "ways": [_summary(way, [frame[i] for frame in records]) for i, way in enumerate(ways)],
     }
+
+
+def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One result of those of several calls of `measure`, on the same frames."""
+    devices = dict.fromkeys(one["device"] for one in found)
+    return {**found[0], "device": " and ".join(devices), "ways": [way for one in found for way in one["ways"]]}
 
 
 def of_heatmaps(task: VhaTask) -> Origin:

@@ -52,17 +52,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A system of the tables, or a study of such systems.
+    """A system of the tables, or what is measured without one.
 
     Attributes:
       name: names the row's folder, and the row on the command line.
       label: names the row in tables.
-      config: name of the config file, without ending.
+      config: name of the config file, without ending; "" if nothing is trained.
       argument: of the config, without the scale.
       fields: values of the config's fields, by their dotted names, that differ from the file's.
       poster: the poster's row that it stands beside; "" for none.
       longer: its training time, relative to the budget.
-      needs: names of rows that a study works on; a study has no config.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Row:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     poster: str = ""
     longer: float = 1.0
-    needs: tuple[str, ...] = ()
 
     @property
     def is_autoencoder(self) -> bool:
@@ -86,7 +84,7 @@ _LOCO = "variant=patch,trunk=compact"
 # The losses that only LoCO has are off: all systems learn from the same labels.
 _ALIKE = {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
 _PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
-_AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")
+AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")  # of the same heatmaps
 ROWS = (
     *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", _PUBLISHED, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
     *(Row(f"patch_vha{k}", f"PatchVHA({k})", f"vha{k}", _PATCH) for k in (1, 2, 3)),
@@ -100,18 +98,16 @@ ROWS = (
         "loco2_published", "LoCO(2) on the published VHA(2)", "loco2", "variant=published,trunk=compact", _ALIKE,
         longer=1.5,
     ),
-    Row("compression", "bytes of compressed heatmaps", needs=_AUTOENCODERS),
-    Row("crowding", "time over the number of people", needs=("top_down", "loco2")),
+    Row("heatmaps", "heatmaps"),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
 
 
-def with_needs(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, each after those that it needs. Raises ValueError for an unknown name."""
+def named(names: Sequence[str]) -> list[Row]:
+    """The rows of these names. Raises ValueError for an unknown name."""
     if unknown := [name for name in names if name not in BY_NAME]:
         raise ValueError(f"--only={','.join(unknown)}: no such row; there are {', '.join(BY_NAME)}")
-    ordered = [name for row in map(BY_NAME.get, names) if row for name in (*row.needs, row.name)]
-    return [BY_NAME[name] for name in dict.fromkeys(ordered)]
+    return [BY_NAME[name] for name in dict.fromkeys(names)]
 
 
 def config_of(row: Row, settings: Settings) -> ConfigDict:

@@ -14,7 +14,7 @@ from loco_jax.geometry import skeleton
 from loco_jax.models import vha
 from loco_jax.report import tables
 from loco_jax.report.figure import CYCLE, MARKERS
-from loco_jax.reproduce import compression_figure, crowding, experiments, records
+from loco_jax.reproduce import compression, compression_figure, crowding, experiments, records, studies
 from loco_jax.reproduce.experiments import Settings
 from loco_jax.reproduce.records import Done
 from loco_jax.runs import files
@@ -34,8 +34,8 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     missing. Raises ValueError if the file there is damaged or has results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    done, studies, note = records.update(settings, output / records.FILE)
-    missing = [row.label for row in experiments.ROWS if row.name not in done.keys() | studies.keys()]
+    done, found, note = records.update(settings, output / records.FILE)
+    missing = _missing(done, found)
     lines = ["# The poster's tables", "", *_about(settings, done), ""]
     if note:
         lines += [note, ""]
@@ -52,10 +52,21 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
             "",
             *_errors(done),
         ]
-    lines += _studies(studies, output)
+    lines += _studies(found, output)
     path = output / "poster.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _missing(done: Mapping[str, Done], found: Mapping[str, Any]) -> list[str]:
+    """The rows that are not trained, and the studies that are not done on the others."""
+    rows = [row.label for row in experiments.ROWS if row.config and row.name not in done]
+    left = {name: study for name, study in studies.OF_ROW.items() if name not in found}
+    return rows + [
+        study.label + (f", {done[name].label}" if name in done else "")
+        for name, study in left.items()
+        if name in done or not experiments.BY_NAME[name].config
+    ]
 
 
 def _save(figure: Figure, path: epath.Path) -> None:
@@ -241,14 +252,18 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     return figure
 
 
-def _studies(studies: Mapping[str, Any], output: epath.Path) -> list[str]:
+def _studies(found: Mapping[str, Any], output: epath.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
+    ways = [found[name] for name in ("heatmaps", *experiments.AUTOENCODERS) if name in found]
+    times = {row.label: found[row.name]["seconds"] for row in experiments.ROWS if "seconds" in found.get(row.name, {})}
     lines = []
-    for name, title, draw, tabulate in (
-        ("compression", "What compression gains", compression_figure.figure, compression_figure.table),
-        ("crowding", "Time over the number of people", crowding.figure, crowding.table),
-    ):
-        if found := studies.get(name):
-            _save(draw(found), output / f"{name}.png")
-            lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", tabulate(found)]
+    if ways:
+        lines += _study("compression", "What compression gains", compression.together(ways), compression_figure, output)
+    if times:
+        lines += _study("crowding", "Time over the number of people", times, crowding, output)
     return lines
+
+
+def _study(name: str, title: str, found: Mapping[str, Any], shown: Any, output: epath.Path) -> list[str]:
+    _save(shown.figure(found), output / f"{name}.png")
+    return ["", f"## {title}", "", f"![{title}]({name}.png)", "", shown.table(found)]

@@ -63,7 +63,7 @@ class Known(NamedTuple):
 
     Attributes:
       rows: all trained rows, by name.
-      studies: what the studies found, by name.
+      studies: what the studies found, by the name of the row that they are of.
       note: a remark on the numbers, which the file's `note` has; "" for none.
     """
 
@@ -79,11 +79,11 @@ def update(settings: Settings, path: epath.Path) -> Known:
     """
     rows, studies = {}, {}
     for row in experiments.ROWS:
-        *_, last = running.parts(row, settings)
-        if last.is_done and row.needs:
-            studies[row.name] = running.facts(last.folder)["found"]
-        elif last.is_done:
-            rows[row.name] = _of_run(settings.folder / row.name)
+        for part in (part for part in running.parts(row, settings) if part.is_done):
+            if part.name == running.SCORES:
+                rows[row.name] = _of_run(settings.folder / row.name)
+            elif "found" in (facts := running.facts(part.folder)):
+                studies[row.name] = facts["found"]
     ours = running.as_json(settings)
     known: dict[str, Any] = {"settings": ours, "rows": {}, "studies": {}}
     try:

@@ -1,7 +1,7 @@
 """Runs the rows of the poster's tables: search for a learning rate, training, refiner, scores on the test split.
 
-A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `refiner`, where the row needs them. What is
-done is not done again. An interrupted run goes on from its last checkpoint.
+A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `refiner`, where the row needs them, and a
+folder of its study, see `studies`. What is done is not done again. An interrupted run goes on from its last checkpoint.
 """
 
 import collections
@@ -31,6 +31,7 @@ from loco_jax.tasks.loco import LocoTask
 from loco_jax.weights import NobodyFound
 
 DONE = "done.json"
+SCORES = "scores"
 SETTINGS = "settings.json"
 _OWN_FIELDS = ("quiet", "data.dir", "data.workers")  # which results do not depend on
 _BESIDE = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
@@ -62,7 +63,7 @@ class Part:
 
     @property
     def kind(self) -> str:
-        """What takes as long as this part beside training: in all rows the same, but for studies."""
+        """What takes as long as this part beside training, in all rows."""
         return _kind(self.folder)
 
     @property
@@ -122,10 +123,20 @@ def check_same(path: epath.Path, theirs: Mapping[str, Any], ours: Mapping[str, A
 
 def parts(row: Row, settings: Settings) -> Iterator[Part]:
     """The parts of a row in order. A later one may read what the ones before it have left."""
-    folder, minutes, beside = settings.folder / row.name, settings.budget * row.longer, _BESIDE[settings.scale]
-    if row.needs:
-        yield _study(row, settings)
-        return
+    folder = settings.folder / row.name
+    if row.config:
+        yield from _parts_of_system(row, settings, folder)
+    if study := studies.OF_ROW.get(row.name):
+        needs = [folder / "run"] if row.config else []
+
+        def measure(say: Say) -> dict[str, Any]:
+            return {"found": study.measure(row, settings, folder / study.name, finished(needs))}
+
+        yield Part(folder / study.name, 0.0, study.minutes[settings.scale], measure, needs)
+
+
+def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterator[Part]:
+    minutes, beside = settings.budget * row.longer, _BESIDE[settings.scale]
     config = experiments.config_of(row, settings)
 
     def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None, **options: Any) -> Part:
@@ -150,7 +161,7 @@ def parts(row: Row, settings: Settings) -> Iterator[Part]:
         refiner = experiments.refiner_of(str(folder / "run"), settings)
         yield training("refiner", refiner, settings.extra, forgiven=NobodyFound)
     needs = [folder / name for name in ("run", "refiner")]
-    yield Part(folder / "scores", 0.0, beside, lambda say: _score(config, folder, say), needs)
+    yield Part(folder / SCORES, 0.0, beside, lambda say: _score(config, folder, say), needs)
 
 
 def best_rate(folder: epath.Path, rates: Mapping[str, float]) -> float:
@@ -221,18 +232,7 @@ def plan(rows: Sequence[Row], settings: Settings) -> str:
 
 
 def _kind(folder: epath.Path) -> str:
-    name = folder.name.split("_")[0]
-    return folder.parent.name if name == "result" else name
-
-
-def _study(row: Row, settings: Settings) -> Part:
-    study, folder = studies.STUDIES[row.name], settings.folder / row.name / "result"
-    needs = [settings.folder / name / "run" for name in row.needs]
-
-    def do(say: Say) -> dict[str, Any]:
-        return {"found": study.measure(settings, folder, finished(needs))}
-
-    return Part(folder, 0.0, study.minutes[settings.scale], do, needs)
+    return folder.name.split("_")[0]
 
 
 def _do(part: Part, say: Say) -> None:

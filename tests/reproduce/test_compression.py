@@ -21,7 +21,7 @@ from loco_jax.pose import heatmaps, metrics, people
 from loco_jax.reproduce import codecs, compression, compression_figure
 from loco_jax.reproduce.codecs import Found
 from loco_jax.reproduce.compression import BITS, Origin, Record, Way
-from loco_jax.tasks.vha import METRES, VhaTask
+from loco_jax.tasks.vha import METRES
 from tests.support import tiny, toy_frame
 
 FRAMES = 3
@@ -72,8 +72,19 @@ def frames(config):
 
 
 @pytest.fixture(scope="module")
-def found(networks, config):
-    return compression.measure(networks, config, FRAMES)
+def origins(networks):
+    return [
+        *(compression.of_heatmaps(task) for task, _ in networks),
+        *(compression.of_network(task, params) for task, params in networks),
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(networks, origins, config):
+    """What is measured of heatmaps, and later of codes."""
+    task, _ = networks[0]
+    parts = [compression.measure(some, task, config, FRAMES) for some in (origins[:2], origins[2:])]
+    return compression.together(parts)
 
 
 def test_every_way_is_measured(found, networks):
@@ -92,8 +103,9 @@ def test_every_way_is_measured(found, networks):
         assert 0 <= min(way["f1"].values()) <= max(way["f1"].values()) <= 1
 
 
-def test_a_kill_loses_one_frame(networks, config, tmp_path, monkeypatch):
-    """The records of frames are kept, unless they are of other networks."""
+def test_a_kill_loses_one_frame(networks, origins, config, tmp_path, monkeypatch):
+    """The records of frames are kept, unless they are of another network."""
+    task, _ = networks[0]
     kept, measured = compression.Kept(epath.Path(tmp_path) / "frames.jsonl", {"a": "now"}), []
 
     def measure_frame(origins, task, frame):
@@ -104,10 +116,10 @@ def test_a_kill_loses_one_frame(networks, config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(compression, "measure_frame", measure_frame)
     with pytest.raises(KeyboardInterrupt):
-        compression.measure(networks, config, FRAMES, kept=kept)
+        compression.measure(origins, task, config, FRAMES, kept=kept)
     with kept.path.open("a") as file:
         file.write('{"made_of": {"a"')  # it was killed while it wrote this
-    found = compression.measure(networks, config, FRAMES, kept=kept)
+    found = compression.measure(origins, task, config, FRAMES, kept=kept)
     assert found["frames"] == FRAMES and len(measured) == 6
     assert measured[0] == measured[1] != measured[2] == measured[3] == measured[4] != measured[5]
     assert [records[0].bytes for records in kept.read()] == [2, 5, 6]
@@ -198,15 +210,10 @@ def metres(volume: Volume, camera, voxel) -> np.ndarray:
     return voxel[2] * volume.bin_size * ray / np.linalg.norm(ray)
 
 
-def test_networks_that_do_not_go_together(networks, config):
-    task, params = networks[0]
-    other: VhaTask = dataclasses.replace(task, volume=Volume((270, 480), 32, 16, 30.0))
-    with pytest.raises(ValueError, match=r"Coarse\(1\) has Volume\(.*30.0\) and at last sigma 2, not Volume"):
-        compression.measure([(task, params), (other, params)], config, 1)
-    with pytest.raises(ValueError, match=r"networks of the same name: Coarse\(1\), Coarse\(1\)"):
-        compression.measure([(task, params), (task, params)], config, 1)
-    with pytest.raises(ValueError, match="at last sigma 3, not"):
-        compression.measure([(task, params), (dataclasses.replace(task, sigmas=(8.0, 3.0)), params)], config, 1)
+def test_results_of_several_machines(found):
+    other = {**found, "device": "another", "ways": found["ways"][:1]}
+    both = compression.together([found, other, found])
+    assert both["device"] == f"{found['device']} and another" and len(both["ways"]) == 2 * len(found["ways"]) + 1
 
 
 def test_table(found):

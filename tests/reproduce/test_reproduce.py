@@ -18,7 +18,7 @@ from etils import epath
 from loco_jax import experiment, tasks, train
 from loco_jax import step as steps
 from loco_jax.report import tables
-from loco_jax.reproduce import crowding, experiments, poster, records, running
+from loco_jax.reproduce import crowding, experiments, poster, records, running, studies
 from loco_jax.reproduce.experiments import ROWS, Settings
 from loco_jax.runs import log as logs
 from loco_jax.runs import observation
@@ -97,6 +97,8 @@ def test_every_row_is_there_and_finite(whole):
         assert all(0 <= float(value.split(" / ")[0]) <= 100 for value in values[:3])
         assert float(values[5]) > 0 and float(values[6]) > 0
     assert "Not done yet" not in page
+    assert len(_table(page, "What compression gains")) == 2 * 5 + 6 * 6
+    assert list(_table(page, "Time over the number of people")) == ["top-down", "LoCO(2)"]
     for picture in re.findall(r"\]\((.+?\.png)\)", page):
         assert (whole[0].folder / "page" / picture).stat().length > 10_000
 
@@ -194,19 +196,18 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
         running.check(other)
 
 
-def test_a_study_is_done_again_after_its_networks(tmp_path):
+def test_a_study_is_done_again_after_its_network(tmp_path):
     settings = _settings(tmp_path)
-    (part,) = running.parts(experiments.BY_NAME["crowding"], settings)
+    *_, part = running.parts(experiments.BY_NAME["loco2"], settings)
 
     def finish(name, at, **facts):
         path = tmp_path / name / running.DONE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"finished": at, **facts}))
 
-    finish("top_down/run", "2026-01-01")
     finish("loco2/run", "2026-01-02")
-    assert not part.is_done
-    finish("crowding/result", "2026-01-03", made_of=part.made_of)
+    assert part.name == "crowding" and not part.is_done
+    finish("loco2/crowding", "2026-01-03", made_of=part.made_of)
     assert part.is_done
     finish("loco2/run", "2026-01-04")
     assert not part.is_done
@@ -218,18 +219,22 @@ def test_the_plan_names_each_part(tmp_path):
         path = tmp_path / f"row{number}" / "search_1" / running.DONE
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"wall_minutes": wall, "minutes": 3.0}))
-    plan = running.plan([experiments.BY_NAME[name] for name in ("location_maps", "compression")], settings)
+    plan = running.plan([experiments.BY_NAME[name] for name in ("location_maps", "heatmaps")], settings)
     searches = "".join(f"search_{rate:.2g} 3.5, " for rate in 0.006 * np.array(settings.factors))
     assert plan.splitlines()[0].endswith(f" minutes ({searches}run 22, refiner 5, scores 2)")
-    assert "compressed heatmaps: about 35 minutes (result 35)" in plan
+    assert "\nheatmaps: about 20 minutes (heatmaps 20)" in plan
 
 
-def _finish(settings, name, f1, log=(), **results):
-    """Leaves the files of a row that is trained and scored, as far as the page reads them."""
+def _finish(settings, name, f1, log=(), found=None, **results):
+    """Leaves the files of a row that is trained and scored, and of its study if `found` is given."""
     for part in running.parts(experiments.BY_NAME[name], settings):
+        is_study = part.name == getattr(studies.OF_ROW.get(name), "name", None)
+        if is_study and found is None:
+            continue
         facts = {"minutes": 3 * part.minutes, "frames": 100 if part.name == "run" else 50, "parameters": 7}
         facts |= {"unfinished": "", "finished": "2026-01-02T03:04:05", "made_of": part.made_of}
         facts["machine"] = {"cores": 2, "device": "a CPU", "jax": "0.10"}
+        facts |= {"found": found} if is_study else {}
         part.folder.mkdir(parents=True, exist_ok=True)
         (part.folder / running.DONE).write_text(json.dumps(facts))
     run = settings.folder / name / "run"
@@ -251,11 +256,7 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     _finish(first, "volumetric", 0.5)
     noise = {"noise 0": {t: {"f1": 0.625} for t in tables.VHA_THRESHOLDS}}
     _finish(first, "patch_vha2", 0.0, scores={"nearest": noise}, level=2, seconds_a_frame={"encode": 0.5, "decode": 2})
-    _finish(first, "top_down", 0.5)
-    study = first.folder / "crowding" / "result" / running.DONE
-    (part,) = running.parts(experiments.BY_NAME["crowding"], first)
-    study.parent.mkdir(parents=True)
-    study.write_text(json.dumps({"found": {"a system": [0.125, 0.25, 0.5, 1]}, "made_of": part.made_of}))
+    _finish(first, "top_down", 0.5, found={"seconds": [0.125, 0.25, 0.5, 1]})
     poster.write(first, output)
     (output / records.FILE).write_text(
         json.dumps({**json.loads((output / records.FILE).read_text()), "note": "Rounded."})
@@ -270,9 +271,10 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     assert _table(page, "Compression levels")["PatchVHA(2)"][:1] == ["62.5"]
     assert _table(page, "Compression levels")["PatchVHA(2)"][5:7] == ["500", "2000"]
     assert _table(page, "What predicting a code gains")["LoCO(2)"] == ["75.0", "75.0", "0.750"]
-    assert _table(page, "Time over the number of people")["a system"] == ["125", "250", "500", "1000"]
+    assert _table(page, "Time over the number of people")["top-down"] == ["125", "250", "500", "1000"]
     missing = head.split("Not done yet: ")[1].split(".")[0].split("; ")
-    assert {"LoCO(1)", "Location Maps"} <= set(missing) and not {"LoCO(2)", "PatchVHA(2)", "top-down"} & set(missing)
+    wanted = {"LoCO(1)", "bytes of heatmaps", "bytes of codes, PatchVHA(2)", "time over the number of people, LoCO(2)"}
+    assert wanted <= set(missing) and len(missing) == 14 and not {"LoCO(2)", "PatchVHA(2)", "top-down"} & set(missing)
     ((minutes, f1),) = _rows(first)["loco2"].curve
     assert (minutes, f1) == (pytest.approx(0.005 + 0.005), 0.1)
     assert records.update(second, output / records.FILE).rows["loco2"].curve == [[minutes, f1]]
@@ -337,11 +339,10 @@ def test_the_configs_of_all_rows_are_good(tmp_path):
                 experiment.create_task(config)
 
 
-def test_needs_come_first():
-    names = [row.name for row in experiments.with_needs(["crowding", "loco2", "vha1"])]
-    assert names == ["top_down", "loco2", "crowding", "vha1"]
+def test_rows_have_names():
+    assert [row.name for row in experiments.named(["loco2", "vha1", "loco2"])] == ["loco2", "vha1"]
     with pytest.raises(ValueError, match="--only=loco9: no such row; there are vha1,"):
-        experiments.with_needs(["loco9"])
+        experiments.named(["loco9"])
 
 
 def test_curves_count_the_autoencoders_minutes():
