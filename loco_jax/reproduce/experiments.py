@@ -36,6 +36,7 @@ class Settings:
       budget: minutes of training of a system.
       shared: fields of the config that all rows get, by their dotted names.
       factors: of the config's learning rate, which the search tries.
+      speed: of this machine, relative to those that the budget is meant for. A training takes budget / speed minutes.
     """
 
     folder: epath.Path
@@ -43,6 +44,7 @@ class Settings:
     budget: float
     shared: Mapping[str, Any]
     factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    speed: float = 1.0
 
     @property
     def extra(self) -> float:

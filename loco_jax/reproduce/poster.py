@@ -82,7 +82,15 @@ def _where(done: Mapping[str, Done]) -> str:
     machines = [t["machine"] for t in trainings]
     named = dict.fromkeys(f"{m['cores']} cores, {m['device']}, JAX {m['jax']}" for m in machines)
     days = sorted(t["finished"].partition("T")[0] for t in trainings)
-    return f"Trained on {'; '.join(named)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
+    where = f"Trained on {'; '.join(named)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
+    speeds = {entry.row.label: entry.trainings[-1].get("speed", 1.0) for entry in done.values()}
+    other = [f"{label} {speed:.2g}" for label, speed in speeds.items() if speed != 1.0]
+    if other:
+        where += (
+            " Some rows were trained on a machine of another speed, so for other minutes, which the tables convert to "
+            f"those of the first machine. Relative speeds (`--speed`): {', '.join(other)}."
+        )
+    return where
 
 
 def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:

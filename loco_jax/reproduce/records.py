@@ -28,7 +28,7 @@ class Done:
       row: its definition.
       results: of its evaluation, as far as the page needs them.
       trainings: facts of the trainings that belong to the system, in order, see `running`: without the search and the
-        refiner.
+        refiner. Minutes are those that a machine of speed 1 would take.
       curve: minutes of training, and F1 at 0.8 m on validation frames. A LoCO's curve begins when its autoencoder is
         trained.
       detector: the last validation scores of a detector and of the poses in its crops, if the row has them.
@@ -102,6 +102,7 @@ def _of_run(folder: epath.Path) -> dict[str, Any]:
     """The record of a row that is trained and scored in `folder`."""
     results = json.loads((folder / "run" / "eval" / "results.json").read_text())
     trainings = [facts for name in ("autoencoder", "run") if (facts := running.facts(folder / name))]
+    trainings = [{**facts, "minutes": facts["minutes"] * facts.get("speed", 1.0)} for facts in trainings]
     kept = {name: results[name] for name in _RESULTS if name in results}
     if "systems" in results:
         kept["systems"] = {

@@ -93,14 +93,18 @@ def claim(settings: Settings) -> None:
     Raises ValueError that names the settings in which the results there differ.
     """
     check(settings)
-    files.write_text(settings.folder / SETTINGS, json.dumps(as_json(settings), indent=2) + "\n")
+    files.write_text(settings.folder / SETTINGS, json.dumps(_of_workdir(settings), indent=2) + "\n")
 
 
 def check(settings: Settings) -> None:
     """Raises ValueError if the folder of all rows has results of other settings, see `claim`."""
     path = settings.folder / SETTINGS
     if path.exists():
-        check_same(settings.folder, json.loads(path.read_text()), as_json(settings), "--workdir")
+        check_same(settings.folder, json.loads(path.read_text()), _of_workdir(settings), "--workdir")
+
+
+def _of_workdir(settings: Settings) -> dict[str, Any]:
+    return as_json(settings) | ({"speed": settings.speed} if settings.speed != 1.0 else {})
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -139,13 +143,16 @@ def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterat
     minutes, beside = settings.budget * row.longer, _BESIDE[settings.scale]
     config = experiments.config_of(row, settings)
 
-    def training(name: str, config: ConfigDict, minutes: float, rate: float | None = None, **options: Any) -> Part:
-        return Part(
-            folder / name,
-            minutes,
-            beside,
-            lambda say: _train(experiments.with_budget(config, minutes, rate), folder / name, say, **options),
-        )
+    def training(
+        name: str, config: ConfigDict, minutes: float, rate: Callable[[], float] | None = None, **options: Any
+    ) -> Part:
+        here = minutes / settings.speed
+
+        def do(say: Say) -> dict[str, Any]:
+            budgeted = experiments.with_budget(config, here, rate and rate())
+            return _train(budgeted, folder / name, say, **options) | {"speed": settings.speed}
+
+        return Part(folder / name, here, beside, do)
 
     if config.task == "loco":
         share = minutes * experiments.AUTOENCODER_SHARE
@@ -153,10 +160,10 @@ def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterat
         config.vha, minutes = str(folder / "autoencoder"), minutes - share
     rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(settings.factors)}
     for name, rate in rates.items():
-        yield training(name, experiments.search_of(config), settings.extra, rate, forgiven=Diverged)
-    yield Part(folder / "run", minutes, beside, lambda say: _train(
-        experiments.with_budget(config, minutes, best_rate(folder, rates)), folder / "run", say
-    ))  # fmt: skip
+        search = experiments.search_of(config)
+        search.optimizer.learning_rate = rate
+        yield training(name, search, settings.extra, forgiven=Diverged)
+    yield training("run", config, minutes, lambda: best_rate(folder, rates))
     if not row.is_autoencoder:
         refiner = experiments.refiner_of(str(folder / "run"), settings)
         yield training("refiner", refiner, settings.extra, forgiven=NobodyFound)

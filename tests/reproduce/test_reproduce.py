@@ -180,7 +180,7 @@ def test_some_errors_of_a_part_do_not_end_the_row(error, tmp_path, monkeypatch):
         forgiven = part.kind == {Diverged: "search", NobodyFound: "refiner"}[error]
         if part.kind in ("search", "refiner"):
             with contextlib.nullcontext() if forgiven else pytest.raises(error):
-                assert part.do(said.append) == {"failed": "as it is"}
+                assert part.do(said.append)["failed"] == "as it is"
     assert set(said) == {"as it is"}
 
 
@@ -225,6 +225,22 @@ def test_the_plan_names_each_part(tmp_path):
     assert "\nheatmaps: about 20 minutes (heatmaps 20)" in plan
 
 
+def test_a_slower_machine_gets_more_minutes(tmp_path):
+    settings = dataclasses.replace(_settings(tmp_path, **{"eval_frames": 3}), budget=0.3, speed=0.5)
+    for row in (experiments.BY_NAME[name] for name in ("loco1", "vha1")):
+        slow, fast = (list(running.parts(row, s)) for s in (settings, dataclasses.replace(settings, speed=1.0)))
+        assert [part.minutes for part in slow] == [2 * part.minutes for part in fast]
+        assert sum(part.minutes for part in slow) > 0
+    running.claim(settings)
+    with pytest.raises(ValueError, match=r"speed: 0.5 there, None now"):
+        running.check(dataclasses.replace(settings, speed=1.0))
+    _finish(settings, "volumetric", 0.5, [{"step": 1, "budget_used": 0.5, "validation/f1_0.8m": 0.1}])
+    page = poster.write(settings, settings.folder).read_text()
+    assert _table(page, "Systems")["uncompressed volumetric heatmaps"][10] == "0.9"  # see _finish
+    assert "(`--speed`): uncompressed volumetric heatmaps 0.5." in page
+    assert _rows(settings)["volumetric"].curve == [[pytest.approx(0.45), 0.1]]
+
+
 def _finish(settings, name, f1, log=(), found=None, **results):
     """Leaves the files of a row that is trained and scored, and of its study if `found` is given."""
     for part in running.parts(experiments.BY_NAME[name], settings):
@@ -233,6 +249,7 @@ def _finish(settings, name, f1, log=(), found=None, **results):
             continue
         facts = {"minutes": 3 * part.minutes, "frames": 100 if part.name == "run" else 50, "parameters": 7}
         facts |= {"unfinished": "", "finished": "2026-01-02T03:04:05", "made_of": part.made_of}
+        facts |= {"speed": settings.speed}
         facts["machine"] = {"cores": 2, "device": "a CPU", "jax": "0.10"}
         facts |= {"found": found} if is_study else {}
         part.folder.mkdir(parents=True, exist_ok=True)
