@@ -102,16 +102,17 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         f"`{command}`. {_where(done)}".strip(),
         "",
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
-        "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time. Three learning rates "
-        f'are tried before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
+        "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time, at the default learning rate. "
+        "The autoencoders of the other table are trained in the same way. Every other system tries three learning "
+        f'rates before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
         f"{extra} on the people that the system finds in training scenes. On CPUs minutes are processor time: the work "
         "of all threads, divided by the number of cores.",
         "",
         "All systems learn from the same labels, with a new trunk of the compact network. So LoCO is trained without "
         "the losses that teach its features and without that of left and right. It keeps the cross-entropy of the "
-        "heatmaps that its code decodes to, with weight 0.01 (not on the published VHA). Its autoencoder is trained at "
-        'the default learning rate; every other rate is searched. The rows with "+" follow the published rules in all '
-        "systems: a person of one joint is refined, and a joint of nobody counts from a score of 0.6.",
+        'heatmaps that its code decodes to, with weight 0.01 (not on the published VHA). The rows with "+" follow the '
+        "published rules in all systems: a person of one joint is refined, and a joint of nobody counts from a score "
+        "of 0.6.",
     ]
 
 

@@ -154,17 +154,20 @@ def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterat
 
         return Part(folder / name, here, beside, do)
 
-    if config.task == "loco":
-        share = minutes * experiments.AUTOENCODER_SHARE
-        yield training("autoencoder", experiments.autoencoder_of(config, settings), share)
-        config.vha, minutes = str(folder / "autoencoder"), minutes - share
-    rates = {f"search_{rate:.2g}": float(rate) for rate in config.optimizer.learning_rate * np.array(settings.factors)}
-    for name, rate in rates.items():
-        search = experiments.search_of(config)
-        search.optimizer.learning_rate = rate
-        yield training(name, search, settings.extra, forgiven=Diverged)
-    yield training("run", config, minutes, lambda: best_rate(folder, rates))
-    if not row.is_autoencoder:
+    share = minutes * experiments.AUTOENCODER_SHARE
+    if row.is_autoencoder:  # trained as that of a LoCO
+        yield training("run", config, share)
+    else:
+        if config.task == "loco":
+            yield training("autoencoder", experiments.autoencoder_of(config, settings), share)
+            config.vha, minutes = str(folder / "autoencoder"), minutes - share
+        default = config.optimizer.learning_rate
+        rates = {f"search_{rate:.2g}": float(rate) for rate in default * np.array(settings.factors)}
+        for name, rate in rates.items():
+            search = experiments.search_of(config)
+            search.optimizer.learning_rate = rate
+            yield training(name, search, settings.extra, forgiven=Diverged)
+        yield training("run", config, minutes, lambda: best_rate(folder, rates))
         refiner = experiments.refiner_of(str(folder / "run"), settings)
         yield training("refiner", refiner, settings.extra, forgiven=NobodyFound)
     needs = [folder / name for name in ("run", "refiner")]

@@ -120,6 +120,7 @@ def test_budgets(whole):
     settings, *_ = whole
     for name, entry in _rows(settings).items():
         budget = settings.budget * (1.5 if name in ("vha1", "vha2", "vha3", "loco2_published") else 1.0)
+        budget /= 3 if entry.row.is_autoencoder else 1
         seconds, longest = [], 0.0
         for part in ("autoencoder", "run")[2 - len(entry.trainings) :]:
             records = logs.read(settings.folder / name / part / logs.FILE)
@@ -371,11 +372,11 @@ def test_curves_count_the_autoencoders_minutes():
 
 @pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
 def test_a_signal_inside_a_part_loses_nothing(tmp_path):
-    """The whole command, for one row: stopped in its last training, it goes on from that very step."""
+    """The whole command, for one row: stopped in its training, it goes on from that very step."""
     log = epath.Path(tmp_path) / "patch_vha3" / "run" / logs.FILE
 
     def start():
-        flags = ["--scale=test", "--budget=0.1", "--only=patch_vha3", f"--workdir={tmp_path}", "--config.quiet"]
+        flags = ["--scale=test", "--budget=0.3", "--only=patch_vha3", f"--workdir={tmp_path}", "--config.quiet"]
         return python("-m", "loco_jax.reproduce", *flags)
 
     with start() as process:
@@ -386,12 +387,11 @@ def test_a_signal_inside_a_part_loses_nothing(tmp_path):
         process.terminate()
         said = process.communicate()[0]
     (step,) = re.findall(r"stopped by SIGTERM at step (\d+), which is saved", said)
-    assert process.returncode == os.EX_TEMPFAIL and "search_0.02" in said, said
-    before = {part.name for part in tmp_path.glob("patch_vha3/*") if (part / running.DONE).exists()}
-    assert before == {"search_0.0067", "search_0.02", "search_0.06"}
+    assert process.returncode == os.EX_TEMPFAIL, said
+    assert not (log.parent / running.DONE).exists()
     with start() as process:
         said = process.communicate()[0]
-    assert process.returncode == 0 and f"going on from step {step}\n" in said and "search_" not in said, said
+    assert process.returncode == 0 and f"going on from step {step}\n" in said, said
     assert running.facts(log.parent)["minutes"] == pytest.approx(0.1)
     assert "| PatchVHA(3) |" in (tmp_path / "poster.md").read_text()
 
