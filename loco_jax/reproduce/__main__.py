@@ -31,7 +31,7 @@ _SHARED = {
 def _define_flags() -> None:
     flags.DEFINE_enum("scale", "demo", ["demo", "full", "test"], "Size of pictures and volume; test is for tests.")
     flags.DEFINE_float("budget", None, "Minutes of training of a system (default: 20; at full scale 60).", 0.001)
-    flags.DEFINE_float("speed", 1.0, "Speed of this machine, relative to those of the page's other rows.", 0.01)
+    flags.DEFINE_float("speed", 1.0, "Speed of this machine; a training takes budget / speed minutes.", 0.01)
     flags.DEFINE_list("only", [], "Names of rows, see --list; default all.")
     flags.DEFINE_bool("list", False, "Print the names of the rows, and stop.")
     flags.DEFINE_string("workdir", "runs/reproduce", "Folder for all runs.")

@@ -76,13 +76,13 @@ class Record(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The file `path` with the records of each frame, a line a frame, of the network that `made_of` identifies."""
+    """The file `path` with the records of each frame, a line a frame, of what `made_of` identifies."""
 
     path: epath.Path
     made_of: Mapping[str, Any]
 
     def read(self) -> list[list[Record]]:
-        """The records of the first frames. Lines of another network and incomplete ones are removed from the file."""
+        """The records of the first frames. Other lines and incomplete ones are removed from the file."""
         lines = []
         for text in self.path.read_text().splitlines() if self.path.exists() else ():
             with contextlib.suppress(ValueError):
@@ -133,7 +133,6 @@ def measure(
             bar.update()
     return {
         "data": f"{datasets.of(config).name}, {split} split",
-        "device": jax.devices()[0].device_kind,
         "frames": len(records),
         "heatmaps": [skeleton.NUM_JOINTS, *task.volume.shape],
         "ways": [_summary(way, [frame[i] for frame in records]) for i, way in enumerate(ways)],
@@ -141,9 +140,10 @@ def measure(
 
 
 def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One result of those of several calls of `measure`, on the same frames."""
-    devices = dict.fromkeys(one["device"] for one in found)
-    return {**found[0], "device": " and ".join(devices), "ways": [way for one in found for way in one["ways"]]}
+    """One result of those of several calls of `measure`. Raises ValueError for different data, frames or volumes."""
+    if different := [name for name in found[0] if name != "ways" and any(one[name] != found[0][name] for one in found)]:
+        raise ValueError(f"bytes are measured on different data ({', '.join(different)}); remove rows from the file")
+    return {**found[0], "ways": [way for one in found for way in one["ways"]]}
 
 
 def of_heatmaps(task: VhaTask) -> Origin:

@@ -39,7 +39,7 @@ def table(found: Mapping[str, Any]) -> str:
         ]
         for way in found["ways"]
     ]
-    note = f"{found['data']}: {found['frames']:,} frames, on {found['device']}. {_NOTE}"
+    note = f"{found['data']}: {found['frames']:,} frames. {_NOTE}"
     return "\n".join([tables.table(header, rows), "", note])
 
 

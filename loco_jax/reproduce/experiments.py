@@ -36,7 +36,7 @@ class Settings:
       budget: minutes of training of a system.
       shared: fields of the config that all rows get, by their dotted names.
       factors: of the config's learning rate, which the search tries.
-      speed: of this machine, relative to those that the budget is meant for. A training takes budget / speed minutes.
+      speed: of this machine, relative to the one that the budget is meant for. A training takes budget / speed minutes.
     """
 
     folder: epath.Path
@@ -63,7 +63,7 @@ class Row:
       argument: of the config, without the scale.
       fields: values of the config's fields, by their dotted names, that differ from the file's.
       poster: the poster's row that it stands beside; "" for none.
-      longer: its training time, relative to the budget.
+      longer: relative training time, see `running.parts`.
     """
 
     name: str
@@ -86,7 +86,7 @@ _LOCO = "variant=patch,trunk=compact"
 # The losses that only LoCO has are off: all systems learn from the same labels.
 _ALIKE = {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
 _PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
-AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")  # of the same heatmaps
+AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")  # of one volume
 ROWS = (
     *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", _PUBLISHED, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
     *(Row(f"patch_vha{k}", f"PatchVHA({k})", f"vha{k}", _PATCH) for k in (1, 2, 3)),
@@ -132,10 +132,10 @@ def refiner_of(predictor: str, settings: Settings) -> ConfigDict:
     return _read("refiner", "", settings, {"spoil.predictor": predictor})
 
 
-def search_of(config: ConfigDict) -> ConfigDict:
-    """A copy for the search of a learning rate. It stays in the first stage, since losses of other stages differ."""
+def search_of(config: ConfigDict, rate: float) -> ConfigDict:
+    """A copy that tries a learning rate, and is evaluated once at its end."""
     c = config.copy_and_resolve_references()
-    c.eval_every, c.plateau.patience = 0, ENDLESS
+    c.eval_every, c.optimizer.learning_rate = 0, rate
     return c
 
 

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
     missing. Raises ValueError if the file there is damaged or has results of other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
-    done, found, note = records.update(settings, output / records.FILE)
-    missing = _missing(done, found)
+    known, note = records.update(settings, output / records.FILE)
+    done = {name: entry for name, entry in known.items() if entry.row.config}
+    missing = _missing(known)
     lines = ["# The poster's tables", "", *_about(settings, done), ""]
     if note:
         lines += [note, ""]
@@ -52,21 +53,22 @@ def write(settings: Settings, output: epath.Path) -> epath.Path:
             "",
             *_errors(done),
         ]
-    lines += _studies(found, output)
+    lines += _studies(known, output)
     path = output / "poster.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 
-def _missing(done: Mapping[str, Done], found: Mapping[str, Any]) -> list[str]:
+def _missing(known: Mapping[str, Done]) -> list[str]:
     """The rows that are not trained, and the studies that are not done on the others."""
-    rows = [row.label for row in experiments.ROWS if row.config and row.name not in done]
-    left = {name: study for name, study in studies.OF_ROW.items() if name not in found}
-    return rows + [
-        study.label + (f", {done[name].label}" if name in done else "")
-        for name, study in left.items()
-        if name in done or not experiments.BY_NAME[name].config
-    ]
+    rows = [row.label for row in experiments.ROWS if row.config and row.name not in known]
+    for name, study in studies.OF_ROW.items():
+        row = experiments.BY_NAME[name]
+        if row.config and name in known and not known[name].study:
+            rows.append(f"{study.label}, {row.label}")
+        elif not row.config and name not in known:
+            rows.append(study.label)
+    return rows
 
 
 def _save(figure: Figure, path: epath.Path) -> None:
@@ -79,18 +81,19 @@ def _save(figure: Figure, path: epath.Path) -> None:
 def _where(done: Mapping[str, Done]) -> str:
     """The machines, versions and days of the trainings."""
     trainings = [training for entry in done.values() for training in entry.trainings]
-    machines = [t["machine"] for t in trainings]
-    named = dict.fromkeys(f"{m['cores']} cores, {m['device']}, JAX {m['jax']}" for m in machines)
+    named = dict.fromkeys(_machine(training["machine"]) for training in trainings)
     days = sorted(t["finished"].partition("T")[0] for t in trainings)
     where = f"Trained on {'; '.join(named)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
     speeds = {entry.row.label: entry.trainings[-1].get("speed", 1.0) for entry in done.values()}
     other = [f"{label} {speed:.2g}" for label, speed in speeds.items() if speed != 1.0]
     if other:
-        where += (
-            " Some rows were trained on a machine of another speed, so for other minutes, which the tables convert to "
-            f"those of the first machine. Relative speeds (`--speed`): {', '.join(other)}."
-        )
+        where += f" Relative speed of a machine where it is not 1 (`--speed`): {', '.join(other)}."
+        where += " The minutes of these rows are the measured ones times that speed."
     return where
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{facts['cores']} cores, {facts['device']}, JAX {facts['jax']}"
 
 
 def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
@@ -103,10 +106,10 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         "",
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
         "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time, at the default learning rate. "
-        "The autoencoders of the other table are trained in the same way. Every other system tries three learning "
-        f'rates before, for {extra} each, on validation frames. The refiner of a row with "+" is trained for '
-        f"{extra} on the people that the system finds in training scenes. On CPUs minutes are processor time: the work "
-        "of all threads, divided by the number of cores.",
+        'The autoencoders of "Compression levels" are trained in the same way. Each system first tries three learning '
+        f'rates for {extra} each, and validation frames decide; autoencoders do not. The refiner of a row with "+" is '
+        f"trained for {extra} on the people that the system finds in training scenes. On CPUs minutes are processor "
+        "time: the work of all threads, divided by the number of cores.",
         "",
         "All systems learn from the same labels, with a new trunk of the compact network. So LoCO is trained without "
         "the losses that teach its features and without that of left and right. It keeps the cross-entropy of the "
@@ -165,7 +168,7 @@ def _systems(done: Mapping[str, Done]) -> list[str]:
         tables.table(header, system_rows(done)),
         "",
         f"In percent, `{_MATCHING}` matching as published; optimal F1 is with `hungarian` matching. The poster's "
-        "figures are on JTA, and its systems were trained for longer. Minutes are measured, of all networks of a "
+        "figures are on JTA, and its systems were trained for longer. Minutes are those of all networks of a "
         "system without the search for the learning rate and without the refiner. The frames of a LoCO are those of "
         "its autoencoder, which learns from joints, and those of its predictor. Parameters are those that are "
         "trained, the autoencoder's among them.",
@@ -261,18 +264,28 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     return figure
 
 
-def _studies(found: Mapping[str, Any], output: epath.Path) -> list[str]:
+def _studies(known: Mapping[str, Done], output: epath.Path) -> list[str]:
     """What compression gains, and how time depends on the number of people, if they are measured."""
-    ways = [found[name] for name in ("heatmaps", *experiments.AUTOENCODERS) if name in found]
-    times = {row.label: found[row.name]["seconds"] for row in experiments.ROWS if "seconds" in found.get(row.name, {})}
     lines = []
+    ways = [entry for name in ("heatmaps", *experiments.AUTOENCODERS) if (entry := known.get(name)) and entry.study]
     if ways:
-        lines += _study("compression", "What compression gains", compression.together(ways), compression_figure, output)
-    if times:
-        lines += _study("crowding", "Time over the number of people", times, crowding, output)
+        together = compression.together([entry.study["found"] for entry in ways])
+        lines += _study("compression", "What compression gains", ways, together, compression_figure, output)
+    timed = [entry for name, entry in known.items() if entry.study and studies.OF_ROW[name] is studies.CROWDING]
+    if timed:
+        seconds = {entry.row.label: entry.study["found"]["seconds"] for entry in timed}
+        lines += _study("crowding", "Time over the number of people", timed, seconds, crowding, output)
     return lines
 
 
-def _study(name: str, title: str, found: Mapping[str, Any], shown: Any, output: epath.Path) -> list[str]:
+def _study(
+    name: str, title: str, entries: Sequence[Done], found: Mapping[str, Any], shown: Any, output: epath.Path
+) -> list[str]:
+    """A section with the figure and the table that the module `shown` makes, and the machines of its times."""
     _save(shown.figure(found), output / f"{name}.png")
-    return ["", f"## {title}", "", f"![{title}]({name}.png)", "", shown.table(found)]
+    machines = {entry.row.label: _machine(entry.study["machine"]) for entry in entries}
+    where = f"Times are those of {next(iter(machines.values()))}."
+    if len(set(machines.values())) > 1:
+        listed = "; ".join(f"{label}: {machine}" for label, machine in machines.items())
+        where = f"Times of different machines do not compare. {listed}."
+    return ["", f"## {title}", "", f"![{title}]({name}.png)", "", shown.table(found), "", where]

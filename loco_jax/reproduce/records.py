@@ -1,4 +1,4 @@
-"""What the page of tables is made of: scores, trainings and curves of the rows, as JSON.
+"""What the page of tables is made of: scores, trainings, curves and studies of the rows, as JSON.
 
 The file lies beside the page. So one page can have rows of several machines, and of workdirs that are gone.
 """
@@ -22,16 +22,17 @@ _DETECTOR = ("ap50", "pck")
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What is known of a trained row.
+    """What is known of a row.
 
     Attributes:
       row: its definition.
-      results: of its evaluation, as far as the page needs them.
+      results: of its evaluation, as far as the page needs them; {} if the row trains nothing.
       trainings: facts of the trainings that belong to the system, in order, see `running`: without the search and the
         refiner. Minutes are those that a machine of speed 1 would take.
       curve: minutes of training, and F1 at 0.8 m on validation frames. A LoCO's curve begins when its autoencoder is
         trained.
       detector: the last validation scores of a detector and of the poses in its crops, if the row has them.
+      study: what the row's study has `found`, and on which `machine`; {} if it is not done or the row has none.
     """
 
     row: Row
@@ -39,10 +40,11 @@ class Done:
     trainings: list[dict[str, Any]]
     curve: list[list[float]]
     detector: dict[str, float]
+    study: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def minutes(self) -> float:
-        """Measured minutes of training."""
+        """Measured minutes of training, in those of a machine of speed 1."""
         return sum(training["minutes"] for training in self.trainings)
 
     @property
@@ -62,13 +64,11 @@ class Known(NamedTuple):
     """What the page is made of.
 
     Attributes:
-      rows: all trained rows, by name.
-      studies: what the studies found, by the name of the row that they are of.
+      rows: all rows that are done, by name.
       note: a remark on the numbers, which the file's `note` has; "" for none.
     """
 
     rows: dict[str, Done]
-    studies: dict[str, Any]
     note: str
 
 
@@ -77,29 +77,33 @@ def update(settings: Settings, path: epath.Path) -> Known:
 
     Raises ValueError if the file is damaged or has results of other settings.
     """
-    rows, studies = {}, {}
-    for row in experiments.ROWS:
-        for part in (part for part in running.parts(row, settings) if part.is_done):
-            if part.name == running.SCORES:
-                rows[row.name] = _of_run(settings.folder / row.name)
-            elif "found" in (facts := running.facts(part.folder)):
-                studies[row.name] = facts["found"]
+    rows = {row.name: record for row in experiments.ROWS if (record := _of_row(row, settings))}
     ours = running.as_json(settings)
-    known: dict[str, Any] = {"settings": ours, "rows": {}, "studies": {}}
+    known: dict[str, Any] = {"settings": ours, "rows": {}}
     try:
         known = json.loads(path.read_text()) if path.exists() else known
         theirs = dict(known["settings"])
-        known |= {"rows": {**known["rows"], **rows}, "studies": {**known["studies"], **studies}}
+        known["rows"] = {**known["rows"], **rows}
         done = {row.name: Done(row, **known["rows"][row.name]) for row in experiments.ROWS if row.name in known["rows"]}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is damaged ({error}); remove it, or give another --output") from error
     running.check_same(path, theirs, ours, "--output")
     files.write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
-    return Known(done, known["studies"], str(known.get("note", "")))
+    return Known(done, str(known.get("note", "")))
+
+
+def _of_row(row: Row, settings: Settings) -> dict[str, Any]:
+    """The record of a row whose training and scores are done, or of one that trains nothing; {} before."""
+    finished = {part.name: running.facts(part.folder) for part in running.parts(row, settings) if part.is_done}
+    study = next(({"machine": f["machine"], "found": f["found"]} for f in finished.values() if "found" in f), {})
+    if running.SCORES in finished:
+        return {**_of_run(settings.folder / row.name), "study": study}
+    empty: dict[str, Any] = {"results": {}, "trainings": [], "curve": [], "detector": {}}
+    return {**empty, "study": study} if study and not row.config else {}
 
 
 def _of_run(folder: epath.Path) -> dict[str, Any]:
-    """The record of a row that is trained and scored in `folder`."""
+    """What training and scoring have left in a row's folder."""
     results = json.loads((folder / "run" / "eval" / "results.json").read_text())
     trainings = [facts for name in ("autoencoder", "run") if (facts := running.facts(folder / name))]
     trainings = [{**facts, "minutes": facts["minutes"] * facts.get("speed", 1.0)} for facts in trainings]

@@ -7,6 +7,7 @@ folder of its study, see `studies`. What is done is not done again. An interrupt
 import collections
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import time
@@ -100,11 +101,12 @@ def check(settings: Settings) -> None:
     """Raises ValueError if the folder of all rows has results of other settings, see `claim`."""
     path = settings.folder / SETTINGS
     if path.exists():
-        check_same(settings.folder, json.loads(path.read_text()), _of_workdir(settings), "--workdir")
+        theirs = {"speed": 1.0, **json.loads(path.read_text())}
+        check_same(settings.folder, theirs, _of_workdir(settings), "--workdir")
 
 
 def _of_workdir(settings: Settings) -> dict[str, Any]:
-    return as_json(settings) | ({"speed": settings.speed} if settings.speed != 1.0 else {})
+    return {**as_json(settings), "speed": settings.speed}
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -126,17 +128,21 @@ def check_same(path: epath.Path, theirs: Mapping[str, Any], ours: Mapping[str, A
 
 
 def parts(row: Row, settings: Settings) -> Iterator[Part]:
-    """The parts of a row in order. A later one may read what the ones before it have left."""
+    """The parts of a row in order. A later one may read what the ones before it have left.
+
+    A row's networks are trained for the budget times `Row.longer`, in minutes of a machine of speed 1. An autoencoder
+    gets a third of that, in a LoCO and as a row. Each row trains its own, so rows do not wait for each other.
+    """
     folder = settings.folder / row.name
     if row.config:
         yield from _parts_of_system(row, settings, folder)
     if study := studies.OF_ROW.get(row.name):
         needs = [folder / "run"] if row.config else []
 
-        def measure(say: Say) -> dict[str, Any]:
+        def do(say: Say) -> dict[str, Any]:
             return {"found": study.measure(row, settings, folder / study.name, finished(needs))}
 
-        yield Part(folder / study.name, 0.0, study.minutes[settings.scale], measure, needs)
+        yield Part(folder / study.name, 0.0, study.minutes[settings.scale], do, needs)
 
 
 def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterator[Part]:
@@ -155,7 +161,7 @@ def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterat
         return Part(folder / name, here, beside, do)
 
     share = minutes * experiments.AUTOENCODER_SHARE
-    if row.is_autoencoder:  # trained as that of a LoCO
+    if row.is_autoencoder:
         yield training("run", config, share)
     else:
         if config.task == "loco":
@@ -164,9 +170,7 @@ def _parts_of_system(row: Row, settings: Settings, folder: epath.Path) -> Iterat
         default = config.optimizer.learning_rate
         rates = {f"search_{rate:.2g}": float(rate) for rate in default * np.array(settings.factors)}
         for name, rate in rates.items():
-            search = experiments.search_of(config)
-            search.optimizer.learning_rate = rate
-            yield training(name, search, settings.extra, forgiven=Diverged)
+            yield training(name, experiments.search_of(config, rate), settings.extra, forgiven=Diverged)
         yield training("run", config, minutes, lambda: best_rate(folder, rates))
         refiner = experiments.refiner_of(str(folder / "run"), settings)
         yield training("refiner", refiner, settings.extra, forgiven=NobodyFound)
@@ -201,23 +205,28 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
     then it raises Stopped.
     """
     failed: list[str] = []
+
+    def train(row):
+        for part in parts(row, settings):
+            if not part.is_done:
+                say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
+                _do(part, say)
+
     for row in rows:
         try:
-            for part in parts(row, settings):
-                if not part.is_done:
-                    say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
-                    _do(part, say)
-            after()
-        except (ValueError, RuntimeError) as error:
-            say(f"{row.label}: {error}")
-            failed.append(row.label)
+            for work in (functools.partial(train, row), after):
+                try:
+                    work()
+                except (ValueError, RuntimeError) as error:
+                    say(f"{row.label}: {error}")
+                    failed.append(row.label)
         except KeyboardInterrupt as error:  # outside training, which raises Stopped itself
             raise Stopped(
                 f"{settings.folder}: stopped; the same command goes on after the parts that are done"
             ) from error
         jax.clear_caches()  # compiled programs of finished rows would fill the memory
     if failed:
-        raise ValueError(f"{', '.join(failed)}: failed, see above; the same command tries again")
+        raise ValueError(f"{', '.join(dict.fromkeys(failed))}: failed, see above; the same command tries again")
 
 
 def plan(rows: Sequence[Row], settings: Settings) -> str:

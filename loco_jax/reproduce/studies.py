@@ -77,11 +77,10 @@ def _trained(row: Row, settings: Settings, **fields: Any) -> tuple[Any, Any]:
 
 
 _CODES = Study("codes", "bytes of codes", {"demo": 5.0, "full": 20.0, "test": 0.5}, compress_codes)
-_CROWDING = Study("crowding", "time over the number of people", {"demo": 2.0, "full": 2.0, "test": 0.5}, count_people)
+_HEATMAPS = Study("heatmaps", "bytes of heatmaps", {"demo": 20.0, "full": 40.0, "test": 0.5}, compress_heatmaps)
+CROWDING = Study("crowding", "time over the number of people", {"demo": 2.0, "full": 2.0, "test": 0.5}, count_people)
 OF_ROW: Mapping[str, Study] = {
-    "heatmaps": Study(
-        "heatmaps", "bytes of heatmaps", {"demo": 20.0, "full": 40.0, "test": 0.5}, compress_heatmaps
-    ),
+    "heatmaps": _HEATMAPS,
     **dict.fromkeys(experiments.AUTOENCODERS, _CODES),
-    **dict.fromkeys(("top_down", "loco2"), _CROWDING),
-}  # fmt: skip
+    **dict.fromkeys(("top_down", "loco2"), CROWDING),
+}
