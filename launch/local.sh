@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs loco_jax.main in N processes on this machine's CPU, which compute as one: a test of what many machines will do.
+# Runs loco_jax.main in N processes on this machine's CPU, which compute together: a test of a run on many machines.
 #
 #   launch/local.sh [--dry-run] N [-- arguments of loco_jax.main]
 #

@@ -16,8 +16,8 @@
 # The tasks need the same inputs, and the same --output on a disk that they share. Two minutes before the time limit a
 # task stops and goes back into the queue, to go on with the inputs that are not done. What a video has so far is
 # written if that takes less than a minute. The task goes back ten times at most, because a video that takes longer than
-# the limit is never done. SLURM requeues preempted tasks itself. This repeats
-# two of eight tasks, after which the results are the same:
+# the limit is never done. SLURM requeues preempted tasks itself. This repeats two of eight tasks, with the same
+# results:
 #   SHARDS=8 sbatch --array=3,5 launch/predict_slurm.sh ...
 # This makes one table of what is done so far:
 #   python -m loco_jax.predict.merge FOLDER
@@ -49,7 +49,7 @@ if [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ -z "$shards" ]; then
 fi
 if [ -z "${SHARDS:-}" ] && [ -n "$shards" ] &&
   [ "${SLURM_ARRAY_TASK_MIN:-0}:${SLURM_ARRAY_TASK_MAX:-$((shards - 1))}" != "0:$((shards - 1))" ]; then
-  echo "launch/predict_slurm.sh: want --array=0-$((shards - 1)) for $shards shards, or SHARDS= for some of more" >&2
+  echo "launch/predict_slurm.sh: want --array=0-$((shards - 1)) for $shards shards, or SHARDS=, the total number" >&2
   exit 2
 fi
 command=("${PYTHON:-python}" -m loco_jax.predict "--shard=${SLURM_ARRAY_TASK_ID:-0}/${shards:-8}" --resume --quiet "$@")

@@ -57,7 +57,7 @@ if $dry; then
   exit
 fi
 
-# A task of an array is ARRAY_TASK; one of them has the array's own number as SLURM_JOB_ID, which would mean them all.
+# A task's id is ARRAY_TASK. One task has the array's number as its SLURM_JOB_ID, which would address all tasks.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 why=         # why the tasks were stopped: time or cancelled

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise app.UsageError("name a JSON file that predict wrote")
     if not _EXPORT.value.strip(", "):
-        raise app.UsageError("--export= is missing, the formats")
+        raise app.UsageError("--export= is missing; name one or more formats")
     from loco_jax.motion import names  # heavy imports come after the flags, so that --help answers at once
     from loco_jax.predict import exporting, files
 

@@ -132,7 +132,7 @@ def run(argv: Sequence[str]) -> None:
     if (source and parts) or (not source and len(parts) < 2):
         raise ValueError("want either --weights or --workdir, or --config and --code_predictor")
     if values.refiner and not source:
-        raise ValueError("--refiner goes with --workdir; of parts, --config.refiner names it")
+        raise ValueError("--refiner needs --workdir; for separate parts, give --config.refiner")
     if values.format not in FORMATS:
         raise ValueError(f"--format={values.format}: there are {', '.join(FORMATS)}")
     if values.format == "safetensors" and values["batch"].present:
@@ -173,17 +173,17 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", "", "A run whose newest checkpoint is written.")
     flags.DEFINE_string("weights", "", 'In place of --workdir: "released", a run, or a file of weights.')
     flags.DEFINE_string(
-        "format", FORMATS[0], f"Of the file: {', '.join(FORMATS)}. The last two hold a LoCO, from picture to people."
+        "format", FORMATS[0], f"Format: {', '.join(FORMATS)}. The last two hold a LoCO, from picture to people."
     )
-    flags.DEFINE_string("batch", "1", "Of onnx and stablehlo: the number of pictures, or any.")
+    flags.DEFINE_string("batch", "1", "For onnx and stablehlo: the number of pictures, or any.")
     flags.DEFINE_string("code_predictor", "", "A file that python -m loco_jax.torch_weights made.")
-    flags.DEFINE_string("refiner", "", 'Of --workdir: in place of its config.refiner, a run, a file, or "picture".')
+    flags.DEFINE_string("refiner", "", 'With --workdir: replaces its config.refiner: a run, a file, or "picture".')
     flags.DEFINE_string("output", None, "The file to write.", required=True)
     flags.DEFINE_bool("half", False, "Store numbers in half precision: half the size.")
     flags.DEFINE_integer(
         "tune",
         0,
-        "Choose config.refine and config.people on so many validation frames; 0: as configured.",
+        "Choose config.refine and config.people on this many validation frames; 0: as configured.",
         lower_bound=0,
     )
     cli.start(run)

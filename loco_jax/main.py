@@ -2,8 +2,8 @@
 
 Trains an experiment, scores it, or repeats one of its training steps.
 
-The exit status is 0 when all is done or config.max_minutes is over; 75 (EX_TEMPFAIL) when a signal stopped training,
-which is saved, so that the same command goes on; 130 when a signal stopped something else; 1 after an error.
+The exit status is 0 when all is done or config.max_minutes is over; 75 (EX_TEMPFAIL) when a signal stopped training
+after a checkpoint, from which the same command goes on; 130 when a signal stopped something else; 1 after an error.
 """
 
 import sys

@@ -45,7 +45,7 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
         raise ValueError(f"--step={number}: --mode=replay needs the number of a step, from 1 to {config.steps}")
     experiment.check(config)
     setup, folder = steps.Setup(config), epath.Path(workdir).expanduser()
-    rates = budget.logged_rates(log.read(folder / log.FILE))  # of a run with a budget of time they depended on it
+    rates = budget.logged_rates(log.read(folder / log.FILE))  # with a budget of time, they depended on the time used
     missing = [step for step in range(1, number + 1) if config.budget_minutes and step not in rates]
     if missing:
         raise ValueError(f"--step={number}: {folder / log.FILE} lacks the learning rate of step {missing[0]}")

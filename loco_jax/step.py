@@ -186,8 +186,8 @@ def train_step(
     """The state after one more step on a batch, and scalars: the loss, those that the task logs, and norms.
 
     Random numbers depend on the seed and the step alone. With a budget of time updates are multiplied by `rate`.
-    If loss, gradient or update is not finite, the step is `skipped`, one of the scalars: parameters, optimiser and
-    average stay as they were.
+    If loss, gradient or update is not finite, the step is skipped: parameters, optimiser and average do not change.
+    The scalar `skipped` says so.
     """
     loss, logged, grads = loss_and_gradient(state, frames, task=task, stage=stage, seed=seed)
     trained = _trained(task, state.params)
@@ -196,7 +196,7 @@ def train_step(
     trained = optax.apply_updates(trained, updates)
     step, averages = state.step + 1, state.ema
     if ema:
-        # A young average forgets faster, or it would remember the random start.
+        # The average forgets faster at first, or it would remember the random start.
         keep = jnp.minimum(ema, (1 + step) / (10 + step))
         moved = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, _trained(task, averages), trained)
         averages = {**averages, **moved}

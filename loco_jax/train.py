@@ -24,7 +24,7 @@ from loco_jax.runs.ending import Diverged, Stopped
 
 _MOST_AHEAD = 2  # steps that are queued on the devices
 _LONG_STEP = 1.0  # seconds; after a longer step the next one is not queued, so that a signal ends the run soon
-_OUT_OF_TIME, _SIGNALLED = 1, 2  # reasons of a process to stop
+_OUT_OF_TIME, _SIGNALLED = 1, 2  # reasons for a process to stop
 
 
 def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def train(config: ConfigDict, workdir: str, say: Callable[[str], None] = print) 
 
 
 class _Training:
-    """A training under way, of any task. `begin` loads or makes the state, `run` does the steps."""
+    """A training of any task. `begin` loads or makes the state, `run` does the steps."""
 
     def __init__(self, config: ConfigDict, workdir: str, say: Callable[[str], None]):
         """Checks the config and builds task, optimiser and data, without a lock; writes nothing."""
@@ -59,7 +59,7 @@ class _Training:
         with distributed.together():
             experiment.check(config)
             self._setup = steps.Setup(config)
-            datasets.of(config).open(config.data.validation_split)  # which would else be missed at the first evaluation
+            datasets.of(config).open(config.data.validation_split)  # or errors would come at the first evaluation
             self._task, mesh = self._setup.task, self._setup.mesh
             if distributed.is_first():
                 configs.check(workdir, config)
@@ -127,7 +127,7 @@ class _Training:
         why = 0
         with self._stop, self._log, self._bar, jax.transfer_guard("disallow"):
             split.switch("other")
-            if self._lacks_scores:  # even out of time, or a run with a short config.max_minutes would never go on
+            if self._lacks_scores:  # even if out of time, or a run with a short config.max_minutes would never go on
                 summary = self._score(_SIGNALLED)
             while not self._is_done() and summary is not None:
                 self._advance()

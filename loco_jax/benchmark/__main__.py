@@ -35,8 +35,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "weights", "", "A run's folder or a file with a published VHA(2), to decode with; with --runtimes a LoCO."
     )
-    flags.DEFINE_integer("repeats", None, "The most rounds (default: 5; with --steps 20).", 1, 1000)
-    flags.DEFINE_float("seconds", None, "The most seconds for an implementation (default: 10; at demo scale 2).", 0.0)
+    flags.DEFINE_integer("repeats", None, "Maximum number of rounds (default: 5; with --steps 20).", 1, 1000)
+    flags.DEFINE_float("seconds", None, "Maximum seconds per implementation (default: 10; at demo scale 2).", 0.0)
     flags.DEFINE_string("json", None, "File for everything that was measured.")
     flags.DEFINE_string("plot", None, "File for a figure of the table: .png, .svg or .pdf.")
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"--{flag}={path}: there is no such folder; make it first")
     if sum((values.steps, values.kernels, values.runtimes)) > 1:
         raise ValueError("--steps, --kernels and --runtimes exclude each other")
-    # By default PyTorch's threads spin while they wait, which takes many times as long beside other work.
+    # By default PyTorch's threads spin while they wait, which is many times slower when other processes run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli.start_jax()
     import jax

@@ -31,13 +31,16 @@ from loco_jax.runtimes import files, graph
 from loco_jax.tasks import pretrained
 
 THRESHOLD = 0.1
-_NOISE = 0.05  # of the heatmaps in which peaks are searched, as a decoder leaves some
+_NOISE = 0.05  # in the heatmaps that are searched for peaks, similar to that of a decoder
 _RENDER_BATCH = 4
 Ways = list[Implementation]
 
 
 def of_torch(setting: Setting, make: Callable[[Any, Any], tuple[Any, Any]], **options: Any) -> Implementation:
-    """The `run` and `result` that `make(torch_reference, runner)` returns; without PyTorch a row that says so."""
+    """An implementation from `make(torch_reference, runner)`, which returns its `run` and `result`.
+
+    Without PyTorch it is a row that says so.
+    """
     try:
         reference = importlib.import_module("loco_jax.benchmark.torch_reference")
     except ImportError:
@@ -132,7 +135,7 @@ def decode_peaks(setting: Setting, kind: str = "published") -> Ways:
         run = runner.infer(decode, runner.place(code).movedim(-1, 0))
         return run, lambda made: _sorted(made.cpu().numpy())
 
-    # In bfloat16 no two implementations find quite the same.
+    # In bfloat16 no two implementations find exactly the same peaks.
     tolerance = 0.0 if setting.dtype == "float32" else None
     result = functools.partial(as_peaks, volume, frame.camera)
     return _beside(setting, ours, plain, torch, params["vha"], code, result=result, tolerance=tolerance)
@@ -195,8 +198,8 @@ def predict_code(setting: Setting, kind: str = "published") -> Ways:
 def picture_to_people(setting: Setting) -> Ways:
     """A picture to people; PyTorch ends with the peaks. Peaks and predicted codes are compared.
 
-    The Code Predictors have random weights. So the frame's true code is decoded, with the predicted code as noise on it
-    whose deviation is a fifth of the true code's.
+    The Code Predictors have random weights. So the frame's true code is decoded, and the predicted code is added to it
+    as noise with a fifth of the true code's standard deviation.
     """
     frame, image, volume = inputs.frame(setting), inputs.picture(setting), setting.volume
     camera = frame.camera

@@ -34,7 +34,7 @@ class Implementation:
     result: Callable[[Any], Any] = jax.device_get  # turns that into NumPy arrays in a form that all share
     tolerance: float | None = None  # how far the result may be from the first's, relative to the greatest; None: any
     frames: int = 1  # in a run
-    program: Callable[[], jax.stages.Compiled] | None = None  # tells the memory where runs do not show it
+    program: Callable[[], jax.stages.Compiled] | None = None  # gives the memory where runs do not show it
     missing: str = ""  # why it cannot run here; "" if it can
 
 
@@ -164,7 +164,7 @@ def _planned(way: Implementation) -> int | None:
 
 
 def _memory(field: str, reset: bool = False) -> int | None:
-    """A field of this process's status in bytes, on Linux; `reset` sets the high-water mark back first."""
+    """A field of this process's status in bytes, on Linux; `reset` first resets the high-water mark."""
     try:
         if reset:
             pathlib.Path("/proc/self/clear_refs").write_text("5")

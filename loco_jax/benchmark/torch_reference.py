@@ -63,10 +63,10 @@ ACROSS_7, DOWN_7, BOTH_3 = (1, 7), (7, 1), ((1, 3), (3, 1))
 
 
 class Block(nn.Module):
-    """A mixed block: a chain of layers a branch, each layer (channels, kernel).
+    """A mixed block: each branch is a chain of layers (channels, kernel).
 
     `BOTH_3` as kernel stands for two layers side by side. `pool` channels come from the branch that takes the mean;
-    with 0 of them the block halves rows and columns: last layers have stride 2, and the maximum is taken.
+    with 0, the block halves rows and columns: the last layers have stride 2, and the branch takes the maximum.
     """
 
     def __init__(self, fan_in: int, pool: int, **branches: list[tuple[int, Any]]):
@@ -199,7 +199,7 @@ def load(module: Any, variables: Mapping[str, Any], level: int = 2) -> Any:
     ours = tensors_of(variables, level)
     names = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
     state = {name: torch.from_numpy(np.array(ours[name.removeprefix("features.")], np.float32)) for name in names}
-    module.load_state_dict(state, strict=False)  # the counters of batches stay
+    module.load_state_dict(state, strict=False)  # our networks do not count batches
     return module.eval()
 
 

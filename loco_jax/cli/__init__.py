@@ -1,7 +1,7 @@
 """Code that all commands share: flags, --help, signals, errors in one line, the exit status, the start of JAX.
 
-A command defines absl flags, has a function `main(argv)`, and calls `cli.start(main)`. Its module's docstring is the
-beginning of its --help. Heavy imports come inside of `main`, so that --help answers at once.
+A command defines absl flags, has a function `main(argv)`, and calls `cli.start(main)`. Its --help starts with its
+module's docstring. Heavy imports go inside `main`, so that --help answers at once.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Names for users and groups without an account, as in a container that runs as a bare number."""
+"""Names for users and groups without an account, as in a container that runs under a numeric user ID."""
 
 import contextlib
 import grp

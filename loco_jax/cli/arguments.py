@@ -1,4 +1,4 @@
-"""The command line. One line reports an error in it, with the nearest correct name."""
+"""Parses the command line, and reports an error in it in one line, with the nearest correct name."""
 
 import difflib
 import os
@@ -42,7 +42,7 @@ def no_config() -> str:
 
 
 def in_a_line(error: Exception) -> str:
-    """The line of an error's message that says most."""
+    """The most informative line of an error's message."""
     # ml_collections puts the traceback of a config file into the message; its last line has the error.
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line.strip() for line in reversed(lines) if "Error: " in line), lines[0])

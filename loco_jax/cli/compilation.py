@@ -7,7 +7,7 @@ import sys
 from loco_jax.cli import disk
 
 VARIABLE = "LOCO_JAX_CACHE"  # an environment variable: a folder, or "off"
-_MOST_BYTES = 2 * 2**30  # of the folder; JAX removes what was not used for longest
+_MOST_BYTES = 2 * 2**30  # of the folder; JAX removes the least recently used programs
 
 
 def use_cache() -> pathlib.Path | None:
@@ -27,7 +27,7 @@ def use_cache() -> pathlib.Path | None:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = pathlib.Path(chosen or os.path.join(home, "loco_jax", "xla")).expanduser().absolute()
-        # Compiled code from this folder runs unchecked: nobody else may write there.
+        # Compiled code from this folder runs unchecked, so nobody else may write there.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk.check_writable(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home

@@ -1,4 +1,4 @@
-"""Files that appear completely or not at all, and checks before long work: of writing and of locks."""
+"""Atomic writing of files, locks of files, and a check before long work that a folder is writable."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ def check_writable(folder: Any) -> None:
 
 
 def lock(file: IO | int) -> bool:
-    """Locks an open file, or a folder's descriptor, until it is closed; returns False if the disk has no locks.
+    """Locks an open file, or a folder's descriptor, until it is closed; returns False if the disk has no file locks.
 
     Raises BlockingIOError if another process holds the lock.
     """
@@ -30,14 +30,14 @@ def lock(file: IO | int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # which error it is differs between network disks
+    except OSError:  # the error differs between network disks
         return False
     return True
 
 
 @contextlib.contextmanager
 def whole(name: str) -> Iterator[pathlib.Path]:
-    """Gives a path to write to. The file appears completely or not at all. A link of its name is replaced."""
+    """Gives a path to write to. The file appears completely or not at all, and replaces a link of the same name."""
     part = pathlib.Path(name).with_name(f".{os.path.basename(name)}.part")
     try:
         yield part

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, which clusters, containers and users stop a process with."""
+"""Handling of SIGTERM and Ctrl-C, with which clusters, containers and users stop a process."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PATIENCE = 5.0  # seconds that a signal may wait for code outside Python
-_AGAIN = 0.05  # seconds until a signal is sent again whose KeyboardInterrupt was lost
+_AGAIN = 0.05  # seconds until a signal is sent again if its KeyboardInterrupt was lost
 
 
 @contextlib.contextmanager
@@ -18,7 +18,7 @@ def sigterm_as_ctrl_c(stuck: Callable[[], None] | None = None) -> Iterator[None]
 
     Further ones do nothing: some launchers send two, and the second would interrupt the clean-up. Code outside Python,
     such as the compiler, cannot be interrupted. If it takes longer than PATIENCE, a thread calls `stuck`, if given.
-    Python drops exceptions of callbacks, such as JAX's of the garbage collector. The signal is then sent again.
+    Python drops exceptions in some callbacks, such as JAX's of the garbage collector. The signal is then sent again.
     """
     if not _can_handle():
         yield

@@ -1,4 +1,4 @@
-"""Silence while other software works that says more than users want to read."""
+"""Silences other software that prints more than users want to read."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Augmentation of one frame at a time, with NumPy: other colours, mirrored, nearer or farther."""
+"""Augmentation of one frame at a time, with NumPy: changes of colours and scale, and mirroring."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -48,7 +48,7 @@ def change_colours(
 def flip(frames: Frames) -> Frames:
     """The mirrored frame: left joints become right ones, and the camera's centre moves with the picture.
 
-    What only scores need of a frame, as `Origin.universal`, stays.
+    Fields that only scores use, such as `Origin.universal`, do not change.
     """
     image = np.asarray(frames.image)
     joints = frames.joints[..., MIRROR, :] * np.array([-1, 1, 1], np.float32)

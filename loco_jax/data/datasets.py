@@ -38,10 +38,9 @@ class Stream(Iterator[Frames]):
 
 
 class DataSet(abc.ABC):
-    """The data set of a config. Making one reads no file.
+    """The data set of a config. The constructor reads no file.
 
-    Methods raise FileNotFoundError or ValueError that names the file, for data that are not there or not as they
-    should be.
+    For missing or malformed data, methods raise FileNotFoundError or ValueError that names the file.
     """
 
     folder: ClassVar[str] = ""  # what `config.data.dir` has to hold; "" if it is not read
@@ -74,11 +73,11 @@ class DataSet(abc.ABC):
         return tuple(self.config.volume.image_size)
 
     def open(self, split: str) -> None:
-        """Raises as the other methods if a split cannot be scored. Training does so before its first step."""
+        """Raises as the other methods do if a split cannot be scored. Training calls it before its first step."""
         self.image_size(split)
 
     def groups(self, split: str) -> Sequence[str]:
-        """The names of the sequences or activities that are scored apart, see `Origin.group`; () for none."""
+        """The names of the sequences or activities that are scored separately; () for none. See `Origin.group`."""
         return ()
 
     @abc.abstractmethod
@@ -92,7 +91,7 @@ class DataSet(abc.ABC):
         """`num_frames` of a split ("validation" or "test"), each once: the crowd's first ones, or else evenly spread.
 
         There are fewer if the split has fewer. Yields batches and, for this process's share of a batch, which frames
-        count (bool): the last batch may have more than needed. Errors come when the first batch is asked for.
+        count (bool): the last batch may have more than needed. Errors are raised with the first batch.
         """
 
     @abc.abstractmethod
@@ -101,7 +100,7 @@ class DataSet(abc.ABC):
 
         They are the crowd's first ones, with `fps` frames a second. Of other data sets they are evenly spread over the
         split, with all frames that there are; a prepared JTA has three a second. There are fewer, or shorter ones, if
-        the data set has no more. Each frame is made when it is asked for. Errors come when the first sequence is.
+        the data set has no more. Each frame is made on request. Errors are raised with the first sequence.
         """
 
 
@@ -116,7 +115,7 @@ def of(config: ConfigDict) -> DataSet:
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"config.data.source={source}: {error}; want a class of a module in the path") from error
+        raise ValueError(f"config.data.source={source}: {error}; want a class of an importable module") from error
     if not (isinstance(kind, type) and issubclass(kind, DataSet)):
         raise ValueError(f"config.data.source={source}: is no subclass of loco_jax.data.datasets.DataSet")
     try:

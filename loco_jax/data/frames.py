@@ -12,10 +12,10 @@ from loco_jax.geometry.camera import Camera
 
 
 class Origin(NamedTuple):
-    """What the scores of other data sets' papers need to know of a frame."""
+    """Facts about a frame that the metrics of other data sets' papers need."""
 
     group: Int32[Array, "*B"]  # the sequence or activity that it is scored in: an index into `DataSet.groups`
-    zoom: Float32[Array, "*B"]  # pixels of the picture for a pixel of the file
+    zoom: Float32[Array, "*B"]  # pixels of the picture per pixel of the file
     annotated: Bool[Array, "*B 14"]  # the joint types that the data set has; others are neither targets nor scored
     occluded: Bool[Array, "*B P 14"]  # whether the joint is hidden, if that is known
     universal: Float32[Array, "*B P 14 3"] | None = None  # see `Example`; None if the data set has none
@@ -55,7 +55,7 @@ class Instant(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A frame of a data set in files as it comes, with its N people.
+    """A frame as a data set in files has it, with its N people.
 
     Attributes:
       joints: metres in camera coordinates: x right, y down, z ahead.
@@ -70,9 +70,8 @@ class Example(NamedTuple):
         have no `Origin`: all joints are annotated, and pixels count as those of JTA's files.
       annotated: the joint types that the data set has; None for all.
       occluded: whether the joint is hidden; None if that is not known.
-      universal: the people in metres at a size that all have in common, which relative errors refer to; None for the
-        `joints` themselves.
-      zoom: pixels of the picture for a pixel of the file.
+      universal: the people in metres, scaled to a common size, for relative errors; None for the `joints` themselves.
+      zoom: pixels of the picture per pixel of the file.
     """
 
     joints: Float32[np.ndarray, "N 14 3"]

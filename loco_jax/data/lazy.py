@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 class Lazy(Sequence[Item], Generic[Item]):
-    """`length` items that `make(index)` makes. It can be pickled if `make` can, as workers that read need it."""
+    """`length` items that `make(index)` makes. It can be pickled if `make` can, as processes that read require."""
 
     def __init__(self, length: int, make: Callable[[int], Item]):
         self._places, self._make = range(length), make
@@ -21,10 +21,10 @@ class Lazy(Sequence[Item], Generic[Item]):
         return self._make(self._places[index])
 
     def __iter__(self) -> Iterator[Item]:
-        return map(self._make, self._places)  # that of `Sequence` takes an IndexError of `make` for the end
+        return map(self._make, self._places)  # `Sequence.__iter__` would stop at an IndexError of `make`
 
 
 def in_a_row(lengths: Iterable[int]) -> list[range]:
-    """The places of sequences of these lengths, one behind the other."""
+    """The places of sequences of these lengths, one after another."""
     ends = np.cumsum([0, *lengths]).tolist()
     return [range(first, end) for first, end in zip(ends, ends[1:])]

@@ -57,7 +57,7 @@ class Clip(NamedTuple):
 
 
 class Mupots(Stored):
-    """MuPoTS-3D. A split "test" is all there is. Each sequence is scored apart."""
+    """MuPoTS-3D. Its only split is "test". Each sequence is scored separately."""
 
     folder = "the folder that has TS1 to TS20"
 
@@ -110,7 +110,7 @@ def _read_picture(path: pathlib.Path) -> UInt8[np.ndarray, "H W 3"]:
 def read_sequence(folder: str) -> Clip:
     """A sequence's annotations and camera; pictures are read later.
 
-    Raises FileNotFoundError or ValueError that names the file, for one that is missing or not as it should be.
+    Raises FileNotFoundError or ValueError that names a missing or malformed file.
     """
     place = pathlib.Path(folder)
     cells = _load(place / "annot.mat", "annotations")
@@ -157,7 +157,7 @@ def fit_camera(path: pathlib.Path, uv: Float[np.ndarray, "N 2"], xyz: Float[np.n
 def _load(path: pathlib.Path, name: str) -> np.ndarray:
     """The cells `[T, P]` of a variable of a MATLAB file."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; config.data.dir wants MuPoTS-3D's folders TS1 to TS20")
+        raise FileNotFoundError(f"{path}: no such file; config.data.dir must hold MuPoTS-3D's folders TS1 to TS20")
     try:
         content = scipy.io.loadmat(path)
     except (ValueError, TypeError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:

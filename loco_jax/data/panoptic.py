@@ -41,18 +41,18 @@ JOINTS = (
 JOINTS15 = (JOINTS[0], "head_top", *JOINTS[2:15])
 # The folders of people, the best first: the field of a person's joints, and their names.
 _POSES = {"hdPose3d_stage1_coco19": ("joints19", JOINTS), "hdPose3d_stage1": ("joints15", JOINTS15)}
-# The sequences that papers test on (Zanfir et al. 2018, Zhen et al. 2020), and one for validation. All others that are
-# there are for training.
+# The sequences that papers test on (Zanfir et al. 2018, Zhen et al. 2020), and one for validation. All other
+# sequences in the folder are for training.
 TEST = (
     "160226_haggling1", "160422_haggling1", "160226_mafia1", "160226_ultimatum1", "160422_ultimatum1", "160906_pizza1",
 )  # fmt: skip
 VALIDATION = ("160422_mafia2",)
-CAMERAS = ("00_16", "00_30")  # that papers take
-LEAST_CONFIDENCE = 0.1  # above which a joint is there
+CAMERAS = ("00_16", "00_30")  # that papers use
+LEAST_CONFIDENCE = 0.1  # a joint is present above it
 FPS = 29.97
 _TRAIN_EVERY = 3  # frames; those between are nearly the same
-_CELL = 32  # pixels of a cell in which the lens's distortion counts as even
-_HEAD_FROM_EARS = 0.75  # the head top lies so far above the ears, in distances from the neck to them
+_CELL = 32  # pixels a side of the cells within which the lens's distortion is interpolated
+_HEAD_FROM_EARS = 0.75  # from the ears to the head top, as a share of the distance from the neck to the ears
 
 
 class Lens(NamedTuple):
@@ -76,13 +76,13 @@ class Film(NamedTuple):
 
 
 class Panoptic(Stored):
-    """CMU Panoptic. Activities are scored apart.
+    """CMU Panoptic. Activities are scored separately.
 
     The 19 joints have no head top, so that joint is then neither a target nor scored.
     """
 
     folder = "the folder of its sequences"
-    remedy = "let --config.data.head_of_ears=True take a head top of ears and neck"
+    remedy = "let --config.data.head_of_ears=True estimate the head top from ears and neck"
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class Panoptic(Stored):
         return sorted({activity(name) for name in self._sequences(split)})
 
     def _sequences(self, split: str) -> list[str]:
-        """The names of a split's sequences that are there with people."""
+        """The names of a split's sequences that exist and have people."""
         named = {"test": TEST, "validation": VALIDATION}
         there = sorted(path.name for path in self._root.glob("*") if _is_sequence(path))
         chosen = [n for n in there if (n in named[split] if split in named else n not in TEST + VALIDATION)]
@@ -171,9 +171,9 @@ def map_joints(
     names: Sequence[str],
     guess_head: bool,
 ) -> tuple[Float[np.ndarray, "N 14 3"], np.ndarray]:
-    """LoCO's joints, by the `names` of the given ones, and which of them are there.
+    """LoCO's joints, by the `names` of the given ones, and which of them are present.
 
-    With `guess_head`, the head top follows ears and neck.
+    With `guess_head`, the head top is estimated from ears and neck.
     """
     mapped, there = np.zeros((len(joints), 14, 3)), np.zeros((len(joints), 14), bool)
     for place, name in enumerate(skeleton.JOINTS):

@@ -133,7 +133,7 @@ class Batches(Iterator[Frames]):
 
 
 def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOptions:
-    """How many threads and how many batches ahead each process has; `batch_bytes` are those of a batch's pictures.
+    """How many threads and prefetched batches each process has; `batch_bytes` are those of a batch's pictures.
 
     Batches without pictures are small. With pictures, all processes together keep at most 512 MB of batches, or one
     batch each if that is more, and the one or two that each is handing over.
@@ -148,14 +148,14 @@ def read_ahead(batch_bytes: int, num_workers: int, cores: int) -> grain.ReadOpti
 def is_real(frames: Frames) -> Any:
     """Which frames of a batch are real, bool `[B]`; the others fill the last batch of an evaluation.
 
-    Padding has no people. Its camera is the last frame's with negative focal lengths. No real camera has those, and all
-    that is computed from them is finite.
+    Padding has no people. Its camera is the last frame's with negative focal lengths. No real camera has those, and
+    everything computed from them is finite.
     """
     return frames.camera.fx > 0
 
 
 def _padded(examples: Sequence[Example], count: int, max_people: int, pictures: bool, index: int) -> Frames:
-    """One of `count` of the examples, evenly spread, without batch axis; behind them a frame of padding."""
+    """One of `count` of the examples, evenly spread, without batch axis; after them a frame of padding."""
     place = min(index, count - 1)
     frames = to_frames(examples[place * len(examples) // count], max_people, pictures)
     if index < count:
@@ -168,7 +168,7 @@ def _padded(examples: Sequence[Example], count: int, max_people: int, pictures: 
 def to_frames(example: Example, max_people: int, pictures: bool) -> Frames:
     """An example padded to `max_people`, without batch axis.
 
-    Raises ValueError with the frame's name for more people, and for a picture that is not there.
+    Raises ValueError with the frame's name for more people, and for a missing picture.
     """
     count = len(example.ids)
     if count > max_people:

@@ -13,8 +13,8 @@ from loco_jax.cli import disk
 def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """An empty folder in `path`, which is for this process alone; both are removed on exit.
 
-    What a killed process left in `path` is removed on entry. Raises OSError if another process works there. A disk
-    without locks cannot tell.
+    Leftovers of a killed process in `path` are removed on entry. Raises OSError if another process works there, which
+    is not noticed on a disk without locks.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDONLY)
@@ -35,7 +35,7 @@ def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def replace_folder(target: pathlib.Path, new: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves `new` to `target`. What was there moves to `old`, and back if this fails."""
+    """Moves `new` to `target`. An existing `target` first moves to `old`, and back if this fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         new.rename(target)

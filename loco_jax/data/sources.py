@@ -58,7 +58,7 @@ class CrowdData(DataSet):
 
 
 def _film(key: PRNGKeyArray, crowd: crowds.Crowd, frames: int, fps: float, pictures: bool) -> Iterator[Instant]:
-    """A sequence of the crowd. At 30 frames a second it is the one that a miniature JTA has of this key."""
+    """A sequence of the crowd. At 30 frames a second it equals a miniature JTA's sequence of this key."""
     scene = writing.sample(key, crowd, frames, float(fps))
     stage_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
     stage = writing.set_up(stage_key, scene, crowd) if pictures else None

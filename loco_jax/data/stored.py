@@ -19,8 +19,8 @@ from loco_jax.geometry.skeleton import JOINTS
 from loco_jax.media import canvas
 from loco_jax.ops import distributed
 
-# The joints that all people must have in training, by task; other tasks need all. A type that a data set lacks is left
-# out of these tasks' errors, but people are grouped by their head tops.
+# The joints that all people must have in training, by task; other tasks need all. These tasks' errors leave out joint
+# types that a data set lacks, but two of them need head tops to group joints into people.
 _NEEDS = {"vha": set[str](), "location_maps": {"head_top"}, "volumetric": {"head_top"}}
 _SCORE_WHOLE_PEOPLE = ("refiner", "trunk")
 
@@ -32,7 +32,7 @@ class Stored(DataSet):
     """
 
     folder = "the folder of its files"
-    remedy: ClassVar[str] = ""  # how a data set that lacks joints can give them in training, if it can
+    remedy: ClassVar[str] = ""  # how training can get joints that the data set lacks, if it can
 
     def check(self) -> None:
         super().check()

@@ -162,14 +162,14 @@ def training_crowd(config: ConfigDict) -> crowds.Crowd:
 
 
 def is_made_for(config: ConfigDict) -> bool:
-    """Whether the data's pictures come as networks see them, as those of the crowd and of a prepared JTA do."""
+    """Whether networks see the data's pictures without resampling: those of the crowd and of a prepared JTA."""
     return config.data.source in ("crowd", "jta")
 
 
 def fitted(config: ConfigDict, split: str) -> ConfigDict:
     """The config with `volume.image_size` that the pictures of a split need, and `data.camera` as it was before.
 
-    So a network sees pictures of any size at the angle a pixel that it was trained with.
+    So in pictures of any size, a pixel spans the angle that it had in training.
     """
     data = datasets.of(config)
     size = data.image_size(split)

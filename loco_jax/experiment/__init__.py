@@ -1,6 +1,6 @@
 """From configs to tasks: `check` reports errors in a config, `create_task` makes its task.
 
-Configs come from `configs/`, and with weights that were trained before. `load` makes a whole system of such weights;
+Configs come from `configs/`, or with trained weights. `load` makes a whole system from such weights;
 `check_weights` and `with_parts_of` compare them with a task.
 """
 
@@ -200,7 +200,7 @@ def people_task_of(path: Any, config: ConfigDict) -> PeopleTask:
 
 
 def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
-    """The camera that a file of weights was trained with. Raises WeightsError for one that cannot be."""
+    """The camera that a file of weights was trained with. Raises WeightsError for an impossible one."""
     with stated_by(path):
         camera = Camera(*map(float, numbers))
         streams.check_camera(camera, streams.volume_of(config), os.fspath(path))
@@ -258,7 +258,7 @@ def check_weights(task: Task, source: str, field: str) -> None:
 
 
 def _traits(task: VhaTask | CellsTask) -> dict[str, Any]:
-    """What weights are trained for and their shapes do not tell, by the config's field."""
+    """The settings that weights are trained for and that their shapes do not show, by the config's field."""
     volume = {f"volume.{name}": getattr(task.volume, name) for name in ("depth_bins", "max_distance", "stride")}
     if isinstance(task, VhaTask):
         network = {"model.level": task.network.level, "model.variant": type(task.network).__name__}

@@ -14,9 +14,9 @@ from loco_jax.pose import suppression
 from loco_jax.tasks.loco import PICTURE
 from loco_jax.tasks.volumetric import LOSSES
 
-CELLS = ("location_maps", "volumetric")  # whose networks make maps or volumes of a picture, without a code
-CODELESS = (*CELLS, "top_down")  # that have the compact trunk, and no code
-FINDERS = ("loco", *CODELESS)  # that find people in pictures
+CELLS = ("location_maps", "volumetric")  # tasks whose networks predict maps or volumes, without a code
+CODELESS = (*CELLS, "top_down")  # tasks with the compact trunk and no code
+FINDERS = ("loco", *CODELESS)  # tasks that find people in pictures
 TASKS = ("vha", "refiner", "trunk", *FINDERS)
 _DTYPES = ("float32", "bfloat16")
 

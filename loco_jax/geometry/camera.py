@@ -51,7 +51,7 @@ def project(camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "...
 def project_on_host(camera: Camera, xyz: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
     """The pixels (float64) of points in metres, NaN for those that are not in front of the camera.
 
-    `project` in NumPy, for what must not use a device, or needs more digits.
+    It is `project` in NumPy, for code that must not use a device or needs more digits.
     """
     in_front = xyz[..., 2:] > 0
     uv = xyz[..., :2] / np.where(in_front, xyz[..., 2:], 1.0)

@@ -56,7 +56,7 @@ class Volume:
     def to_voxels(self, camera: Camera, xyz: Float[Array, "... 3"]) -> Float[jax.Array, "... 3"]:
         """Continuous voxels of points in metres; NaN for points at or behind the camera."""
         uv = cameras.project(camera, xyz)
-        bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size + 0 * uv[..., 0]  # NaN where there is no picture
+        bins = jnp.linalg.norm(xyz, axis=-1) / self.bin_size + 0 * uv[..., 0]  # NaN where there is no pixel
         return jnp.stack([uv[..., 1] / self.stride, uv[..., 0] / self.stride, bins], axis=-1)
 
     def to_camera(self, camera: Camera, voxels: Num[Array, "... 3"]) -> Float[jax.Array, "... 3"]:

@@ -74,7 +74,7 @@ def to_user(
 ) -> Float[np.ndarray, "N J 3"]:
     """Joints in metres from the user's camera, of joints that a network found in the canvas.
 
-    At equal angles they are the same. In a canvas that was shrunk by s, everybody seems 1 / s times as far away. So
+    Without shrinking they are the same. In a canvas that was shrunk by s, everybody seems 1 / s times as far away. So
     each person as a whole is moved nearer by s: each joint stays at its pixel, and the body keeps its depth.
 
     Args:

@@ -46,7 +46,7 @@ def of_video(path: pathlib.Path) -> Film:
 def of_pictures(folder: pathlib.Path, fps: float) -> Film:
     """The pictures of a folder as a film, in the order of the numbers in their names. Raises PictureError.
 
-    Reading it warns of what is unusual about a picture, and of another focal length than the first picture's.
+    Reading it warns of a picture's peculiarities, and of a focal length that differs from the first picture's.
     """
     paths = sorted(pictures.find(folder), key=_natural)
     first = pictures.read(paths[0])

@@ -63,7 +63,7 @@ def draw(image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> UInt8[n
         _draw_skeleton(picture, person)
     boxes = label_boxes(people, drawn_size(image.shape[:2]))
     labelled = [(person, box) for person, box in zip(people, boxes) if not np.isnan(box).any()]
-    for draw_part in (_draw_leader, _draw_label):  # on top of all skeletons, and no line over a label
+    for draw_part in (_draw_leader, _draw_label):  # on top of all skeletons; labels last, so that no line crosses them
         for person, box in labelled:
             draw_part(picture, person, box)
     return np.array(picture)

@@ -69,14 +69,14 @@ def info(path: os.PathLike | str) -> Info:
 
 
 def is_turned(path: os.PathLike | str) -> bool:
-    """Whether the header makes rows columns, as `read` then does. Raises VideoError."""
+    """Whether the header swaps rows and columns, as `read` then does. Raises VideoError."""
     with warnings.catch_warnings(), contextlib.closing(frames(path)) as some:
         warnings.simplefilter("ignore", DamageWarning)  # `read` warns
         return _display(next(some)[1])[0]
 
 
 def is_video(path: os.PathLike | str) -> bool:
-    """Whether the content of a file is moving pictures: no still picture, no text, no cover of a record."""
+    """Whether the content of a file is moving pictures: no still picture, no text, no cover art."""
     try:
         with _open(path) as (container, _):
             return bool(container.duration)
@@ -203,8 +203,8 @@ def frames(path: os.PathLike | str, strict: bool = False) -> Generator[tuple[int
 def _promised(stream: av.VideoStream) -> float | None:
     """When the pictures' own track should end, in seconds; None if it does not say.
 
-    The container's duration is no help, because the sound may be longer. Nor is the number of frames, because a header
-    can select a part of them.
+    The container's duration is not used, because the sound may be longer. The number of frames is not used either,
+    because a header can select a part of them.
     """
     # First the tag of Matroska and WebM, because FFmpeg gives some of their tracks the container's duration.
     if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):

@@ -20,7 +20,7 @@ _LEAST_PADDED = 64  # pixels: a volume has a multiple of 8 rows of 8 pixels, whi
 _BROADEST = 256  # the most channels of a stage
 _FINE_CHANNELS = 128
 POSE_SIZE = 3 * skeleton.NUM_JOINTS + 3  # numbers a person, see `CompactPredictor.read_poses`
-READOUTS = ("joints", "poses", "view")  # parts of the network that predict something else than the code
+READOUTS = ("joints", "poses", "view")  # parts of the network that predict something other than the code
 
 # The padding beside a picture must not become vectors of zeros: normalising zeros makes gradients explode.
 _START = nn.initializers.normal(0.1)
@@ -38,7 +38,7 @@ class CompactPredictor(nn.Module):
     """From a picture to a code: a trunk of stages that halve the grid, top-down connections, and a head.
 
     The `read_*` methods predict the joints' positions in the picture, people's poses, and the camera's direction and
-    height from the same features, which learn from them. Pictures of any size are padded on the right and below to
+    height from the same features, which their losses train. Pictures of any size are padded on the right and below to
     multiples of 64 pixels, or of the coarsest cells if these are larger.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Location Maps: where joints are in the picture, and three maps with their positions (Mehta et al., "VNect", 2017).
 
-Several people are read from the same maps, as the LoCO paper compares them.
+Several people are read from the same maps, as in the LoCO paper's comparison.
 """
 
 from typing import NamedTuple
@@ -23,8 +23,8 @@ class Maps(NamedTuple):
     """For each joint type, a heatmap in the picture and positions.
 
     Attributes:
-      heatmaps: from 0 to 1, or logits, as the maker says.
-      xyz: metres in camera coordinates. They mean something where the heatmap is high.
+      heatmaps: from 0 to 1, or logits; see the function that returns them.
+      xyz: metres in camera coordinates, meaningful where the heatmap is high.
     """
 
     heatmaps: Float[Array, "*batch J H W"]

@@ -22,12 +22,12 @@ CROP = 64  # pixels of a crop, in height and width
 HEATMAP = 16  # cells of a crop's heatmaps, in height and width
 PLACE = 3  # numbers of a person's place: see `TopDown.place`
 _DETECTOR = 64  # channels of the detector
-_REACH = 2  # cells about the greatest of a heatmap whose mean is a joint's place
+_REACH = 2  # cells to each side of a heatmap's maximum, over which a joint's place is averaged
 _CHANNELS = (2, 4, 4)  # of a crop's features with cells of 4, 8 and 16 pixels, in widths of the trunk
 
 
 class Pose(NamedTuple):
-    """What is seen in crops.
+    """The output of the pose network for crops.
 
     Attributes:
       heatmaps: logits, whose softmax over the cells says where the joint is; see `places`.
@@ -82,7 +82,7 @@ class TopDown(nn.Module):
         return self.detector(features.fine)
 
     def look(self, crops: Float[Array, "N 64 64 3"]) -> Pose:
-        """The joints of the person in the middle of crops of 0 to 255."""
+        """The joints of the person in the middle of crops, whose values are 0 to 255."""
         return self.poses(crops)
 
     def lift(self, joints: Float[Array, "N J 2"], there: Float[Array, "N J"]) -> Float[jax.Array, "N J 3"]:
@@ -106,7 +106,7 @@ class TopDown(nn.Module):
 
         Returns:
           The mid-hip relative to the middle of the hips in `joints`, in crops, and the logarithm of its distance
-          relative to what the box's size says of a person of ordinary height.
+          relative to that of a person of ordinary height with this box, see `lifting.ordinary_distance`.
         """
         return self.placer(jnp.concatenate([pose.summary, _flat(joints), there, box], axis=-1))
 
@@ -172,9 +172,9 @@ class Lifter(nn.Module):
 
 
 def places(heatmaps: Float[Array, "N H W J"]) -> Float[jax.Array, "N J 2"]:
-    """Places (u, v) from (0, 0) to (1, 1): the softmax's mean over the 5 x 5 cells about the greatest.
+    """Places (u, v) from (0, 0) to (1, 1): the softmax's mean over the 5 x 5 cells around its maximum.
 
-    The mean over all cells would lie between the two sides of a joint, as long as left and right look alike.
+    While left and right look alike to the network, the mean over all cells would lie between the two.
     """
     _, rows, columns, _ = heatmaps.shape
     shares = nn.softmax(heatmaps, axis=(1, 2))

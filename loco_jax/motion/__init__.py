@@ -1,6 +1,6 @@
 """Motion of people in files that other software reads: C3D, TRC, BVH, glTF and CSV.
 
-All but CSV have the same axes: x to the camera's right, y up, z back to the camera, and the ground at y = 0.
+All but CSV have the same axes: x to the camera's right, y up, z towards the camera, and the ground at y = 0.
 """
 
 import functools

@@ -37,7 +37,7 @@ def write(tracks: Tracks, person: Track, path: os.PathLike | str) -> None:
 def euler(rotations: Float[np.ndarray, "T N 4"]) -> Float[np.ndarray, "T N 3"]:
     """The angles about z, x and y, in radians, of quaternions (x, y, z, w).
 
-    Of the angles that give a rotation, those are chosen that are nearest to the angles of the frame before.
+    Of the equivalent angles of a rotation, it chooses those nearest to the angles of the frame before.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # where two axes are parallel, the third angle is 0
@@ -48,14 +48,14 @@ def euler(rotations: Float[np.ndarray, "T N 4"]) -> Float[np.ndarray, "T N 3"]:
         away = a - b
         return np.abs(away - 2 * np.pi * np.round(away / (2 * np.pi))).sum(axis=-1)
 
-    # From one kind to the other it is as far as back, so each step tells by itself whether the kind changes.
+    # The distance from one kind to the other is the same both ways, so each step alone decides whether it changes.
     changes = apart(others[1:], angles[:-1]) < apart(angles[1:], angles[:-1])
     other = np.cumsum(np.concatenate([np.zeros_like(changes[:1], shape=(1, angles.shape[1])), changes]), axis=0) % 2
     return np.unwrap(np.where(other[..., None] == 1, others, angles), axis=0)
 
 
 def _tree(index: int, offsets: Float[np.ndarray, "N 3"], indent: str) -> list[str]:
-    """The lines of a node and of all that hang on it."""
+    """The lines of a node and of its descendants."""
     node, inner = chains.NODES[index], indent + "  "
     kind = "ROOT" if node.parent < 0 else "JOINT"
     channels = f"6 Xposition Yposition Zposition {_TURNS}" if node.parent < 0 else f"3 {_TURNS}"

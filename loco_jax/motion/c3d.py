@@ -41,9 +41,9 @@ def write(tracks: Tracks, path: os.PathLike | str) -> None:
     file["data"]["meta_points"]["residuals"] = np.where(known, 0.0, -1.0)[None]
     file["data"]["meta_points"]["camera_masks"] = np.zeros((7, *known.shape), bool)
     path = pathlib.Path(path)
-    path.touch()  # raises the error that ezc3d leaves out
+    path.touch()  # raises the errors that ezc3d does not report
     try:
-        # ezc3d gives every file its ending, and takes no path with bytes that are not UTF-8, so it gets a link.
+        # ezc3d appends its ending to names and rejects paths that are not UTF-8, so it writes through a link.
         with tempfile.TemporaryDirectory() as folder:
             link = pathlib.Path(folder, "link.c3d")
             link.symlink_to(path.absolute())

@@ -63,7 +63,7 @@ class Motion(NamedTuple):
 
 
 def _nodes() -> tuple[Node, ...]:
-    """The nodes, each followed by all that hang on it."""
+    """The nodes, each followed by its descendants."""
     nodes = [Node("neck", -1, -1, -1)]
 
     def add(joint: int, parent: int) -> None:
@@ -89,9 +89,9 @@ NODES = _nodes()
 def move(joints: Float[np.ndarray, "T J 3"], times: Float[np.ndarray, " T"]) -> Motion:
     """The motion of one person's joints, in metres with y up, NaN if unknown, at rising times in seconds.
 
-    Bones have the median lengths of the track. A bone without known ends keeps its last rotation, or the first that
-    comes, and bones that are never known stay as in the rest pose. While the neck is not known, it is where it fits to
-    its known neighbours, and moves evenly without these.
+    Bones have the median lengths of the track. A bone without known ends keeps its last known rotation, or else takes
+    the first one, and bones that are never known stay as in the rest pose. An unknown neck is placed to fit its known
+    neighbours. Without these it is interpolated linearly in time.
     """
     directions, lengths = _rest(smoothing.limb_lengths(joints))
     offsets = np.stack([directions[n.limb] * lengths[n.limb] if n.limb >= 0 else np.zeros(3) for n in NODES])
@@ -120,7 +120,7 @@ def rest_places(offsets: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
 
 
 def _rest(lengths: Float[np.ndarray, " L"]) -> tuple[Float[np.ndarray, "L 3"], Float[np.ndarray, " L"]]:
-    """The limbs' directions in the rest pose, and their lengths; those that are not known fit to the others."""
+    """The limbs' directions in the rest pose, and their lengths; unknown lengths are chosen to fit the known ones."""
     ends = np.array(_BONES)
     limbs = _REST[ends[:, 1]] - _REST[ends[:, 0]]
     usual = np.linalg.norm(limbs, axis=1)
@@ -142,7 +142,7 @@ def _places(joints: Float[np.ndarray, "T J 3"], times: Float[np.ndarray, " T"]) 
 
 
 def _between(values: Float[np.ndarray, "T *C"], times: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T *C"]:
-    """The values, with those that are NaN between the known ones before and after. What is never known stays NaN."""
+    """The values, with NaN interpolated linearly between known ones. Values that are never known stay NaN."""
     result = values.reshape(len(times), -1).copy()
     for column in result.T:
         known = np.isfinite(column)
@@ -154,8 +154,8 @@ def _between(values: Float[np.ndarray, "T *C"], times: Float[np.ndarray, " T"]) 
 def _torso(joints: Float[np.ndarray, "T J 3"]) -> Rotation:
     """The torso's rotation from the rest pose: its y is from the hips to the neck, its x to the person's left.
 
-    Both are such that a joint that comes and goes does not turn the torso. If the two hips are never known together, as
-    of people at a desk, y is upright. The direction to the left is in the middle between those of the shoulders and of
+    A joint that comes and goes does not turn the torso. If the two hips are never known together, as for people at a
+    desk, y is upright. The direction to the left is in the middle between those of the shoulders and of
     the hips. While one of these is not known, the angle between them stays as it was.
     """
     right, left = (joints[:, list(pair)] for pair in zip(skeleton.PAIRS["shoulders"], skeleton.PAIRS["hips"]))
@@ -195,7 +195,7 @@ def _swings(limbs: Float[np.ndarray, "T 3"], rest: Float[np.ndarray, "3"]) -> Ro
 
 
 def _shortest(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Rotation:
-    """The shortest rotations of unit vectors `a` into `b`. Opposite vectors have one of many."""
+    """The shortest rotations of unit vectors `a` into `b`; one of many for opposite vectors."""
     cosines = (a * b).sum(axis=1, keepdims=True)
     aside = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=1)])
     opposite = cosines < -1 + _LEAST**2
@@ -223,6 +223,6 @@ def _turned(
 
 
 def _held(known: Bool[np.ndarray, " T"]) -> np.ndarray:
-    """For each frame, the last one that is known, or the first that comes."""
+    """For each frame, the last known one up to it, or else the first known one."""
     last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
     return np.where(last < 0, known.argmax(), last)

@@ -160,7 +160,7 @@ def _faces(bones: int, corners: int) -> UInt16[np.ndarray, " F"]:
 
 
 def _without_flips(rotations: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 4"]:
-    """The same rotations; of the two quaternions of each, the one nearer to that of the frame before."""
+    """The same rotations, each by the one of its two quaternions that is nearer to that of the frame before."""
     flips = np.where((rotations[1:] * rotations[:-1]).sum(axis=1) < 0, -1.0, 1.0)
     return rotations * np.cumprod(np.append(1.0, flips))[:, None]
 

@@ -13,7 +13,7 @@ _MARKS = {
     ".trc": f"PathFileType\t4\t(X/Y/Z)\t{WRITER}.trc",
     ".glb": f'"generator":"{WRITER}"',
     ".csv": "frame,time,person,joint,x,y,z,score",
-    ".bvh": "HIERARCHY\nROOT neck\n{\n  OFFSET 0.000000 0.000000 0.000000\n",  # other software indents in another way
+    ".bvh": "HIERARCHY\nROOT neck\n{\n  OFFSET 0.000000 0.000000 0.000000\n",  # other software indents differently
 }
 _BEGINNING = {".c3d": 2**22}  # bytes; ezc3d writes the names of points before the mark
 
@@ -30,7 +30,7 @@ def earlier(folder: os.PathLike | str, formats: Sequence[str]) -> dict[str, list
     found: dict[str, list[str]] = {}
     if not formats:
         return found
-    with contextlib.suppress(OSError):  # writing tells why
+    with contextlib.suppress(OSError):  # writing reports the error
         for name in sorted(os.listdir(folder or ".")):
             if match := pattern.fullmatch(name):
                 found.setdefault(os.path.join(folder, match[1]), []).append(os.path.join(folder, name))
@@ -38,7 +38,7 @@ def earlier(folder: os.PathLike | str, formats: Sequence[str]) -> dict[str, list
 
 
 def refuse_others(paths: Iterable[str]) -> None:
-    """Raises ValueError for a path that is a folder or a file of others. Paths may be free."""
+    """Raises ValueError for a path that is a folder or a file of others. Paths need not exist."""
     for path in paths:
         if os.path.isdir(path):
             raise ValueError(f"{path}: is a folder; remove it, or name another --output")
@@ -54,6 +54,6 @@ def is_ours(path: str) -> bool:
             beginning = file.read(_BEGINNING.get(ending, 1024))
             if beginning.startswith(b"glTF"):
                 beginning += file.read(int.from_bytes(beginning[12:16], "little"))  # its JSON
-    except OSError:  # as for a link that leads nowhere
+    except OSError:  # for example of a broken link
         return False
     return _MARKS[ending].encode() in beginning

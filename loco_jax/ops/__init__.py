@@ -66,7 +66,7 @@ def encode_joints(
 ) -> Float[jax.Array, "B h w d"]:
     """The codes of the heatmaps that `heatmaps.render` makes of each frame. There are no gradients of `voxels`.
 
-    The fast path computes them without the heatmaps. It runs on CPUs, for volumes that are large beside the people.
+    The fast path computes them without the heatmaps. It runs on CPUs, for large volumes with few people.
     """
     options: dict[str, Any] = {"shape": shape, "sigma": sigma, "subvoxel": subvoxel}
     voxels = lax.stop_gradient(voxels)

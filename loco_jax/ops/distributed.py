@@ -132,7 +132,7 @@ def share(mesh: Mesh) -> tuple[int, int]:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Global arrays. Each process gives all of them, or its `share` if they are split over the batch."""
+    """Global arrays. Each process passes all of them, or its `share` if they are split over the batch."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     count = share(sharding.mesh)[1] if "batch" in sharding.spec else 1  # type: ignore[arg-type]

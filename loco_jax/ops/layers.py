@@ -1,4 +1,4 @@
-"""Fast computation of a network's layers, of which the network itself knows nothing."""
+"""Fast computation of a network's layers, without changes to the network."""
 
 import contextlib
 import contextvars
@@ -19,7 +19,7 @@ _PLAIN = contextvars.ContextVar("plain", default=False)
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """What is traced within it has no fast paths, and only operations that other runtimes have too."""
+    """While entered, tracing uses no fast paths, and only operations that other runtimes support."""
     token = _PLAIN.set(True)
     try:
         yield

@@ -1,7 +1,7 @@
 """Boxes of people in a picture: targets, detections, crops, and scores of them.
 
-A box is (left, top, right, bottom) in pixels from the picture's top left corner. A pixel's middle is at halves. What
-finds boxes runs on the device; what scores them runs on the host, in NumPy.
+A box is (left, top, right, bottom) in pixels from the picture's top left corner. Pixel centres are at
+half-integers. Boxes are found on the device and scored on the host, in NumPy.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from loco_jax.pose import heatmaps, peaks
 
 MARGIN = 0.06  # of a box's longer side: bodies are thicker than their joints
 LEAST_SIDE = 4.0  # pixels; a single joint has a box too
-WIDER = 1.25  # than its longer side is the square about a box
-JITTER = 0.1  # of a box's sides, the deviation in training
-LEAST_OVERLAP = 0.5  # intersection over union with a true box that is found
+WIDER = 1.25  # side of the square around a box, as a multiple of the box's longer side
+JITTER = 0.1  # standard deviation in training, as a share of a box's sides
+LEAST_OVERLAP = 0.5  # intersection over union from which a box finds a true one
 NUMBERS = 4  # of a box: see `encode`
 TORSO = (skeleton.JOINTS.index("left_shoulder"), skeleton.JOINTS.index("right_hip"))
 
@@ -32,7 +32,7 @@ class Boxes(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a detector is to say about a grid of cells.
+    """Training targets of a detector on a grid of cells.
 
     Attributes:
       heat: Gaussians at the boxes' middles, the maximum where they overlap.
@@ -81,9 +81,9 @@ def targets(boxes: Float[Array, "P 4"], there: Bool[Array, "P"], shape: tuple[in
 
 
 def encode(boxes: Float[Array, "*H W 4"], stride: int) -> Float[jax.Array, "*H W 4"]:
-    """What a detector says of a box at each cell: its middle relative to the cell's in cells, and its log sides.
+    """A detector's numbers for the box at each cell.
 
-    The sides' logarithms are those of pixels.
+    They are the box's middle relative to the cell's, in cells, and the logarithms of its sides in pixels.
     """
     middle, sides = middle_and_sides(boxes)
     return jnp.concatenate([middle / stride - _cells(boxes.shape), jnp.log(sides)], axis=-1)
@@ -111,9 +111,9 @@ def find(
 def crops(
     image: UInt8[Array, "height width 3"], boxes: Float[Array, "N 4"], size: int
 ) -> Float[jax.Array, "N {size} {size} 3"]:
-    """What is in the boxes, each scaled to `size` x `size` pixels: bilinear samples from 0 to 255.
+    """The contents of the boxes, each scaled to `size` x `size` pixels: bilinear samples from 0 to 255.
 
-    Outside the picture, its border counts.
+    Outside the picture, its border is repeated.
     """
     height, width, _ = image.shape
     steps = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
@@ -185,9 +185,10 @@ def hits(
 
 
 def average_precision(scores: Float[np.ndarray, "N"], hits: Bool[np.ndarray, "N"], true: int) -> float | None:
-    """The area under the curve of precision over recall, of the detections in all pictures together.
+    """The area under the precision-recall curve of the detections in all pictures together.
 
-    At each recall, precision is the greatest at that recall or a higher one, at all points. None without `true` boxes.
+    The precision at a recall is the greatest one at that recall or a higher one (all-point interpolation). None without
+    `true` boxes.
     """
     if not true:
         return None
@@ -203,10 +204,10 @@ def correct(
     known: Bool[np.ndarray, "N J"],
     share: float = 0.2,
 ) -> tuple[Bool[np.ndarray, "N J"], Bool[np.ndarray, "N J"]]:
-    """Which joints are right, of those that count: PCK. Pixels of the picture.
+    """Which joints are right, and which joints count, for PCK; places are in pixels of the picture.
 
     A joint is right if it is nearer to its true place than `share` of the person's torso in the picture, from the left
-    shoulder to the right hip. Joints count that are known, of people of whom both of these are.
+    shoulder to the right hip. Known joints count, of people with a known left shoulder and right hip.
     """
     torso = np.linalg.norm(true[:, TORSO[0]] - true[:, TORSO[1]], axis=-1)
     counts = known & np.all(known[:, list(TORSO)], axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from loco_jax.geometry.arrays import Array
 
-_FAR = -1e4  # pixels: the place of what is absent, whose Gaussian is 0 in any picture
+_FAR = -1e4  # pixels: the place of absent joints, whose Gaussian is then 0 in any picture
 
 
 def cube_side(sigma: float) -> int:

@@ -23,7 +23,7 @@ class State(NamedTuple):
 
 
 def start(positions: Float[np.ndarray, "*N 3"], noise: Float[np.ndarray, "*N 3 3"], speed: float) -> State:
-    """Points that were seen once, with the error's covariance `noise`. Their velocity is 0 +- `speed` m/s."""
+    """The states of points seen once, with the error's covariance `noise`. Velocities are 0 +- `speed` m/s."""
     mean = np.concatenate([positions, np.zeros_like(positions)], axis=-1)
     covariance = np.zeros((*positions.shape[:-1], 6, 6))
     covariance[..., :3, :3] = noise

@@ -8,7 +8,7 @@ from loco_jax.geometry.arrays import Array
 from loco_jax.geometry.camera import Camera, back_project
 from loco_jax.pose import reading
 
-HEIGHT = 1.9  # metres that a box's longer side spans of an ordinary person, its margin included
+HEIGHT = 1.9  # metres that the longer side of an ordinary person's box spans, including its margin
 
 
 def compose(
@@ -27,7 +27,7 @@ def compose(
 
 
 def seen_from(boxes: Float[Array, "*N 4"], camera: Camera) -> Float[jax.Array, "*N 4"]:
-    """Boxes in slopes, whatever the camera: those of the ray to the middle, and logarithms of those that sides span."""
+    """Boxes independent of the camera: slopes of the ray to the middle, and logarithms of the sides in slopes."""
     focal = jnp.stack([jnp.asarray(f, jnp.float32) for f in (camera.fx, camera.fy)], axis=-1)
     centre = jnp.stack([jnp.asarray(f, jnp.float32) for f in (camera.cx, camera.cy)], axis=-1)
     low, high = (boxes[..., :2] - centre) / focal, (boxes[..., 2:] - centre) / focal

@@ -147,7 +147,7 @@ def people_pairs(
 
 def _points(points: ArrayLike, name: str) -> np.ndarray:
     points = np.asarray(points, np.float64)
-    if points.shape == (0,):  # an empty list knows no columns
+    if points.shape == (0,):  # an empty list has no columns
         return points.reshape(0, 4)
     if points.ndim != 2 or points.shape[1] != 4:
         raise ValueError(f"{name} has shape {points.shape}, not [N, 4]: joint type and three coordinates")
@@ -161,8 +161,8 @@ def _points(points: ArrayLike, name: str) -> np.ndarray:
 def _assign(costs: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the most pairs that are allowed, and among those with the least sum of costs.
 
-    Costs are scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, and so little
-    that costs lose no digits beside it.
+    Costs are scaled into 0 … 1. A pair that is not allowed costs more than all allowed ones together, but not so much
+    that the other costs lose digits when they are added to it.
     """
     scale = costs.max(initial=0, where=allowed) or 1.0
     scaled = np.full(costs.shape, min(costs.shape) + 1.0)

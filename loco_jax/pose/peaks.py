@@ -94,8 +94,8 @@ def search(source: Source, threshold: float | Float[Array, ""] = 0.1, max_peaks:
     nothing = jnp.zeros((num_joints, max_peaks), jnp.int32)
     state = nothing, nothing.astype(jnp.float32), nothing[:, 0], jnp.array(False)
 
-    # Loops of at most one turn stay branches under vmap. A turn changes its own input. Otherwise XLA would move the
-    # work out of the loop, because it does not depend on it, and do it always.
+    # Loops of at most one iteration stay branches under vmap. An iteration changes its own input. Otherwise XLA would
+    # move the work out of the loop, as loop-invariant, and always do it.
     for num_blocks, candidates in CAPACITIES:
 
         def sparse(_, state, num_blocks=num_blocks, max_candidates=candidates * max_peaks):
@@ -123,7 +123,7 @@ def find_peaks_plainly(
     max_peaks: int = 128,
     subvoxel: bool = False,
 ) -> Peaks:
-    """What `find_peaks` finds, without branches, sorting by two keys, or scattering, which other runtimes may lack.
+    """The result of `find_peaks`, without branches, sorting by two keys, or scattering, which other runtimes may lack.
 
     It pools the whole volume, and looks at the best `_PLAIN_ROOM * max_peaks` voxels without a greater neighbour. If
     plateaus have more voxels than that, the result may differ.

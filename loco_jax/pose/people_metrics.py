@@ -152,7 +152,7 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
     """A system's measures over all people of some frames, as JSON; None for a division by 0.
 
     They are counts and their scores, mean errors of poses in cm over people, medians of widths divided by the true
-    ones, and medians and means over matched joints of errors along and across the ray in cm. They follow again by the
+    ones, and medians and means over matched joints of errors along and across the ray in cm. They are repeated by the
     true person's distance, height in the picture and posture, and by crowding. There, `predicted` counts the people who
     belong to such a true person, see `Found.named`, so people who belong to nobody count only in the whole.
     """
@@ -260,8 +260,8 @@ def pose_errors(
 ) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
     """Mean errors in metres of the joints known of both, relative to the mid-hip (MPJPE) and aligned (PA-MPJPE).
 
-    The first are NaN without both hips. The second are NaN for fewer than three joints. They follow the translation,
-    rotation and scale that minimise the squared errors (Procrustes, without mirroring).
+    The first are NaN without both hips. The second are NaN for fewer than three joints. They are taken after the
+    translation, rotation and scale that minimise the squared errors (Procrustes, without mirroring).
     """
     hips = list(skeleton.PAIRS["hips"])
     relative = [x - x[:, hips].mean(axis=1, keepdims=True) for x in (predicted, true)]

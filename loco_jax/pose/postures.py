@@ -1,4 +1,4 @@
-"""What posture a person has, from the directions of its limbs alone. NumPy, on the host.
+"""The posture of a person, from the directions of its limbs alone. NumPy, on the host.
 
 The ground and the picture's vertical play no role. So somebody who lies straight counts as upright, and somebody who
 bends over far counts as sitting.
@@ -22,8 +22,8 @@ _NEEDED = [_NECK, *_HIPS, *_KNEES, *_ANKLES]
 def classify(joints: Float[np.ndarray, "M 14 3"], known: Bool[np.ndarray, "M 14"]) -> Int[np.ndarray, "M"]:
     """The index into `POSTURES` of each person.
 
-    Who sits has both thighs at `SITTING_FROM` degrees or more to the line from the neck to the mid-hip. Of the others,
-    those stride whose thighs or whose shanks are `STRIDING_FROM` degrees or more apart. The rest are upright. The
+    A person sits if both thighs are at `SITTING_FROM` degrees or more to the line from the neck to the mid-hip. Of the
+    others, those stride whose thighs or shanks are `STRIDING_FROM` degrees or more apart. The rest are upright. The
     posture is unknown unless the neck, the hips, the knees and the ankles are known.
     """
     down = joints[:, _HIPS].mean(axis=1) - joints[:, _NECK]

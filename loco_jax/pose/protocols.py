@@ -1,10 +1,10 @@
 """Scores of people in the protocols of MuPoTS-3D (Mehta et al. 2018) and CMU Panoptic. NumPy, on the host.
 
 `measure` works on one frame, `summarise` on the results of many. People are matched in the picture, as MuPoTS-3D's
-script does. All joints count that are annotated of people of whom a joint is in view. Errors are of four kinds:
+script does. All annotated joints of people with a joint in view count. Errors are of four kinds:
 
 - relative: joints relative to the mid-hip.
-- bones: relative, after the found person's bones got the true ones' lengths, as MuPoTS-3D's script does.
+- bones: relative, after the found person's bones are set to the true lengths, as MuPoTS-3D's script does.
 - absolute: joints in camera coordinates.
 - absolute_bones: absolute, with the true lengths of bones from the found mid-hip outwards, as the script does here too.
 
@@ -20,13 +20,13 @@ from numpy.typing import ArrayLike
 
 from loco_jax.geometry import skeleton
 
-PIXELS = 40.0  # of a file of MuPoTS-3D, by which a joint may be off, across and down, to speak for a match
+PIXELS = 40.0  # of MuPoTS-3D's files, by which a joint may be off, across and down, to count for a match
 PCK_WITHIN = 0.15  # metres
 AUC_WITHIN = 0.005 * np.arange(31)  # metres
 KINDS = ("relative", "bones", "absolute", "absolute_bones")
 _HIPS = list(skeleton.PAIRS["hips"])
 _NECK = skeleton.JOINTS.index("neck")
-_HEAD = skeleton.JOINTS.index("head_top")  # which does not speak for a match
+_HEAD = skeleton.JOINTS.index("head_top")  # which does not count for a match
 # The start and the end of each bone, from the mid-hip (None) outwards.
 _BONES = [
     *((None, end) for end in (_NECK, *_HIPS)),
@@ -40,7 +40,7 @@ class Errors(NamedTuple):
     Attributes:
       group: the sequence or activity.
       matched: whether somebody was found there.
-      joints: in metres, by kind as in `KINDS`; infinite for what is not found, NaN for what is not annotated.
+      joints: in metres, by kind as in `KINDS`; infinite for joints not found, NaN for joints not annotated.
       occluded: whether the true joint is hidden, as far as that is known.
     """
 
@@ -105,8 +105,8 @@ def measure(
 ) -> Errors:
     """A frame's errors, for predicted `[N, 14, 3]` and true `[M, 14, 3]` people and the result of `match`.
 
-    `present[M, 14]` says which true joints are annotated. What is not known of a predicted person counts as not found,
-    and without both hips so do all its joints, except for the kind "absolute". True people without both hips have
+    `present[M, 14]` says which true joints are annotated. Unknown joints of a predicted person count as not found. If
+    one of its hips is unknown, all its joints do, except for the kind "absolute". True people without both hips have
     errors of that kind only. The kinds "relative" and "bones" refer to `universal[M, 14, 3]` if it is given, as the
     script does.
     """

@@ -79,7 +79,7 @@ def settle(people: People, offsets: Float[Array, "N 14 3"]) -> People:
     scores_NxJx1 = people.scores[..., None]
     total_Nx1 = jnp.maximum(scores_NxJx1.sum(axis=1), 1e-6)
     root_Nx3 = (people.joints * scores_NxJx1).sum(axis=1) / total_Nx1
-    for _ in range(3):  # the axes depend on the mid-hip, which each turn finds more precisely
+    for _ in range(3):  # the axes depend on the mid-hip, which each iteration finds more precisely
         pose_NxJx3 = from_axes(axes(root_Nx3), offsets)
         root_Nx3 = ((people.joints - pose_NxJx3) * scores_NxJx1).sum(axis=1) / total_Nx1
     exist_N = people.scores[:, 0] > 0

@@ -22,7 +22,7 @@ def refine(params: Any, people: People) -> People:
 def choose(people: People, better: People, least_joints: int) -> People:
     """People with the better poses where they have at least `least_joints` joints, heads included.
 
-    The others keep their poses, because few joints say too little about the rest. The published value is 1.
+    The others keep their poses, because few joints do not determine the rest. The published value is 1.
     """
     enough = people.known.sum(axis=-1, dtype=jnp.int32) >= least_joints
     return people._replace(joints=jnp.where(enough[..., None, None], better.joints, people.joints))

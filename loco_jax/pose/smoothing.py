@@ -59,7 +59,7 @@ def smooth_person(times: Float[np.ndarray, " T"], joints: Float[np.ndarray, "T J
     of_poses = np.repeat(noise_at(places, _POSE_ACROSS, _POSE_ALONG)[:, None], joints.shape[1], axis=1)
     noise = np.concatenate([of_poses, noise_at(places, _PLACE_ACROSS, _PLACE_ALONG)[:, None]], axis=1)
     first, each = seen.argmax(axis=0), np.arange(seen.shape[1])
-    # Before a joint is first seen its state has no meaning of its own: the smoother derives it from later frames.
+    # Before a joint is first seen, the filter's state has no meaning. The smoother derives it from later frames.
     state = kalman.start(points[first, each], noise[first, each], _SPEED)
     filtered, predicted, gains = [state.mean], [], []
     for t, step in enumerate(np.diff(times), 1):
@@ -86,8 +86,8 @@ def with_constant_limbs(
 ) -> Float[np.ndarray, "T J 3"]:
     """The same directions of limbs, but with these lengths in metres.
 
-    The mean position of each frame's trusted joints stays, or of all joints where none is trusted. Beyond an unknown
-    joint, limbs keep their places.
+    The mean position of each frame's trusted joints stays, or of all joints where none is trusted. Limbs beyond an
+    unknown joint keep their places.
     """
     result = joints.copy()
     # Limbs are listed outward from the neck.
@@ -103,7 +103,7 @@ def with_constant_limbs(
 
 
 def _held(poses: Float[np.ndarray, "T J 3"], known: Bool[np.ndarray, "T J"]) -> Float[np.ndarray, "T J 3"]:
-    """Poses in which each joint stays where it is when it is first and last known: it would move on for ever."""
+    """Poses in which each joint rests before it is first and after it is last known. It would otherwise drift on."""
     last = len(known) - 1 - known[::-1].argmax(axis=0)
     t = np.clip(np.arange(len(known))[:, None], known.argmax(axis=0), last)
     return np.take_along_axis(poses, t[..., None], axis=0)

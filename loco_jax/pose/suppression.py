@@ -1,4 +1,4 @@
-"""Non-maximum suppression of people: it keeps the best of those who overlap in the picture, if its score suffices.
+"""Non-maximum suppression: of people who overlap in the picture it keeps the best, if the score suffices.
 
 A network that is unsure of the distance finds a person several times along the ray. These overlap in the picture,
 however far apart they are in space.
@@ -56,7 +56,7 @@ def suppress(people: People, camera: Camera, options: Options) -> People:
     covers_NxN = near_NxN & (rank_N[:, None] < rank_N)
     enough_N = exist_N & (score_N >= options.min_score)
 
-    # Each turn decides rightly at least about the best person about whom the turns before did not.
+    # Each iteration decides at least the best person that is still undecided, so the loop ends at the exact result.
     def choose(state):
         keep_N, _ = state
         return enough_N & ~(keep_N[:, None] & covers_NxN).any(axis=0), keep_N

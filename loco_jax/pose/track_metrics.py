@@ -45,7 +45,7 @@ class Counts(NamedTuple):
       association_recall, association_precision: the same, divided by the number of frames with the true one, and with
         the predicted one.
       matched: the number of CLEAR MOT's pairs.
-      switches: the number of these in which a true person has another identity than in its pair before.
+      switches: the number of these in which a true person has another identity than in its previous pair.
       id_matched: IDTP, the number of frames in which identities that belong together are paired.
       joints, error: the number of joints known of both people of CLEAR MOT's pairs, and the sum of their distances in
         metres.
@@ -127,10 +127,10 @@ def summarise(counts: Sequence[Counts]) -> dict[str, Any]:
       the number of pairs and people without a pair. DetRe and DetPr are shares of the true and of the predicted people.
       AssA, AssRe and AssPr are means over pairs, see `Counts`. LocA is the pairs' mean similarity. In each frame, pairs
       have the greatest sum of similarity times the similarity of the identities over the sequence.
-    - MOTA (Bernardin and Stiefelhagen 2008) is 1 - (misses + false positives + switches) / true people. A pair of the
-      frame before stays, and beyond that pairs have the greatest sum of similarities.
+    - MOTA (Bernardin and Stiefelhagen 2008) is 1 - (misses + false positives + switches) / true people. Pairs of the
+      previous frame are kept; the other pairs have the greatest sum of similarities.
     - IDF1, IDP and IDR (Ristani et al. 2016) are F1, precision and recall of the people whose identities belong
-      together. Identities are assigned one to one, so that these are most.
+      together. Identities are assigned one to one, so that the number of these people is greatest.
     - `jitter_mm` is the mean norm of the second difference of a joint in three consecutive frames, in mm / frame^2.
     - `error_cm` is the mean distance of the joints of MOTA's pairs.
 
@@ -214,7 +214,7 @@ def _clear_pairs(of: _Numbered) -> tuple[list[np.ndarray], int]:
             pairs.append(np.zeros((0, 2), np.int64))
             continue
         stays = p == before[t][:, None]
-        # A pair that stays is worth more than all others. Zero stands for pairs that may not be.
+        # A pair that stays is worth more than all others. Pairs that are not allowed are worth 0.
         worth = np.where(similar >= THRESHOLD - _EPSILON, 1000.0 * stays + similar, 0.0)
         rows, columns = linear_sum_assignment(-worth)
         may_be = worth[rows, columns] > 0

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from loco_jax.pose import kalman
 
-_ROUNDING = 1e-6  # seconds, of times that are multiples of a frame's
+_ROUNDING = 1e-6  # seconds, of times that are multiples of the time between frames
 _NEVER = 1e6  # the cost of a pair that is too far apart
 
 
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     """Numbers of the tracker. The defaults are chosen on the crowd's validation split.
 
     Attributes:
-      patience: seconds that a person may be absent; it may always be in the next frame.
+      patience: seconds that a person may be absent; the next frame is allowed however late it is.
       density: of the acceleration's noise, m²/s³.
       across: standard error of a person's place across the ray from the camera, metres.
       along: standard error along the ray, as a share of the distance.
@@ -85,7 +85,7 @@ class Tracker:
     def update(self, frame: Sighting) -> Int[np.ndarray, " P"]:
         """The identities of the people in the next frame, from 1."""
         s, time = self._settings, frame.time
-        # Whoever was in the frame before was not absent, however long ago that was.
+        # People in the previous frame were not absent, however long ago that frame was.
         oldest = min(self._before, time - s.patience - _ROUNDING)
         self._tracks, self._before = [track for track in self._tracks if track.seen >= oldest], time
         expected = [kalman.predict(track.state, time - track.seen, s.density) for track in self._tracks]
@@ -111,7 +111,7 @@ class Tracker:
         return ids
 
     def _costs(self, expected: Sequence[kalman.State], joints: Float[np.ndarray, "P J 3"]) -> Float[np.ndarray, "N P"]:
-        """Minus twice the logarithm of how probable each person's place is for each track, but for a constant.
+        """Minus twice the log-likelihood of each person's place for each track, up to a constant.
 
         The error of a place is the root mean square of the errors of the joints that both have, or that of the mean
         position without such joints.

@@ -27,9 +27,9 @@ def best_rules(
     least_joints: Sequence[int] = (1, 3, 5, 7, 9, 11, skeleton.NUM_JOINTS),
     least_strays: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6),
 ) -> tuple[int, float]:
-    """The `least_joints` and the `least_stray` with which refinement gains most F1 of joints, averaged over thresholds.
+    """The `least_joints` and `least_stray` with which refinement gains most F1 of joints, averaged over thresholds.
 
-    Rules with which F1 falls at a threshold are worse than all rules with which it does not.
+    Rules that lower F1 at any threshold are worse than all rules that do not.
 
     `points`, their people `found`, and all these people refined, `better`, have a leading axis F. `true` joints that
     are `present` are targets. Thresholds are in metres. The values to try are those of `refinement.choose` and
@@ -65,8 +65,8 @@ def best_people_options(
     """The options of suppression that give the highest F1 of people, and that F1. The first of equals is returned.
 
     `found` people, before any suppression, have a leading axis F, and `cameras` fields `[F]`. `true` joints that are
-    `present` are targets. For the threshold see `metrics.people_pairs`. No overlap to try is 0, so that each person is
-    named once.
+    `present` are targets. For the threshold see `metrics.people_pairs`. The overlaps to try do not include 0, so that
+    each person is named once.
     """
     there = int(np.asarray(present).any(axis=-1).sum())
     suppress_all = jax.jit(jax.vmap(suppression.suppress, in_axes=(0, 0, None)))

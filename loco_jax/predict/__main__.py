@@ -28,16 +28,16 @@ _SMOOTH = flags.DEFINE_enum(
     "smooth", "on", ["on", "off"], "Whether the tracks of videos are smoothed and bridged.", flag_values=FLAGS
 )
 _FPS = flags.DEFINE_float(
-    "fps", 0.0, "The pictures of each folder are the frames of a video, so many a second, by the numbers in their "
+    "fps", 0.0, "Frames a second: the pictures of each folder are a video, in the order of the numbers in their "
     "names. Without it they are single pictures.", 0.0, flag_values=FLAGS
 )  # fmt: skip
 _EXPORT = flags.DEFINE_string(
     "export", "", "Files for other software too: some of c3d, trc, bvh, gltf and csv, with commas.", flag_values=FLAGS
 )
-_RESUME = flags.DEFINE_bool("resume", False, "Leave out inputs whose results are there.", flag_values=FLAGS)
+_RESUME = flags.DEFINE_bool("resume", False, "Leave out inputs whose results exist.", flag_values=FLAGS)
 _SHARD = flags.DEFINE_string(
     "shard", "", "I/N: only every N-th input, from number I, 0 to N - 1. N such processes, with the same inputs and "
-    "--output, do all. python -m loco_jax.predict.merge makes one table of them.", flag_values=FLAGS
+    "--output, process all. python -m loco_jax.predict.merge makes one table of them.", flag_values=FLAGS
 )  # fmt: skip
 _QUIET = flags.DEFINE_bool("quiet", False, "Show no progress.", flag_values=FLAGS)
 _LENS = {

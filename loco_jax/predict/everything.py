@@ -82,7 +82,7 @@ def process_all(
       resume: leave out inputs that are done, see `results.are_done`.
       quiet: show no progress.
       export: formats of `loco_jax.motion` in which the people are written too, also of inputs that are done.
-      record: of the shard that these inputs are.
+      record: of the shard that these inputs belong to.
     """
     if record:
         print(record, flush=True)
@@ -128,7 +128,7 @@ def process_all(
 
 
 def _without_others(inputs: Sequence[Input], old: Mapping[str, Sequence[str]]) -> tuple[list[Input], dict[Input, str]]:
-    """The inputs whose exported files do not replace files of others, and the errors of others, which are printed."""
+    """The inputs whose exports replace no foreign files, and the errors of the other inputs, which are printed."""
     kept, refused = [], {}
     for each in inputs:
         try:
@@ -157,7 +157,7 @@ def _export(each: Input, formats: Sequence[str], old: Mapping[str, Sequence[str]
 def outcomes(
     inputs: Iterable[Input], predictor: Predictor, options: Options, quiet: bool = True
 ) -> Iterator[tuple[Input, Done | BaseException]]:
-    """Writes the results of each input, and yields in order what came out: `Done`, or the error of that input."""
+    """Writes the results of each input, and yields in order the outcome: `Done`, or the error of that input."""
     for are_films, some in itertools.groupby(inputs, lambda each: files.is_film(each.path)):
         if not are_films:
             yield from _pictures(some, predictor, options)

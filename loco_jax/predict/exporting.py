@@ -1,4 +1,4 @@
-"""Files for other software, made of the JSON of predict."""
+"""Files for other software, made from the JSON of predict."""
 
 import os
 import pathlib

@@ -39,7 +39,7 @@ def is_film(path: pathlib.Path) -> bool:
     """Whether a path is a video, or a folder whose pictures are one."""
     try:
         return path.is_dir() or is_video(path)
-    except OSError:  # reading it as a picture tells why
+    except OSError:  # reading it as a picture reports the error
         return False
 
 

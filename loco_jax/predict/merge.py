@@ -24,7 +24,7 @@ _MOST_LINES = 20  # of each kind
 
 
 class Row(NamedTuple):
-    """An input. `state` is done, failed or missing. What is unknown is None, and `tracks` of pictures too."""
+    """An input. `state` is done, failed or missing. Unknown values are None, and so are the `tracks` of pictures."""
 
     input: str
     name: str  # of the files of its results
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 class Merged(NamedTuple):
     """The inputs of all shards that have started, and how far each of the shards is: not started, begun, or ended.
 
-    `total` is the number of inputs of all shards. `failures` tell of the command's arguments that gave no inputs.
+    `total` is the number of inputs of all shards. `failures` tell which arguments of the command gave no inputs.
     """
 
     rows: list[Row]
@@ -54,7 +54,7 @@ class Merged(NamedTuple):
 
 
 def merge(folder: os.PathLike | str) -> Merged:
-    """What the records in a folder say. An input counts as done only if its JSON is there.
+    """Merges the records in a folder. An input counts as done only if its JSON exists.
 
     Raises ValueError if there are no records, or if they do not belong together.
     """
@@ -89,7 +89,7 @@ def merge(folder: os.PathLike | str) -> Merged:
 def write(rows: Sequence[Row], path: os.PathLike | str) -> None:
     """Writes the rows as CSV, with a head. The file appears completely or not at all.
 
-    Raises ValueError for a file that is there and is no such table.
+    Raises ValueError if the file exists and is not such a table.
     """
     if os.path.isfile(path):
         with open(path, "rb") as old:

@@ -118,12 +118,12 @@ def view_of(
     if canvas.shrink < 1:
         warnings.append(
             "its field of view is so much wider than in training that the picture was shrunk to "
-            f"{canvas.shrink:.0%} of equal angles, and distances were corrected for it: they are less exact"
+            f"{canvas.shrink:.0%} of the training scale: distances, corrected for this, are less exact"
         )
     if max(canvas.picture_size) < max(trained_size) / 8:
         warnings.append(
             f"its field of view is so narrow that only {canvas.picture_size[1]} x {canvas.picture_size[0]} pixels are "
-            "left of it at equal angles: check the focal length"
+            "left of it at the training scale: check the focal length"
         )
     return View(size, camera, source, canvas, tuple(warnings))
 

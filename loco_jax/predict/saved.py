@@ -37,7 +37,7 @@ def _frames(content: Mapping[str, Any]) -> list[Tracked]:
 def _frame(time: float, people: Sequence[Mapping[str, Any]]) -> Tracked:
     ids = [person["id"] for person in people]
     if not all(isinstance(number, int) and number > 0 for number in ids) or len(set(ids)) < len(ids):
-        raise ValueError("the ids of a frame are not different integers from 1")
+        raise ValueError("the ids of a frame must be distinct integers from 1")
     shape = len(people), skeleton.NUM_JOINTS
     joints, scores = np.full((*shape, 3), np.nan), np.zeros(shape)
     for row, person in enumerate(people):

@@ -60,13 +60,13 @@ def order(inputs: Iterable[Each]) -> list[Each]:
 
 
 class Record:
-    """The record of a shard, in work."""
+    """The record of a shard at work."""
 
     def __init__(self, shard: Shard, ordered: Sequence[tuple], output: os.PathLike | str, failures: Sequence[str] = ()):
         """Begins the record of a shard of `order(inputs)`, whose results go into `output`.
 
-        `failures` are arguments of the command that give no inputs. What an earlier record has of the same inputs stays
-        until `begin`.
+        `failures` are arguments of the command that give no inputs. An earlier record of the same inputs is kept until
+        `begin`.
 
         Raises ValueError if another process works on this shard, or if the records of other shards in `output` have
         another number of shards, or other inputs. The earlier record is left as it was.
@@ -109,7 +109,7 @@ class Record:
     def begin(self, done: Iterable[tuple], refused: Iterable[tuple[Any, str]] = ()) -> None:
         """Writes the record anew, with inputs that were done before, and those that are refused, with the reasons.
 
-        What was found is counted in the JSON. The seconds are those of the earlier record.
+        Frames, people and tracks are counted in the JSON. The seconds are those of the earlier record.
         """
         lines = {}
         for name in map(_name, done):
@@ -126,9 +126,9 @@ class Record:
         self._write({"name": name, **self._old.get(name, {}), "failure": _line(each[0], message)})
 
     def add(self, each: tuple, outcome: Any, failure: str = "") -> None:
-        """Records what came of an input, with the seconds since the one before.
+        """Records the outcome of an input, with the seconds since the one before.
 
-        `outcome` is a `results.Done` or an error, and `failure` tells what else failed.
+        `outcome` is a `results.Done` or an error, and `failure` says what else failed.
         """
         now = time.monotonic()
         line: dict[str, Any] = {"name": _name(each), "seconds": round(now - self._last, 3)}

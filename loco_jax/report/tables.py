@@ -182,7 +182,7 @@ def people_parts_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def protocol_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Rows under `PROTOCOL_HEADER`: each system's mean over groups. If there are several, the network's of each."""
+    """Rows under `PROTOCOL_HEADER`: each system's mean over groups, and with several groups the network's in each."""
     rows, first = [], next(iter(summary["systems"]))
     for system, entry in summary["systems"].items():
         found = entry["protocols"]
@@ -300,7 +300,7 @@ def top_down_table(summary: Mapping[str, Any]) -> str:
 
 
 def refiner_table(summary: Mapping[str, Any]) -> str:
-    """Errors of a refiner's joints before and after, by what was done to them."""
+    """Errors of a refiner's joints before and after refinement, by the kind of mistake."""
     text = f"Mean over {summary['frames']:,} frames of {summary.get('data', '')}."
     return f"{table(REFINER_HEADER, refiner_rows(summary))}\n\n{text}"
 

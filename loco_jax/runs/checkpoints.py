@@ -21,7 +21,8 @@ from etils import epath
 
 _ITEMS = "state", "position"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
-# Errors that say nothing about the content of the files. All numbers of OSErrors are such, except these:
+# Errors that say nothing about the content of the files: OSErrors except those with these numbers, and errors with one
+# of these words.
 _NO_SUCH_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NOT_NOW = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in errors of TensorStore, with which Orbax reads
@@ -99,7 +100,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Starts to save. `position` is JSON: the positions of data and schedule. A step that is saved already stays.
+        """Starts to save. `position` is JSON: the positions of data and schedule. A step that is already saved is kept.
 
         The state's arrays must be replicated on their devices, which may belong to several processes.
         """
@@ -110,7 +111,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
             content = {"position": position, "bit_sums": _sums(state, position)}
             # A copy, because the next step may reuse the state's memory before the background save has read it.
-            # With several processes Orbax saves only arrays of NumPy, and those that all processes share.
+            # With several processes Orbax saves only NumPy arrays and arrays that all processes share.
             state = jax.tree.map(jnp.copy, state) if jax.process_count() == 1 else jax.device_get(state)
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), position=ocp.args.JsonSave(content))
             self._manager.save(step, args=args)
@@ -189,7 +190,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def shapes(self, averaged: bool) -> Any:
         """A tree like that of `restore_params`, of objects with a `shape`, of the newest checkpoint."""
         assert self.latest is not None
-        with self._reading(self.latest):  # by the handler: a checkpointer would hide why it failed
+        with self._reading(self.latest):  # by the handler, because a checkpointer would hide the cause of an error
             fields = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(self.latest) / "state").tree
         return fields.get("ema" if averaged else "params") or {}
 

@@ -43,7 +43,7 @@ LATER_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 # Fields that older runs and weights of any task lack.
 LATEST_FIELDS: dict[str, Any] = {"data.camera": [], "data.head_of_ears": False}
-# Fields that older runs have beside today's, with the values that mean what the code does now.
+# Fields that only older runs have, with the values that match the current code.
 EARLIER_FIELDS = {
     "model.volume_dtype": "float32", "model.pad_channels": False, "optimizer.orthogonalise_every": 1,
     "model.positive_weight": 0.0,
@@ -102,7 +102,7 @@ def as_trained(workdir: str, config: ConfigDict, given: Collection[str] = ()) ->
     ours = [name for name in _flat(_plain(config)) if _is_of(name, TRAINING_FIELDS)]
     config.update_from_flattened_dict({name: theirs[name] for name in ours if name in theirs})  # older runs lack some
     others = [field for field in OTHER_DATA if field in given]
-    free = (*FREE_FIELDS, *EARLIER_FIELDS, "data.batch_size", *others)  # those of before matter to training only
+    free = (*FREE_FIELDS, *EARLIER_FIELDS, "data.batch_size", *others)  # EARLIER_FIELDS matter to training only
     check(workdir, config, free, older=True)
     return config
 

@@ -14,7 +14,7 @@ from loco_jax.runs.checkpoints import CheckpointError
 
 
 def owned(workdir: str, say: Callable[[str], None] = print) -> contextlib.AbstractContextManager:
-    """Until the result is left, no other run can be in `workdir`, on this machine or another that sees the same disk.
+    """Locks `workdir` until the result is left, against other runs on this machine or others that see the same disk.
 
     The operating system releases the lock however a process ends. Buckets and some network disks have no locks, which
     `say` reports. If there are several processes, the first holds the lock.

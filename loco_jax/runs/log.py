@@ -21,7 +21,7 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-        except ValueError:  # the machine went down while it was written
+        except ValueError:  # the machine failed while it was written
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_YOUNG = 20  # after so many losses there is a usual one
+_YOUNG = 20  # number of losses from which the usual one is known
 _KEEP = 0.98  # decay of the running mean
 
 

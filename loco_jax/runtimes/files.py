@@ -1,4 +1,4 @@
-"""Graphs as files: ONNX by jax2onnx, and StableHLO by `jax.export`. What a user has to know is in or beside them."""
+"""Graphs as files: ONNX by jax2onnx, and StableHLO by `jax.export`, with a description in or beside them."""
 
 import importlib
 import json
@@ -25,8 +25,8 @@ _LEAST_SHRUNK = 64  # numbers of a constant
 def write(path: os.PathLike | str, graph: Graph, format: str, batch: int | str = 1) -> None:
     """Writes a graph in one of FORMATS for batches of `batch` pictures, a number or `graph.ANY`.
 
-    Beside a file of StableHLO lies FILE.about.json with `graph.about()`. In ONNX this is the model's metadata. Raises
-    ModuleNotFoundError, naming the extra, if a library is missing, and ValueError as `check`.
+    For StableHLO, FILE.about.json beside the file has `graph.about()`. In ONNX this is the model's metadata. Raises
+    ModuleNotFoundError, naming the extra, if a library is missing, and ValueError as `check` does.
     """
     check(path, format)
     where = epath.Path(path).expanduser()
@@ -38,7 +38,7 @@ def write(path: os.PathLike | str, graph: Graph, format: str, batch: int | str =
 
 
 def check(path: os.PathLike | str, format: str) -> None:
-    """Raises ValueError if something that `write` did not write lies where it would. To be called before long work."""
+    """Raises ValueError if `write` would replace a FILE.about.json of others. To be called before long work."""
     about = _beside(path)
     if format != "stablehlo" or not about.exists():
         return
@@ -91,9 +91,9 @@ def _facts(graph: Graph, batch: int | str) -> dict[str, Any]:
 
 
 def _shrink(model: Any, onnx: Any, half: bool) -> None:
-    """Makes the file small: a large constant of one value is filled in, and with `half`, rounded ones are stored so."""
+    """Makes the file small: large constants of one value are filled at run time; `half` stores rounded ones in half."""
     _prune(model.graph, _used(model.graph))
-    del model.graph.value_info[:]  # jax2onnx's shapes of results in between are not all right
+    del model.graph.value_info[:]  # some of jax2onnx's shapes of intermediate results are wrong
     constants, nodes = list(model.graph.initializer), list(model.graph.node)
     del model.graph.initializer[:], model.graph.node[:]
     for constant in constants:
@@ -122,7 +122,7 @@ def _used(graph: Any) -> set[str]:
 
 
 def _prune(graph: Any, used: set[str]) -> None:
-    """Removes constants that nothing reads, which ONNX Runtime would warn of."""
+    """Removes constants that nothing reads, about which ONNX Runtime would warn."""
     kept = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

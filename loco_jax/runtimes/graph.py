@@ -75,7 +75,7 @@ class Graph:
         return jax.ShapeDtypeStruct(picture, jnp.uint8), jax.ShapeDtypeStruct((size, 4), jnp.float32)
 
     def about(self) -> dict[str, str]:
-        """What a user of the file has to know, as JSON by name."""
+        """The facts that a user of the file needs, as JSON by name."""
         facts = {
             "version": loco_jax.__version__,
             "weights": self.description,

@@ -1,7 +1,7 @@
 """Programs of JAX in the operations that ONNX's converter and ONNX Runtime have.
 
 jax2onnx 0.13 changes functions of JAX while it traces a program, and these fail under `vmap` in JAX 0.10. So programs
-are traced before, and their operations are then handed to it one by one. `rewrite` replaces those that jax2onnx does
+are traced first, and their operations are then passed to it one by one. `rewrite` replaces those that jax2onnx does
 not convert, or converts wrongly, or for which ONNX Runtime has no implementation. Values do not change.
 """
 

@@ -1,4 +1,4 @@
-"""What tasks share whose network makes maps or volumes of a picture at 8 pixels a cell, without a code."""
+"""The common part of tasks whose network predicts maps or volumes at 8 pixels a cell, without a code."""
 
 import abc
 import dataclasses
@@ -21,7 +21,7 @@ from loco_jax.tasks.people import Found, PeopleTask, targets, timed, touching, t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellsTask(PeopleTask):
-    """The people are read in what the network makes of a picture: maps, or a volume.
+    """People are read from the network's output for a picture: maps, or a volume.
 
     Attributes:
       volume: the voxel grid; maps have its rows and columns.
@@ -35,7 +35,7 @@ class CellsTask(PeopleTask):
 
     @abc.abstractmethod
     def points_of(self, made: Any, camera: Camera) -> Points:
-        """The points of what the network makes of one picture."""
+        """The points of the network's output for one picture."""
 
     def true_points(self, frame: Frames) -> dict[str, Points]:
         """The points of systems that are made of a frame's true people, by name."""
@@ -53,11 +53,11 @@ class CellsTask(PeopleTask):
         )
 
     def look(self, params: Any, image: UInt8[Array, "B height width 3"], camera: Camera) -> Any:
-        """What the network makes of pictures by cameras with fields `[B]`."""
+        """The network's output for pictures by cameras with fields `[B]`."""
         return ops.apply(self.network, params["predictor"], image, camera)
 
     def look_at(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> Any:
-        """What the network makes of one picture."""
+        """The network's output for one picture."""
         made = self.look(params, image[None], camera.as_batch())
         return jax.tree.map(lambda x: x[0], made)
 
@@ -68,7 +68,7 @@ class CellsTask(PeopleTask):
         return found if corrected is None else corrected
 
     def predict(self, params: Any, frames: Frames, key: PRNGKeyArray, thorough: bool) -> Found:
-        """The people in pictures. If `thorough`, also those in what is made of the true people."""
+        """The people in pictures. If `thorough`, also those in the maps or volumes of the true people."""
         del key
 
         def one(frame):

@@ -47,7 +47,7 @@ class LocationMapsTask(CellsTask):
     ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
         """The cross-entropy of heatmaps, a true joint, and the mean Huber error of positions where joints are.
 
-        Positions count as much as the true heatmap's value, where that is above 0.5.
+        Positions are weighted by the true heatmap's value, where that is above 0.5.
         """
         del key, stage
         assert frames.image is not None

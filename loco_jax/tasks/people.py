@@ -1,4 +1,4 @@
-"""Scoring of people whom networks find in pictures, whatever the networks represent them by."""
+"""Scoring of people whom networks find in pictures, whatever the networks' representation."""
 
 import abc
 import dataclasses
@@ -101,7 +101,7 @@ class PeopleTask(Task):
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The name of the system in tables. The refined system has a "+" behind it."""
+        """The name of the system in tables. The refined system has a "+" after it."""
 
     @abc.abstractmethod
     def people_of_picture(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
@@ -112,7 +112,7 @@ class PeopleTask(Task):
         return suppression.suppress(self.people_of_picture(params, image, camera), camera, self.kept)
 
     def people_to_refine(self, params: Any, image: UInt8[Array, "height width 3"], camera: Camera) -> People:
-        """The people in a picture as a refiner learns from them. Their scores tell holes from joints."""
+        """The people in a picture as a refiner learns from them. Their scores distinguish holes from joints."""
         return self.people_of_picture(params, image, camera)
 
     @property

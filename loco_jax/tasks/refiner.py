@@ -65,9 +65,9 @@ class RefinerTask(Task):
       swapped: share of joints that are taken from the other side, or from the next person.
       moved: share of the other joints, heads included, that are moved.
       move_by: metres, the standard deviation of that movement across the ray; a person's is from 0 to twice as much.
-      along_ray: how many times more joints move along the ray, where pictures say least.
+      along_ray: how many times farther joints move along the ray, where pictures say least.
       found: how many people there are whom a predictor found.
-      share: share of the loss that those have.
+      share: weight of those people in the loss, 0 to 1.
       find_people: returns those: joints and true joints `[found, 14, 3]`, see `find`; None to learn without them.
     """
 
@@ -216,7 +216,7 @@ def _error(params: Any, joints: Array, known: Array, true: Array, there: Array) 
 def find(
     task: PeopleTask, params: Any, batches: Iterable[Frames], number: int, tell: Callable[[int], Any]
 ) -> dict[str, Float[np.ndarray, "number 14 3"]] | None:
-    """People as a predictor finds them, `joints`, and the true people whom it means, `true`; None without any.
+    """People as a predictor finds them, `joints`, and the true people that they match, `true`; None without any.
 
     Joints that refinement takes for holes are 0. People who match nobody, see `refinement.match`, and people with too
     few joints to be refined are left out. If the batches have fewer people than `number`, they are repeated. `tell` is

@@ -44,8 +44,8 @@ def error(
     """The error of telling right from left in the heatmaps of a PatchVHA's `features`.
 
     The mean of softplus(-d) over four differences d of logits for each of the six pairs. At a joint's place its own
-    heatmap is to be higher than that of the other side's joint. A joint's heatmap is to be higher at its own place than
-    at the other's. If nothing tells the sides apart, the error is log 2.
+    heatmap should be higher than that of the other side's joint. A joint's heatmap should be higher at its own place
+    than at the other's. If nothing tells the sides apart, the error is log 2.
     """
     sides_2x6 = np.array([RIGHT, LEFT], np.int32)
     joints_2x2xPx6 = np.broadcast_to(sides_2x6[:, None, None], (2, 2, voxels.shape[1], 6))

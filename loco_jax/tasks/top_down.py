@@ -1,4 +1,4 @@
-"""Training and scoring of a top-down system: boxes of people, then the pose in each, as the poster's baseline has it.
+"""Training and scoring of a top-down system: boxes of people, then the pose in each, as in the poster's baseline.
 
 All its networks are trained together. Crops in training are those of true people, with jittered boxes.
 """
@@ -60,13 +60,13 @@ class Seen(NamedTuple):
 
 
 class Poses(NamedTuple):
-    """What the networks see in boxes.
+    """The networks' results for boxes.
 
     Attributes:
       squares: around the boxes; the crops.
       heatmaps: logits of the joints' heatmaps.
       joints: places in the crops.
-      there: logits of their being in the picture.
+      there: logits that the joint is in the picture.
       offsets: metres from the mid-hip, in axes whose z is the ray to it.
       root: the mid-hip's place in the crops.
       distance: the logarithm of its distance in metres.
@@ -82,7 +82,7 @@ class Poses(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is found in a batch of pictures, and what the detector and the crops are compared with.
+    """The results for a batch of pictures, and the true people that detector and crops are compared with.
 
     Attributes:
       people: see `people.Found`.
@@ -162,7 +162,7 @@ class TopDownTask(PeopleTask):
     def poses_in_boxes(
         self, params: Any, crops: Float[Array, "N 64 64 3"], seen: Float[Array, "N 4"], squares: Float[Array, "N 4"]
     ) -> Poses:
-        """What is seen in crops.
+        """The poses of the people in crops.
 
         Args:
           crops: of `squares`, see `boxes.crops`.
@@ -184,8 +184,8 @@ class TopDownTask(PeopleTask):
     ) -> People:
         """The people in a picture's boxes, one in each whose score is above 0.
 
-        A joint's score is how surely it is in the picture. It is a hole below one half. The head is not: without it
-        there is no person. See `with_box_scores`.
+        A joint's score is the probability that it is in the picture. Below one half the joint is a hole, except for the
+        head, without which there is no person. See `with_box_scores`.
         """
         squares = boxes.squares(found.boxes)
         crops, seen = boxes.crops(image, squares, CROP), lifting.seen_from(found.boxes, camera)

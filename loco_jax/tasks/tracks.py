@@ -105,6 +105,6 @@ def _sighting(time: float, joints: np.ndarray, scores: np.ndarray, known: np.nda
 
 
 def _identified(frames: Sequence[Tracked], annotated: Sequence[Bool[np.ndarray, " 14"]]) -> list[Identified]:
-    """People with their ids. Joints that the data set lacks are left out, for nothing tells how they should move."""
+    """People with their ids. Joints that the data set lacks are left out, because nothing says how they should move."""
     joints = [np.where(there[:, None], frame.joints, np.nan) for frame, there in zip(frames, annotated)]
     return [Identified(np.asarray(frame.ids), xyz) for frame, xyz in zip(frames, joints)]

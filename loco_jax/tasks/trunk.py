@@ -35,7 +35,7 @@ class Found(NamedTuple):
       poses: read at the people's places.
       true: the true poses.
       there: whose pose can be read.
-      view: as `ground`, but the height is its logarithm.
+      view: as `ground`, but with the logarithm of the height.
       ground: see `Frames.ground`.
     """
 
@@ -52,7 +52,7 @@ class TrunkTask(Task):
 
     Attributes:
       volume: the voxel grid; the joints' heatmaps have its rows and columns.
-      network: all of it is trained but the head.
+      network: all of it is trained, except the head.
     """
 
     volume: Volume

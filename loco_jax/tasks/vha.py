@@ -147,7 +147,7 @@ class VhaTask(Task):
         stage: int = -1,
         annotated: Bool[Array, "B J"] | None = None,
     ) -> Float[jax.Array, ""]:
-        """Cross-entropy with the true heatmaps, a true joint; `x` is what `PatchVHA.decode_features` makes of codes.
+        """Cross-entropy with the true heatmaps, a true joint; `x` is the result of `PatchVHA.decode_features`.
 
         Heatmaps of joint types that are not `annotated` do not count.
         """

@@ -1,7 +1,7 @@
 """Files of weights: safetensors, which cannot run code, with a description `about` of the weights in the header.
 
-Its `kind` is vha, refiner, trunk, code_predictor, inception, or loco, which holds a whole system. Files made of a run,
-and all those of a loco, also hold the `config`.
+Its `kind` is vha, refiner, trunk, code_predictor, inception, or loco, which holds a whole system. Files of a run, and
+all those of a loco, also hold the `config`.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
             tensors = {name: cast(file.get_tensor(name), np.float32) for name in file.keys()}
     except FileNotFoundError as error:
         raise WeightsError(f"{where}: no such file of weights") from error
-    # AttributeError of types that NumPy does not have.
+    # AttributeError: for types that NumPy does not have.
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         reason = f"cannot be read as weights ({brief(error)}); get or make the file again"
         if where.suffix in (".pth", ".pt", ".tar"):

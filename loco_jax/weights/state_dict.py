@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's files. Files come from anybody: nothing in them may run, or fill the memory."""
+"""Reads tensors from PyTorch's files. Files are not trusted: nothing in them may run, or fill the memory."""
 
 import itertools
 import os
@@ -151,7 +151,7 @@ def _arrays(path: os.PathLike | str, state: Mapping[str, Any]) -> dict[str, np.n
             raise WeightsError(f"{path}: holds more than {_MOST_NUMBERS:,} numbers; no network here has so many")
         try:
             arrays[name] = tensor.detach().to(torch.float32).numpy()
-        except (RuntimeError, TypeError, NotImplementedError) as error:  # without values, say
+        except (RuntimeError, TypeError, NotImplementedError) as error:  # for example without values
             raise WeightsError(f"{path}: {name} cannot be read ({weights.brief(error)}); wants plain floats") from error
     if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise WeightsError(f"{path}: not finite: {listed(bad)}; the training it comes from went wrong")

@@ -53,8 +53,8 @@ def sample_scene(key: PRNGKeyArray, crowd: Crowd) -> Scene:
 def sample_sequence(key: PRNGKeyArray, crowd: Crowd, num_frames: int, fps: float = 30.0) -> Scene:
     """A scene over `num_frames` frames, `fps` a second, seen by a camera at rest.
 
-    Walkers and runners keep their heading and speed. They may leave the picture, pass the camera, and cross the way of
-    other groups.
+    Walkers and runners keep their heading and speed. They may leave the picture, pass the camera, and cross other
+    groups' paths.
     """
     key_view, key_people = jax.random.split(key)
     view = sample_view(key_view, crowd)

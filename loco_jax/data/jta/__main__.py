@@ -21,8 +21,8 @@ def _define_flags() -> None:
     flags.DEFINE_bool("skip_bad", False, "Leave out sequences with bad annotations or pictures, and report them.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set that was prepared before.")
     flags.DEFINE_integer("max_people", 64, "More people in a frame are an error.", lower_bound=1)
-    flags.DEFINE_integer("num_workers", min(os.cpu_count() or 1, 8), "Most processes that read.", lower_bound=0)
-    options = "Do the work by Apache Beam with these options, such as runner=FlinkRunner,parallelism=8."
+    flags.DEFINE_integer("num_workers", min(os.cpu_count() or 1, 8), "Maximum number of processes.", lower_bound=0)
+    options = "Use Apache Beam with these options, such as runner=FlinkRunner,parallelism=8."
     flags.DEFINE_string("beam_options", None, options)
     for field in _CAMERA:
         flags.DEFINE_float(field, None, "Intrinsic in pixels (default: from camera.json of jta_dir, or JTA's).")

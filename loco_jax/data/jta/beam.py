@@ -33,7 +33,7 @@ from loco_jax.geometry.camera import Camera
 from loco_jax.runs import files
 
 _FLAG = "--beam_options"
-_ASKING = ("flink", "spark", "portable", "prism")  # these runners know more options, which their servers tell
+_ASKING = ("flink", "spark", "portable", "prism")  # these runners accept further options, which only their servers know
 
 
 def parse(text: str) -> PipelineOptions:
@@ -47,14 +47,14 @@ def parse(text: str) -> PipelineOptions:
             raise ValueError(f"{_FLAG}={text}: {part!r} is not NAME=VALUE, such as runner=DirectRunner,job_name=jta")
     said = io.StringIO()
     try:
-        with silence.quiet(logging.WARNING):  # what is wrong is told below
+        with silence.quiet(logging.WARNING):  # the errors are reported below
             with contextlib.redirect_stderr(said):
                 options = PipelineOptions([f"--{part}" for part in parts])
                 known = options.get_all_options()
                 unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
             name = options.view_as(StandardOptions).runner or "DirectRunner"
             problems = PipelineOptionsValidator(options, runners.create_runner(name)).validate()
-    except SystemExit as error:  # argparse's way
+    except SystemExit as error:  # argparse exits on errors
         problem = said.getvalue().strip().rpartition("error: ")[2]
         raise ValueError(f"{_FLAG}={text}: {problem}") from error
     except (ValueError, ImportError, AttributeError) as error:
@@ -67,14 +67,14 @@ def parse(text: str) -> PipelineOptions:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error comes of Ctrl-C or a signal. Beam makes another error of it."""
+    """Whether Ctrl-C or a signal caused an error. Beam raises another error in place of KeyboardInterrupt."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _line(error: BaseException | str) -> str:
-    """What a message says, in one line. Of a worker's traceback that is the error."""
+    """A message in one line. For a worker's traceback it is the line with the error."""
     text = re.sub(r" \[while running .*?\]", "", str(error))  # names of Beam's steps
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return next((line for line in lines if "Error: " in line), " ".join(lines))
@@ -82,7 +82,7 @@ def _line(error: BaseException | str) -> str:
 
 @contextlib.contextmanager
 def _in_silence() -> Iterator[None]:
-    """While entered, Beam logs nothing: it logs tracebacks of errors that it raises too."""
+    """While entered, Beam logs nothing, because it logs the tracebacks of errors that it also raises."""
     log = logging.getLogger("apache_beam")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -94,9 +94,9 @@ def _in_silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_workers() -> Iterator[None]:
-    """While entered, signals end the processes that were started meanwhile, because Beam waits for them for ever.
+    """While entered, signals end the processes that were started meanwhile, because Beam waits for them forever.
 
-    Processes are found on Linux. What signals do otherwise, they do afterwards.
+    The signals' usual handlers run afterwards. Processes are found on Linux only.
     """
     old: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if threading.current_thread() is not threading.main_thread():
@@ -138,14 +138,14 @@ class JtaByBeam(builder.Described, tfds.core.GeneratorBasedBuilder, skip_registr
     name = "jta"  # of the folder, too
 
     def __init__(self, source: Source, skip_bad: bool, options: PipelineOptions, data_dir: pathlib.Path):
-        """`data_dir` is also for work in progress, which stays there. See `prepare` for the other arguments."""
+        """`data_dir` also gets the work in progress, which stays there. See `prepare` for the other arguments."""
         self._skip_bad, self._options = skip_bad, options
         super().__init__(source, data_dir)
 
     def build(self) -> None:
         """Runs the pipelines.
 
-        Raises AnnotationError as `sequences.gather`, and OSError, in one line, if an engine gives up.
+        Raises AnnotationError as `sequences.gather` does, and OSError with a message of one line if an engine fails.
         """
         try:
             with _in_silence(), _ending_workers():

@@ -97,7 +97,7 @@ class Jta(Described, tfds.core.ShardBasedBuilder):
     """Builds the data on this machine. Each file of a split holds four consecutive sequences."""
 
     def __init__(self, source: Source, skip_bad: bool, num_workers: int, data_dir: pathlib.Path):
-        """`data_dir` is also for work in progress, which stays there. See `prepare` for the other arguments."""
+        """`data_dir` also gets the work in progress, which stays there. See `prepare` for the other arguments."""
         self._skip_bad, self._num_workers = skip_bad, num_workers
         super().__init__(source, data_dir)
 

@@ -19,7 +19,7 @@ _ORIENTATION = ExifTags.Base.Orientation
 def collect_pictures(
     jta_dir: os.PathLike | str, folder: str, number: int, frames: Sequence[int], out: pathlib.Path, height: int = 0
 ) -> tuple[dict[int, pathlib.Path], tuple[int, int]]:
-    """JPEG files of the given `frames` of a sequence, by frame, and the height and width in which the frames come.
+    """JPEG files of the given `frames` of a sequence, by frame, and the frames' original height and width.
 
     Extracted JPEGs stay where they are. Other frames, and all that are resized, are written into `out`.
 
@@ -81,7 +81,7 @@ def _extracted(folder: pathlib.Path, frames: Sequence[int]) -> _Found:
     for frame in frames:
         path = files.get(str(frame), folder / f"{frame}.jpg")
         try:
-            picture = pictures.read(path)  # all of it, or damage would only be noticed in training
+            picture = pictures.read(path)  # decoded in full, or damage would only be noticed in training
             deep = pictures.is_deep(path)
         except pictures.PictureError as error:
             raise AnnotationError(f"{error}; frame {frame} is needed, extract it again") from error

@@ -54,10 +54,10 @@ def prepare(
       skip_bad: leave out sequences with bad files instead of refusing all.
       overwrite: replace existing data. Without it, data that was prepared with the same `jta_dir`, camera and
         `picture_height` is reused, and other data is an error.
-      num_workers: most processes that read; with fewer than two, this process reads. Beam has its own options for it.
+      num_workers: maximum number of processes that read; with fewer than two, this process reads. Not for Beam.
       pictures: with them, see `collect_pictures`.
       picture_height: resize pictures, and with them the camera, to this height in pixels; 0 leaves them as they are.
-      beam_options: options of an Apache Beam pipeline that does the work, see `beam.parse`; None does it here.
+      beam_options: options of an Apache Beam pipeline that does the work, see `beam.parse`; None works without Beam.
 
     Raises AnnotationError with all bad files, FileExistsError if `data_dir` holds other data, OSError if it is not
     writable, and ValueError for a `picture_height` that is negative or without `pictures`. With
@@ -148,7 +148,7 @@ def frames_a_sequence(data_dir: os.PathLike | str, split: str, pictures: bool = 
 
 
 def name_of(data_dir: os.PathLike | str, pictures: bool = False) -> str:
-    """The name of the prepared data: "JTA", or that it is a miniature. Raises FileNotFoundError as `load`."""
+    """The name of the prepared data: "JTA", or that of a miniature. Raises FileNotFoundError as `load` does."""
     return _metadata(_find(data_dir, pictures)).get("name", "JTA")
 
 

@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
     jta_dir: pathlib.Path
     files: Mapping[str, Mapping[int, pathlib.Path]]  # of annotations, by folder and sequence number
-    camera: Camera  # intrinsics in pixels of the pictures as they come
+    camera: Camera  # intrinsics in pixels of the original pictures
     num_frames: int  # of each sequence
     max_people: int  # more people in a frame are an error
     pictures: bool  # whether to take pictures
@@ -46,7 +46,7 @@ class Read(NamedTuple):
     path: pathlib.Path  # of its `People`
     counts: dict[str, dict[str, int]]  # of each split
     pictures: dict[int, pathlib.Path]  # by frame
-    size: tuple[int, int] | None  # height and width of the pictures as they come
+    size: tuple[int, int] | None  # height and width of the original pictures
 
 
 class Gathered(NamedTuple):
@@ -54,7 +54,7 @@ class Gathered(NamedTuple):
 
     read: dict[str, dict[int, Read]]  # the good ones, by folder and number
     bad: list[str]  # a message for each bad one
-    size: tuple[int, int] | None  # height and width of all pictures as they come
+    size: tuple[int, int] | None  # height and width of all original pictures
 
 
 def load_people(path: os.PathLike | str) -> People:

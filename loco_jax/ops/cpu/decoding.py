@@ -308,7 +308,7 @@ def _rounding(last):
 
 
 def _sample(x_NxC, count):
-    """`count` of the rows, spread evenly by the golden ratio, which keeps step with no axis."""
+    """`count` of the rows, spread evenly by the golden ratio, so that they do not follow the period of an axis."""
     count = min(count, len(x_NxC))
     return x_NxC[(np.arange(count) * (5**0.5 - 1) / 2 % 1 * len(x_NxC)).astype(np.int32)]
 

@@ -19,8 +19,8 @@ def total(
 ) -> Float[jax.Array, ""]:
     """`entropy(params, x, target)`, which is a sum over cells. There are gradients of `params` and `x`.
 
-    On CPUs the gradients are computed together with the sum, a few cells after the others, so that no logits are kept
-    or computed twice.
+    On CPUs the gradients are computed together with the sum, some cells at a time, so that no logits are kept or
+    computed twice.
     """
 
     @jax.custom_vjp
