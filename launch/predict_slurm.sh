@@ -43,7 +43,7 @@ fi
 shards=${SHARDS:-${SLURM_ARRAY_TASK_COUNT:-}}
 if [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ -z "$shards" ]; then
   if ! $dry; then
-    echo "launch/predict_slurm.sh: this is no task of an array; submit it with sbatch, --array=0-7 for eight shards" >&2
+    echo "launch/predict_slurm.sh: this is not an array task; submit it with sbatch --array=0-7 for eight shards" >&2
     exit 2
   fi
 fi

@@ -154,7 +154,7 @@ def test_what_lies_in_the_way_stays(tmp_path):
     for content in ('{"people": []}', "no JSON"):
         (tmp_path / "street.about.json").write_text(content)
         done = command("--weights=released", "--format=stablehlo", f"--output={tmp_path / 'street'}")
-        assert done.returncode == 1 and "street.about.json: is in the way, and no export wrote it" in done.stderr
+        assert done.returncode == 1 and "street.about.json: is not a file that export wrote; move it" in done.stderr
         assert (tmp_path / "street.about.json").read_text() == content and not (tmp_path / "street").exists()
 
 

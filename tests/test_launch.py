@@ -265,7 +265,7 @@ def test_shards_want_an_array():
     said = dry_run("predict_slurm.sh", "a")
     assert "#SBATCH --array=0-7" in said and said.splitlines()[-1].endswith("--shard=0/8 --resume --quiet a ")
     launcher = start("predict_slurm.sh", "a")
-    assert "this is no task of an array" in end(launcher) and launcher.returncode == 2
+    assert "this is not an array task" in end(launcher) and launcher.returncode == 2
 
 
 # ---- A TPU pod

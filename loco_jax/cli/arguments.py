@@ -38,7 +38,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 def no_config() -> str:
     """The error message for a missing --config."""
-    return f"--config= is missing, the experiment; {_configs_like('')}"
+    return f"--config= is missing; name an experiment: {_configs_like('')}"
 
 
 def in_a_line(error: Exception) -> str:

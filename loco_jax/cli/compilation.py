@@ -31,7 +31,8 @@ def use_cache() -> pathlib.Path | None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk.check_writable(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        print(f"loco_jax: nothing compiled is kept ({error}); {VARIABLE}=FOLDER names a folder for it", file=sys.stderr)
+        remedy = f"set {VARIABLE}=FOLDER, a folder that can be written to"
+        print(f"loco_jax: compiled code is not cached ({error}); {remedy}", file=sys.stderr)
         return None
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)

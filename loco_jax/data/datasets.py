@@ -117,7 +117,7 @@ def of(config: ConfigDict) -> DataSet:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"config.data.source={source}: {error}; want a class of an importable module") from error
     if not (isinstance(kind, type) and issubclass(kind, DataSet)):
-        raise ValueError(f"config.data.source={source}: is no subclass of loco_jax.data.datasets.DataSet")
+        raise ValueError(f"config.data.source={source} must be a subclass of loco_jax.data.datasets.DataSet")
     try:
         return kind(config)
     except TypeError as error:  # such as an abstract method that it lacks

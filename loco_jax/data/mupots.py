@@ -138,7 +138,8 @@ def fit_camera(path: pathlib.Path, uv: Float[np.ndarray, "N 2"], xyz: Float[np.n
     """The pinhole camera that shows points at pixels `uv`, by least squares. Raises ValueError, naming `path`."""
     if len(uv) < 2 or not (xyz[:, 2] > 0).all() or not np.isfinite([uv.sum(), xyz.sum()]).all():
         raise ValueError(
-            f"{path}: annot3 has no valid person, or one at z <= 0 or at no number; want millimetres, z ahead"
+            f"{path}: annot3 has no valid person, or a joint at z <= 0 or at numbers that are not finite; joints must "
+            "be in millimetres, z ahead"
         )
     intrinsics, off = [], np.zeros(())
     for axis in range(2):

@@ -194,7 +194,8 @@ def read_cameras(path: str) -> dict[str, Lens]:
     try:
         return {c["name"]: _lens(c) for c in content["cameras"] if c.get("type", "hd") == "hd"}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path}: is no calibration of CMU Panoptic ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: is not a calibration of CMU Panoptic ({reason}); get the file again") from error
 
 
 def _lens(c: dict[str, Any]) -> Lens:
@@ -203,7 +204,7 @@ def _lens(c: dict[str, Any]) -> Lens:
     camera = Camera(*map(float, (matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5)))
     distortion = tuple(np.reshape(np.array(c["distCoef"], float), 5).tolist())
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
-        raise ValueError(f"R of camera {c['name']} is no rotation")
+        raise ValueError(f"R of camera {c['name']} is not a rotation matrix")
     return Lens(camera, distortion, rotation, np.reshape(np.array(c["t"], float), 3) / 100, (height, width))
 
 
@@ -219,7 +220,7 @@ def read_people(
     try:
         bodies = content["bodies"]
         if not isinstance(bodies, list):
-            raise ValueError("bodies is no list")
+            raise ValueError("bodies is not a list")
         if any(field not in body for body in bodies):
             have, poses = ", ".join(bodies[0]), {f: place for place, (f, _) in _POSES.items()}
             raise ValueError(f"its people have {have}, not {field}; get {poses[field]}")
@@ -233,7 +234,7 @@ def read_people(
         if not np.isfinite(numbers).all():
             raise ValueError(f"{field} has numbers that are not finite")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is no file of people of CMU Panoptic: {error}") from error
+        raise ValueError(f"{path}: is not a file of people of CMU Panoptic: {error}") from error
     return ids, numbers[..., :3] / 100, numbers[..., 3]
 
 
@@ -286,7 +287,8 @@ def _poses(folder: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _tell_of_skipped(folder: str) -> None:
-    logging.warning("%s: is left out, for it has no %s with body3DScene_*.json", folder, " or ".join(_POSES))
+    missing = " or ".join(_POSES)
+    logging.warning("%s: is skipped because it has no %s with body3DScene_*.json; get these to use it", folder, missing)
 
 
 @functools.lru_cache(maxsize=256)

@@ -61,8 +61,8 @@ class Stored(DataSet):
         for example, plan in zip(firsts, plans):
             if plan.shrink < 1:
                 raise ValueError(
-                    f"{example.where}: its camera sees so much that its pictures have more than {canvas.MOST_PIXELS} "
-                    f"times the pixels of config.volume.image_size={size}; set that to a larger size"
+                    f"{example.where}: its camera's angle of view is too wide: its picture needs more than "
+                    f"{canvas.MOST_PIXELS} times the pixels of config.volume.image_size={size}; set a larger size"
                 )
         rows, columns = zip(size, *(plan.size for plan in plans))
         return max(rows), max(columns)

@@ -143,7 +143,7 @@ def stated_by(whose: Any) -> Iterator[None]:
         lacks = weights.brief(error)
         raise WeightsError(f"{whose}: made by another version of loco_jax: its config lacks {lacks}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        raise WeightsError(f"{whose}: its config makes no sense: {weights.brief(error, 400)}") from error
+        raise WeightsError(f"{whose}: its config is not valid: {weights.brief(error, 400)}") from error
 
 
 def load(source: str) -> tuple[PeopleTask, Any, ConfigDict, Camera]:
@@ -206,7 +206,7 @@ def _camera_of(path: Any, numbers: Any, config: ConfigDict) -> Camera:
         streams.check_camera(camera, streams.volume_of(config), os.fspath(path))
         longest = max(config.volume.image_size)
         if not all(0.02 * longest < f < 200 * longest for f in camera[:2]):
-            raise ValueError(f"focal lengths of {camera.fx:g} and {camera.fy:g} pixels")
+            raise ValueError(f"focal lengths of {camera.fx:g} and {camera.fy:g} pixels are not possible")
         return camera
 
 

@@ -225,13 +225,13 @@ def _open(path: os.PathLike | str) -> Iterator[tuple[av.container.InputContainer
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(
-            f"{path}: cannot be opened as a video ({reason}); it is damaged, is no video, or only refers to other files"
+            f"{path}: cannot be opened as a video ({reason}); it is damaged, not a video, or only refers to other files"
         ) from error
     with container:
         attached = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & attached]
         if not streams:
-            raise VideoError(f"{path}: has no pictures in it" + " but a cover" * bool(container.streams.video))
+            raise VideoError(f"{path}: has no video stream" + ", only a cover picture" * bool(container.streams.video))
         counts = [stream.frames or (_promised(stream) or 0) * float(_rate(stream)) for stream in streams]
         # Headers are not exact. A stream whose header does not tell the number of frames counts as the longest.
         longest = [stream for stream, n in zip(streams, counts) if not n or n >= 0.9 * max(counts)]

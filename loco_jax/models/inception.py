@@ -32,7 +32,7 @@ class Inception(nn.Module):
         """
         if image.ndim != 4 or image.shape[-1] != 3 or min(image.shape[1:3]) < STRIDE + MARGIN:
             least = STRIDE + MARGIN
-            raise ValueError(f"Inception wants pictures [B, H, W, 3] of at least {least} x {least}; have {image.shape}")
+            raise ValueError(f"Inception needs pictures [B, H, W, 3] of at least {least} x {least}; have {image.shape}")
         # torchvision normalises with ImageNet's mean and deviation. Its transform_input then changes these to 0.5 and
         # 0.5, with which the weights were trained. This line does both.
         x = image.astype(self.dtype) / 127.5 - 1

@@ -24,7 +24,7 @@ def write(tracks: Tracks, path: os.PathLike | str) -> None:
     labels = tracks.labels()
     if max(len(tracks.times), len(labels)) > _MOST:
         raise ValueError(
-            f"C3D holds at most {_MOST:,} frames and {_MOST:,} points, and here are {len(tracks.times):,} frames of "
+            f"C3D holds at most {_MOST:,} frames and {_MOST:,} points, but there are {len(tracks.times):,} frames and "
             f"{len(labels):,} points; cut the video, or use trc, bvh, gltf or csv"
         )
     points = np.concatenate(list(tracks.markers())).reshape(-1, len(labels), 3).T  # [3, M, T]

@@ -50,7 +50,7 @@ def mean_scores(frames: Sequence[Scores]) -> Scores:
     Raises ValueError without any frame.
     """
     if not frames:
-        raise ValueError("there is no mean over no frames")
+        raise ValueError("a mean needs at least one frame")
     *counts, precision, recall, f1 = zip(*frames)
     return Scores(*map(sum, counts), *(math.fsum(x) / len(frames) for x in (precision, recall, f1)))
 

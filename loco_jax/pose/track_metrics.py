@@ -138,7 +138,7 @@ def summarise(counts: Sequence[Counts]) -> dict[str, Any]:
     ValueError without any sequence.
     """
     if not counts:
-        raise ValueError("there are no scores of no sequences")
+        raise ValueError("scores need at least one sequence")
     sums: list[Any] = [sum(values) for values in zip(*counts)]
     c = Counts(*sums)
     found, pairs = np.maximum(c.pairs, 1), c.pairs
@@ -175,7 +175,7 @@ def summarise(counts: Sequence[Counts]) -> dict[str, Any]:
 def _number(ids: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     """Identities counted from 0, by frame, and the number of frames with each."""
     if any(len(np.unique(frame)) < len(frame) for frame in ids):
-        raise ValueError("an identity is twice in a frame")
+        raise ValueError("an identity occurs twice in a frame")
     known, numbers = np.unique(np.concatenate([np.zeros(0, np.int64), *ids]), return_inverse=True)
     frames = np.split(numbers, np.cumsum([len(frame) for frame in ids]))[: len(ids)]
     return frames, np.bincount(numbers, minlength=len(known))

@@ -73,5 +73,8 @@ def camera_of(
         angle = 2 * math.degrees(math.atan(longer / 2 / fy))
         source.insert(0, f"assumed: {angle:.1f} degrees across the longer side, as in training")
     if not 0.02 * max(size) < min(fx, fy) <= max(fx, fy) < 200 * max(size):
-        raise ValueError(f"focal lengths of {fx:g} and {fy:g} pixels cannot be, for {width} x {height} pixels")
+        raise ValueError(
+            f"focal lengths of {fx:g} and {fy:g} pixels are not possible for a picture of {width} x {height} pixels; "
+            "give --fx and --fy, or --fov"
+        )
     return Camera(float(fx), float(fy), float(cx), float(cy)), ", ".join(source)

@@ -84,7 +84,7 @@ def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path
 def make_folder(name: str) -> pathlib.Path:
     """Makes the folder for results. Raises ValueError if files cannot be written there."""
     if not name:
-        raise ValueError("--output= names no folder")
+        raise ValueError("--output= is empty; name a folder")
     output = pathlib.Path(name).expanduser()
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -82,8 +82,8 @@ def load_predictor(source: str = weights.RELEASED, min_score: float | None = Non
         )
     if min_score is not None:
         task = dataclasses.replace(task, kept=task.kept._replace(min_score=min_score).check("min_score"))
-    released = source == weights.RELEASED
-    name = (
-        "the released weights, no good on photographs yet" if released else f"the weights of {weights.path_of(source)}"
-    )
+    if source == weights.RELEASED:
+        name = "the released weights, not suitable for photographs yet"
+    else:
+        name = f"the weights of {weights.path_of(source)}"
     return Predictor(task, params, camera, f"{name}: {task.describe()}")

@@ -46,11 +46,11 @@ def parse(text: str) -> Shard | None:
         raise ValueError(f"--shard={text} must be I/N with whole numbers, such as 0/4 for the first of four shards")
     number, total = map(int, match.groups())
     if not total:
-        raise ValueError(f"--shard={text} says that there are no shards; N must be at least 1")
+        raise ValueError(f"--shard={text} means no shards; N must be at least 1")
     if total > _MOST:
-        raise ValueError(f"--shard={text} is of too many shards; there can be {_MOST:,}")
+        raise ValueError(f"--shard={text} means too many shards; N must be at most {_MOST:,}")
     if number >= total:
-        raise ValueError(f"--shard={text} is not there: {total} shards have the numbers 0 to {total - 1}")
+        raise ValueError(f"--shard={text} does not exist; {total} shards have the numbers 0 to {total - 1}")
     return Shard(number, total)
 
 
@@ -258,14 +258,16 @@ def _same(first: dict[str, Any], other: dict[str, Any]) -> bool:
 def _check(path: pathlib.Path, other: dict[str, Any], mine: dict[str, Any], difference: str = "") -> None:
     total, wanted = other["shard"][1], mine["shard"][1]
     if total != wanted:
-        problem = f"is of {total} shards, not of {wanted}"
+        problem = f"belongs to a set of {total} shards, not {wanted}"
         raise ValueError(f"{path}: {problem}; remove the records of {total} or {wanted}, or name another folder")
     difference = f" ({difference})" if difference else ""
     if (other["count"], other["paths"]) != (mine["count"], mine["paths"]):
-        raise ValueError(f"{path}: was made of other inputs{difference}; repeat all shards, without the old records")
+        raise ValueError(
+            f"{path}: was made from other inputs{difference}; remove the old records and repeat all shards"
+        )
     if other["names"] != mine["names"]:
         raise ValueError(
-            f"{path}: was made when results had other names{difference}; repeat all shards, without the old records"
+            f"{path}: was made with other names of results{difference}; remove the old records and repeat all shards"
         )
 
 

@@ -73,7 +73,7 @@ def _read_one(path: epath.Path, name: str) -> Run:
     results = _read_json(path / "eval" / "results.json")
     log = path / "log.jsonl"
     if config is None and results is None and not log.exists():
-        raise ValueError(f"{path}: no run: want a --workdir of python -m loco_jax.main")
+        raise ValueError(f"{path}: is not a run; name a --workdir of python -m loco_jax.main")
     overview = path / "parameters.txt"
     total = re.search(r"^Total: ([\d,]+)", overview.read_text() if overview.exists() else "", re.MULTILINE)
     parameters = int(total[1].replace(",", "")) if total else None

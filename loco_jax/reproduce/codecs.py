@@ -171,7 +171,7 @@ def quantise(numbers: Float32[np.ndarray, "..."], bits: int) -> tuple[UInt8[np.n
     _check_bits(bits)
     if not numbers.size or not np.isfinite(numbers).all():
         raise ValueError(
-            f"want finite numbers, one at least; {np.isfinite(numbers).sum()} of {numbers.size} are finite"
+            f"want one or more numbers, all finite; {np.isfinite(numbers).sum()} of {numbers.size} are finite"
         )
     least, greatest = float(numbers.min()), float(numbers.max())
     step = (greatest - least) / (2**bits - 1) or 1.0  # all numbers may be equal

@@ -154,7 +154,7 @@ def read(folder: os.PathLike | str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds {type(content).__name__}")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no config as JSON ({error}); put it back, or name another folder") from error
+        raise CheckpointError(f"{path}: is not a JSON config ({error}); put it back, or name another folder") from error
     return completed(content)
 
 

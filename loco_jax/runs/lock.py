@@ -28,7 +28,7 @@ def owned(workdir: str, say: Callable[[str], None] = print) -> contextlib.Abstra
 def locked(workdir: str, say: Callable[[str], None]) -> contextlib.AbstractContextManager:
     """The lock of `owned`, held by this process alone."""
     folder = epath.Path(workdir).expanduser()
-    unguarded = f"{folder}: no locks there, so two runs at once in this workdir would not be noticed"
+    unguarded = f"{folder}: files cannot be locked there, so two runs at once in this workdir would not be noticed"
     if "://" in str(folder):
         say(unguarded)
         return contextlib.nullcontext()

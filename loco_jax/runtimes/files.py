@@ -47,7 +47,7 @@ def check(path: os.PathLike | str, format: str) -> None:
     except (ValueError, TypeError, OSError):
         ours = False
     if not ours:
-        raise ValueError(f"{about}: is in the way, and no export wrote it; move it, or name another --output")
+        raise ValueError(f"{about}: is not a file that export wrote; move it, or name another --output")
 
 
 def _beside(path: os.PathLike | str) -> epath.Path:

@@ -119,11 +119,11 @@ def load(path: os.PathLike | str) -> tuple[dict[str, Any], dict[str, Any]]:
         reason = f"cannot be read as weights ({brief(error)}); get or make the file again"
         if where.suffix in (".pth", ".pt", ".tar"):
             command = f"python -m loco_jax.torch_weights {where.name} --kind=… --output=FILE.safetensors"
-            reason = f"a file of PyTorch's; convert it first: {command}"
+            reason = f"is a PyTorch file; convert it first: {command}"
         raise WeightsError(f"{where}: {reason}") from error
     if not isinstance(about, dict):
         raise WeightsError(
-            f"{where}: a safetensors file, but not of this project's; PyTorch's files are converted by "
+            f"{where}: is a safetensors file that loco_jax did not write; convert files of PyTorch with "
             "python -m loco_jax.torch_weights"
         )
     _check_names(where, tensors)
@@ -180,7 +180,7 @@ def read(kind: str, source: str, like: Any, missing: bool = False) -> Any:
         elif about.get("kind") == kind == "loco":
             params = {name: params.get(name, {}) for name in like}  # without the refiner, which its run does not train
         elif (about.get("kind"), kind) == ("loco", "refiner"):
-            raise WeightsError(f"{path}: holds no refiner, as its run used none; released-refiner is one")
+            raise WeightsError(f"{path}: holds no refiner, because its run used none; give released-refiner")
         elif about.get("kind") != kind:
             raise WeightsError(f"{path}: holds weights of kind {brief(repr(about.get('kind')))}, not {kind}")
     else:

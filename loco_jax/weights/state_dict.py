@@ -102,7 +102,7 @@ def _reason(error: Exception) -> str:
         )
     found = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     detail = found[1] if found else text.strip().split("\n")[0].split(". ")[0]
-    return f"is damaged, or no PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
+    return f"is damaged, or not a PyTorch file ({type(error).__name__}: {detail[:200].strip()}); get or make it again"
 
 
 def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def _find_state_dict(path: os.PathLike | str, data: Any, kind: str, tensor: type
         several, keys = (", ".join(map(weights.brief, itertools.islice(x, _LISTED))) for x in (nested, data))
         what = f"several ({several})" if nested else "none"
         raise WeightsError(
-            f"{path}: wants one state dict, or one under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has {what}, and "
-            f"the keys {keys or 'nothing'}"
+            f"{path}: must hold one state dict, alone or under a key such as {_STATE_KEYS[0]!r} or {kind!r}; has "
+            f"{what}, and the keys {keys or 'nothing'}"
         )
     return plain
 
@@ -141,18 +141,21 @@ def _arrays(path: os.PathLike | str, state: Mapping[str, Any]) -> dict[str, np.n
         raise WeightsError(f"{path}: holds {len(state):,} tensors; no network here has so many")
     for name, tensor in state.items():
         if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise WeightsError(f"{path}: holds a tensor of the name {weights.brief(name)}; no network here does")
+            raise WeightsError(f"{path}: holds a tensor named {weights.brief(name)}; no network here has such names")
         if tensor.ndim == 0 or (tensor.numel() == 1 and not tensor.is_floating_point()):
             continue  # a counter or flag: of normalisation, or of an average of models
         if tensor.is_nested or tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise WeightsError(f"{path}: {name} is a tensor of {tensor.dtype}, {tensor.layout}; wants plain floats")
+            raise WeightsError(
+                f"{path}: {name} is a tensor of {tensor.dtype}, {tensor.layout}; save it as plain floats"
+            )
         numbers += tensor.numel()  # of which the file may hold one, repeated
         if numbers > _MOST_NUMBERS:
             raise WeightsError(f"{path}: holds more than {_MOST_NUMBERS:,} numbers; no network here has so many")
         try:
             arrays[name] = tensor.detach().to(torch.float32).numpy()
         except (RuntimeError, TypeError, NotImplementedError) as error:  # for example without values
-            raise WeightsError(f"{path}: {name} cannot be read ({weights.brief(error)}); wants plain floats") from error
+            reason = weights.brief(error)
+            raise WeightsError(f"{path}: {name} cannot be read ({reason}); save it as plain floats") from error
     if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise WeightsError(f"{path}: not finite: {listed(bad)}; the training it comes from went wrong")
     return arrays

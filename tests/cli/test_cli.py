@@ -252,7 +252,7 @@ WRONG = {
     (VHA2, "--config.model=3"): "flag --config.model=3: Failed to parse",
     (VHA2, "--config.steps=abc"): "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'",
     (VHA2, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir ?",
-    (): f"--config= is missing, the experiment; configs has {ALL}, or name a file of your own",
+    (): f"--config= is missing; name an experiment: configs has {ALL}, or name a file of your own",
     ("--config=configs/vhaa2.py",): "there is no such file; did you mean --config=configs/vha2.py?",
     ("--config", "refine:scale=demo"): "there is no such file; did you mean --config=configs/refiner.py?",
     ("--config=vha2_10cm", "--config.steps=3"): "did you mean --config=configs/vha2_10cm.py?",

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     (folder, requests, hits, _), stderr = run(LOCO_JAX_CACHE=str(tmp_path / "file" / "below"))
     assert folder is None and requests and not hits
-    assert stderr.startswith("loco_jax: nothing compiled is kept (") and stderr.count("\n") == 1
+    assert stderr.startswith("loco_jax: compiled code is not cached (") and stderr.count("\n") == 1
     assert "LOCO_JAX_CACHE=FOLDER" in stderr
 
 

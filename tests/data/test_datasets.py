@@ -119,7 +119,7 @@ def test_a_run_is_scored_on_other_data_if_the_user_names_them(toy, module, folde
         ("coco", "config.data.source='coco'; there are crowd, jta, mupots, panoptic, and your own as package.module:"),
         ("no_such_module:Data", "config.data.source=no_such_module:Data: No module named 'no_such_module'"),
         ("loco_jax.data.streams:Data", "config.data.source=.*has no attribute 'Data'"),
-        ("loco_jax.data.streams:CrowdStream", "is no subclass of loco_jax.data.datasets.DataSet"),
+        ("loco_jax.data.streams:CrowdStream", "must be a subclass of loco_jax.data.datasets.DataSet"),
     ],
 )
 def test_classes_that_are_no_data_sets_are_refused(source, wanted):
@@ -210,7 +210,7 @@ def test_pictures_that_do_not_fit_are_named(unchecked, module, folder, tmp_path)
         list(next(datasets.of(config).sequences("test", 1, 9, 30.0)))
     wide = [frame | {"camera": [5.0, 5, 50, 30]} for frame in frames]
     (tmp_path / "test.json").write_text(json.dumps(wide))
-    with pytest.raises(ValueError, match="test0.jpg: its camera sees so much"):
+    with pytest.raises(ValueError, match="test0.jpg: its camera's angle of view is too wide"):
         streams.fitted(config_of(module, tmp_path), "test")
     (tmp_path / "test.json").write_text("[]")
     with pytest.raises(ValueError, match="split 'test' has no frame"):

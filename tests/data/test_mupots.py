@@ -217,7 +217,7 @@ def no_picture(files, place):
 @pytest.mark.parametrize(
     "change, wanted",
     [
-        (no_file, "TS3/annot.mat: no such file; config.data.dir wants .* TS1 to TS20"),
+        (no_file, "TS3/annot.mat: no such file; config.data.dir must hold .* TS1 to TS20"),
         (text, "TS3/annot.mat: cannot be read as a MATLAB file"),
         (other_name, "TS3/annot.mat: has no cells 'annotations' .* but univ_annot3; it is of another version"),
         (fifteen, r"TS3/annot.mat: annot3 has the shape \(3, 15\), not \(3, 17\)"),

@@ -179,7 +179,7 @@ def test_sequences_without_people_are_told_of_and_left_out(folder, caplog):
     panoptic._tell_of_skipped.cache_clear()
     with caplog.at_level("WARNING"):
         assert datasets.of(config_of(folder)).groups("test") == ["haggling", "pizza"]
-    assert f"{TEST_WITHOUT}: is left out, for it has no hdPose3d_stage1_coco19 or hdPose3d_stage1" in caplog.text
+    assert f"{TEST_WITHOUT}: is skipped because it has no hdPose3d_stage1_coco19 or hdPose3d_stage1" in caplog.text
 
 
 def test_training_tells_of_a_missing_validation_split_before_its_first_step(toy, folder, tmp_path):
@@ -413,10 +413,10 @@ def no_calibration(folder):
         (other_count, "body3DScene_00000000.json: .* joints19 has 75 numbers, not 76"),
         (no_poses, "its people have id, joints19, not joints15; get hdPose3d_stage1$"),
         (only_a_copy, "160906_pizza1 has no hdPose3d_stage1_coco19 or hdPose3d_stage1 with body3DScene"),
-        (bodies_by_name, "body3DScene_00000000.json: .* bodies is no list"),
+        (bodies_by_name, "body3DScene_00000000.json: .* bodies is not a list"),
         (no_camera, "calibration_160906_pizza1.json: has no HD camera 00_30"),
-        (no_rotation, "calibration_160906_pizza1.json: .* R of camera 00_16 is no rotation"),
-        (no_lens, "calibration_160906_pizza1.json: is no calibration of CMU Panoptic .*'K'"),
+        (no_rotation, "calibration_160906_pizza1.json: .* R of camera 00_16 is not a rotation matrix"),
+        (no_lens, "calibration_160906_pizza1.json: is not a calibration of CMU Panoptic .*'K'.*; get the file again$"),
         (cut, "calibration_160906_pizza1.json: is not JSON"),
         (no_picture, "00_16_00000000.jpg: no such picture, and .*hd_00_16.mp4 does not exist either"),
         (no_calibration, "160906_pizza1/calibration_160906_pizza1.json: no such file"),

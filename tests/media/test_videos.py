@@ -240,7 +240,7 @@ def test_a_cover_is_no_video(tmp_path):
     assert len(list(videos.read(path))) == 3 and videos.info(path)[:2] == (48, 64)
     film(path, cover=True)
     assert not videos.is_video(path)
-    with pytest.raises(videos.VideoError, match=r"v\.mp4: has no pictures in it but a cover"):
+    with pytest.raises(videos.VideoError, match=r"v\.mp4: has no video stream, only a cover picture"):
         videos.info(path)
 
 

@@ -194,7 +194,7 @@ def test_means_are_over_frames_and_not_over_joints():
     assert [frame.f1 for frame in frames] == pytest.approx([1, 1 / 3, 1])
     mean = metrics.mean_scores(frames)
     assert mean == metrics.Scores(2, 1, 3, *(pytest.approx(x) for x in (2.5 / 3, 2.25 / 3, (2 + 1 / 3) / 3)))
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="a mean needs at least one frame"):
         metrics.mean_scores([])
 
 

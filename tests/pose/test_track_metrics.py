@@ -211,7 +211,7 @@ def test_unknown_joints_do_not_count():
 def test_what_cannot_be_compared_is_told():
     with pytest.raises(ValueError, match="2 frames are predicted, but 1 are true"):
         track_metrics.compare([EMPTY], [EMPTY, EMPTY])
-    with pytest.raises(ValueError, match="an identity is twice in a frame"):
+    with pytest.raises(ValueError, match="an identity occurs twice in a frame"):
         track_metrics.compare([frame([1, 1], (0, 0, 5), (1, 0, 5))], [EMPTY])
-    with pytest.raises(ValueError, match="no scores of no sequences"):
+    with pytest.raises(ValueError, match="scores need at least one sequence"):
         track_metrics.summarise([])

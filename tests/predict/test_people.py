@@ -108,7 +108,7 @@ def test_the_released_weights_find_the_crowd(tmp_path, capsys, monkeypatch):
         assert min(np.linalg.norm(person.joints[0] - head) for person in found) < 0.6
     lens = [f"--{name}={value}" for name, value in camera._asdict().items()]
     assert cli.run(predict.main, ["predict", str(path), *lens, "--output", str(tmp_path)], predict.FLAGS) == 0
-    assert "the released weights, no good on photographs yet: " in capsys.readouterr().out
+    assert "the released weights, not suitable for photographs yet: " in capsys.readouterr().out
     written = json.loads((tmp_path / "crowd.json").read_text())["people"]
     assert [person["score"] for person in written] == pytest.approx([person.score for person in found], abs=1e-4)
     for person, other in zip(written, found):

@@ -78,15 +78,15 @@ def test_every_input_is_in_exactly_one_shard_and_shares_are_even(count, names):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("4/4", "--shard=4/4 is not there: 4 shards have the numbers 0 to 3"),
-        ("0/0", "--shard=0/0 says that there are no shards"),
+        ("4/4", "--shard=4/4 does not exist; 4 shards have the numbers 0 to 3"),
+        ("0/0", "--shard=0/0 means no shards"),
         ("1", "must be I/N"),
         ("x/4", "must be I/N"),
         ("-1/4", "must be I/N"),
         ("1.0/4", "must be I/N"),
         ("1/2/4", "must be I/N"),
         ("/4", "must be I/N"),
-        ("1/100001", "--shard=1/100001 is of too many shards; there can be 100,000"),
+        ("1/100001", "--shard=1/100001 means too many shards; N must be at most 100,000"),
         ("²/4", "must be I/N"),
         (f"{'9' * 5000}/1", "must be I/N"),
     ],
@@ -252,12 +252,12 @@ def test_shards_with_other_inputs_or_of_another_number_are_refused(inputs, capsy
     assert run(*inputs, "--output=many", "--shard=1/2") == 1
     said = capsys.readouterr().err
     assert (
-        "many/shard_0_of_2.jsonl: was made of other inputs (a/x.jpg there, a/new.png here)" in said
+        "many/shard_0_of_2.jsonl: was made from other inputs (a/x.jpg there, a/new.png here)" in said
         and said.count("\n") == 1
     )
     assert run(*inputs, "--output=many", "--shard=1/3") == 1
     said = capsys.readouterr().err
-    assert "many/shard_0_of_2.jsonl: is of 2 shards, not of 3" in said and said.count("\n") == 1
+    assert "many/shard_0_of_2.jsonl: belongs to a set of 2 shards, not 3" in said and said.count("\n") == 1
     assert results("many") == written and len(shards.find("many")) == 1
     assert run(*inputs, "--output=many", "--shard=0/2") in (0, 1)  # alone, it begins anew
     assert run(*inputs, "--output=many", "--shard=1/2") in (0, 1)
@@ -297,7 +297,7 @@ def test_folders_that_cannot_be_merged(inputs, capsys):
     assert "no/table.csv: cannot be written (No such file or directory)" in refused("many", "--output=no/table.csv")
     lines = [json.loads(line) for line in pathlib.Path("many/shard_0_of_2.jsonl").read_text().splitlines()]
     pathlib.Path("many/shard_0_of_3.jsonl").write_text(json.dumps(lines[0] | {"shard": [0, 3]}) + "\n")
-    assert "many/shard_0_of_3.jsonl: is of 3 shards, not of 2" in refused("many")
+    assert "many/shard_0_of_3.jsonl: belongs to a set of 3 shards, not 2" in refused("many")
     changes: list[dict] = [
         {"shard": [3, 3]},
         {"shard": [-1, 3]},
@@ -335,7 +335,7 @@ def test_shards_that_begin_together_with_other_inputs_see_each_other(inputs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "find", looks)
         with shards.Record(shards.Shard(0, 2), ordered, "many"):
-            with pytest.raises(ValueError, match="shard_0_of_2.jsonl: was made of other inputs"):
+            with pytest.raises(ValueError, match="shard_0_of_2.jsonl: was made from other inputs"):
                 shards.Record(shards.Shard(1, 2), ordered[:2], "many")
     assert seen == [["shard_0_of_2.jsonl"], ["shard_0_of_2.jsonl", "shard_1_of_2.jsonl"]]
     assert os.listdir("many") == ["shard_0_of_2.jsonl"]
@@ -398,7 +398,7 @@ def test_a_file_that_changes_the_names_of_results_is_named(inputs, capsys):
     capsys.readouterr()
     assert run("v.mp4", "b", "--output=many", "--shard=0/2") == 1
     said = capsys.readouterr().err
-    assert "was made when results had other names (those of b/" in said and "because of many/" in said
+    assert "was made with other names of results (those of b/" in said and "because of many/" in said
     assert said.count("\n") == 1
 
 

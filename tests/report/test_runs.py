@@ -321,7 +321,7 @@ def test_any_folder_with_something_of_a_run(tmp_path, capsys, damage, rows):
     "damage, output, wanted",
     [
         (lambda folder: shutil.rmtree(folder), "r.html", "{folder}: no such folder"),
-        (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "r.html", "{folder}: no run: want a --workdir"),
+        (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "r.html", "{folder}: is not a run; name a --workdir"),
         (lambda folder: (folder / "config.json").write_text("{"), "r.html", "{folder}/config.json: not JSON"),
         (
             lambda folder: (folder / "eval" / "results.json").write_text('{"scores": {}, "level": 2}'),

@@ -129,7 +129,7 @@ def test_other_numbers_of_bits(bits):
 
 @pytest.mark.parametrize("code", [[1, np.nan], [np.inf, 1], []])
 def test_codes_that_cannot_be_quantised(code):
-    with pytest.raises(ValueError, match="want finite numbers, one at least"):
+    with pytest.raises(ValueError, match="want one or more numbers, all finite"):
         codecs.pack_code(np.float32(code), 4)
 
 

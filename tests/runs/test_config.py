@@ -36,7 +36,7 @@ def test_workdir_belongs_to_one_config(toy, tmp_path):
     free = {"max_minutes": 9.0, "eval_every": 1, "eval_frames": 1, "test_frames": 1, "pictures": 0}
     quietly(tiny(steps=2, checkpoint_every=1, **free), tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(checkpoints.CheckpointError, match="config.json: is no config as JSON"):
+    with pytest.raises(checkpoints.CheckpointError, match="config.json: is not a JSON config"):
         quietly(config, tmp_path)
 
 

@@ -426,7 +426,7 @@ def test_weights_to_be_scored_say_what_suits_them(tmp_path):
     assert (found.least_joints, found.least_stray) == (4, 0.33)
     bad = {"people": {"min_score": 3.0, "overlap": 0.1}}
     weights.save(tmp_path / "file", {"x": np.ones(2)}, {"kind": "loco", "config": bad})
-    with pytest.raises(weights.WeightsError, match="file: its config makes no sense: config.people: want min_score"):
+    with pytest.raises(weights.WeightsError, match="file: its config is not valid: config.people: want min_score"):
         experiment.with_parts_of(task, str(tmp_path / "file"))
 
 

@@ -319,7 +319,7 @@ def test_truncated_files(tmp_path, small, old_format):
 def test_other_files(tmp_path):
     for content in (b"hello world", b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(100), b"PK\x03\x04" + bytes(50)):
         (tmp_path / "a.pth").write_bytes(content)
-        assert "is damaged, or no PyTorch file" in fails(tmp_path / "a.pth")
+        assert "is damaged, or not a PyTorch file" in fails(tmp_path / "a.pth")
 
 
 class Payload:

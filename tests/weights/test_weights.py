@@ -80,7 +80,7 @@ def test_another_projects_file_is_told_apart(tmp_path):
 def test_a_pytorch_file_is_to_be_converted(tmp_path):
     (tmp_path / "inception.pth").write_bytes(b"PK\x03\x04 and so on, not ours")
     with pytest.raises(
-        weights.WeightsError, match="inception.pth: a file of PyTorch's; convert it first: .*torch_weights"
+        weights.WeightsError, match="inception.pth: is a PyTorch file; convert it first: .*torch_weights"
     ):
         weights.load(tmp_path / "inception.pth")
 
@@ -143,6 +143,6 @@ def test_released_weights_go_by_name():
     assert weights.path_of("released-refiner").exists()
     with pytest.raises(weights.WeightsError, match="no such released weights; there are released, released-refiner"):
         weights.path_of("released-none")
-    with pytest.raises(weights.WeightsError, match="holds no refiner, as its run used none"):
+    with pytest.raises(weights.WeightsError, match="holds no refiner, because its run used none"):
         weights.read("refiner", "released", {})
     assert weights.path_of("released_by_me/w") == weights.path_of("./released_by_me/w")  # a file of one's own
