@@ -5,8 +5,9 @@
 
 Arguments: scale=full|demo, variant=published|patch. The code at full scale is 68 × 120 × 158.
 
-PatchVHA at demo scale: `loco_jax.reproduce` trains it for 6.7 minutes on two cores of an AMD EPYC, so 1,218 scenes.
-Then F1 is 50.5 / 83.0 / 92.8 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (docs/results/poster.md).
+PatchVHA at demo scale: `loco_jax.reproduce` trains it on 1,218 scenes, which takes 9 minutes on two cores of an AMD
+EPYC. Then F1 is 50.5 / 83.0 / 92.8 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
+docs/results/poster.md).
 
 PatchVHA at full scale: 46 steps/s on an H100 (batch 1, `--config.model.dtype=bfloat16`), so 1.2 hours for 200,000
 steps. The score was not measured here. The published network was not trained here.

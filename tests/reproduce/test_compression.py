@@ -214,7 +214,7 @@ def test_results_of_several_machines(found):
     other = {**found, "ways": found["ways"][:1]}
     both = compression.together([found, other, found])
     assert both == {**found, "ways": found["ways"] + found["ways"][:1] + found["ways"]}
-    with pytest.raises(ValueError, match=r"different data \(frames\)"):
+    with pytest.raises(ValueError, match=r"poster.json: .* different data \(frames\)"):
         compression.together([found, {**other, "frames": 2}])
 
 
