@@ -49,7 +49,8 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.model.dtype = "float32"  # type of the arithmetic; or bfloat16, for GPUs
     c.model.code_noise = 0.2 if patch else 0.0  # noise in training, up to this share of the code's standard deviation
 
-    # Widths of the Gaussians in voxels, one a stage. The next stage begins when the loss no longer falls.
+    # Widths of the Gaussians in voxels, one a stage. The next stage begins when the loss no longer falls, or when its
+    # predecessor has used an equal share of config.budget_minutes.
     c.sigmas = (2.0,) if patch else (8.0, 4.0, 2.0)
     c.subvoxel = patch  # centre Gaussians on the joints, or on the nearest voxels
     c.plateau = ConfigDict()

@@ -45,7 +45,10 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
         raise ValueError(f"--step={number}: --mode=replay needs the number of a step, from 1 to {config.steps}")
     experiment.check(config)
     setup, folder = steps.Setup(config), epath.Path(workdir).expanduser()
-    rates = budget.logged_rates(log.read(folder / log.FILE))  # with a budget of time, they depended on the time used
+    # With a budget of time, rates and stages depended on the time used.
+    records = log.read(folder / log.FILE)
+    rates = budget.logged_rates(records)
+    used = {record["step"]: record["budget_used"] for record in records if "budget_used" in record}
     missing = [step for step in range(1, number + 1) if config.budget_minutes and step not in rates]
     if missing:
         raise ValueError(f"--step={number}: {folder / log.FILE} lacks the learning rate of step {missing[0]}")
@@ -61,7 +64,8 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
             state, scalars = do_step(state, next(setup.source), *rate_of(done))
             setup.see(done, scalars)
             bar.update()
-            if done % config.log_every == 0 and setup.stages.move_on(setup.watch.take()[0]):
+            is_logged = done % config.log_every == 0
+            if is_logged and setup.stages.move_on(setup.watch.take()[0], used.get(done, 0.0)):
                 do_step = setup.compile(state)
 
     frames = next(setup.source)

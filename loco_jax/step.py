@@ -41,6 +41,8 @@ class TrainState:
 class Stages:
     """The stages of training: the next one begins when the loss no longer falls (method section 3).
 
+    With a budget of time it begins at the latest when the stage's share is used, and all stages have equal shares.
+
     Attributes:
       state: the stage, from 0, its best loss, and how many losses have not improved on it; JSON.
     """
@@ -54,17 +56,18 @@ class Stages:
         """The present stage."""
         return self.state["stage"]
 
-    def move_on(self, means: dict[str, float]) -> bool:
-        """Whether the next stage begins, given the means of a log line.
+    def move_on(self, means: dict[str, float], used: float) -> bool:
+        """Whether the next stage begins, given the means of a log line, and the used share of the budget.
 
         It does after `patience` losses in a row that do not improve the best by `least_gain` of it.
         """
         s, loss = self.state, means.get("loss")
-        if self.now == self._last or loss is None:
+        if self.now == self._last:
             return False
-        better = s["best"] is None or loss < s["best"] * (1 - self._config.least_gain)
-        s.update({"best": loss, "waited": 0} if better else {"waited": s["waited"] + 1})
-        if s["waited"] < self._config.patience:
+        if loss is not None:
+            better = s["best"] is None or loss < s["best"] * (1 - self._config.least_gain)
+            s.update({"best": loss, "waited": 0} if better else {"waited": s["waited"] + 1})
+        if s["waited"] < self._config.patience and used * (self._last + 1) < self.now + 1:
             return False
         self.state = {"stage": self.now + 1, "best": None, "waited": 0}
         return True

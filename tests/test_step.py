@@ -57,13 +57,28 @@ def test_stages_by_hand():
     stages = Stages(config, Mean(stages=4))
 
     def moves(*losses):
-        return [stages.move_on({"loss": float(loss)}) for loss in losses]
+        return [stages.move_on({"loss": float(loss)}, 0.0) for loss in losses]
 
     # Best 10; 9.5 is no gain of a tenth, 8.9 is; then 8.9 twice without.
     assert moves(10, 9.5, 8.9, 8.5, 8.1) == [False] * 4 + [True] and stages.now == 1
     # It starts over, and any loss is a gain at first.
     assert moves(50, 49, 44, 43, 41) == [False] * 4 + [True] and stages.now == 2
-    assert moves(7.0, 6.9) == [False, False] and not stages.move_on({})
+    assert moves(7.0, 6.9) == [False, False] and not stages.move_on({}, 0.0)
     saved, stages = json.loads(json.dumps(stages.state)), Stages(config, Mean(stages=4))
     stages.state = saved
     assert moves(6.8, 6.7, 6.6, 6.5) == [True, False, False, False] and stages.now == 3  # the last
+
+
+def test_stages_share_a_budget_equally():
+    stages = Stages(tiny(plateau={"patience": 2, "least_gain": 0.1}), Mean(stages=3))
+
+    def moves(*lines):
+        return [stages.move_on({"loss": loss} if loss else {}, used) for loss, used in lines]
+
+    assert moves((9.0, 0.1), (8.0, 0.3), (7.0, 0.34)) == [False, False, True] and stages.now == 1
+    # A plateau ends a stage before its share is used, and the next stage gets what is left of both shares.
+    assert moves((9.0, 0.4), (9.0, 0.41), (9.0, 0.42)) == [False, False, True] and stages.now == 2
+    assert moves((9.0, 0.9), (9.0, 1.0), (9.0, 1.0), (9.0, 1.0)) == [False] * 4 and stages.now == 2  # the last
+    stages = Stages(tiny(plateau={"patience": 2, "least_gain": 0.1}), Mean(stages=3))
+    # Without losses too, and a stage for each line even where shares have passed between lines.
+    assert moves((None, 0.2), (None, 0.7), (None, 0.7), (None, 0.7)) == [False, True, True, False]

@@ -85,10 +85,9 @@ _PATCH = "variant=patch"
 _LOCO = "variant=patch,trunk=compact"
 # The losses that only LoCO has are off: all systems learn from the same labels.
 _ALIKE = {"predictor.teaching_weight": 0.0, "predictor.side_weight": 0.0}
-_PUBLISHED = {"plateau.patience": 5, "eval_every": 1000}  # or the first of its stages would take the whole budget
 AUTOENCODERS = ("patch_vha1", "patch_vha2", "patch_vha3", "vha1", "vha2", "vha3")  # of one volume
 ROWS = (
-    *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", _PUBLISHED, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
+    *(Row(f"vha{k}", f"VHA({k})", f"vha{k}", "", {}, f"VHA({k})", longer=1.5) for k in (1, 2, 3)),
     *(Row(f"patch_vha{k}", f"PatchVHA({k})", f"vha{k}", _PATCH) for k in (1, 2, 3)),
     Row("patch_vha2_10cm", "PatchVHA(2), bins of 10 cm", "vha2_10cm"),
     Row("location_maps", "Location Maps", "location_maps", poster="Location Maps"),
@@ -122,8 +121,7 @@ def config_of(row: Row, settings: Settings) -> ConfigDict:
 
 def autoencoder_of(config: ConfigDict, settings: Settings) -> ConfigDict:
     """The config of the autoencoder that a LoCO's config needs."""
-    published = config.model.variant == "published"
-    fields = {"checkpoint_every": 2 * _EVERY[settings.scale], **(_PUBLISHED if published else {})}
+    fields = {"checkpoint_every": 2 * _EVERY[settings.scale]}
     return _read(f"vha{config.model.level}", f"variant={config.model.variant}", settings, fields)
 
 

@@ -129,7 +129,7 @@ def system_rows(done: Mapping[str, Done]) -> list[list[str]]:
         systems = entry.results["systems"]
         bounds |= {name: systems[name] for name in _GT if name in systems}
         own = next(iter(systems))
-        rows += [[entry.label, *_scores(systems[own]), *entry.cells], *_poster_row(entry.row.poster)]
+        rows += [[entry.row.label, *_scores(systems[own]), *entry.cells], *_poster_row(entry.row.poster)]
         # Without people in training scenes no refiner could be trained.
         refined = _scores(systems[f"{own}+"]) if f"{own}+" in systems else ["–"] * 10
         rows += [[f"{entry.row.label}+", *refined, "", "", ""], *_poster_row(f"{entry.row.poster}+")]
@@ -149,7 +149,7 @@ def autoencoder_rows(done: Mapping[str, Done], settings: Settings) -> list[list[
         volume = streams.volume_of(experiments.config_of(entry.row, settings)).shape
         code = vha.code_shape(volume, level)
         rows.append([
-            entry.label,
+            entry.row.label,
             *(f"{100 * scores[t]['f1']:.1f}" + (f" / {poster[i]:.1f}" if poster else "")
               for i, t in enumerate(tables.VHA_THRESHOLDS)),
             " × ".join(map(str, code)), f"{skeleton.NUM_JOINTS * math.prod(volume) / math.prod(code):,.0f}",
@@ -198,7 +198,9 @@ def _answers(done: Mapping[str, Done]) -> list[str]:
     codes, lines = done[_CODES], [""]
     for other in (done[name] for name in _OTHERS if name in done):
         verb = "beats" if _f1(codes) > _f1(other) else "does not beat"
-        lines.append(f"- {codes.label} ({_f1(codes):.1f}) {verb} {other.label} ({_f1(other):.1f}) in F1 at {_MIDDLE}.")
+        lines.append(
+            f"- {codes.row.label} ({_f1(codes):.1f}) {verb} {other.row.label} ({_f1(other):.1f}) in F1 at {_MIDDLE}."
+        )
     return lines
 
 
@@ -235,7 +237,7 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
             true = next(system for label, system in systems.items() if "true code" in label)
             values = [100 * (1 - true[_MATCHING][_MIDDLE]["f1"]), 100 - _f1(entry)]
             rows.append(
-                [entry.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
+                [entry.row.label, *(f"{value:.1f}" for value in values), tables.number(entry.results["code_error"], 3)]
             )
     header = ["system", f"1 - F1 @{_MIDDLE} of the true code", "of the predicted code", "error of the code"]
     return [
@@ -255,7 +257,7 @@ def _curves(done: Mapping[str, Done]) -> Figure | None:
     axes = figure.add_subplot()
     for number, entry in enumerate(known):
         points = np.array(entry.curve).reshape(-1, 2)  # also without an evaluation
-        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.label}
+        look: dict[str, Any] = {"color": CYCLE[number], "marker": MARKERS[number], "label": entry.row.label}
         axes.plot(points[:, 0], 100 * points[:, 1], **look)
     axes.set(xlabel="minutes of training, autoencoder included", ylabel=f"F1 at {_MIDDLE}, validation frames (%)")
     axes.set(xlim=(0, None), ylim=(0, None))

@@ -48,12 +48,6 @@ class Done:
         return sum(training["minutes"] for training in self.trainings)
 
     @property
-    def label(self) -> str:
-        """The row's label, and whether an autoencoder did not come to its last stage."""
-        left = [training["unfinished"] for training in self.trainings if training["unfinished"]]
-        return self.row.label + (f", unfinished ({left[0]})" if left else "")
-
-    @property
     def cells(self) -> list[str]:
         """Minutes, frames and parameters for tables. Frames are those of each training."""
         frames = " + ".join(f"{training['frames']:,}" for training in self.trainings)

@@ -281,13 +281,11 @@ def _train(
     last: dict[str, Any] = {}
     for record in logs.read(folder / logs.FILE):
         last |= record
-    is_last = last["stage"] == task.stages - 1
     return {
         "minutes": last["budget_used"] * config.budget_minutes,
         "frames": last["step"] * config.data.batch_size,
         "parameters": _count(task),
         "learning_rate": config.optimizer.learning_rate,
-        "unfinished": "" if is_last else f"sigma {config.sigmas[last['stage']]:g}",
     }
 
 

@@ -20,7 +20,7 @@ class Task(abc.ABC):
     Methods are pure. Those that take arrays of JAX run under jit. Tasks return numbers; `report` draws them.
     """
 
-    stages: int  # of training, one after the other; the next stage begins when the loss no longer falls
+    stages: int  # of training, one after the other, see `loco_jax.step.Stages`
     frozen: ClassVar[tuple[str, ...]] = ()  # top-level names of the parameters that training does not change
     # Those of `frozen` that belong to no network: files of weights do not hold them, `pretrained` makes them.
     frozen_data: ClassVar[tuple[str, ...]] = ()

@@ -76,7 +76,7 @@ def _table(page, heading):
     """The cells of the first table below a heading, by the first one."""
     rows = [line for line in page.split(f"## {heading}")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    return {name.split(", unfinished")[0]: values for name, *values in cells[2:]}
+    return {name: values for name, *values in cells[2:]}
 
 
 def test_every_row_is_there_and_finite(whole):
@@ -253,8 +253,7 @@ def _finish(settings, name, f1, log=(), found=None, machine="a CPU", **results):
         if is_study and found is None:
             continue
         facts = {"minutes": 3 * part.minutes, "frames": 100 if part.name == "run" else 50, "parameters": 7}
-        facts |= {"unfinished": "", "finished": "2026-01-02T03:04:05", "made_of": part.made_of}
-        facts |= {"speed": settings.speed}
+        facts |= {"finished": "2026-01-02T03:04:05", "made_of": part.made_of, "speed": settings.speed}
         facts["machine"] = {"cores": 2, "device": machine, "jax": "0.10"}
         facts |= {"found": found} if is_study else {}
         part.folder.mkdir(parents=True, exist_ok=True)
@@ -349,13 +348,6 @@ def test_the_validation_scores_of_parts_say_whether_top_down_is_a_baseline(tmp_p
         (line,) = [line for line in page.splitlines() if line.startswith("The detector of the top-down")]
         assert said in line
         log.append({"step": 150, "validation/pck": 0.5})
-
-
-def test_an_unfinished_autoencoder_is_told():
-    trainings = [{"unfinished": "sigma 8"}, {"unfinished": ""}]
-    published, vha = (experiments.BY_NAME[name] for name in ("loco2_published", "vha2"))
-    assert records.Done(published, {}, trainings, [], {}).label.endswith(", unfinished (sigma 8)")
-    assert records.Done(vha, {}, trainings[1:], [], {}).label == "VHA(2)"
 
 
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path):

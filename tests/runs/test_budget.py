@@ -206,7 +206,7 @@ def test_minutes_that_cannot_be_are_told(toy, tmp_path, value):
 
 
 def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds_a_batch):
-    toy(noise=1.0)
+    toy(noise=1.0, stages=2)
     losses, compile_step = [], training.compile_step
 
     class Recording:
@@ -222,9 +222,10 @@ def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds
         patch.setattr(training, "compile_step", Recording)
         quietly(budgeted(), tmp_path)
     assert len(losses) == len(set(rates_of(tmp_path))) == 8
-    for step in (7, 4):  # from the checkpoint of step 5, from the beginning
+    # From the checkpoint of step 5, from the beginning. At the log line of step 6 the second stage begins.
+    for step, stage in ((7, 1), (4, 0)):
         found = replay.replay(tiny(), str(tmp_path), step, lambda _: None)
-        assert found["loss"] == losses[step - 1]
+        assert found["loss"] == losses[step - 1] and found["stage"] == stage
     log = tmp_path / "log.jsonl"
     log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if json.loads(line)["step"] != 6))
     with pytest.raises(ValueError, match="--step=7: .*log.jsonl lacks the learning rate of step 6"):
