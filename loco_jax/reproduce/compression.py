@@ -141,7 +141,9 @@ def measure(
 
 def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One result of those of several calls of `measure`. Raises ValueError for different data, frames or volumes."""
-    if different := [name for name in found[0] if name != "ways" and any(one[name] != found[0][name] for one in found)]:
+    if different := [
+        name for name in found[0] if name != "ways" and any(one.get(name) != found[0][name] for one in found)
+    ]:
         named = ", ".join(different)
         raise ValueError(f"poster.json: bytes are measured on different data ({named}); remove one of these rows there")
     return {**found[0], "ways": [way for one in found for way in one["ways"]]}

@@ -106,8 +106,9 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         "",
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
         "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time, at the default learning rate. "
-        'The autoencoders of "Compression levels" are trained in the same way. Each system first tries three learning '
-        f'rates for {extra} each, and validation frames decide; autoencoders do not. The refiner of a row with "+" is '
+        'The autoencoders of "Compression levels" are trained in the same way; the three stages of a published VHA get '
+        "equal times. Each system that finds people first tries three learning "
+        f'rates for {extra} each, and validation frames decide. The refiner of a row with "+" is '
         f"trained for {extra} on the people that the system finds in training scenes. On CPUs minutes are processor "
         "time: the work of all threads, divided by the number of cores.",
         "",
