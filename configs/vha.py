@@ -49,8 +49,8 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.model.dtype = "float32"  # type of the arithmetic; or bfloat16, for GPUs
     c.model.code_noise = 0.2 if patch else 0.0  # noise in training, up to this share of the code's standard deviation
 
-    # Widths of the Gaussians in voxels, one a stage. The next stage begins when the loss no longer falls, or when its
-    # predecessor has used an equal share of config.budget_minutes.
+    # Widths of the Gaussians in voxels, one a stage. A stage ends when its loss no longer falls; with a budget, stage k
+    # of n ends at the latest when k/n of it is used.
     c.sigmas = (2.0,) if patch else (8.0, 4.0, 2.0)
     c.subvoxel = patch  # centre Gaussians on the joints, or on the nearest voxels
     c.plateau = ConfigDict()
@@ -96,7 +96,7 @@ def get_config(level: int, arg: str = "") -> ConfigDict:
     c.init_missing = False  # whether modules may be missing there; they are then new
     c.steps = 1400 if demo else 200_000
     c.budget_clock = "wall"  # or "processor", for equal budgets on CPUs that other work shares
-    c.budget_minutes = 0.0  # training time over all starts, which the learning rate follows; 0 for none; docs/train.md
+    c.budget_minutes = 0.0  # training time over all starts, which rate and stages follow; 0 for none; docs/train.md
     c.max_minutes = 0.0  # save and stop after so many minutes of one start; 0 for no limit
     c.spike = 4.0  # log losses above so many times their running mean, for --mode=replay; 0 for none
     c.log_every = 20 if demo else 100

@@ -48,7 +48,7 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
     # With a budget of time, rates and stages depended on the time used.
     records = log.read(folder / log.FILE)
     rates = budget.logged_rates(records)
-    used = {record["step"]: record["budget_used"] for record in records if "budget_used" in record}
+    used = {record["step"]: record.get("budget_used", 0.0) for record in records if "stage" in record}
     missing = [step for step in range(1, number + 1) if config.budget_minutes and step not in rates]
     if missing:
         raise ValueError(f"--step={number}: {folder / log.FILE} lacks the learning rate of step {missing[0]}")
@@ -64,7 +64,7 @@ def replay(config: ConfigDict, workdir: str, number: int, say: Callable[[str], N
             state, scalars = do_step(state, next(setup.source), *rate_of(done))
             setup.see(done, scalars)
             bar.update()
-            is_logged = done % config.log_every == 0
+            is_logged = done % config.log_every == 0 or done in used  # also a last step, before more were wanted
             if is_logged and setup.stages.move_on(setup.watch.take()[0], used.get(done, 0.0)):
                 do_step = setup.compile(state)
 

@@ -41,7 +41,7 @@ class TrainState:
 class Stages:
     """The stages of training: the next one begins when the loss no longer falls (method section 3).
 
-    With a budget of time it begins at the latest when the stage's share is used, and all stages have equal shares.
+    With a budget of time, stage k of n ends at the latest when k/n of the budget is used. Only log lines end stages.
 
     Attributes:
       state: the stage, from 0, its best loss, and how many losses have not improved on it; JSON.
@@ -56,21 +56,23 @@ class Stages:
         """The present stage."""
         return self.state["stage"]
 
-    def move_on(self, means: dict[str, float], used: float) -> bool:
-        """Whether the next stage begins, given the means of a log line, and the used share of the budget.
+    def move_on(self, means: dict[str, float], used: float) -> str:
+        """Why the next stage begins, given the means of a log line and the used share of the budget; "" if it does not.
 
-        It does after `patience` losses in a row that do not improve the best by `least_gain` of it.
+        The loss no longer falls after `patience` losses in a row that do not improve the best by `least_gain` of it.
+        When the budget is used up, no stage begins.
         """
         s, loss = self.state, means.get("loss")
         if self.now == self._last:
-            return False
+            return ""
         if loss is not None:
             better = s["best"] is None or loss < s["best"] * (1 - self._config.least_gain)
             s.update({"best": loss, "waited": 0} if better else {"waited": s["waited"] + 1})
-        if s["waited"] < self._config.patience and used * (self._last + 1) < self.now + 1:
-            return False
+        is_flat = s["waited"] >= self._config.patience
+        if not is_flat and not self.now + 1 <= used * (self._last + 1) < self._last + 1:
+            return ""
         self.state = {"stage": self.now + 1, "best": None, "waited": 0}
-        return True
+        return "the loss no longer falls" if is_flat else "its share of the budget is used"
 
 
 class Setup:

@@ -225,10 +225,10 @@ class _Training:
         return means
 
     def _move_on(self, means: dict[str, float]) -> None:
-        """Begins the next stage if it is time."""
-        if self._setup.stages.move_on(means, self._budget.used):
-            number = self._setup.stages.now + 1
-            self._say(f"step {self._step}: stage {number} of {self._task.stages} of training begins")
+        """Begins the next stage if the present one is over."""
+        stages = self._setup.stages
+        if why := stages.move_on(means, self._budget.used):
+            self._say(f"step {self._step}: stage {stages.now} of {self._task.stages} ends, since {why}")
             with self._split.part("setup"):
                 self._do_step = self._setup.compile(self._state)
             self._bar.unpause()

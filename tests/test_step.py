@@ -57,7 +57,7 @@ def test_stages_by_hand():
     stages = Stages(config, Mean(stages=4))
 
     def moves(*losses):
-        return [stages.move_on({"loss": float(loss)}, 0.0) for loss in losses]
+        return [bool(stages.move_on({"loss": float(loss)}, 0.0)) for loss in losses]
 
     # Best 10; 9.5 is no gain of a tenth, 8.9 is; then 8.9 twice without.
     assert moves(10, 9.5, 8.9, 8.5, 8.1) == [False] * 4 + [True] and stages.now == 1
@@ -70,15 +70,17 @@ def test_stages_by_hand():
 
 
 def test_stages_share_a_budget_equally():
-    stages = Stages(tiny(plateau={"patience": 2, "least_gain": 0.1}), Mean(stages=3))
-
     def moves(*lines):
-        return [stages.move_on({"loss": loss} if loss else {}, used) for loss, used in lines]
+        stages = Stages(tiny(plateau={"patience": 2, "least_gain": 0.1}), Mean(stages=3))
+        why = [stages.move_on({"loss": loss} if loss else {}, used) for loss, used in lines]
+        assert stages.now == sum(map(bool, why))
+        return why
 
-    assert moves((9.0, 0.1), (8.0, 0.3), (7.0, 0.34)) == [False, False, True] and stages.now == 1
-    # A plateau ends a stage before its share is used, and the next stage gets what is left of both shares.
-    assert moves((9.0, 0.4), (9.0, 0.41), (9.0, 0.42)) == [False, False, True] and stages.now == 2
-    assert moves((9.0, 0.9), (9.0, 1.0), (9.0, 1.0), (9.0, 1.0)) == [False] * 4 and stages.now == 2  # the last
-    stages = Stages(tiny(plateau={"patience": 2, "least_gain": 0.1}), Mean(stages=3))
+    flat, share = "the loss no longer falls", "its share of the budget is used"
+    assert moves((9.0, 0.3), (8.0, 0.34), (9.0, 0.66), (8.0, 0.67), (7.0, 0.9)) == ["", share, "", share, ""]
+    # After a plateau in the first stage the second one still ends at two thirds.
+    assert moves((9.0, 0.1), (9.0, 0.11), (9.0, 0.12)) == ["", "", flat]
+    assert moves((9.0, 0.1), (9.0, 0.11), (9.0, 0.12), (9.0, 0.34), (8.0, 0.66), (7.0, 0.67))[3:] == ["", "", share]
     # Without losses too, and a stage for each line even where shares have passed between lines.
-    assert moves((None, 0.2), (None, 0.7), (None, 0.7), (None, 0.7)) == [False, True, True, False]
+    assert moves((None, 0.2), (None, 0.7), (None, 0.7), (None, 0.7)) == ["", share, share, ""]
+    assert moves((9.0, 0.2), (8.0, 1.0)) == ["", ""]  # nobody would train the next stage

@@ -36,6 +36,7 @@ from loco_jax.tasks.vha import METRES, THRESHOLDS, VhaTask
 PEAKS = "list of peaks"
 BITS = (*codecs.FLOATS, *codecs.LEVELS)  # of a code's number
 _SCENES_AT_ONCE = 4
+_ALIKE = ("data", "frames", "heatmaps")  # fields of results that are compared on one page
 T = TypeVar("T")
 
 
@@ -141,9 +142,7 @@ def measure(
 
 def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One result of those of several calls of `measure`. Raises ValueError for different data, frames or volumes."""
-    if different := [
-        name for name in found[0] if name != "ways" and any(one.get(name) != found[0][name] for one in found)
-    ]:
+    if different := [name for name in _ALIKE if any(one[name] != found[0][name] for one in found)]:
         named = ", ".join(different)
         raise ValueError(f"poster.json: bytes are measured on different data ({named}); remove one of these rows there")
     return {**found[0], "ways": [way for one in found for way in one["ways"]]}

@@ -101,16 +101,17 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
     command = f"python -m loco_jax.reproduce --scale={settings.scale} --budget={settings.budget:g}"
     command += "".join(f" --config.{name}={value}" for name, value in settings.shared.items())
     budget, extra = settings.budget, f"{settings.extra:.3g} minutes"
+    share = budget * experiments.AUTOENCODER_SHARE
     return [
         f"`{command}`. {_where(done)}".strip(),
         "",
         f"Each system is trained for {budget:g} minutes. Those with the published VHA are trained for {1.5 * budget:g} "
         "minutes, since it needs longer. A LoCO's autoencoder gets a third of the time, at the default learning rate. "
-        'The autoencoders of "Compression levels" are trained in the same way; the three stages of a published VHA get '
-        "equal times. Each system that finds people first tries three learning "
-        f'rates for {extra} each, and validation frames decide. The refiner of a row with "+" is '
-        f"trained for {extra} on the people that the system finds in training scenes. On CPUs minutes are processor "
-        "time: the work of all threads, divided by the number of cores.",
+        f'So the autoencoders of "Compression levels" are trained for {share:.3g} minutes, and the published ones for '
+        f"{1.5 * share:.3g}. Each system that finds people first tries three learning rates for {extra} each, and "
+        f'validation frames decide. The refiner of a row with "+" is trained for {extra} on the people that the system '
+        "finds in training scenes. On CPUs minutes are processor time: the work of all threads, divided by the number "
+        "of cores.",
         "",
         "All systems learn from the same labels, with a new trunk of the compact network. So LoCO is trained without "
         "the losses that teach its features and without that of left and right. It keeps the cross-entropy of the "
@@ -244,7 +245,7 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
     return [
         tables.table(header, rows),
         "",
-        "In percent, but for the error. The first column is lost by compression, the rest of the second by prediction. "
+        "In percent, except the error. Compression loses the first column. Prediction loses the difference of the two. "
         "The error of the code is its mean square, where the code's own mean square is about 1 for PatchVHA.",
     ]
 
