@@ -139,9 +139,10 @@ def test_the_run_ends_with_its_budget_and_uses_the_rates_that_it_logs(toy, tmp_p
 @pytest.mark.parametrize("batch, step", [(5, 0), (8, 5)])  # killed before the step of that number
 def test_a_resumed_run_counts_on(toy, tmp_path, seconds_a_batch, batch, step):
     """Where time is always the same, so is the run: lines after the checkpoint are dropped, and no rate is lost."""
-    toy(noise=1.0)
+    toy(noise=1.0, stages=2)
     config = budgeted()
-    quietly(config, tmp_path / "straight")
+    _, said = quietly(config, tmp_path / "straight")
+    assert "step 6: stage 1 of 2 ends, since its share of the budget is used" in said
     with at_batch(batch, crash), pytest.raises(Crash):
         quietly(config, tmp_path / "parts")
     _, said = quietly(config, tmp_path / "parts")
