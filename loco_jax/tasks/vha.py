@@ -31,7 +31,7 @@ class Found(NamedTuple):
     Attributes:
       code: without noise.
       peaks: whole voxels `[B, N, J, K, ...]`, for N levels of noise on the code.
-      points: metres, the sub-voxel positions of the peaks without noise.
+      points: metres, the positions of the peaks without noise; sub-voxel ones if the heatmaps are.
       true_voxels: rounded voxels of the true joints.
       true_present: which of those are targets.
     """
@@ -170,13 +170,15 @@ class VhaTask(Task):
             frame, key = args
             voxels, present = self.targets(frame)
             code = self.encode(params, frame)[None].astype(jnp.float32)
-            find = functools.partial(ops.decode_peaks_and_offsets, self.network, params, max_peaks=self.max_peaks)
+            options: dict[str, Any] = {"max_peaks": self.max_peaks, "offsets": self.subvoxel}
+            find = functools.partial(ops.decode_peaks_and_offsets, self.network, params, **options)
 
             def back(noise):
                 return find(_with_noise(code, noise[None], key)[0], self.volume.shape[:2])
 
             tops, offsets = lax.map(back, jnp.float32(noises))
-            points = self.volume.to_camera(frame.camera, tops.voxels[0] + offsets[0])
+            voxels_JxKx3 = tops.voxels[0] if offsets is None else tops.voxels[0] + offsets[0]
+            points = self.volume.to_camera(frame.camera, voxels_JxKx3)
             return Found(code[0], tops, points, jnp.round(voxels), present)
 
         return lax.map(one, (frames, jax.random.split(key, frames.present.shape[0])))
