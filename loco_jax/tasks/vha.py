@@ -47,7 +47,7 @@ class Record(NamedTuple):
     """One frame's scores.
 
     Attributes:
-      scores: by (matching, noise, threshold), in words. Those in metres are of sub-voxel positions, without noise.
+      scores: by (matching, noise, threshold), in words. Those in metres are of `Found.points`.
       bands: of the joints found within 2 voxels, see `metrics.bands`.
       code_std, code_mean: of the frame's code.
       overflow: whether there were more peaks than `max_peaks`.
