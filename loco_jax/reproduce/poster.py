@@ -226,8 +226,10 @@ def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
         "network", *(f"F1 @{t}" for t in tables.VHA_THRESHOLDS), "code", "times smaller", "encode (ms)", "decode (ms)",
         "minutes", "frames", "parameters",
     ]  # fmt: skip
-    note = f"F1 in percent, `{_MATCHING}` matching as published; ours / the poster's on JTA. Times smaller: in numbers. "
+    note = (
+        f"F1 in percent, `{_MATCHING}` matching as published; ours / the poster's on JTA. Times smaller: in numbers. "
         "With bins of 10 cm a voxel is a third as deep."
+    )
     return [tables.table(header, autoencoder_rows(done, settings)), "", note]
 
 
