@@ -14,9 +14,8 @@ PatchVHA at full scale: 110 steps/s on an H100 (batch 1, `--config.model.dtype=b
 VHA, the published network, at full scale: 34 steps/s on an H100 (bfloat16), so about 1.6 hours. The score was not
 measured here: the poster has 92.5 / 97.0 / 97.1 % on JTA.
 
-VHA at demo scale: `loco_jax.reproduce` trains it on 1,736 scenes, which takes 14 minutes on two cores of an AMD EPYC.
-Then F1 is 0.8 / 5.1 / 14.5 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
-docs/results/poster.md).
+VHA at demo scale: `loco_jax.reproduce` trains it on 1,736 scenes, for 14 minutes of processor time (AMD EPYC). Then F1
+is 0.8 / 5.1 / 14.5 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching, docs/results/poster.md).
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 
 Arguments: scale=full|demo. With several devices, `--config.mesh.rows=2` lets two of them share each frame.
 
-At demo scale `loco_jax.reproduce` trains it on 839 scenes, which takes 9 minutes on two cores of an AMD EPYC. Then F1
-is 35.0 / 72.6 / 92.5 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
+At demo scale `loco_jax.reproduce` trains it on 839 scenes, for 9 minutes of processor time (AMD EPYC). Then F1 is
+35.0 / 72.6 / 92.5 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
 docs/results/poster.md).
 
 At full scale a step of one picture takes 40 s on two cores, and 13.4 GiB of memory. Its score there is not measured.

@@ -63,13 +63,13 @@ class Stages:
         When the budget is used up, no stage begins.
         """
         s, loss = self.state, means.get("loss")
-        if self.now == self._last:
+        if self.now == self._last or used >= 1:
             return ""
         if loss is not None:
             better = s["best"] is None or loss < s["best"] * (1 - self._config.least_gain)
             s.update({"best": loss, "waited": 0} if better else {"waited": s["waited"] + 1})
         is_flat = s["waited"] >= self._config.patience
-        if not is_flat and not self.now + 1 <= used * (self._last + 1) < self._last + 1:
+        if not is_flat and used * (self._last + 1) < self.now + 1:
             return ""
         self.state = {"stage": self.now + 1, "best": None, "waited": 0}
         return "the loss no longer falls" if is_flat else "its share of the budget is used"

@@ -83,4 +83,6 @@ def test_stages_share_a_budget_equally():
     assert moves((9.0, 0.1), (9.0, 0.11), (9.0, 0.12), (9.0, 0.34), (8.0, 0.66), (7.0, 0.67))[3:] == ["", "", share]
     # Without losses too, and a stage for each line even where shares have passed between lines.
     assert moves((None, 0.2), (None, 0.7), (None, 0.7), (None, 0.7)) == ["", share, share, ""]
-    assert moves((9.0, 0.2), (8.0, 1.0)) == ["", ""]  # nobody would train the next stage
+    # At the end nobody would train the next stage.
+    assert moves((9.0, 0.2), (8.0, 1.0)) == ["", ""]
+    assert moves((9.0, 0.1), (9.0, 0.2), (9.0, 1.0)) == ["", "", ""]

@@ -119,8 +119,8 @@ def vha_table(summary: Mapping[str, Any]) -> str:
     lines = [
         table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        f"{_about_scores(summary)} In metres, PatchVHA is read between voxels and "
-        "VHA at whole voxels. Error: mean of joints found within 2 voxels. "
+        f"{_about_scores(summary)} In metres: {'between' if summary['subvoxel'] else 'at whole'} voxels. "
+        "Error: mean of joints found within 2 voxels. "
         f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
         "",
         table(["distance", "joints", "recall @2 vx", "error (cm)"], bands),

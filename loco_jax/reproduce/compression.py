@@ -222,7 +222,7 @@ def measure_frame(origins: Sequence[Origin], task: VhaTask, frame: Frames) -> li
 
 
 def in_metres(volume: Volume, frame: Frames, found: Found) -> Float[np.ndarray, "N 4"]:
-    """Rows (joint type, x, y, z) of peaks at their sub-voxel positions, without those in the camera's centre."""
+    """Rows (joint type, x, y, z) of peaks at their positions, without those in the camera's centre."""
     count = np.zeros(len(found.scores), np.int32)
     points = _points(Peaks(found.voxels + found.offsets, found.scores, count), frame.camera, volume=volume)
     return metrics.peak_rows(points.xyz, points.scores)

@@ -248,8 +248,8 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
     return [
         tables.table(header, rows),
         "",
-        "In percent, except the error. Compression loses the first column. Prediction loses the difference of the two. "
-        "The error of the code is its mean square, where the code's own mean square is about 1 for PatchVHA.",
+        "In percent, except the error. The first column is lost by compression. The second minus the first is lost by "
+        "prediction. The error of the code is its mean square; the code's own mean square is about 1 for PatchVHA.",
     ]
 
 

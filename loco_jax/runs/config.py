@@ -21,7 +21,7 @@ FREE_FIELDS = (
     "quiet", "spike", "optimizer.max_skipped", "mesh.rows", "data.dir", "data.workers", "refiner",
     "refine.least_joints", "refine.least_stray", "people", "tracks",
 )  # fmt: skip
-# Fields for the length of a run. These may change too if the learning rate is constant. Stages that are over stay over.
+# Fields for the length of a run. These may change too if the learning rate is constant. A run keeps its stage.
 LENGTHS = ("steps", "budget_minutes")
 # Fields that may differ between the processes of one run.
 OWN_FIELDS = ("data.dir", "data.workers", "quiet")

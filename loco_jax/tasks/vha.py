@@ -221,6 +221,7 @@ class VhaTask(Task):
         return {
             "network": self.name,
             "level": self.network.level,
+            "subvoxel": self.subvoxel,
             "frames": len(records),
             "scores": mean_scores([r.scores for r in records]),
             "error_cm": finite(100 * total_error / total_found) if total_found else None,

@@ -233,6 +233,27 @@ def test_any_step_is_shown_again_bit_for_bit(toy, tmp_path, monkeypatch, seconds
         replay.replay(tiny(), str(tmp_path), 7, lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "seconds, step, stage",
+    [
+        (13.5, 9, 1),  # half of the budget is used at the log line of the first end, step 7
+        (10.0, 6, 0),  # at the checkpoint of step 5, which has no log line; the stage ends at step 6
+    ],
+)
+def test_a_step_of_a_run_that_was_lengthened_is_shown_in_its_stage(
+    toy, tmp_path, seconds_a_batch, seconds, step, stage
+):
+    toy(noise=1.0, stages=2)
+    config = budgeted(steps=7, keep_checkpoints=1)
+    config.budget_minutes, config.optimizer.schedule = seconds / 60, "constant"
+    quietly(config, tmp_path)
+    config.steps = 10
+    quietly(config, tmp_path)
+    found = replay.replay(tiny(), str(tmp_path), step, lambda _: None)
+    stages = {line["step"]: line["stage"] for line in logged(tmp_path) if "stage" in line}
+    assert found["stage"] == stage == stages[next(at for at in stages if at >= step)]
+
+
 def test_without_a_budget_nothing_is_logged_of_it(toy, tmp_path):
     quietly(tiny(steps=2, log_every=1), tmp_path)
     assert not any(line.keys() & {"rates", "learning_rate", "budget_used"} for line in logged(tmp_path))
