@@ -116,10 +116,11 @@ def vha_table(summary: Mapping[str, Any]) -> str:
         for b in summary["by_distance"]
         if b["joints"]
     ]
+    where = "between" if summary.get("subvoxel", True) else "at whole"  # results of 1.0.0 lack it
     lines = [
         table(VHA_HEADER, [*vha_rows(summary), _by_poster(vha_poster_row(summary["level"]))]),
         "",
-        f"{_about_scores(summary)} In metres: {'between' if summary['subvoxel'] else 'at whole'} voxels. "
+        f"{_about_scores(summary)} In metres: {where} voxels. "
         "Error: mean of joints found within 2 voxels. "
         f"The code's mean is {summary['code']['mean']:.3g}, its standard deviation {summary['code']['std']:.3g}.",
         "",
