@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jaxtyping import Shaped, UInt32
 
 _ITEMS = "state", "position"
 _DAMAGED = "damaged"  # folder for checkpoints that could not be read
@@ -257,23 +258,20 @@ def _may_pass(error: BaseException | None) -> bool:
 
 def _sums(state: Any, position: dict[str, Any]) -> dict[str, int]:
     """For each array, by its path, and for the position a sum over its bits, which any single flipped bit changes."""
-    named = jax.tree_util.tree_leaves_with_path(jax.device_get(_compute_bit_sums(state)))
+    named = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(_bit_sum, state)))
     sums = {jax.tree_util.keystr(path, simple=True, separator="/"): int(value) for path, value in named}
     return {**sums, "position": zlib.crc32(json.dumps(position, sort_keys=True).encode())}
 
 
-@jax.jit
-def _compute_bit_sums(tree: Any) -> Any:
-    def one(x):
-        x = x.astype(jnp.uint8) if x.dtype == bool else x
-        size = min(x.dtype.itemsize, 4)
-        words = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size])
-        words = words.reshape(-1).astype(jnp.uint32)
-        # With odd factors modulo 2^32 every changed bit changes the sum, and the order of addition does not matter.
-        factors = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B8) + jnp.uint32(1)
-        return jnp.sum(words * factors, dtype=jnp.uint32)
-
-    return jax.tree.map(one, tree)
+@jax.jit  # array by array: most have the same few shapes, so that compiles sooner than one function of them all
+def _bit_sum(x: Shaped[jax.Array, "*N"]) -> UInt32[jax.Array, ""]:
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
+    size = min(x.dtype.itemsize, 4)
+    words = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size])
+    words = words.reshape(-1).astype(jnp.uint32)
+    # With odd factors modulo 2^32 every changed bit changes the sum, and the order of addition does not matter.
+    factors = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B8) + jnp.uint32(1)
+    return jnp.sum(words * factors, dtype=jnp.uint32)
 
 
 def _first_line(error: Exception) -> str:
