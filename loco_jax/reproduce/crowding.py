@@ -65,7 +65,7 @@ def figure(found: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def _picture(number: jax.Array, crowd: crowds.Crowd) -> jax.Array:
-    """A picture of a scene of the test split with the first `number` of its people."""
+    """A picture of a scene with as many people as there is room for, of whom only the first `number` are present."""
     key = crowds.scene_key("test", 0)
     scene = crowds.sample_scene(key, crowd)
     scene = scene._replace(present=jnp.arange(crowd.max_people) < number)

@@ -114,10 +114,10 @@ def _about(settings: Settings, done: Mapping[str, Done]) -> list[str]:
         "of cores.",
         "",
         "All systems learn from the same labels, with a new trunk of the compact network. So LoCO is trained without "
-        "the losses that teach its features and without that of left and right. It keeps the cross-entropy of the "
-        'heatmaps that its code decodes to, with weight 0.01 (not on the published VHA). The rows with "+" follow the '
-        "published rules in all systems: a person of one joint is refined, and a joint of nobody counts from a score "
-        "of 0.6.",
+        "the losses that teach its features and without the loss that separates left from right. It keeps the "
+        "cross-entropy of the heatmaps that its code decodes to, with weight 0.01 (not on the published VHA). The rows "
+        'with "+" follow the published rules in all systems: a person of one joint is refined, and a joint of nobody '
+        "counts from a score of 0.6.",
     ]
 
 
@@ -227,8 +227,9 @@ def _autoencoders(done: Mapping[str, Done], settings: Settings) -> list[str]:
         "minutes", "frames", "parameters",
     ]  # fmt: skip
     note = (
-        f"F1 in percent, `{_MATCHING}` matching as published; ours / the poster's on JTA. Times smaller: in numbers. "
-        "With bins of 10 cm a voxel is a third as deep."
+        f"F1 in percent, `{_MATCHING}` matching as published; ours / the poster's on JTA, after longer "
+        "training. Times smaller: numbers in the heatmaps over numbers in the code. With "
+        "bins of 10 cm a voxel is a third as deep."
     )
     return [tables.table(header, autoencoder_rows(done, settings)), "", note]
 
@@ -248,8 +249,9 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
     return [
         tables.table(header, rows),
         "",
-        "In percent, except the error. The first column is lost by compression. The second minus the first is lost by "
-        "prediction. The error of the code is its mean square; the code's own mean square is about 1 for PatchVHA.",
+        "In percent, except the error. The first column is the loss by compression. The second minus the first is the "
+        "loss by prediction. The error of the code is its mean square; the code's own mean square is about 1 for "
+        "PatchVHA.",
     ]
 
 
@@ -294,5 +296,5 @@ def _study(
     where = f"Times are those of {next(iter(machines.values()))}."
     if len(set(machines.values())) > 1:
         listed = "; ".join(f"{label}: {machine}" for label, machine in machines.items())
-        where = f"Times of different machines do not compare. {listed}."
+        where = f"Times of different machines are not comparable. {listed}."
     return ["", f"## {title}", "", f"![{title}]({name}.png)", "", shown.table(found), "", where]

@@ -76,13 +76,13 @@ def update(settings: Settings, path: epath.Path) -> Known:
     known: dict[str, Any] = {"settings": ours, "rows": {}}
     try:
         known = json.loads(path.read_text()) if path.exists() else known
-        theirs = dict(known["settings"])
+        theirs = dict(known["settings"]) if known["rows"] else ours
         known["rows"] = {**known["rows"], **rows}
         done = {row.name: Done(row, **known["rows"][row.name]) for row in experiments.ROWS if row.name in known["rows"]}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is damaged ({error}); remove it, or give another --output") from error
     running.check_same(path, theirs, ours, "--output")
-    files.write_text(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
+    files.write_text(path, json.dumps({**known, "settings": ours}, indent=1, allow_nan=False) + "\n")
     return Known(done, str(known.get("note", "")))
 
 

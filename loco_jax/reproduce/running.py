@@ -1,7 +1,8 @@
 """Runs the rows of the poster's tables: search for a learning rate, training, refiner, scores on the test split.
 
-A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `refiner`, where the row needs them, and a
-folder of its study, see `studies`. What is done is not done again. An interrupted run goes on from its last checkpoint.
+A row's folder has a run in each of `autoencoder`, `search_RATE`, `run` and `refiner`, where the row needs them, and
+the folders `scores` and that of its study, see `studies`. What is done is not done again. An interrupted run goes on
+from its last checkpoint.
 """
 
 import collections
@@ -34,7 +35,7 @@ from loco_jax.weights import NobodyFound
 DONE = "done.json"
 SCORES = "scores"
 SETTINGS = "settings.json"
-_OWN_FIELDS = ("quiet", "data.dir", "data.workers")  # which results do not depend on
+_OWN_FIELDS = ("quiet", "data.dir", "data.workers")  # which may differ between machines
 _BESIDE = {"demo": 2.0, "full": 10.0, "test": 0.3}  # minutes a part takes beside training; replaced once measured
 
 Say = Callable[[str], None]
@@ -100,7 +101,7 @@ def claim(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Raises ValueError if the folder of all rows has results of other settings, see `claim`."""
     path = settings.folder / SETTINGS
-    if path.exists():
+    if path.exists() and any((settings.folder / row.name).exists() for row in experiments.ROWS):
         theirs = {"speed": 1.0, **json.loads(path.read_text())}
         check_same(settings.folder, theirs, _of_workdir(settings), "--workdir")
 
@@ -201,7 +202,7 @@ def best_rate(folder: epath.Path, rates: Mapping[str, float]) -> float:
 def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], object]) -> None:
     """Does what is missing of the rows, in order. Calls `after` after each row.
 
-    An error of a row ends it, is said, and raised as a ValueError after the other rows are done. A signal ends all:
+    An error ends its row, is said, and is raised as a ValueError after the other rows are done. A signal ends all:
     then it raises Stopped.
     """
     failed: list[str] = []
@@ -209,7 +210,7 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
     def train(row):
         for part in parts(row, settings):
             if not part.is_done:
-                say(f"{row.label}: {part.name}, {part.minutes:.3g} minutes of training")
+                say(f"{row.label}: {part.name}" + (f", {part.minutes:.3g} minutes of training" if part.minutes else ""))
                 _do(part, say)
 
     for row in rows:
@@ -217,7 +218,7 @@ def run(rows: Sequence[Row], settings: Settings, say: Say, after: Callable[[], o
             for work in (functools.partial(train, row), after):
                 try:
                     work()
-                except (ValueError, RuntimeError) as error:
+                except (ValueError, RuntimeError, OSError) as error:
                     say(f"{row.label}: {error}")
                     failed.append(row.label)
         except KeyboardInterrupt as error:  # outside training, which raises Stopped itself

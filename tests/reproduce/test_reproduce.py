@@ -10,12 +10,14 @@ import math
 import os
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from etils import epath
 
 from loco_jax import experiment, tasks, train
+from loco_jax.data import crowd as crowds
 from loco_jax.report import tables
 from loco_jax.reproduce import crowding, experiments, poster, records, running, studies
 from loco_jax.reproduce.experiments import ROWS, Settings
@@ -40,16 +42,18 @@ def whole(tmp_path_factory):
         pytest.skip("slow; ALL_ROWS=1 runs it")
     folder = tmp_path_factory.mktemp("poster")
     settings, starts = _settings(folder), []
+    parts = [f"{row.label}: {part.name}" for row in ROWS for part in running.parts(row, settings)]
 
     def start(most: float):
         done: list[str] = []
         starts.append(done)
 
         def say(text):
-            if text.endswith("of training"):
+            part = re.sub(r", \S+ minutes of training$", "", text)
+            if part in parts:
                 if len(done) == most:
                     raise KeyboardInterrupt  # as a signal does outside training
-                done.append(text)
+                done.append(part)
 
         running.run(ROWS, settings, say, lambda: None)
 
@@ -67,7 +71,7 @@ def _rows(settings):
 def test_what_is_done_is_not_done_again(whole):
     settings, starts, _ = whole
     parts = [f"{row.label}: {part.name}" for row in ROWS for part in running.parts(row, settings)]
-    assert [text.rpartition(",")[0] for text in starts[0] + starts[1]] == parts
+    assert starts[0] + starts[1] == parts
     assert len(starts[0]) == 2 and starts[2] == []
     assert running.plan(ROWS, settings) == "All rows are done"
 
@@ -182,7 +186,9 @@ def test_some_errors_of_a_part_do_not_end_the_row(error, tmp_path, monkeypatch):
 
 def test_a_folder_belongs_to_its_settings(tmp_path):
     settings = _settings(tmp_path, eval_frames=3)
+    running.claim(dataclasses.replace(settings, budget=1.0))  # nothing is done there yet
     running.claim(settings)
+    (tmp_path / "loco2").mkdir()
     running.claim(dataclasses.replace(settings, shared={"eval_frames": 3, "data.workers": 2, "data.dir": "elsewhere"}))
     other = dataclasses.replace(settings, budget=60.0, shared={"data.source": "jta"})
     wanted = (
@@ -238,6 +244,7 @@ def test_a_slower_machine_gets_more_minutes(tmp_path, monkeypatch):
         trained = {name: (c.budget_minutes, c.optimizer.learning_rate) for name, c in configs.items()}
         assert trained.items() >= wanted.items() and (len(trained) == 1 or configs["refiner"].budget_minutes == 6.0)
     running.claim(settings)
+    (tmp_path / "vha1").mkdir()
     with pytest.raises(ValueError, match=r"speed: 0.5 there, 1.0 now"):
         running.check(dataclasses.replace(settings, speed=1.0))
     settings = dataclasses.replace(_settings(tmp_path / "other"), budget=0.3, speed=0.5)
@@ -269,6 +276,10 @@ def _finish(settings, name, f1, log=(), found=None, machine="a CPU", **results):
     (run / logs.FILE).write_text("".join(json.dumps(record) + "\n" for record in log))
 
 
+def _noise(f1):
+    return {"noise 0": {t: {"f1": f1} for t in tables.VHA_THRESHOLDS}}
+
+
 def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     output, log = (
         epath.Path(tmp_path) / "page",
@@ -277,8 +288,14 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     first, second = (_settings(tmp_path / name) for name in ("first", "second"))
     _finish(first, "loco2", 0.25, log, code_error=0.75)
     _finish(first, "volumetric", 0.5)
-    noise = {"noise 0": {t: {"f1": 0.625} for t in tables.VHA_THRESHOLDS}}
-    _finish(first, "patch_vha2", 0.0, scores={"nearest": noise}, level=2, seconds_a_frame={"encode": 0.5, "decode": 2})
+    _finish(
+        first,
+        "patch_vha2",
+        0.0,
+        scores={"nearest": _noise(0.625)},
+        level=2,
+        seconds_a_frame={"encode": 0.5, "decode": 2},
+    )
     _finish(first, "top_down", 0.5, found={"seconds": [0.125, 0.25, 0.5, 1]})
     poster.write(first, output)
     (output / records.FILE).write_text(
@@ -299,7 +316,7 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     assert _table(page, "What predicting a code gains")["LoCO(2)"] == ["75.0", "75.0", "0.750"]
     assert _table(page, "Time over the number of people")["top-down"] == ["125", "250", "500", "1000"]
     machines = "top-down: 2 cores, a CPU, JAX 0.10; LoCO(2): 2 cores, another CPU, JAX 0.10."
-    assert f"Times of different machines do not compare. {machines}" in page
+    assert f"Times of different machines are not comparable. {machines}" in page
     missing = head.split("Not done yet: ")[1].split(".")[0].split("; ")
     assert {"LoCO(1)", "bytes of heatmaps", "bytes of codes, PatchVHA(2)"} <= set(missing)
     assert len(missing) == 13 and not {"LoCO(2)", "PatchVHA(2)", "top-down"} & set(missing)
@@ -328,6 +345,8 @@ def test_a_study_goes_with_the_training_that_it_is_of(tmp_path):
 
 def test_a_page_of_other_settings_or_a_damaged_one_stays(tmp_path):
     settings = _settings(tmp_path / "rows")
+    poster.write(dataclasses.replace(settings, budget=1.0), epath.Path(tmp_path) / "page")  # without results
+    _finish(settings, "vha1", 0.5, scores={"nearest": _noise(0.5)}, level=1)
     file = poster.write(settings, epath.Path(tmp_path) / "page").parent / records.FILE
     other = dataclasses.replace(settings, budget=60.0)
     with pytest.raises(ValueError, match=r"poster.json: holds results of other settings: budget: .* another --output"):
@@ -420,6 +439,15 @@ def test_a_row_on_jta(jta_with_pictures, tmp_path, monkeypatch):
     running.run([experiments.BY_NAME["location_maps"]], settings, print, lambda: None)
     (done,) = _rows(settings).values()
     assert "JTA" in done.results["data"] and done.trainings[0]["frames"] > 0
+
+
+def test_scenes_have_so_many_people(monkeypatch, tmp_path):
+    taken = []
+    monkeypatch.setattr(crowds, "take_picture", lambda key, scene, crowd: SimpleNamespace(image=scene.present))
+    monkeypatch.setattr(crowding, "timed", lambda find, params, image, camera: (taken.append(image), params))
+    config = _config(_settings(tmp_path), "loco2")
+    assert crowding.seconds(experiment.create_task(config), 0.5, config) == [0.5] * len(crowding.PEOPLE)
+    assert [int(present.sum()) for present in taken] == list(crowding.PEOPLE)
 
 
 def test_time_over_people():
