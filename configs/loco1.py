@@ -7,10 +7,10 @@
 Train the autoencoder first (vha1.py), and for trunk=compact also the trunk (trunk.py). Arguments: scale=full|demo,
 variant=published|patch, trunk=inception|compact.
 
-`loco_jax.reproduce` trains it at demo scale without a pretrained trunk: 20 minutes on two cores of an AMD EPYC. The
-autoencoder gets a third of them. In the rest the Code Predictor sees 2,172 pictures. Then F1 is 18.2 / 30.3 / 33.9 % at
-0.4 / 0.8 / 1.2 m on 256 test frames of the crowd (`nearest` matching, docs/results/poster.md). Longer training and full
-scale were not measured; see loco2.py for what LoCO(2) reaches.
+`loco_jax.reproduce` trains it at demo scale without a pretrained trunk: 20 minutes of processor time on two cores of
+an AMD EPYC. The autoencoder gets a third of them. In the rest the Code Predictor sees 2,172 pictures. Then F1 is 18.2 /
+30.3 / 33.9 % at 0.4 / 0.8 / 1.2 m on 256 test frames of the crowd (`nearest` matching, docs/results/poster.md). Longer
+training and full scale were not measured; see loco2.py for what LoCO(2) reaches.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 
 Arguments: scale=full|demo, variant=published|patch. The code at full scale is 17 × 30 × 39.
 
-PatchVHA at demo scale: `loco_jax.reproduce` trains it on 4,007 scenes, which takes 9 minutes on two cores of an AMD
-EPYC. Then F1 is 17.3 / 49.3 / 77.3 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
+PatchVHA at demo scale: `loco_jax.reproduce` trains it on 4,007 scenes, for 9 minutes of processor time on two cores of
+an AMD EPYC. Then F1 is 17.3 / 49.3 / 77.3 % at 0 / 1 / 2 voxels on 256 test frames of the crowd (`nearest` matching,
 docs/results/poster.md).
 
 PatchVHA at full scale: 342 frames/s on an H100 (batch 4, `--config.model.dtype=bfloat16`). The score was not measured
