@@ -1,6 +1,6 @@
 # make demo: finds people with the released weights, then trains, scores and draws networks of its own at demo scale.
 # make test: style, layers, types and tests. make coverage: the tests, and which lines they reach. make poster-test:
-# the tests of loco_jax.reproduce with every row of the poster's tables, which takes some 16 minutes of CPU time.
+# the tests of loco_jax.reproduce with every row of the poster's tables, which takes some 30 minutes of CPU time.
 # make clean removes the demo's results, make distclean the environment too.
 # All of them make their own environment in .venv first, with the versions in requirements.txt. PYTHON=python3.12 names
 # the interpreter.

@@ -431,14 +431,18 @@ def test_a_signal_inside_a_part_loses_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not _ALL, reason="slow; ALL_ROWS=1 runs it")
-def test_a_row_on_jta(jta_with_pictures, tmp_path, monkeypatch):
+def test_rows_on_jta(jta_with_pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "_SCENES_AT_ONCE", 1)  # the miniature has 3 training frames
     sizes = {"volume.image_size": (270, 480), "data.max_people": 8}
     settings = _settings(tmp_path, **{"data.source": "jta", "data.dir": str(jta_with_pictures[0] / "data"), **sizes})
     settings = dataclasses.replace(settings, factors=(1.0,))
-    running.run([experiments.BY_NAME["location_maps"]], settings, print, lambda: None)
-    (done,) = _rows(settings).values()
-    assert "JTA" in done.results["data"] and done.trainings[0]["frames"] > 0
+    rows = experiments.named(["location_maps", "loco2", "heatmaps"])
+    running.run(rows, settings, print, lambda: None)
+    done = _rows(settings)
+    assert list(done) == [row.name for row in rows]
+    assert len(done["loco2"].study["found"]["seconds"]) == len(crowding.PEOPLE)
+    for name in ("location_maps", "loco2"):
+        assert "JTA" in done[name].results["data"] and done[name].trainings[0]["frames"] > 0
 
 
 def test_scenes_have_so_many_people(monkeypatch, tmp_path):
