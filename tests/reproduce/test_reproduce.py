@@ -313,7 +313,7 @@ def test_a_page_keeps_the_rows_of_workdirs_that_are_gone(tmp_path):
     assert systems["LoCO(2)"][10:] == ["0.015", "50 + 100", "7"]
     assert _table(page, "Compression levels")["PatchVHA(2)"][:1] == ["62.5"]
     assert _table(page, "Compression levels")["PatchVHA(2)"][5:7] == ["500", "2000"]
-    assert _table(page, "What predicting a code gains")["LoCO(2)"] == ["75.0", "75.0", "0.750"]
+    assert _table(page, "What predicting a code gains")["LoCO(2)"] == ["75.0", "75.0", "0.75"]
     assert _table(page, "Time over the number of people")["top-down"] == ["125", "250", "500", "1000"]
     machines = "top-down: 2 cores, a CPU, JAX 0.10; LoCO(2): 2 cores, another CPU, JAX 0.10."
     assert f"Times of different machines are not comparable. {machines}" in page
