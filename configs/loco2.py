@@ -14,9 +14,9 @@ AMD EPYC. The released weights come from a shorter training (5 hours in stages, 
 Compact Code Predictor at full scale: 89 frames/s on an H100 (batch 4, `--config.model.dtype=bfloat16`), so 1.2 hours
 for 100,000 steps. The score was not measured here.
 
-`loco_jax.reproduce` trains it at demo scale for 20 minutes of processor time without a pretrained trunk. Then F1 is
-23.9 / 44.5 / 51.5 % (`nearest` matching, docs/results/poster.md). On the published VHA(2) it gets 30 minutes, and F1 is
-5.7 / 15.7 / 20.0 %.
+`loco_jax.reproduce` trains it at demo scale without a pretrained trunk: 20 minutes of processor time on two cores of an
+AMD EPYC. Then F1 is 23.9 / 44.5 / 51.5 % at 0.4 / 0.8 / 1.2 m on 256 test frames (`nearest` matching,
+docs/results/poster.md). On the published VHA(2) it gets 41 minutes on a slower one, and F1 is 5.7 / 15.7 / 20.0 %.
 
 The published network (trunk=inception, 400,000 steps) was not trained here: neither time nor score was measured. It
 was published on JTA; docs/data.md has the terms of that data set.

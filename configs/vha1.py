@@ -12,7 +12,8 @@ docs/results/poster.md).
 PatchVHA at full scale: 46 steps/s on an H100 (batch 1, `--config.model.dtype=bfloat16`), so 1.2 hours for 200,000
 steps. The score was not measured here.
 
-The published network at demo scale: after 1,839 scenes (14 minutes of processor time) F1 is 3.7 / 17.3 / 42.5 %.
+The published network at demo scale: after 1,839 scenes (14 minutes of processor time) F1 is 3.7 / 17.3 / 42.5 %
+at 0 / 1 / 2 voxels (docs/results/poster.md).
 """
 
 from ml_collections import ConfigDict

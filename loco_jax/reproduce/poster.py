@@ -249,7 +249,7 @@ def _errors(done: Mapping[str, Done]) -> list[str]:
         "",
         "In percent, except the error. The first column is the loss by compression. The second minus the first is the "
         "loss by prediction. The error of the code is its mean square; the code's own mean square is about 1 for "
-        "PatchVHA, and far from it for VHA.",
+        "PatchVHA. The scale of a VHA's code is free, so errors of different autoencoders are not comparable.",
     ]
 
 
