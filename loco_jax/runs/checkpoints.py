@@ -263,7 +263,7 @@ def _sums(state: Any, position: dict[str, Any]) -> dict[str, int]:
     return {**sums, "position": zlib.crc32(json.dumps(position, sort_keys=True).encode())}
 
 
-@jax.jit  # array by array: most have the same few shapes, so that compiles sooner than one function of them all
+@jax.jit  # array by array: one function of hundreds of arrays takes the tests far longer to compile
 def _bit_sum(x: Shaped[jax.Array, "*N"]) -> UInt32[jax.Array, ""]:
     x = x.astype(jnp.uint8) if x.dtype == bool else x
     size = min(x.dtype.itemsize, 4)
